@@ -1,0 +1,1 @@
+"""Quantized models to bytes and back, with numpy and the standard library."""

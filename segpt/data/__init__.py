@@ -1,0 +1,1 @@
+"""Text to tokens: documents, tokenizers, shards and batches, without torch."""

@@ -1,0 +1,43 @@
+"""What can go wrong, for the person at the terminal: every message names a place and a remedy."""
+
+
+class SegptError(Exception):
+    """Bad input. The command line prints the message as one line and exits with ``exit_code``."""
+
+    exit_code = 2
+
+
+class SpecError(SegptError):
+    """A recipe or header that cannot be read; the message names the offending path."""
+
+
+class DataError(SegptError):
+    """Text, tokenizer or token shards that are missing, damaged or unsuitable."""
+
+
+class CheckpointError(SegptError):
+    """A checkpoint or quantized model on disk that is missing or damaged."""
+
+
+class ArtifactError(SegptError):
+    """A packed file that is not a valid artifact of a known format."""
+
+
+class ScoreError(SegptError):
+    """A score that cannot be proved, and is therefore not printed."""
+
+
+class TrainError(SegptError):
+    """A training run that cannot go on; the last good checkpoint is kept."""
+
+
+class CheckError(SegptError):
+    """The input is sound, but a check on it failed: over budget, stale page, broken record."""
+
+    exit_code = 1
+
+
+class InterruptError(SegptError):
+    """Stopped by a signal after saving."""
+
+    exit_code = 130

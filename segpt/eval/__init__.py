@@ -1,0 +1,1 @@
+"""Scoring: windows, surprisal, the byte ledger and test-time training."""

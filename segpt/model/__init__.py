@@ -1,0 +1,1 @@
+"""Modules built from a spec: leaves, parts, layers and visits."""

@@ -1,0 +1,1 @@
+"""Quantizers: grids, Hessians and GPTQ."""

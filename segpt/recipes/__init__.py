@@ -1,0 +1,1 @@
+"""Named recipes shipped with the package."""

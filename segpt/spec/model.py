@@ -1,0 +1,247 @@
+"""What a model is, as data. No torch here: the packer and the leaderboard read these too.
+
+A model is a list of ``layers``, which own matrices, and a list of ``visits``, which is the order
+in which they run. Looping is visiting a layer twice. Optional features are parts in slots; an
+absent feature is an empty tuple, never a flag.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from segpt.errors import SpecError
+
+from .base import decode, patch, spec
+from .route import indices, parse_route
+
+Activation = Literal["relu2", "leaky_relu2", "silu", "swiglu"]
+
+
+# Parts of the ``query_key`` slot: (q, k, stream) -> (q, k).
+@spec
+class Norm:
+    """RMS-normalise each head of queries and keys."""
+
+
+@spec
+class Rope:
+    """Rotate the first ``dims`` channels of each head (Su et al. 2021, arXiv 2104.09864).
+
+    Channels i and i + dims/2 form a pair. ``turn`` is the sign convention: ``"left"`` maps
+    (a, b) to (a cos - b sin, a sin + b cos) as in LLaMA, ``"right"`` to
+    (a cos + b sin, b cos - a sin) as in the nanoGPT speed runs. A converter must carry it.
+    """
+
+    dims: int
+    base: float = 10_000.0
+    turn: Literal["left", "right"] = "right"
+
+    def __post_init__(self) -> None:
+        if self.dims < 2 or self.dims % 2:
+            raise SpecError(f"rope rotates pairs of channels, so dims is even; got {self.dims}")
+
+
+@spec
+class Gain:
+    """Scale queries by a learned gain per head."""
+
+    init: float = 1.0
+
+
+# Parts of the ``value`` slot: (v, x, stream) -> v.
+@spec
+class ValueResidual:
+    """Blend in the values of the first attention visited (Zhou et al., arXiv 2410.17897)."""
+
+
+# Parts of the ``output`` slot: (y, v, x, stream) -> y.
+@spec
+class HeadGate:
+    """Gate each head by twice the sigmoid of a map of the first ``inputs`` channels."""
+
+    inputs: int = 12
+
+
+@spec
+class ExcludeSelf:
+    """Remove from each head the component along the value of its own position."""
+
+
+@spec
+class Attention:
+    """Causal grouped-query attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    query_key: tuple[Norm | Rope | Gain, ...] = ()
+    value: tuple[ValueResidual, ...] = ()
+    output: tuple[HeadGate | ExcludeSelf, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.heads, self.kv_heads, self.head_dim) < 1 or self.heads % self.kv_heads:
+            raise SpecError(f"{self.heads} heads do not divide among {self.kv_heads} kv_heads")
+        for part in self.query_key:
+            if isinstance(part, Rope) and part.dims > self.head_dim:
+                raise SpecError(f"rope rotates {part.dims} of {self.head_dim} channels")
+
+
+@spec
+class Dense:
+    """A two-matrix feed-forward body."""
+
+    hidden: int
+    act: Activation = "relu2"
+
+
+# Parts of the ``join`` slot: (x, stream) -> x. A layer's parts are shared by its visits.
+@spec
+class MixInput:
+    """Blend the embedding back in: ``a * x + b * x0``, per channel."""
+
+
+@spec
+class Skip:
+    """Receive the output of an earlier visit: ``lerp(w * skip, x, sigmoid(g))``, per channel."""
+
+    source: int
+
+
+@spec
+class Layer:
+    """Unique parameters: a mixer and a feed, each in a residual branch with a gain per channel.
+
+    ``parallel`` wiring gives both branches the same input (GPT-J, PaLM). ``norm_scale``
+    multiplies the normalised input of both (arXiv 2502.05795).
+    """
+
+    mixer: Attention | None
+    feed: Dense | None
+    wiring: Literal["serial", "parallel"] = "serial"
+    norm_scale: float = 1.0
+    join: tuple[MixInput, ...] = ()
+
+
+@spec
+class Visit:
+    """One step of the forward pass: which layer runs, and how the stream enters it.
+
+    ``since`` is the fraction of training at which the visit joins the model.
+    """
+
+    layer: int
+    join: tuple[MixInput | Skip, ...] = ()
+    since: float = 0.0
+
+
+# Parts of the ``embed`` slot: (x, stream) -> x.
+@spec
+class Token:
+    """Look up the token's row of the table."""
+
+
+@spec
+class Head:
+    """Logits; ``softcap`` c replaces each logit z by c * tanh(z / c)."""
+
+    tied: bool = True
+    softcap: float | None = 30.0
+
+
+@spec
+class ModelSpec:
+    """The full form of a model: what a checkpoint and an artifact store."""
+
+    vocab: int
+    width: int
+    context: int
+    embed: tuple[Token, ...]
+    layers: tuple[Layer, ...]
+    visits: tuple[Visit, ...]
+    head: Head
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "width", "context"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} must be positive, got {getattr(self, name)}")
+        for i, visit in enumerate(self.visits):
+            if not 0 <= visit.layer < len(self.layers):
+                raise SpecError(f"visits[{i}] names layer {visit.layer} of {len(self.layers)}")
+            if not 0 <= visit.since <= 1:
+                raise SpecError(f"visits[{i}].since is a fraction of training, got {visit.since}")
+            for part in visit.join:
+                if isinstance(part, Skip) and not 0 <= part.source < i:
+                    raise SpecError(
+                        f"visits[{i}] skips from visit {part.source}, which is not earlier"
+                    )
+        if missing := set(range(len(self.layers))) - {v.layer for v in self.visits}:
+            raise SpecError(f"layer {min(missing)} is never visited")
+        mixers = [x.mixer for x in self.layers if x.mixer and x.mixer.value]
+        if len({(m.kv_heads, m.head_dim) for m in mixers}) > 1:
+            raise SpecError("layers with a value residual must share kv_heads and head_dim")
+
+    def active(self, progress: float) -> tuple[int, ...]:
+        """The visits that run at this fraction of training."""
+        return tuple(i for i, v in enumerate(self.visits) if v.since <= progress)
+
+
+def expand(recipe: Mapping[str, Any], path: str = "$.model") -> ModelSpec:
+    """Expand the short form people write into the full form everything else reads.
+
+    ``depth`` copies of ``layer``, patched by each ``override`` in turn, visited in ``route``
+    order. ``norm_scale: depth`` gives layer i the scale 1/sqrt(i + 1). ``skips: mirror`` treats
+    the first half of the visits as a stack that the second half pops, as in a U-Net.
+    """
+    table = dict(recipe)
+    for name in ("depth", "layer"):
+        if name not in table:
+            raise SpecError(f"{path}: missing key {name!r}")
+    depth, base = table.pop("depth"), table.pop("layer")
+    if not isinstance(depth, int) or not 1 <= depth <= 1024:
+        raise SpecError(f"{path}.depth: expected a number of layers, got {depth!r}")
+    if not isinstance(base, Mapping):
+        raise SpecError(f"{path}.layer: expected a table, got {base!r}")
+    layers = [dict(base)] * depth
+    for n, override in enumerate(table.pop("override", [])):
+        if not isinstance(override, Mapping) or override.keys() != {"layers", "set"}:
+            raise SpecError(f"{path}.override[{n}]: expected the keys 'layers' and 'set'")
+        for i in indices(override["layers"], depth):
+            layers[i] = patch(layers[i], override["set"])
+    for i, layer in enumerate(layers):
+        if layer.get("norm_scale") == "depth":
+            layers[i] = layer | {"norm_scale": (i + 1) ** -0.5}
+    order = parse_route(str(table.pop("route", ":")), depth)
+    joins: list[list[Any]] = [list(table.get("join", [])) for _ in order]
+    table.pop("join", None)
+    skips = table.pop("skips", None)
+    if skips not in (None, "mirror"):
+        raise SpecError(f"{path}.skips: expected 'mirror' or nothing, got {skips!r}")
+    if skips == "mirror":
+        half = len(order) // 2
+        for i in range(half):
+            joins[half + i].insert(0, {"kind": "skip", "source": half - 1 - i})
+    visits = [
+        {"layer": layer, "join": join, "since": since}
+        for (layer, since), join in zip(order, joins, strict=True)
+    ]
+    table.setdefault("embed", ["token"])
+    return decode(ModelSpec, table | {"layers": layers, "visits": visits}, path)
+
+
+def settle(spec: ModelSpec, progress: float) -> tuple[ModelSpec, dict[int, int]]:
+    """The model as it is at ``progress``, with the visits that have not joined yet removed.
+
+    Returns:
+        The smaller spec, and for each old index of a kept visit its new one.
+    """
+    kept = {old: new for new, old in enumerate(spec.active(progress))}
+    visits = []
+    for old in kept:
+        visit = spec.visits[old]
+        join = tuple(
+            dataclasses.replace(part, source=kept[part.source]) if isinstance(part, Skip) else part
+            for part in visit.join
+            if not isinstance(part, Skip) or part.source in kept
+        )
+        visits.append(dataclasses.replace(visit, join=join, since=0.0))
+    return dataclasses.replace(spec, visits=tuple(visits)), kept

@@ -1,0 +1,119 @@
+"""A recipe: everything from text to score in one YAML file, with ``--set path=value``."""
+
+import re
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segpt.errors import SpecError
+
+from .base import decode, nearest, spec
+from .model import ModelSpec, expand
+from .quant import QuantSpec
+from .score import Frozen, ScoreSpec, Sgd
+from .train import TrainSpec
+
+
+@spec
+class Bytes:
+    """One token per byte, and one that starts a document."""
+
+
+@spec
+class Bpe:
+    """Lossless SentencePiece byte-pair encoding with ``vocab`` pieces (arXiv 1808.06226)."""
+
+    vocab: int
+
+
+@spec
+class PackSpec:
+    """The byte budget of the final file."""
+
+    budget: int = 16_000_000
+
+
+@spec
+class Recipe:
+    """One named way from text to score. ``adapt`` is what ``score --ttt`` does."""
+
+    name: str
+    about: str
+    tokenizer: Bytes | Bpe
+    model: ModelSpec
+    train: TrainSpec
+    quantize: QuantSpec = QuantSpec()
+    pack: PackSpec = PackSpec()
+    score: ScoreSpec = ScoreSpec()
+    adapt: Frozen | Sgd = Sgd()
+
+
+def names() -> list[str]:
+    """The recipes that ship with the package."""
+    files = resources.files("segpt.recipes").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def read_recipe(source: str | Path, settings: Iterable[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or a YAML file by path, and apply ``path=value`` settings.
+
+    Raises:
+        SpecError: naming the file or the key that is wrong, and the nearest valid one.
+    """
+    text, place = _source(source)
+    try:
+        table = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise SpecError(f"{place}: not valid YAML: {detail}") from None
+    if not isinstance(table, dict):
+        raise SpecError(f"{place}: expected a table of name, tokenizer, model and train")
+    for setting in settings:
+        _set(table, setting)
+    if not isinstance(table.get("model"), dict):
+        raise SpecError(f"{place}: missing key 'model'")
+    table["model"] = expand(table["model"])
+    try:
+        return decode(Recipe, table)
+    except SpecError as error:
+        raise SpecError(f"{place}: {error}") from error
+
+
+def _source(source: str | Path) -> tuple[str, str]:
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"cannot read recipe {path}: {error}") from None
+    if str(source) not in names():
+        raise SpecError(f"unknown recipe {str(source)!r}; {nearest(str(source), names())}")
+    shipped = resources.files("segpt.recipes") / f"{source}.yaml"
+    return shipped.read_text(encoding="utf-8"), f"recipe {source}"
+
+
+def _set(table: dict[str, Any], setting: str) -> None:
+    path, equals, value = setting.partition("=")
+    steps: list[str | int] = [
+        int(number) if number else name
+        for name, number in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path)
+    ]
+    if not equals or not steps:
+        raise SpecError(f"--set {setting!r}: write path=value, e.g. --set train.batch=16")
+    here: Any = table
+    for step in steps[:-1]:
+        try:
+            here = here.setdefault(step, {}) if isinstance(here, dict) else here[step]
+        except (IndexError, TypeError, KeyError):
+            raise SpecError(f"--set {path}: nothing at {step!r}") from None
+        if here is None:
+            raise SpecError(f"--set {path}: nothing at {step!r}")
+    try:
+        here[steps[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(f"--set {path}: cannot read the value {value!r}") from None
+    except (IndexError, TypeError):
+        raise SpecError(f"--set {path}: nothing at {steps[-1]!r}") from None

@@ -1,0 +1,66 @@
+"""Layer selections and visiting orders, written as Python slices."""
+
+import re
+
+from segpt.errors import SpecError
+
+_STEP = re.compile(r"\(?(?P<pick>[^()*@\s]+)\)?(?:\*(?P<times>\d+))?(?:@(?P<since>[\d.,]+))?$")
+MOST_VISITS = 4096
+
+
+def indices(selection: str, depth: int) -> list[int]:
+    """The layers a selection names: ``"3"``, ``"-1"``, ``"7:"``, ``"::2"`` or ``"0,4,-1"``."""
+    chosen: list[int] = []
+    for item in str(selection).split(","):
+        try:
+            bounds = [int(b) if b else None for b in item.split(":")]
+            if len(bounds) == 1 and bounds[0] is not None:
+                chosen.append(range(depth)[bounds[0]])
+            else:
+                chosen.extend(range(depth)[slice(*bounds)])
+        except (ValueError, IndexError, TypeError):
+            raise SpecError(
+                f"cannot read {item!r} as a selection of {depth} layers; "
+                "write an index or a slice such as '3', '7:' or '::2'"
+            ) from None
+    return chosen
+
+
+def parse_route(route: str, depth: int) -> list[tuple[int, float]]:
+    """The order in which layers run, and from which progress on.
+
+    ``"0:3 (3:6)*3 6:"`` loops layers 3 to 5 three times. ``"(3:6)*3@0.35"`` starts with one
+    pass and adds the other two at 35 percent of training; ``"@0.5,0.65"`` adds them one by one.
+
+    Returns:
+        One ``(layer, since)`` per visit, in order; ``since`` is 0 for a visit that always runs.
+    """
+    order: list[tuple[int, float]] = []
+    for step in route.split():
+        if (match := _STEP.match(step)) is None:
+            raise SpecError(f"cannot read {step!r} in route {route!r}; write e.g. '(3:6)*3'")
+        times = int(match["times"] or 1)
+        layers = indices(match["pick"], depth)
+        if len(order) + len(layers) * times > MOST_VISITS:
+            raise SpecError(f"route {route!r} makes more than {MOST_VISITS} visits")
+        joins = _joins(match["since"], times, step)
+        order += [(layer, since) for since in joins for layer in layers]
+    if missing := set(range(depth)) - {layer for layer, since in order if since == 0}:
+        raise SpecError(f"route {route!r} never visits layer {min(missing)} from the start")
+    return order
+
+
+def _joins(since: str | None, times: int, step: str) -> list[float]:
+    if since is None:
+        return [0.0] * times
+    try:
+        given = [float(s) for s in since.split(",")]
+    except ValueError:
+        raise SpecError(f"cannot read the numbers after '@' in {step!r}") from None
+    extra = given * (times - 1) if len(given) == 1 else given
+    if len(extra) != times - 1 or sorted(extra) != extra:
+        raise SpecError(
+            f"{step!r} has {times - 1} extra passes; give one '@' number for all of them, "
+            "or one for each in rising order"
+        )
+    return [0.0, *extra]

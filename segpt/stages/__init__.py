@@ -1,0 +1,1 @@
+"""One arrow per file: prepare, train, quantize, pack, score, record."""

@@ -1,0 +1,254 @@
+"""The values that pass between stages: frozen, numpy at most, each named by a fingerprint.
+
+``origin`` maps the kind of each input to its fingerprint, so that a record can be walked back
+to its text.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpt.spec.base import canonical, encode, fingerprint
+from segpt.spec.model import ModelSpec
+
+Origin = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents as raw bytes. Reading again gives the same documents."""
+
+    name: str
+    read: Callable[[], Iterator[bytes]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.read()
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer as data; ``segpt.data.tokenizer.load`` makes it encode and decode.
+
+    ``kind`` is ``bytes`` (empty payload), ``merges`` (our lossless BPE as a merge table) or
+    ``sentencepiece`` (a foreign ``.model`` file).
+    """
+
+    kind: str
+    vocab: int
+    payload: bytes = b""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        head = canonical({"kind": self.kind, "vocab": self.vocab})
+        return hashlib.sha256(head + b"\0" + self.payload).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of tokens: 256 int32 of header, then uint16 or uint32 ids, little-endian."""
+
+    path: Path
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenized text on disk: memory-mapped shards and what they were made from.
+
+    ``bytes`` counts the UTF-8 bytes of the documents; ``count`` the tokens, each document's
+    start token included. ``documents`` holds the first 8 bytes of the SHA-256 of each document,
+    as sorted uint64.
+    """
+
+    tokenizer: Tokenizer
+    split: str
+    count: int
+    bytes: int
+    documents: NDArray[np.uint64] = field(repr=False)
+    shards: tuple[Shard, ...]
+    digest: str
+
+    @property
+    def fingerprint(self) -> str:
+        return self.digest[:16]
+
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def arrays_digest(arrays: Arrays) -> str:
+    """SHA-256 over names, dtypes, shapes and contents, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}|{value.dtype.str}|{value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model at one step of training.
+
+    ``weights`` are the float32 weights to use: the average, if the run keeps one. ``state``
+    holds what resuming needs beside them: raw weights, optimizer moments, generator states.
+    ``documents`` are the hashes of the documents trained on, as in :class:`Tokens`.
+    ``about`` holds the recipe and the counters of the run as plain values.
+    """
+
+    spec: ModelSpec
+    weights: Arrays
+    tokenizer: Tokenizer
+    step: int
+    progress: float
+    documents: NDArray[np.uint64]
+    origin: Origin
+    state: Arrays | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint([encode(self.spec), arrays_digest(self.weights)])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A weight on a uniform grid: ``codes[i, j] * scales[i, j // group]``.
+
+    Codes are int8 in [-Q, Q] with Q = 2^(bits - 1) - 1. ``scales`` is float16 (rows, groups)
+    and each of its columns covers ``ceil(columns / groups)`` columns of the codes.
+    """
+
+    bits: int
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float16]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    def decoded(self) -> NDArray[np.float32]:
+        """One rounding per weight: bit-identical on every machine."""
+        columns, groups = self.codes.shape[1], self.scales.shape[1]
+        wide = np.repeat(self.scales.astype(np.float32), -(-columns // groups), axis=1)
+        return self.codes.astype(np.float32) * wide[:, :columns]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Grid)
+            and self.bits == other.bits
+            and np.array_equal(self.codes, other.codes)
+            and np.array_equal(self.scales.view(np.uint16), other.scales.view(np.uint16))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """A weight kept as float16."""
+
+    values: NDArray[np.float16]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def decoded(self) -> NDArray[np.float32]:
+        return self.values.astype(np.float32)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Half) and np.array_equal(
+            self.values.view(np.uint16), other.values.view(np.uint16)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Coded = Grid | Half
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model whose every weight is coded: what the artifact stores, bit for bit.
+
+    ``weights`` has one entry per weight of ``segpt.spec.layout.layout(spec)``, in that order.
+    ``report`` is the quality report and ``documents`` the hashes of the documents the model saw;
+    neither is part of the artifact.
+    """
+
+    spec: ModelSpec
+    weights: Mapping[str, Coded]
+    tokenizer: Tokenizer
+    origin: Origin
+    report: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    documents: NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, coded in self.weights.items():
+            match coded:
+                case Grid():
+                    arrays[f"{name}|codes|{coded.bits}"] = coded.codes
+                    arrays[f"{name}|scales"] = coded.scales
+                case Half():
+                    arrays[f"{name}|half"] = coded.values
+        return fingerprint([encode(self.spec), self.tokenizer.fingerprint, arrays_digest(arrays)])
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The packed file. Everything needed to score it is inside."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What scoring found, and which conditions it proved. Sums are float64.
+
+    ``denominator`` is ``bytes`` when ``bytes`` counts the raw UTF-8 of the text, and ``pieces``
+    when a foreign tokenizer loses text and it counts what the tokens spell.
+    """
+
+    nats: float
+    bytes: int
+    tokens: int
+    seconds: float
+    model: str
+    text: str
+    denominator: str
+    policy: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+    origin: Origin
+
+    @property
+    def bpb(self) -> float:
+        return self.nats / (float(np.log(2.0)) * self.bytes)
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+    def plain(self) -> dict[str, Any]:
+        """The score as JSON values."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        table = {"bpb": self.bpb, "nats_per_token": self.nats_per_token} | fields
+        return json.loads(json.dumps(encode(table)))
