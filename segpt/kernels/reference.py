@@ -1,0 +1,43 @@
+"""The meaning of every operation, in plain torch. Back ends are tested against these."""
+
+import torch
+from torch import Tensor
+
+from .ops import Op
+
+
+@Op
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal grouped-query attention, queries aligned with the last keys.
+
+    Args:
+        q: (batch, queries, heads, channels).
+        k: (batch, keys, kv_heads, channels); heads is a multiple of kv_heads.
+        v: like ``k``.
+
+    Returns:
+        (batch, queries, heads, channels): softmax(q k^T / sqrt(channels)) v in float32.
+    """
+    groups = q.size(2) // k.size(2)
+    k, v = (t.repeat_interleave(groups, 2).float() for t in (k, v))
+    logits = torch.einsum("bqhc,bkhc->bhqk", q.float(), k) / q.size(3) ** 0.5
+    hidden = k.size(1) - q.size(1)  # keys that every query sees
+    future = torch.ones(q.size(1), k.size(1), dtype=torch.bool, device=q.device).triu(hidden + 1)
+    weights = logits.masked_fill(future, float("-inf")).softmax(-1)
+    return torch.einsum("bhqk,bkhc->bqhc", weights, v).to(q.dtype)
+
+
+@Op
+def orthogonalise(x: Tensor, coefficients: tuple[tuple[float, float, float], ...]) -> Tensor:
+    """Newton-Schulz: drive the singular values of each matrix towards 1.
+
+    Each step maps X to a X + (b A + c A^2) X with A = X X^T.
+
+    Args:
+        x: (matrices, rows, columns) with rows <= columns and spectral norms at most 1.
+        coefficients: one (a, b, c) per step.
+    """
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
