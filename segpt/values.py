@@ -88,10 +88,15 @@ def arrays_digest(arrays: Arrays) -> str:
     """SHA-256 over names, dtypes, shapes and contents, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        value = np.ascontiguousarray(arrays[name])
+        value = np.array(arrays[name], order="C")
         digest.update(f"{name}|{value.dtype.str}|{value.shape}\n".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def documents_digest(documents: NDArray[np.uint64]) -> str:
+    """Sixteen hex digits that name a sorted list of document hashes."""
+    return hashlib.sha256(documents.astype("<u8").tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -207,9 +212,14 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Artifact:
-    """The packed file. Everything needed to score it is inside."""
+    """The packed file. Everything needed to score it is inside.
+
+    ``documents`` are the hashes of the documents the model saw, if the list that lies beside the
+    file is at hand; it is not part of the file.
+    """
 
     data: bytes
+    documents: NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> int:

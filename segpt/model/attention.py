@@ -40,6 +40,7 @@ class Attention(nn.Module):
         for part in self.value_parts:
             v = part(v, x, stream)
         keys, values = (k, v) if stream.past is None else stream.past.extend(k, v)
+        q, v, x = stream.tail(q), stream.tail(v), stream.tail(x)
         y = attend(q, keys, values)
         for part in self.output_parts:
             y = part(y, v, x, stream)

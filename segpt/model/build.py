@@ -42,7 +42,8 @@ def load_weights(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
             if tensor.shape != arrays[name].shape:
                 shape = tuple(tensor.shape)
                 raise CheckpointError(f"weight {name!r} is {arrays[name].shape}, expected {shape}")
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name], dtype=np.float32)))
+            array = np.require(arrays[name], np.float32, ["C", "W"])  # torch asks for writable
+            tensor.copy_(torch.from_numpy(array))
 
 
 def _layer(s: spec.Layer, width: int) -> Layer:

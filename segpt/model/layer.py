@@ -33,7 +33,8 @@ class Layer(nn.Module):
         for part in self.join:
             x = part(x, stream)
         start = x
-        for branch in (self.mixer, self.feed):
-            if branch is not None:
-                x = x + branch(start if self.parallel else x, stream)
-        return x
+        if self.mixer is not None:
+            x = stream.tail(x) + self.mixer(x, stream)
+        if self.feed is not None:
+            x = stream.tail(x) + self.feed(stream.tail(start if self.parallel else x), stream)
+        return stream.tail(x)

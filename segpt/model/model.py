@@ -65,11 +65,16 @@ class Model(nn.Module):
             start: the position of the first token, that is, how many the cache holds.
             last: if given, only the logits of the last so many positions are computed.
         """
-        x = self.hidden(tokens, cache, start)
-        return self.logits(x if last is None else x[:, -last:])
+        return self.logits(self.hidden(tokens, cache, start, last))
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None, start: int = 0) -> Tensor:
-        """The final normalised stream (batch, time, width)."""
+    def hidden(
+        self, tokens: Tensor, cache: Cache | None = None, start: int = 0, last: int | None = None
+    ) -> Tensor:
+        """The final normalised stream (batch, time, width), or its ``last`` positions.
+
+        Before the last visit every position matters to later ones; in it, only those that are
+        asked for run beyond the keys and values of the mixer.
+        """
         x = rms(self.table(tokens))
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -78,6 +83,7 @@ class Model(nn.Module):
         for index in self.active:
             for part in cast("nn.ModuleList", self.visits[index]):
                 x = part(x, stream)
+            stream.last = last if index == self.active[-1] else None
             stream.past = None if cache is None else cache.setdefault(index, Past())
             x = self.layers[self.spec.visits[index].layer](x, stream)
             stream.visits[index] = x

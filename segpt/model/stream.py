@@ -26,8 +26,9 @@ class Stream:
     """Everything a part may read beside x, so that a new part never changes a signature.
 
     ``tokens`` and ``positions`` are (batch, time) and (time,); ``x0`` is the normalised
-    embedding; ``values`` those of the first attention visited; ``visits`` maps a visit to its
-    output; ``past`` is the memory of the visit that is running, or None for a full pass.
+    embedding; ``values`` those of the first value residual visited; ``visits`` maps a visit to its
+    output; ``past`` is the memory of the visit that is running, or None for a full pass;
+    ``last`` is how many positions at the end anyone will read of its output, or None for all.
     """
 
     tokens: Tensor
@@ -36,6 +37,11 @@ class Stream:
     values: Tensor | None = None
     visits: dict[int, Tensor] = field(default_factory=dict)
     past: Past | None = None
+    last: int | None = None
+
+    def tail(self, x: Tensor) -> Tensor:
+        """The positions of ``x`` (batch, time, ...) that will be read; doing so twice is fine."""
+        return x if self.last is None else x[:, -self.last :]
 
 
 # One per visit, not per layer: loops revisit layers.

@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -12,6 +14,11 @@ from typing import Any, TypeVar
 from segpt.errors import SpecError
 
 T = TypeVar("T")
+
+# YAML aliases can make a small file spell a huge value, and messages quote values.
+_QUOTE = reprlib.Repr()
+_QUOTE.maxlevel = 2
+_QUOTE.maxstring = _QUOTE.maxother = 80
 
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -73,23 +80,39 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
         return _decode_union(args, value, path)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise SpecError(f"{path}: expected a list, got {value!r}")
+            raise SpecError(f"{path}: expected a list, got {_QUOTE.repr(value)}")
         return tuple(_decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if origin is typing.Literal:
         if value not in args or isinstance(value, bool):
-            raise SpecError(f"{path}: unknown value {value!r}; {nearest(str(value), args)}")
+            raise _unknown("value", value, args, path)
         return value
     if origin in (dict, Mapping) or hint in (dict, Mapping):
         if not isinstance(value, Mapping):
-            raise SpecError(f"{path}: expected a table, got {value!r}")
+            raise SpecError(f"{path}: expected a table, got {_QUOTE.repr(value)}")
         return dict(value)
     if dataclasses.is_dataclass(hint):
         return _decode_dataclass(hint, value, path)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and type(value) in (int, float):
+        return _decode_float(value, path)
     if type(value) is not hint:
-        raise SpecError(f"{path}: expected {hint.__name__}, got {value!r}")
+        raise SpecError(f"{path}: expected {hint.__name__}, got {_QUOTE.repr(value)}")
     return value
+
+
+def _unknown(what: str, value: Any, known: Iterable[str], path: str) -> SpecError:
+    quoted = _QUOTE.repr(value)
+    hint = nearest(quoted.strip("'"), known)
+    return SpecError(f"{path}: unknown {what} {quoted}; {hint}")
+
+
+def _decode_float(value: float, path: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise SpecError(f"{path}: expected a finite number, got {_QUOTE.repr(value)}")
+    return number
 
 
 def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -105,7 +128,7 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
         return _decode(plain[0], value, path)
     if len(members) == 1 and isinstance(value, Mapping) and tag is None:
         return _decode_dataclass(next(iter(members.values())), value, path)
-    raise SpecError(f"{path}: unknown kind {tag!r}; {nearest(str(tag), members)}")
+    raise _unknown("kind", tag, members, path)
 
 
 def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
@@ -114,9 +137,9 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping):
-        raise SpecError(f"{path}: expected a table for {kind(cls)}, got {value!r}")
+        raise SpecError(f"{path}: expected a table for {kind(cls)}, got {_QUOTE.repr(value)}")
     if (tag := value.get("kind", kind(cls))) != kind(cls):
-        raise SpecError(f"{path}: unknown kind {tag!r}; known: {kind(cls)}")
+        raise _unknown("kind", tag, [kind(cls)], path)
     given = {k: v for k, v in value.items() if k != "kind"}
     hints = typing.get_type_hints(cls)
     if unknown := sorted(map(str, given.keys() - hints.keys())):

@@ -5,13 +5,14 @@ in which they run. Looping is visiting a layer twice. Optional features are part
 absent feature is an empty tuple, never a flag.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from segpt.errors import SpecError
 
-from .base import decode, patch, spec
+from .base import decode, nearest, patch, spec
 from .route import indices, parse_route
 
 Activation = Literal["relu2", "leaky_relu2", "silu", "swiglu"]
@@ -39,6 +40,8 @@ class Rope:
     def __post_init__(self) -> None:
         if self.dims < 2 or self.dims % 2:
             raise SpecError(f"rope rotates pairs of channels, so dims is even; got {self.dims}")
+        if self.base <= 0:
+            raise SpecError(f"rope needs a positive base, got {self.base}")
 
 
 @spec
@@ -51,7 +54,7 @@ class Gain:
 # Parts of the ``value`` slot: (v, x, stream) -> v.
 @spec
 class ValueResidual:
-    """Blend in the values of the first attention visited (Zhou et al., arXiv 2410.17897)."""
+    """Blend in the values of the first visit with this part (Zhou et al., arXiv 2410.17897)."""
 
 
 # Parts of the ``output`` slot: (y, v, x, stream) -> y.
@@ -60,6 +63,10 @@ class HeadGate:
     """Gate each head by twice the sigmoid of a map of the first ``inputs`` channels."""
 
     inputs: int = 12
+
+    def __post_init__(self) -> None:
+        if self.inputs < 1:
+            raise SpecError(f"a head gate reads at least one channel, got {self.inputs}")
 
 
 @spec
@@ -92,6 +99,10 @@ class Dense:
 
     hidden: int
     act: Activation = "relu2"
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1:
+            raise SpecError(f"hidden must be positive, got {self.hidden}")
 
 
 # Parts of the ``join`` slot: (x, stream) -> x. A layer's parts are shared by its visits.
@@ -147,6 +158,10 @@ class Head:
     tied: bool = True
     softcap: float | None = 30.0
 
+    def __post_init__(self) -> None:
+        if self.softcap is not None and self.softcap <= 0:
+            raise SpecError(f"softcap must be positive or null, got {self.softcap}")
+
 
 @spec
 class ModelSpec:
@@ -158,7 +173,7 @@ class ModelSpec:
     embed: tuple[Token, ...]
     layers: tuple[Layer, ...]
     visits: tuple[Visit, ...]
-    head: Head
+    head: Head = Head()
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "context"):
@@ -176,9 +191,16 @@ class ModelSpec:
                     )
         if missing := set(range(len(self.layers))) - {v.layer for v in self.visits}:
             raise SpecError(f"layer {min(missing)} is never visited")
-        mixers = [x.mixer for x in self.layers if x.mixer and x.mixer.value]
-        if len({(m.kv_heads, m.head_dim) for m in mixers}) > 1:
+        if not self.active(0.0):
+            raise SpecError("no visit runs from the start; give one since 0")
+        self._check_mixers([layer.mixer for layer in self.layers if layer.mixer is not None])
+
+    def _check_mixers(self, mixers: list[Attention]) -> None:
+        if len({(m.kv_heads, m.head_dim) for m in mixers if m.value}) > 1:
             raise SpecError("layers with a value residual must share kv_heads and head_dim")
+        for part in (part for mixer in mixers for part in mixer.output):
+            if isinstance(part, HeadGate) and part.inputs > self.width:
+                raise SpecError(f"a head gate reads {part.inputs} of {self.width} channels")
 
     def active(self, progress: float) -> tuple[int, ...]:
         """The visits that run at this fraction of training."""
@@ -192,40 +214,73 @@ def expand(recipe: Mapping[str, Any], path: str = "$.model") -> ModelSpec:
     order. ``norm_scale: depth`` gives layer i the scale 1/sqrt(i + 1). ``skips: mirror`` treats
     the first half of the visits as a stack that the second half pops, as in a U-Net.
     """
-    table = dict(recipe)
+    full = {f.name for f in dataclasses.fields(ModelSpec)} - {"layers", "visits"}
+    if unknown := sorted(map(str, recipe.keys() - _SHORT - full)):
+        hint = nearest(unknown[0], _SHORT | full)
+        raise SpecError(f"{path}: unknown key {unknown[0]!r}; {hint}")
+    layers = _layers(recipe, path)
+    visits = _visits(recipe, len(layers), path)
+    table = {name: value for name, value in recipe.items() if name not in _SHORT}
+    table.setdefault("embed", ["token"])
+    return decode(ModelSpec, table | {"layers": layers, "visits": visits}, path)
+
+
+_SHORT = {"depth", "layer", "override", "route", "join", "skips"}
+
+
+def _layers(recipe: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     for name in ("depth", "layer"):
-        if name not in table:
+        if name not in recipe:
             raise SpecError(f"{path}: missing key {name!r}")
-    depth, base = table.pop("depth"), table.pop("layer")
-    if not isinstance(depth, int) or not 1 <= depth <= 1024:
-        raise SpecError(f"{path}.depth: expected a number of layers, got {depth!r}")
+    depth, base, overrides = recipe["depth"], recipe["layer"], recipe.get("override", [])
+    if type(depth) is not int or not 1 <= depth <= 1024:
+        raise SpecError(f"{path}.depth: expected a number of layers from 1 to 1024")
     if not isinstance(base, Mapping):
-        raise SpecError(f"{path}.layer: expected a table, got {base!r}")
+        raise SpecError(f"{path}.layer: expected a table of mixer and feed")
+    if not isinstance(overrides, list):
+        raise SpecError(f"{path}.override: expected a list of tables")
     layers = [dict(base)] * depth
-    for n, override in enumerate(table.pop("override", [])):
+    for n, override in enumerate(overrides):
+        here = f"{path}.override[{n}]"
         if not isinstance(override, Mapping) or override.keys() != {"layers", "set"}:
-            raise SpecError(f"{path}.override[{n}]: expected the keys 'layers' and 'set'")
-        for i in indices(override["layers"], depth):
+            raise SpecError(f"{here}: expected the keys 'layers' and 'set'")
+        if not isinstance(override["set"], Mapping):
+            raise SpecError(f"{here}.set: expected a table of changes to a layer")
+        with _at(f"{here}.layers"):
+            chosen = indices(override["layers"], depth)
+        for i in chosen:
             layers[i] = patch(layers[i], override["set"])
     for i, layer in enumerate(layers):
         if layer.get("norm_scale") == "depth":
             layers[i] = layer | {"norm_scale": (i + 1) ** -0.5}
-    order = parse_route(str(table.pop("route", ":")), depth)
-    joins: list[list[Any]] = [list(table.get("join", [])) for _ in order]
-    table.pop("join", None)
-    skips = table.pop("skips", None)
+    return layers
+
+
+def _visits(recipe: Mapping[str, Any], depth: int, path: str) -> list[dict[str, Any]]:
+    with _at(f"{path}.route"):
+        order = parse_route(str(recipe.get("route", ":")), depth)
+    join, skips = recipe.get("join", []), recipe.get("skips")
+    if not isinstance(join, list):
+        raise SpecError(f"{path}.join: expected a list of parts")
     if skips not in (None, "mirror"):
-        raise SpecError(f"{path}.skips: expected 'mirror' or nothing, got {skips!r}")
+        raise SpecError(f"{path}.skips: expected 'mirror' or nothing")
+    joins: list[list[Any]] = [list(join) for _ in order]
     if skips == "mirror":
         half = len(order) // 2
         for i in range(half):
             joins[half + i].insert(0, {"kind": "skip", "source": half - 1 - i})
-    visits = [
+    return [
         {"layer": layer, "join": join, "since": since}
         for (layer, since), join in zip(order, joins, strict=True)
     ]
-    table.setdefault("embed", ["token"])
-    return decode(ModelSpec, table | {"layers": layers, "visits": visits}, path)
+
+
+@contextlib.contextmanager
+def _at(path: str) -> Iterator[None]:
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
 def settle(spec: ModelSpec, progress: float) -> tuple[ModelSpec, dict[int, int]]:

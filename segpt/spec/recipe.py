@@ -1,7 +1,8 @@
 """A recipe: everything from text to score in one YAML file, with ``--set path=value``."""
 
+import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import yaml
 
 from segpt.errors import SpecError
 
-from .base import decode, nearest, spec
+from .base import decode, encode, nearest, spec
 from .model import ModelSpec, expand
 from .quant import QuantSpec
 from .score import Frozen, ScoreSpec, Sgd
 from .train import TrainSpec
+
+# PyYAML lets the errors of its own constructors through, e.g. for "2001-99-99" or "!!bool x".
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+_SETTING = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[-?\d{1,6}\])*")
 
 
 @spec
@@ -57,7 +62,7 @@ def names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
-def read_recipe(source: str | Path, settings: Iterable[str] = ()) -> Recipe:
+def read_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or a YAML file by path, and apply ``path=value`` settings.
 
     Raises:
@@ -66,20 +71,34 @@ def read_recipe(source: str | Path, settings: Iterable[str] = ()) -> Recipe:
     text, place = _source(source)
     try:
         table = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         detail = " ".join(str(error).split())
         raise SpecError(f"{place}: not valid YAML: {detail}") from None
     if not isinstance(table, dict):
         raise SpecError(f"{place}: expected a table of name, tokenizer, model and train")
-    for setting in settings:
-        _set(table, setting)
+    # The model has a short form, which settings change; elsewhere they reach defaults too.
+    of_model = [s for s in settings if s.startswith("model.")]
+    table = apply_settings(table, of_model)
     if not isinstance(table.get("model"), dict):
         raise SpecError(f"{place}: missing key 'model'")
-    table["model"] = expand(table["model"])
     try:
-        return decode(Recipe, table)
+        table["model"] = expand(table["model"])
+        whole = encode(decode(Recipe, table))
+        return decode(Recipe, apply_settings(whole, [s for s in settings if s not in of_model]))
     except SpecError as error:
         raise SpecError(f"{place}: {error}") from error
+
+
+def apply_settings(table: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """A copy of plain recipe values with each ``path=value`` applied, values read as YAML.
+
+    Raises:
+        SpecError: naming the setting that has no ``=`` or leads nowhere.
+    """
+    changed = copy.deepcopy(dict(table))
+    for setting in settings:
+        _set(changed, setting)
+    return changed
 
 
 def _source(source: str | Path) -> tuple[str, str]:
@@ -87,7 +106,7 @@ def _source(source: str | Path) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         try:
             return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
             raise SpecError(f"cannot read recipe {path}: {error}") from None
     if str(source) not in names():
         raise SpecError(f"unknown recipe {str(source)!r}; {nearest(str(source), names())}")
@@ -97,12 +116,16 @@ def _source(source: str | Path) -> tuple[str, str]:
 
 def _set(table: dict[str, Any], setting: str) -> None:
     path, equals, value = setting.partition("=")
+    if not equals or not _SETTING.fullmatch(path):
+        raise SpecError(f"--set {setting!r}: write path=value, e.g. --set train.batch=16")
     steps: list[str | int] = [
         int(number) if number else name
         for name, number in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path)
     ]
-    if not equals or not steps:
-        raise SpecError(f"--set {setting!r}: write path=value, e.g. --set train.batch=16")
+    try:
+        new = yaml.safe_load(value)
+    except _NOT_YAML:
+        raise SpecError(f"--set {path}: cannot read the value {value!r}") from None
     here: Any = table
     for step in steps[:-1]:
         try:
@@ -112,8 +135,6 @@ def _set(table: dict[str, Any], setting: str) -> None:
         if here is None:
             raise SpecError(f"--set {path}: nothing at {step!r}")
     try:
-        here[steps[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise SpecError(f"--set {path}: cannot read the value {value!r}") from None
+        here[steps[-1]] = new
     except (IndexError, TypeError):
         raise SpecError(f"--set {path}: nothing at {steps[-1]!r}") from None

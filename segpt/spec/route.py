@@ -4,7 +4,10 @@ import re
 
 from segpt.errors import SpecError
 
-_STEP = re.compile(r"\(?(?P<pick>[^()*@\s]+)\)?(?:\*(?P<times>\d+))?(?:@(?P<since>[\d.,]+))?$")
+_STEP = re.compile(
+    r"(?:\((?P<loop>[^()*@\s]+)\)|(?P<pick>[^()*@\s]+))"
+    r"(?:\*(?P<times>[0-9]{1,9}))?(?:@(?P<since>[0-9.,]+))?"
+)
 MOST_VISITS = 4096
 
 
@@ -13,11 +16,11 @@ def indices(selection: str, depth: int) -> list[int]:
     chosen: list[int] = []
     for item in str(selection).split(","):
         try:
-            bounds = [int(b) if b else None for b in item.split(":")]
-            if len(bounds) == 1 and bounds[0] is not None:
-                chosen.append(range(depth)[bounds[0]])
-            else:
+            if ":" in item:
+                bounds = [int(b) if b else None for b in item.split(":")]
                 chosen.extend(range(depth)[slice(*bounds)])
+            else:
+                chosen.append(range(depth)[int(item)])
         except (ValueError, IndexError, TypeError):
             raise SpecError(
                 f"cannot read {item!r} as a selection of {depth} layers; "
@@ -37,10 +40,10 @@ def parse_route(route: str, depth: int) -> list[tuple[int, float]]:
     """
     order: list[tuple[int, float]] = []
     for step in route.split():
-        if (match := _STEP.match(step)) is None:
+        if (match := _STEP.fullmatch(step)) is None:
             raise SpecError(f"cannot read {step!r} in route {route!r}; write e.g. '(3:6)*3'")
         times = int(match["times"] or 1)
-        layers = indices(match["pick"], depth)
+        layers = indices(match["loop"] or match["pick"], depth)
         if len(order) + len(layers) * times > MOST_VISITS:
             raise SpecError(f"route {route!r} makes more than {MOST_VISITS} visits")
         joins = _joins(match["since"], times, step)
@@ -53,6 +56,8 @@ def parse_route(route: str, depth: int) -> list[tuple[int, float]]:
 def _joins(since: str | None, times: int, step: str) -> list[float]:
     if since is None:
         return [0.0] * times
+    if times < 2:
+        raise SpecError(f"{step!r} has no extra pass to join at '@'; write e.g. '(3:6)*2@0.35'")
     try:
         given = [float(s) for s in since.split(",")]
     except ValueError:

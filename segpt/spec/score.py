@@ -45,6 +45,9 @@ class Sgd:
             raise SpecError("roles names at least one of table, matrix, head, vector")
 
 
+Policy = Frozen | Sgd
+
+
 @spec
 class ScoreSpec:
     """Windows of ``context`` tokens (the model's own if null) that advance by ``stride`` targets.
@@ -56,7 +59,7 @@ class ScoreSpec:
     context: int | None = None
     stride: int = 64
     batch: int = 16
-    policy: Frozen | Sgd = Frozen()
+    policy: Policy = Frozen()
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.batch < 1:

@@ -1,0 +1,69 @@
+# Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench cuda campaigns wheel clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## the virtual environment and the install
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $(READY)
+
+demo: setup  ## train, quantize, pack and score a small model, in about five minutes
+	$(BIN)/segpt demo
+
+test: setup  ## all tests that need no GPU
+	$(BIN)/python -m pytest -m "not cuda and not campaign"
+
+quick: setup  ## the tests that take a moment each
+	$(BIN)/python -m pytest -m "not cuda and not campaign and not slow"
+
+check: lint types layers artifacts leaderboard  ## style, types, import contracts, reference artifacts, leaderboard
+
+format: setup  ## rewrite files into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+layers: setup
+	$(BIN)/lint-imports
+
+artifacts: setup  ## reference artifacts: digest, size, repacking, score
+	$(BIN)/python -m pytest -q tests/artifacts
+
+leaderboard: setup  ## records are consistent and the page is up to date
+	$(BIN)/segpt leaderboard check
+	$(BIN)/segpt leaderboard render --check
+
+bench: setup  ## speed ratios, measured in one run, to bench/results/
+	$(BIN)/python -m bench
+
+cuda: setup  ## the tests that need a GPU
+	$(BIN)/python -m pytest -m cuda
+
+campaigns: setup  ## the long campaigns: demo over seeds, kills, mutations
+	$(BIN)/python -m pytest -m campaign
+
+wheel: setup  ## build the wheel and run it from outside the checkout
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m pip install --quiet --no-deps --target dist/site dist/*.whl
+	cd / && PYTHONPATH=$(CURDIR)/dist/site $(CURDIR)/$(BIN)/python -m segpt --version
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) dist build

@@ -1,0 +1,111 @@
+"""The line that ``segpt demo`` runs, stage by stage."""
+
+from pathlib import Path
+from typing import Any
+
+from segpt.data.corpus import builtin
+from segpt.spec.layout import parameters
+from segpt.spec.recipe import Recipe
+from segpt.stages import files, models, recipes, score
+from segpt.stages.calibrate import quantize_on
+from segpt.stages.compressors import compressors
+from segpt.stages.pack import pack
+from segpt.train.mesh import pick
+from segpt.values import Quantized, Score
+
+from . import _latest, _report, _training
+
+
+def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
+    """Everything from text to scores, as the fields of ``segpt demo --json``."""
+    trained = _training.run(
+        recipe, _training.builtin_data(recipe), out, device, resume=False, fresh=False
+    )
+    checkpoint = files.read_checkpoint(Path(trained["checkpoint"]))
+    quantized = _quantize(recipe, checkpoint, out, device)
+    artifact_path = out / "model.segpt"
+    artifact, _ = pack(quantized, artifact_path, recipe.pack.budget)
+    _latest.remember("artifact", artifact_path)
+    text = builtin("validation")
+    plain = _score(recipe, artifact_path, False, device)
+    adapted = _score(recipe, artifact_path, True, device)
+    files.write_json(out / "score.json", plain.plain())
+    files.write_json(out / "score-ttt.json", adapted.plain())
+    yardstick = compressors(text)
+    size = plain.bytes
+    quality = quantized.report["quality"]
+    cost = quality["bpb_after"] - quality["bpb_before"]
+    gain = 100 * (1 - adapted.bpb / plain.bpb)
+    rows = [
+        _row(name, round(bpb * size / 8), bpb, f"{name} at its best, on the text alone")
+        for name, bpb in sorted(yardstick.items(), key=lambda item: -item[1])
+    ]
+    rows += [
+        _row(
+            "train",
+            4 * parameters(checkpoint.spec),
+            quality["bpb_before"],
+            f"{trained['parameters']:,} float32 weights, {trained['steps']:,} steps, "
+            f"{trained['tokens']:,} tokens; text cut into chunks",
+        ),
+        _row(
+            "quantize",
+            None,
+            quality["bpb_after"],
+            f"{quantized.report['bits_per_weight']:.2f} bits per weight cost {cost:+.4f} BPB",
+        ),
+        _row("pack + score", artifact.size, plain.bpb, "the packed file, sliding window"),
+        _row(
+            "score --ttt",
+            artifact.size,
+            adapted.bpb,
+            f"the same file learns from what it has scored: {gain:.1f} % fewer bits",
+        ),
+    ]
+    return {
+        "rows": rows,
+        "artifact": str(artifact_path),
+        "bytes": artifact.size,
+        "budget": recipe.pack.budget,
+        "parameters": trained["parameters"],
+        "bpb_float": quality["bpb_before"],
+        "bpb_quantized": quality["bpb_after"],
+        "quantization_cost": cost,
+        "bpb": plain.bpb,
+        "bpb_ttt": adapted.bpb,
+        "tokens_per_second": trained["tokens_per_second"],
+        "compressors": yardstick,
+    }
+
+
+def _quantize(recipe: Recipe, checkpoint: Any, out: Path, device: str) -> Quantized:
+    _, tokens, held_out = _training.splits(recipe, _training.builtin_data(recipe))
+    with _report.Bar("quantize") as bar:
+        quantized = quantize_on(
+            checkpoint,
+            recipe.quantize,
+            tokens,
+            held_out,
+            device=pick(device),
+            report=lambda p: bar(p.done / max(p.total, 1), p.task),
+        )
+    files.save_quantized(out / "quantized", quantized)
+    _latest.remember("quantized", out / "quantized")
+    return quantized
+
+
+def _score(recipe: Recipe, path: Path, ttt: bool, device: str) -> Score:
+    value, model_spec = models.read_model(path)
+    spec = recipes.score_spec(model_spec, ttt=ttt, recipe=recipe)
+    with _report.Bar("score" + (" with test-time training" if ttt else "")) as bar:
+        return score.score(
+            value,
+            builtin("validation"),
+            spec,
+            device=pick(device),
+            report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
+        )
+
+
+def _row(step: str, size: int | None, bpb: float, what: str) -> dict[str, Any]:
+    return {"step": step, "bytes": size, "bpb": bpb, "what": what}

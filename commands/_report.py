@@ -1,0 +1,101 @@
+"""What people see: progress on stderr, results on stdout, JSON when asked for."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+def stderr() -> Console:
+    """A console for people; plain where stderr is no terminal, and in continuous integration."""
+    return Console(stderr=True, no_color="NO_COLOR" in os.environ or None, highlight=False)
+
+
+def notice(text: str) -> None:
+    """One line for people."""
+    click.echo(text, err=True)
+
+
+class Bar:
+    """Progress of one task: a bar with ETA on a terminal, otherwise a line now and then."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.last, self.started = title, 0.0, time.monotonic()
+        self.live: Progress | None = None
+        self.task = TaskID(0)
+        if sys.stderr.isatty() and not os.environ.get("CI"):
+            self.live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%  {task.fields[detail]}"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=stderr(),
+                transient=True,
+            )
+
+    def __enter__(self) -> "Bar":
+        if self.live is not None:
+            self.live.start()
+            self.task = self.live.add_task(self.title, total=1.0, detail="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, fraction: float, detail: str = "") -> None:
+        """Show that ``fraction`` is done."""
+        if self.live is not None:
+            self.live.update(self.task, completed=fraction, detail=detail)
+            return
+        now = time.monotonic()
+        if now - self.last >= LINE_EVERY or (fraction >= 1.0 and self.last):
+            self.last = now
+            elapsed = now - self.started
+            eta = f", ETA {elapsed / fraction - elapsed:.0f} s" if 0 < fraction < 1 else ""
+            notice(f"{self.title}: {100 * fraction:3.0f}%  {detail}{eta}")
+
+
+def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None:
+    """Print the result: one JSON object, or ``lines`` for people."""
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        for line in lines:
+            click.echo(line)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; all columns but the first and last are right-aligned."""
+    shown = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        inner = 0 < i < len(columns) - 1
+        shown.add_column(column, justify="right" if inner else "left")
+    for row in rows:
+        shown.add_row(*row)
+    width = None if sys.stdout.isatty() else 110
+    Console(no_color="NO_COLOR" in os.environ or None, width=width).print(shown)

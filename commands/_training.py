@@ -1,0 +1,126 @@
+"""What ``train`` and ``demo`` share: data, processes, signals and progress around the stage."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from segpt.errors import CheckpointError
+from segpt.spec.layout import parameters
+from segpt.spec.recipe import Bpe, Recipe
+from segpt.stages import files, prepare
+from segpt.stages.train import train
+from segpt.train.loop import Report
+from segpt.train.mesh import Mesh, join, leave
+from segpt.values import Tokens
+
+from . import _latest, _report
+
+
+def splits(recipe: Recipe, data: Path | None) -> tuple[Path, Tokens, Tokens]:
+    """The text to train on: named, newest if its vocabulary fits, or built in."""
+    if data is not None:
+        return data, *prepare.open_splits(data)
+    newest = _latest.latest("data")
+    if newest is not None:
+        train_split, validation = prepare.open_splits(newest)
+        if train_split.tokenizer.vocab == recipe.model.vocab:
+            return newest, train_split, validation
+    place = builtin_data(recipe)
+    return place, *prepare.open_splits(place)
+
+
+def builtin_data(recipe: Recipe) -> Path:
+    """The built-in text under the recipe's tokenizer, prepared unless it is there already."""
+    vocab = recipe.tokenizer.vocab if isinstance(recipe.tokenizer, Bpe) else "bytes"
+    place = _latest.RUNS / "data" / f"builtin-{vocab}"
+    with _report.Bar("prepare built-in text") as bar:
+        prepare.builtin_splits(
+            recipe.tokenizer, place, lambda split, done: bar(0.5, f"{split}: {done:,} bytes")
+        )
+    _latest.remember("data", place)
+    return place
+
+
+def run(
+    recipe: Recipe, data: Path | None, out: Path, device: str, *, resume: bool, fresh: bool
+) -> dict[str, Any]:
+    """Train, and say what came of it as the fields of ``segpt train --json``."""
+    mesh = join(device)
+    try:
+        return _run(recipe, data, out, mesh, resume=resume, fresh=fresh)
+    finally:
+        leave()
+
+
+def _run(
+    recipe: Recipe, data: Path | None, out: Path, mesh: Mesh, *, resume: bool, fresh: bool
+) -> dict[str, Any]:
+    checkpoint = None
+    if resume:
+        out = (_latest.latest("checkpoint") or out) if fresh else out
+        found = files.checkpoints(out)
+        if not found:
+            raise CheckpointError(f"{out} holds no checkpoint to resume from; leave out --resume")
+        checkpoint = files.read_checkpoint(found[-1], state=True)
+    elif fresh:
+        out = _latest.fresh(out)
+    elif files.checkpoints(out):
+        raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
+    with mesh.leader_first():
+        _, tokens, held_out = splits(recipe, data)
+    if mesh.leads:
+        _latest.remember("checkpoint", out)
+    last: list[Report] = []
+    bpb: list[float] = []
+    with _report.Bar(f"train {recipe.name}") as bar, signals() as stop:
+
+        def show(step: Report) -> None:
+            last[:] = [step]
+            if step.validation_bpb is not None:
+                bpb[:] = [step.validation_bpb]
+            detail = f"step {step.step}  loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tok/s"
+            bar(step.progress, detail + (f"  BPB {bpb[0]:.4f}" if bpb else ""))
+
+        path = train(
+            recipe,
+            tokens,
+            held_out,
+            out,
+            mesh,
+            resume=checkpoint,
+            report=show,
+            notice=_report.notice,
+            stop=stop,
+        )
+    if not last:
+        raise CheckpointError(f"{out} is already trained to the end; nothing to resume")
+    return {
+        "checkpoint": str(path),
+        "steps": last[0].step,
+        "tokens": last[0].tokens,
+        "loss": last[0].loss,
+        "bpb": bpb[0] if bpb else None,
+        "tokens_per_second": last[0].tokens_per_second,
+        "seconds": last[0].seconds,
+        "parameters": parameters(recipe.model),
+    }
+
+
+class signals:  # noqa: N801 - used as a context manager only
+    """Within the block, SIGINT and SIGTERM ask for a stop; a second one stops at once."""
+
+    def __enter__(self) -> Callable[[], bool]:
+        self.asked = False
+        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return lambda: self.asked
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, self.before[signal.Signals(number)])
+        _report.notice("stopping after this step; the run saves itself")

@@ -1,0 +1,113 @@
+"""``segpt data``."""
+
+from pathlib import Path
+
+import click
+
+from . import _latest, _options, _report
+
+
+@click.group("data")
+def command() -> None:
+    """Turn text into token shards, and check them."""
+
+
+@command.command("prepare")
+@click.argument("texts", nargs=-1, type=click.Path(path_type=Path), metavar="[TEXT]...")
+@click.option(
+    "--validation",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Validation text; without it, documents are held out by their hash.",
+)
+@click.option(
+    "--held-out",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Fraction of the documents to hold out.",
+)
+@click.option("--tokenizer", help="A .model or .json file, or 'bytes'.")
+@click.option("--vocab", default=2048, show_default=True, help="Vocabulary to train otherwise.")
+@click.option("--field", default="text", show_default=True, help="Field of jsonl and parquet.")
+@_options.out("The directory to write.  [default: runs/data/NAME]")
+@_options.as_json
+def prepare_command(
+    texts: tuple[Path, ...],
+    validation: tuple[Path, ...],
+    held_out: float,
+    tokenizer: str | None,
+    vocab: int,
+    field: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Tokenize TEXT (txt, jsonl, parquet; plain, .gz, .xz or .zst; files or directories).
+
+    Without TEXT, the built-in text: Python's own documentation.
+    """
+    from segpt.data.corpus import builtin
+    from segpt.data.text import read_text
+    from segpt.spec.recipe import Bpe
+    from segpt.stages import prepare
+
+    from . import _tokenizers
+
+    if texts:
+        whole = read_text(texts, field=field)
+        train, held = prepare.hold_out(whole, held_out)
+        if validation:
+            train, held = whole, read_text(validation, field=field)
+        out = out or _latest.RUNS / "data" / texts[0].name.split(".")[0]
+    else:
+        train, held = builtin("train"), builtin("validation")
+        out = out or _latest.RUNS / "data" / f"builtin-{vocab}"
+    if tokenizer is None:
+        _report.notice(f"training a tokenizer of {vocab:,} pieces")
+        chosen = prepare.make_tokenizer(Bpe(vocab=vocab), train)
+    else:
+        chosen = _tokenizers.read(tokenizer)
+    with _report.Bar("tokenize") as bar:
+        done = prepare.prepare(
+            train, held, chosen, out, lambda split, size: bar(0.5, f"{split}: {size:,} bytes")
+        )
+    _latest.remember("data", out)
+    rows = {
+        tokens.split: {
+            "tokens": tokens.count,
+            "bytes": tokens.bytes,
+            "documents": int(tokens.documents.size),
+            "digest": tokens.digest,
+        }
+        for tokens in done
+    }
+    result = rows["train"] | {"validation": rows["validation"], "out": str(out)}
+    _report.emit(
+        result,
+        as_json,
+        [str(out)]
+        + [
+            f"{split}: {row['documents']:,} documents, {row['bytes']:,} bytes, "
+            f"{row['tokens']:,} tokens"
+            for split, row in rows.items()
+        ],
+    )
+
+
+@command.command("check")
+@click.argument("train", type=click.Path(path_type=Path))
+@click.argument("validation", type=click.Path(path_type=Path))
+@_options.as_json
+def check_command(train: Path, validation: Path, as_json: bool) -> None:
+    """Verify two token directories and find documents that are in both; exit 1 if there are."""
+    from segpt.data.tokens import overlap, read_tokens
+
+    shared = overlap(read_tokens(train), read_tokens(validation))
+    _report.emit(
+        {"overlap": int(shared.size)},
+        as_json,
+        [f"{shared.size} documents are in both"]
+        + [f"  sha256 begins {int(value):016x}" for value in shared[:10]],
+    )
+    if shared.size:
+        raise SystemExit(1)

@@ -1,0 +1,100 @@
+"""General-purpose compression of a section, and unpacking within a size known in advance."""
+
+import lzma
+from enum import IntEnum
+from types import ModuleType
+from typing import NamedTuple
+
+from segpt.errors import ArtifactError
+
+
+class Codec(IntEnum):
+    """How a section is stored."""
+
+    STORED = 0
+    LZMA = 1  # one raw LZMA2 stream with a dictionary of 2^20 bytes
+    BROTLI = 2  # one stream of RFC 7932
+
+
+class Stored(NamedTuple):
+    """A section as it lies in the file: ``data`` unpacks to ``size`` bytes."""
+
+    codec: Codec
+    size: int
+    data: bytes
+
+
+def verbatim(data: bytes) -> Stored:
+    """Store ``data`` as it is."""
+    return Stored(Codec.STORED, len(data), data)
+
+
+def squeeze(data: bytes) -> Stored:
+    """Store ``data`` with whichever codec makes it smallest; the simplest wins a tie."""
+    choices = [verbatim(data), Stored(Codec.LZMA, len(data), _lzma(data))]
+    if (brotli := _brotli()) is not None:
+        choices.append(Stored(Codec.BROTLI, len(data), brotli.compress(data, quality=11)))
+    return min(choices, key=lambda stored: len(stored.data))
+
+
+def unpack(stored: Stored, section: str) -> bytes:
+    """The bytes of a section, of which never much more than ``stored.size`` are held.
+
+    Raises:
+        ArtifactError: if the data is damaged or does not unpack to exactly ``stored.size`` bytes.
+    """
+    match stored.codec:
+        case Codec.STORED:
+            data: bytes | None = stored.data
+        case Codec.LZMA:
+            data = _unlzma(stored)
+        case Codec.BROTLI:
+            data = _unbrotli(stored, section)
+    if data is None or len(data) != stored.size:
+        raise ArtifactError(f"{section}: does not unpack to the {stored.size:,} bytes it declares")
+    return data
+
+
+def _lzma(data: bytes) -> bytes:
+    # No literal context: the sections hold numbers, which have no text to predict them.
+    strong = {"preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, **strong}])
+
+
+def _unlzma(stored: Stored) -> bytes | None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+    try:
+        # One byte more than declared, so that the decompressor goes on to the end mark.
+        data = decompressor.decompress(stored.data, stored.size + 1)
+    except lzma.LZMAError:
+        return None
+    return data if decompressor.eof and not decompressor.unused_data else None
+
+
+def _brotli() -> ModuleType | None:
+    """Brotli if it is installed and can bound its output, which it can since 1.2."""
+    try:
+        import brotli
+    except ImportError:
+        return None
+    return brotli if hasattr(brotli.Decompressor, "can_accept_more_data") else None
+
+
+def _unbrotli(stored: Stored, section: str) -> bytes | None:
+    if (brotli := _brotli()) is None:
+        raise ArtifactError(
+            f"{section}: compressed with brotli; install it with: pip install 'brotli>=1.2'"
+        )
+    decompressor = brotli.Decompressor()
+    pieces, size, given = [], 0, stored.data
+    try:
+        while size <= stored.size and not decompressor.is_finished():
+            piece = decompressor.process(given, output_buffer_limit=stored.size - size + 1)
+            if not piece and not given:
+                return None  # it waits for input that does not exist
+            pieces.append(piece)
+            size, given = size + len(piece), b""
+    except brotli.error:
+        return None
+    return b"".join(pieces) if decompressor.is_finished() else None

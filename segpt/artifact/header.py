@@ -1,0 +1,183 @@
+"""The header: what a file says about its model, as canonical JSON read with suspicion.
+
+The header holds the model's spec and, for every weight, bits and scales per row. Names, roles,
+shapes and order of the weights follow from the spec by ``segpt.spec.layout``: a file can invent
+none of them, and nothing is allocated before what it implies has passed the caps below.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from segpt.errors import ArtifactError, SpecError
+from segpt.spec.base import canonical, decode, spec
+from segpt.spec.layout import Weight, layout
+from segpt.spec.model import ModelSpec
+from segpt.values import Grid, Half, Quantized
+
+MOST_BYTES = 1 << 20
+MOST_COMMAS = 1 << 14  # what bounds the time that reading a header takes
+MOST_PARAMETERS = 1 << 27
+MOST_TENSORS = 4096
+LONGEST_SIDE = 1 << 20
+HALF = 16  # bits of a weight that is not on a grid
+
+_LONGEST_NUMBER = 16
+_LONGEST_MESSAGE = 300
+
+
+class Entry(NamedTuple):
+    """One weight of the file. ``groups`` is the number of scales per row, 0 for a float16."""
+
+    weight: Weight
+    bits: int
+    groups: int
+
+    @property
+    def half(self) -> bool:
+        return self.bits == HALF
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a weight on a grid."""
+        rows, columns = self.weight.shape
+        return rows, columns
+
+    @property
+    def limit(self) -> int:
+        """The largest absolute code."""
+        return (1 << (self.bits - 1)) - 1
+
+
+@spec
+class Header:
+    """The model, its tokenizer without the payload, its origin, and how each weight is coded.
+
+    ``bits`` and ``groups`` have one number per weight of ``layout(model)``: 2 to 8 bits and the
+    scales per row, or 16 and 0 for float16.
+    """
+
+    model: ModelSpec
+    tokenizer: str
+    vocab: int
+    origin: Mapping[str, str]
+    bits: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(v, str) for v in self.origin.values()):
+            raise SpecError("origin maps kinds of input to fingerprints, which are strings")
+        if self.vocab < 1:
+            raise SpecError(f"vocab must be positive, got {self.vocab}")
+        weights = layout(self.model)
+        _check_caps(weights)
+        if not len(self.bits) == len(self.groups) == len(weights):
+            raise SpecError(
+                f"the model has {len(weights)} weights, but the header gives bits for "
+                f"{len(self.bits)} and groups for {len(self.groups)}"
+            )
+        for entry in self.entries:
+            _check_coding(entry)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every weight in canonical order, with its coding."""
+        return tuple(map(Entry, layout(self.model), self.bits, self.groups))
+
+
+def describe(quantized: Quantized) -> Header:
+    """The header of the file that will hold ``quantized``.
+
+    Raises:
+        ArtifactError: if the weights are not those of the spec, or the format cannot hold them.
+    """
+    codings = [_coding(quantized, weight) for weight in layout(quantized.spec)]
+    if extra := sorted(quantized.weights.keys() - {w.name for w in layout(quantized.spec)}):
+        raise ArtifactError(f"the spec has no weight named {extra[0]}")
+    return read(
+        canonical(
+            {
+                "model": quantized.spec,
+                "tokenizer": quantized.tokenizer.kind,
+                "vocab": quantized.tokenizer.vocab,
+                "origin": quantized.origin,
+                "bits": [bits for bits, _ in codings],
+                "groups": [groups for _, groups in codings],
+            }
+        )
+    )
+
+
+def write(header: Header) -> bytes:
+    """The header as canonical JSON."""
+    return canonical(header)
+
+
+def read(data: bytes) -> Header:
+    """The inverse of :func:`write`; keys that are left out of the model's spec get defaults.
+
+    Raises:
+        ArtifactError: if ``data`` is not canonical JSON, does not describe a model, or describes
+            one beyond the caps.
+    """
+    if (commas := data.count(b",")) > MOST_COMMAS:
+        raise ArtifactError(f"header: {commas:,} commas; the format has {MOST_COMMAS:,}")
+    try:
+        table = json.loads(data.decode(), parse_int=_integer, parse_constant=_constant)
+        if canonical(table) != data:
+            raise ValueError("keys come sorted and once each, numbers finite, without spaces")
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"header: not canonical JSON: {_brief(error)}") from None
+    try:
+        return decode(Header, table, "header")
+    except SpecError as error:
+        raise ArtifactError(_brief(error)) from None
+
+
+def _coding(quantized: Quantized, weight: Weight) -> tuple[int, int]:
+    match quantized.weights.get(weight.name):
+        case Grid(bits=bits, scales=scales):
+            return bits, math.prod(scales.shape[1:])
+        case Half():
+            return HALF, 0
+        case None:
+            raise ArtifactError(f"the spec has a weight {weight.name} that is not coded")
+
+
+def _check_caps(weights: tuple[Weight, ...]) -> None:
+    if len(weights) > MOST_TENSORS:
+        raise SpecError(f"the model has {len(weights)} weights; the format has {MOST_TENSORS}")
+    for weight in weights:
+        if not all(1 <= side <= LONGEST_SIDE for side in weight.shape):
+            raise SpecError(f"{weight.name} is {weight.shape}; sides are 1 to {LONGEST_SIDE:,}")
+    if (total := sum(weight.size for weight in weights)) > MOST_PARAMETERS:
+        raise SpecError(f"the model has {total:,} parameters; the format has {MOST_PARAMETERS:,}")
+
+
+def _check_coding(entry: Entry) -> None:
+    weight, bits, groups = entry
+    if entry.half:
+        if groups:
+            raise SpecError(f"{weight.name} is float16 and has no groups, got {groups}")
+    elif not 2 <= bits <= 8:
+        raise SpecError(f"{weight.name}: bits are 2 to 8, or {HALF} for float16; got {bits}")
+    elif len(weight.shape) != 2:
+        raise SpecError(f"{weight.name} has one dimension and is stored as float16")
+    elif not 1 <= groups <= weight.shape[1]:
+        raise SpecError(f"{weight.name}: {groups} groups for {weight.shape[1]} columns")
+
+
+def _integer(text: str) -> int:
+    if len(text) > _LONGEST_NUMBER:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
+
+
+def _constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number")
+
+
+def _brief(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

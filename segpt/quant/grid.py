@@ -1,0 +1,76 @@
+"""Uniform grids symmetric about zero: how wide a row's grid is, and rounding to nearest."""
+
+import torch
+from torch import Tensor
+
+from segpt.errors import CheckpointError
+from segpt.values import Grid
+
+# Float16 below this is subnormal: few bits, and some decoders flush it to zero.
+SMALLEST_SCALE = torch.finfo(torch.float16).tiny
+
+
+def largest_code(bits: int) -> int:
+    """Q: codes lie in [-Q, Q], and the code that would break the symmetry stays unused."""
+    return 2 ** (bits - 1) - 1
+
+
+def scales(weight: Tensor, bits: int, k: float, group: int | None = None) -> Tensor:
+    """SDClip: a grid that ends at ``k`` standard deviations of each row, or group of a row.
+
+    The deviation is taken about zero, where the grid is centred, so that a row far from zero is
+    not clipped away; for trained rows, whose mean is next to nothing, it is the population's.
+    Float16 is the stored form, so rounding with these scales is rounding with what is stored.
+    No scale is below 6.1e-5, the smallest normal float16: a row of zeros encodes zeros, and one
+    too small for that grid (deviation below about 3e-5) does too.
+
+    Args:
+        weight: (rows, columns) float32.
+        bits: 2 to 8.
+        k: standard deviations at which codes are clipped. For a Gaussian row the entropy of the
+            codes is about 2.05 + log2(Q / k) bits.
+        group: most columns that share a scale; a row is cut into the fewest equal spans, the
+            last of which may be shorter. None is the whole row.
+
+    Returns:
+        (rows, spans) float16, one scale k * deviation / Q each.
+
+    Raises:
+        CheckpointError: naming the first row whose scale float16 cannot hold.
+    """
+    columns = weight.size(1)
+    spans = 1 if group is None else -(-columns // group)
+    width = -(-columns // spans)
+    squares = torch.stack([w.square().mean(1) for w in torch.split(weight.float(), width, 1)], 1)
+    exact = k / largest_code(bits) * squares.sqrt()
+    stored = exact.clamp_min(SMALLEST_SCALE).half()
+    if len(lost := (~stored.isfinite()).nonzero()):
+        row = int(lost[0, 0])
+        raise CheckpointError(
+            f"row {row} spreads too far for a float16 scale ({float(exact[row].max()):.3g}); "
+            "the weights have diverged, so quantize an earlier checkpoint"
+        )
+    return stored
+
+
+def widen(scales: Tensor, columns: int) -> Tensor:
+    """The scale of every weight, (rows, columns) float32, as :class:`segpt.values.Grid` has it."""
+    width = -(-columns // scales.size(1))
+    return scales.float().repeat_interleave(width, 1)[:, :columns]
+
+
+def nearest(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Round each weight to the nearest point of its grid: int8 codes (rows, columns)."""
+    most = largest_code(bits)
+    steps = weight.float() / widen(scales, weight.size(1))
+    return steps.round().clamp(-most, most).to(torch.int8)
+
+
+def decode(codes: Tensor, scales: Tensor) -> Tensor:
+    """The weights that codes stand for, bit-equal to ``Grid.decoded``."""
+    return codes.float() * widen(scales, codes.size(1))
+
+
+def to_grid(codes: Tensor, scales: Tensor, bits: int) -> Grid:
+    """The coded weight as a value that can be stored."""
+    return Grid(bits, codes.cpu().numpy(), scales.cpu().numpy())

@@ -1,0 +1,267 @@
+"""Checkpoints and quantized models on disk: safetensors, JSON and SHA-256, whole or not at all.
+
+A value is a directory. ``header.json`` names its files with their sizes and digests, and carries
+a digest of itself, so that a flipped bit anywhere is reported with the name of the file.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from segpt.atomic import new_directory, write_file
+from segpt.errors import CheckpointError, SegptError
+from segpt.spec.base import canonical, decode, encode
+from segpt.spec.model import ModelSpec
+from segpt.values import Checkpoint, Coded, Grid, Half, Quantized, Tokenizer
+
+FORMAT = 1
+LARGEST_HEADER = 64 << 20
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint directory; an existing one is replaced only when all is on disk."""
+    files = {
+        "weights.safetensors": _pack(checkpoint.weights),
+        "tokenizer.bin": checkpoint.tokenizer.payload,
+        "documents.bin": checkpoint.documents.astype("<u8").tobytes(),
+    }
+    if checkpoint.state is not None:
+        files["state.safetensors"] = _pack(checkpoint.state)
+    header = {
+        "spec": encode(checkpoint.spec),
+        "tokenizer": {"kind": checkpoint.tokenizer.kind, "vocab": checkpoint.tokenizer.vocab},
+        "step": checkpoint.step,
+        "progress": checkpoint.progress,
+        "origin": dict(checkpoint.origin),
+        "about": dict(checkpoint.about),
+        "fingerprint": checkpoint.fingerprint,
+    }
+    _write(path, "checkpoint", header, files)
+
+
+def read_checkpoint(path: Path, *, state: bool = False) -> Checkpoint:
+    """Read and verify a checkpoint directory; with ``state`` also what resuming needs.
+
+    Raises:
+        CheckpointError: naming the file that is missing or damaged.
+    """
+    header, files = _read(path, "checkpoint", skip=() if state else ("state.safetensors",))
+    if state and "state.safetensors" not in files:
+        raise CheckpointError(f"{path} holds no optimizer state, so training cannot resume from it")
+    try:
+        return Checkpoint(
+            spec=decode(ModelSpec, header["spec"], "$.spec"),
+            weights=_unpack(path, "weights.safetensors", files),
+            tokenizer=_tokenizer(header, files),
+            step=int(header["step"]),
+            progress=float(header["progress"]),
+            documents=np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64),
+            origin=dict(header["origin"]),
+            state=_unpack(path, "state.safetensors", files) if state else None,
+            about=dict(header["about"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
+
+
+def checkpoint_name(step: int) -> str:
+    """The directory of a step; names sort as steps do."""
+    return f"step-{step:08d}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; half-written ones never have such a name."""
+    return sorted(p for p in Path(run).glob("step-*") if (p / "header.json").is_file())
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """A checkpoint directory itself, or the last one of a run.
+
+    Raises:
+        CheckpointError: if the path holds neither.
+    """
+    match kind_of(path):
+        case "checkpoint":
+            return Path(path)
+        case "run":
+            return checkpoints(path)[-1]
+        case other:
+            raise CheckpointError(f"{path} holds no checkpoint but a {other}")
+
+
+def save_quantized(path: Path, quantized: Quantized) -> None:
+    """Write a quantized model as a directory."""
+    arrays: dict[str, NDArray[Any]] = {}
+    grids: dict[str, int] = {}
+    for name, coded in quantized.weights.items():
+        match coded:
+            case Grid():
+                grids[name] = coded.bits
+                arrays[f"codes|{name}"], arrays[f"scales|{name}"] = coded.codes, coded.scales
+            case Half():
+                arrays[f"half|{name}"] = coded.values
+    documents = quantized.documents
+    files = {
+        "weights.safetensors": _pack(arrays),
+        "tokenizer.bin": quantized.tokenizer.payload,
+        "documents.bin": b"" if documents is None else documents.astype("<u8").tobytes(),
+    }
+    header = {
+        "spec": encode(quantized.spec),
+        "tokenizer": {"kind": quantized.tokenizer.kind, "vocab": quantized.tokenizer.vocab},
+        "bits": grids,
+        "order": list(quantized.weights),
+        "origin": dict(quantized.origin),
+        "report": dict(quantized.report),
+        "listed": documents is not None,
+    }
+    _write(path, "quantized", header, files)
+
+
+def read_quantized(path: Path) -> Quantized:
+    """Read and verify a quantized model.
+
+    Raises:
+        CheckpointError: naming the file that is missing or damaged.
+    """
+    header, files = _read(path, "quantized")
+    arrays = _unpack(path, "weights.safetensors", files)
+    try:
+        coded: dict[str, Coded] = {}
+        for name in header["order"]:
+            if name in header["bits"]:
+                bits = int(header["bits"][name])
+                coded[name] = Grid(bits, arrays[f"codes|{name}"], arrays[f"scales|{name}"])
+            else:
+                coded[name] = Half(arrays[f"half|{name}"])
+        documents = np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64)
+        return Quantized(
+            spec=decode(ModelSpec, header["spec"], "$.spec"),
+            weights=coded,
+            tokenizer=_tokenizer(header, files),
+            origin=dict(header["origin"]),
+            report=dict(header["report"]),
+            documents=documents if header["listed"] else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a spec or plain value as readable JSON."""
+    text = json.dumps(encode(value), indent=2, sort_keys=True, ensure_ascii=False)
+    write_file(path, text.encode() + b"\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SegptError: if it is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise SegptError(f"cannot read {what} {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SegptError(f"{what} {path} is not valid JSON: {error}") from None
+
+
+def kind_of(path: Path) -> str:
+    """What a path holds: ``checkpoint``, ``quantized``, ``run`` or ``file``.
+
+    Raises:
+        CheckpointError: if there is nothing, or a directory of another kind.
+    """
+    path = Path(path)
+    if path.is_file():
+        return "file"
+    if (path / "header.json").is_file():
+        return str(_header(path).get("kind"))
+    if checkpoints(path):
+        return "run"
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist")
+    raise CheckpointError(f"{path} holds no checkpoint and no quantized model")
+
+
+def _pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    return save({name: np.array(arrays[name], order="C") for name in sorted(arrays)})
+
+
+def _unpack(path: Path, name: str, files: Mapping[str, bytes]) -> dict[str, NDArray[Any]]:
+    try:
+        return dict(load(files[name]))
+    except (KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path / name} cannot be read: {error}") from error
+
+
+def _tokenizer(header: Mapping[str, Any], files: Mapping[str, bytes]) -> Tokenizer:
+    about = header["tokenizer"]
+    return Tokenizer(str(about["kind"]), int(about["vocab"]), files["tokenizer.bin"])
+
+
+def _write(path: Path, kind: str, header: dict[str, Any], files: Mapping[str, bytes]) -> None:
+    listed = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    }
+    header = header | {"kind": kind, "format": FORMAT, "files": listed}
+    header["digest"] = hashlib.sha256(canonical(header)).hexdigest()
+    with new_directory(path) as directory:
+        for name, data in files.items():
+            (directory / name).write_bytes(data)
+        (directory / "header.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
+
+
+def _header(path: Path) -> dict[str, Any]:
+    place = Path(path) / "header.json"
+    try:
+        if place.stat().st_size > LARGEST_HEADER:
+            raise CheckpointError(f"{place} is too large to be a header")
+        header = json.loads(place.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist or holds no header.json") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {place}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{place} is damaged: {error}") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{place} is damaged: expected a table")
+    return header
+
+
+def _read(
+    path: Path, kind: str, skip: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    path = Path(path)
+    header = _header(path)
+    place = path / "header.json"
+    if header.get("kind") != kind:
+        raise CheckpointError(f"{path} holds a {header.get('kind')!r}, expected a {kind}")
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{place} has format {header.get('format')!r}; known: {FORMAT}")
+    digest = header.pop("digest", None)
+    if digest != hashlib.sha256(canonical(header)).hexdigest():
+        raise CheckpointError(f"{place} is damaged: its digest does not match")
+    files: dict[str, bytes] = {}
+    for name, listed in header["files"].items():
+        if name in skip:
+            continue
+        try:
+            data = (path / Path(name).name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path / name}: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() != listed["sha256"]:
+            raise CheckpointError(
+                f"{path / name} is damaged: its SHA-256 does not match; use an older checkpoint"
+            )
+        files[name] = data
+    return header, files

@@ -1,0 +1,55 @@
+"""An exponential moving average of the weights, in float32."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+from segpt.spec.train import Average
+
+
+class Averaged:
+    """The moving average of a model's weights; without a spec, the weights themselves."""
+
+    def __init__(self, model: Model, spec: Average | None) -> None:
+        self.spec, self.updates = spec, 0
+        self.live = {w.name: w.tensor for w in weights(model)}
+        self.shadow = {name: t.detach().clone() for name, t in self.live.items()} if spec else {}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step; early steps weigh more (see ``spec.Average``)."""
+        if self.spec is None:
+            return
+        decay = min(self.spec.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.shadow.values()), list(self.live.values()), 1.0 - decay)
+        self.updates += 1
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use: averaged if there is an average, raw otherwise."""
+        return dict(self.shadow) if self.spec else {n: t.detach() for n, t in self.live.items()}
+
+    def restore(self, arrays: Mapping[str, Tensor], updates: int) -> None:
+        """Take over an average that :meth:`weights` returned after so many updates."""
+        for name, tensor in self.shadow.items():
+            tensor.copy_(arrays[name])
+        self.updates = updates
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def applied(self) -> Iterator[None]:
+        """Run a block with the averaged weights in the model."""
+        if self.spec is None:
+            yield
+            return
+        raw = {name: t.detach().clone() for name, t in self.live.items()}
+        try:
+            for name, tensor in self.live.items():
+                tensor.copy_(self.shadow[name])
+            yield
+        finally:
+            for name, tensor in self.live.items():
+                tensor.copy_(raw[name])

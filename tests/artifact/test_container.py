@@ -1,0 +1,377 @@
+"""Artifacts: exact both ways, the same bytes everywhere, and clear about what is wrong."""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segpt.artifact import frame
+from segpt.artifact.container import budget, load, pack, sections, unpack, usage
+from segpt.errors import ArtifactError, CheckError
+from segpt.spec.layout import Role, layout
+from segpt.spec.model import (
+    Attention,
+    Dense,
+    Gain,
+    Head,
+    HeadGate,
+    Layer,
+    MixInput,
+    ModelSpec,
+    Norm,
+    Rope,
+    Skip,
+    Token,
+    ValueResidual,
+    Visit,
+)
+from segpt.values import Artifact, Coded, Grid, Half, Quantized, Tokenizer
+
+BYTES = Tokenizer("bytes", 257)
+STYLES = ("uniform", "normal", "zero", "one value", "zero rows", "one symbol per row")
+
+
+def make_grid(random: np.random.Generator, shape: tuple[int, int], bits: int, style: str) -> Grid:
+    limit = 2 ** (bits - 1) - 1
+    wide = random.integers(-limit, limit + 1, shape).astype(np.float64)
+    match style:
+        case "normal":
+            wide = random.standard_normal(shape) * limit / 5
+        case "zero":
+            wide[:] = 0
+        case "one value":
+            wide[:] = wide[0, 0]
+        case "zero rows":
+            wide *= random.integers(0, 2, (shape[0], 1))
+        case "one symbol per row":
+            wide[:] = wide[:, :1]
+        case _:
+            pass
+    codes = np.clip(np.round(wide), -limit, limit).astype(np.int8)
+    groups = int(random.integers(1, shape[1] + 1))
+    return Grid(bits, codes, random.standard_normal((shape[0], groups)).astype(np.float16))
+
+
+@st.composite
+def models(draw: st.DrawFn) -> ModelSpec:
+    small = st.integers(1, 3)
+    layers: list[Layer] = []
+    heads, head_dim = 2 * draw(small), 2 * draw(small)
+    for _ in range(draw(st.integers(1, 2))):
+        mixer = Attention(
+            heads=heads,
+            kv_heads=2,
+            head_dim=head_dim,
+            query_key=draw(st.sampled_from([(), (Norm(), Rope(dims=2, base=500), Gain(init=5))])),
+            value=draw(st.sampled_from([(), (ValueResidual(),)])),
+            output=draw(st.sampled_from([(), (HeadGate(inputs=3),)])),
+        )
+        layers.append(
+            Layer(
+                mixer=draw(st.sampled_from([None, mixer])),
+                feed=draw(st.sampled_from([None, Dense(hidden=5), Dense(hidden=2, act="swiglu")])),
+                norm_scale=draw(st.sampled_from([1, 0.1, 3**-0.5])),
+                join=draw(st.sampled_from([(), (MixInput(),)])),
+            )
+        )
+    visits = [Visit(layer=i) for i in range(len(layers))]
+    if draw(st.booleans()):
+        visits.append(Visit(layer=0, join=(Skip(source=0), MixInput()), since=0.35))
+    return ModelSpec(
+        vocab=draw(st.integers(1, 40)),
+        width=draw(st.integers(3, 12)),
+        context=8,
+        embed=(Token(),),
+        layers=tuple(layers),
+        visits=tuple(visits),
+        head=Head(tied=draw(st.booleans()), softcap=draw(st.sampled_from([None, 30, 15.5]))),
+    )
+
+
+@st.composite
+def quantizeds(draw: st.DrawFn) -> Quantized:
+    spec = draw(models())
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    weights: dict[str, Coded] = {}
+    for weight in layout(spec):
+        bits = draw(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16]))
+        if len(weight.shape) == 2 and bits != 16:
+            rows, columns = weight.shape
+            style = draw(st.sampled_from(STYLES))
+            weights[weight.name] = make_grid(random, (rows, columns), bits, style)
+        else:
+            weights[weight.name] = Half(random.standard_normal(weight.shape).astype(np.float16))
+    tokenizer = draw(
+        st.sampled_from([BYTES, Tokenizer("merges", 9, b"x" * 99), Tokenizer("bytes", 1, b"\0")])
+    )
+    origin = draw(st.dictionaries(st.sampled_from(["text", "größe"]), st.just("0123456789abcdef")))
+    return Quantized(spec, weights, tokenizer, origin)
+
+
+def check_round_trip(quantized: Quantized) -> None:
+    artifact = pack(quantized)
+    again = unpack(artifact)
+    assert again == quantized
+    assert list(again.weights) == [weight.name for weight in layout(quantized.spec)]
+    assert again.fingerprint == unpack(Artifact(bytes(artifact.data))).fingerprint
+    assert pack(again).data == artifact.data
+    assert sum(section.bytes for section in sections(artifact)) == artifact.size
+
+
+@settings(max_examples=30, deadline=None)
+@given(quantizeds())
+def test_models_come_back_bit_for_bit(quantized: Quantized) -> None:
+    check_round_trip(quantized)
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None)
+@given(quantizeds())
+def test_many_models_come_back_bit_for_bit(quantized: Quantized) -> None:
+    check_round_trip(quantized)
+
+
+def make_quantized(seed: int = 0, vocab: int = 64, width: int = 16) -> Quantized:
+    """A small model with all roles: 4 bits in the table and head, 3 in two matrices."""
+    random = np.random.default_rng(seed)
+    spec = ModelSpec(
+        vocab=vocab,
+        width=width,
+        context=8,
+        embed=(Token(),),
+        layers=(Layer(mixer=None, feed=Dense(hidden=width)),),
+        visits=(Visit(layer=0),),
+        head=Head(tied=False),
+    )
+    weights: dict[str, Coded] = {}
+    for weight in layout(spec):
+        if weight.role is Role.VECTOR:
+            weights[weight.name] = Half(np.ones(weight.shape, np.float16))
+        else:
+            bits = 3 if weight.role is Role.MATRIX else 4
+            rows, columns = weight.shape
+            weights[weight.name] = make_grid(random, (rows, columns), bits, "uniform")
+    return Quantized(spec, weights, BYTES, {"text": "0123456789abcdef"})
+
+
+PROGRAM = """
+import sys, hashlib
+sys.path.insert(0, sys.argv[1])
+from test_container import make_quantized
+from segpt.artifact.container import pack
+print(hashlib.sha256(pack(make_quantized(7, 300, 64)).data).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("hashseed", ["0", "1", "random"])
+def test_every_process_packs_the_same_bytes(hashseed: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parent)],
+        env=os.environ | {"PYTHONHASHSEED": hashseed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = hashlib.sha256(pack(make_quantized(7, 300, 64)).data).hexdigest()
+    assert run.stdout.split() == [here]
+
+
+def test_memory_layout_does_not_change_the_bytes() -> None:
+    quantized = make_quantized()
+    turned: dict[str, Coded] = {
+        name: Grid(c.bits, np.asfortranarray(c.codes), np.asfortranarray(c.scales))
+        if isinstance(c, Grid)
+        else c
+        for name, c in reversed(list(quantized.weights.items()))
+    }
+    assert pack(dataclasses.replace(quantized, weights=turned)).data == pack(quantized).data
+
+
+def with_codes(change: Callable[[Grid], Coded]) -> Quantized:
+    quantized = make_quantized()
+    table = quantized.weights["table"]
+    assert isinstance(table, Grid)
+    return dataclasses.replace(quantized, weights={**quantized.weights, "table": change(table)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: Grid(2, g.codes, g.scales), "table: codes of 2 bits are int8 from -1 to 1"),
+        (lambda g: Grid(8, np.full_like(g.codes, -128), g.scales), "from -127 to 127"),
+        (lambda g: Grid(4, g.codes.astype(np.int16), g.scales), "these are int16"),
+        (lambda g: Grid(4, g.codes, g.scales * np.float16("nan")), "table: .* finite float16"),
+        (lambda g: Grid(4, g.codes, g.scales / np.float16(0)), "table: .* finite float16"),
+        (lambda g: Grid(4, g.codes, g.scales.astype(np.float32)), "table: .* finite float16"),
+        (lambda g: Grid(4, g.codes[:-1], g.scales), r"table: codes \(63, 16\)"),
+        (lambda g: Grid(4, g.codes, g.scales[:-1]), r"table: codes .* scales \(63, "),
+        (lambda g: Grid(4, g.codes, g.scales[:, 0]), r"table: codes .* scales \(64,\)"),
+        (lambda g: Grid(4, g.codes, np.ones((64, 17), np.float16)), "17 groups for 16 columns"),
+        (lambda g: Grid(9, g.codes, g.scales), "bits are 2 to 8"),
+        (lambda g: Half(np.ones((2, 2), np.float16)), r"\(2, 2\) values for a weight \(64, 16\)"),
+        (lambda g: Half(np.full(g.shape, np.inf, np.float16)), "table: .* finite float16"),
+        (lambda g: Half(np.ones(g.shape, np.float64)), "table: .* finite float16"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_weights_the_format_cannot_hold_are_refused(
+    change: Callable[[Grid], Coded], message: str
+) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        pack(with_codes(change))
+
+
+def test_vectors_cannot_lie_on_a_grid() -> None:
+    quantized = make_quantized()
+    grid = Grid(8, np.ones((1, 16), np.int8), np.ones((1, 1), np.float16))
+    weights = {**quantized.weights, "layers.0.feed.gain": grid}
+    with pytest.raises(ArtifactError, match="one dimension"):
+        pack(dataclasses.replace(quantized, weights=weights))
+
+
+def test_weights_that_are_not_those_of_the_spec_are_refused() -> None:
+    quantized = make_quantized()
+    weights = dict(quantized.weights)
+    extra = weights | {"bias": weights["table"]}
+    with pytest.raises(ArtifactError, match="no weight named bias"):
+        pack(dataclasses.replace(quantized, weights=extra))
+    del weights["layers.0.feed.gain"]
+    with pytest.raises(ArtifactError, match=r"layers\.0\.feed\.gain"):
+        pack(dataclasses.replace(quantized, weights=weights))
+
+
+def test_models_beyond_the_caps_are_refused() -> None:
+    quantized = make_quantized()
+    for spec, message in (
+        (dataclasses.replace(quantized.spec, vocab=1 << 21), "sides are 1 to"),
+        (dataclasses.replace(quantized.spec, vocab=1 << 20, width=1 << 10), "parameters"),
+        (dataclasses.replace(quantized.spec, visits=quantized.spec.visits * 9000), "commas"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            pack(dataclasses.replace(quantized, spec=spec))
+    nameless = dataclasses.replace(quantized, tokenizer=Tokenizer("bytes", 0))
+    with pytest.raises(ArtifactError, match="vocab"):
+        pack(nameless)
+    long = dataclasses.replace(quantized, tokenizer=Tokenizer("merges", 9, bytes((1 << 24) + 1)))
+    with pytest.raises(ArtifactError, match="tokenizer"):
+        pack(long)
+
+
+def test_the_origin_holds_strings_only() -> None:
+    numbers = dataclasses.replace(make_quantized(), origin={"text": 7})  # type: ignore[dict-item]
+    with pytest.raises(ArtifactError, match="origin"):
+        pack(numbers)
+
+
+def test_specs_with_whole_numbers_for_fractions_pack_like_any_other() -> None:
+    quantized = make_quantized()
+    capped = [
+        dataclasses.replace(quantized, spec=dataclasses.replace(quantized.spec, head=head))
+        for head in (Head(tied=False, softcap=30), Head(tied=False, softcap=30.0))
+    ]
+    assert pack(capped[0]).data == pack(capped[1]).data
+    infinite = dataclasses.replace(quantized.spec, head=Head(tied=False, softcap=float("inf")))
+    with pytest.raises(ArtifactError, match="not a number"):
+        pack(dataclasses.replace(quantized, spec=infinite))
+
+
+def test_usage_adds_up_and_tells_bits_per_weight() -> None:
+    quantized = make_quantized(0, 2048, 64)
+    artifact = pack(quantized)
+    found = {use.role: use for use in usage(artifact)}
+    assert found.keys() == {Role.TABLE, Role.MATRIX, Role.HEAD, Role.VECTOR}
+    held = {s.name: s.bytes for s in sections(artifact)}
+    total = held["classes"] + held["codes"] + held["scales"] + held["halves"]
+    assert sum(use.bytes for use in found.values()) == pytest.approx(total)
+    assert sum(use.parameters for use in found.values()) == 2 * 2048 * 64 + 64 + 2 * 64 * 64
+    plain = dataclasses.replace(
+        quantized,
+        weights={
+            n: Grid(c.bits, c.codes, np.ones((len(c.codes), 1), np.float16))
+            if isinstance(c, Grid)
+            else c
+            for n, c in quantized.weights.items()
+        },
+    )
+    rates = {use.role: use.bits_per_weight for use in usage(pack(plain))}
+    assert rates[Role.TABLE] == pytest.approx(np.log2(15), rel=0.01)
+    assert rates[Role.MATRIX] == pytest.approx(np.log2(7), rel=0.02)
+
+
+def test_overhead_beside_the_code_stream_is_small() -> None:
+    artifact = pack(make_quantized(0, 4096, 128))
+    held = {s.name: s.bytes for s in sections(artifact)}
+    assert held["classes"] + held["tables"] < 0.005 * held["codes"]
+    assert held["prefix"] + held["header"] + held["digest"] < 512
+
+
+def test_without_brotli_files_are_written_and_brotli_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quantized = make_quantized()
+    artifact = pack(quantized)
+    assert "brotli" in {section.codec for section in sections(artifact)}
+    monkeypatch.setitem(sys.modules, "brotli", None)
+    with pytest.raises(ArtifactError, match="pip install 'brotli"):
+        unpack(artifact)
+    plain = pack(quantized)
+    assert {section.codec for section in sections(plain)} == {"stored", "lzma"}
+    assert unpack(plain) == quantized
+    monkeypatch.undo()
+    assert unpack(plain) == quantized
+
+
+def test_files_load(tmp_path: Path) -> None:
+    artifact = pack(make_quantized())
+    path = tmp_path / "model.segpt"
+    path.write_bytes(artifact.data)
+    assert load(path) == artifact
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x80\x04\x95", "pickle"),
+        (b"PK\x03\x04rest", "torch checkpoint"),
+        (b"\x10\0\0\0\0\0\0\0{}", "safetensors"),
+        (b"hello there", "it starts with b'hello '"),
+        (frame.MAGIC, "truncated"),
+        (frame.MAGIC + b"\1\0\7", "truncated"),
+        (frame.MAGIC + b"\2\0\7" + bytes(100), "format 2 is unknown; .* reads format 1"),
+        (frame.MAGIC + b"\1\0\7" + bytes(200), "SHA-256"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "model.segpt"
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_huge_files_are_refused_unread(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"No such file.*segpt pack"):
+        load(tmp_path / "absent.segpt")
+    with pytest.raises(ArtifactError, match="cannot read"):
+        load(tmp_path)
+    sparse = tmp_path / "huge.segpt"
+    with sparse.open("wb") as file:
+        file.truncate(frame.MOST_BYTES + 1)
+    with pytest.raises(ArtifactError, match="at most"):
+        load(sparse)
+
+
+def test_the_budget_is_met_or_the_overshoot_named() -> None:
+    artifact = pack(make_quantized())
+    budget(artifact, artifact.size)
+    with pytest.raises(CheckError, match=r"takes .* bytes, 1 over .*--bits"):
+        budget(artifact, artifact.size - 1)

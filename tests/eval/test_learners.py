@@ -1,0 +1,172 @@
+"""What test-time training does to the weights, and that it helps where it should."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from segpt.errors import ScoreError
+from segpt.eval.frontier import Frontier
+from segpt.eval.learners import Descend
+from segpt.eval.surprisal import Learn, nothing, surprisal
+from segpt.eval.windows import schedule
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+from segpt.spec.layout import Role
+from segpt.spec.score import Frozen, ScoreSpec, Sgd
+
+MakeModel = Callable[..., Model]
+MakeStream = Callable[..., NDArray[np.uint32]]
+
+
+def state(model: Model) -> dict[str, torch.Tensor]:
+    return {weight.name: weight.tensor.detach().clone() for weight in weights(model)}
+
+
+def nats_of(
+    model: Model, ids: NDArray[np.uint32], policy: Frozen | Sgd, *, batch: int = 4
+) -> NDArray[np.float64]:
+    learn: Learn = nothing
+    if isinstance(policy, Sgd):
+        learn = Descend(model, policy, 16)
+        model = learn.model
+    spec = ScoreSpec(stride=8, batch=batch, policy=policy)
+    scores = surprisal(Frontier(ids, model), schedule(len(ids) - 1, 16, spec), learn)
+    return np.concatenate([nats for _, nats in scores])
+
+
+def test_the_model_of_the_caller_is_left_alone(tiny: MakeModel, stream: MakeStream) -> None:
+    model = tiny()
+    before = state(model)
+    plain = nats_of(model, stream(100), Frozen())
+    adapted = nats_of(model, stream(100), Sgd(chunk=32, rate=0.5))
+    assert not np.isclose(adapted[32:], plain[32:]).any()
+    assert all(torch.equal(before[name], now) for name, now in state(model).items())
+    assert all(weight.tensor.requires_grad for weight in weights(model))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_rate_of_zero_is_the_plain_score(tiny: MakeModel, stream: MakeStream, batch: int) -> None:
+    model, ids = tiny(), stream(200)
+    plain = nats_of(model, ids, Frozen(), batch=batch)
+    still = nats_of(model, ids, Sgd(chunk=32, rate=0.0), batch=batch)
+    # A chunk may end within a batch, and matrix products of another size may round differently.
+    assert np.array_equal(plain, still) if batch == 1 else np.allclose(plain, still, atol=1e-6)
+
+
+def test_learning_is_deterministic(tiny: MakeModel, stream: MakeStream) -> None:
+    first, second = (nats_of(tiny(), stream(100), Sgd(chunk=32, rate=0.1)) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_learning_helps_on_text_that_repeats(tiny: MakeModel, stream: MakeStream) -> None:
+    ids = np.tile(stream(39), 8)
+    plain = nats_of(tiny(noise=0.1), ids, Frozen())
+    adapted = nats_of(tiny(noise=0.1), ids, Sgd(chunk=40, rate=0.02))
+    assert adapted.sum() < 0.9 * plain.sum()
+
+
+def test_the_gain_grows_with_position(tiny: MakeModel, stream: MakeStream) -> None:
+    """What resets its weights after each window gains nothing from a text that comes back."""
+    half = stream(511)
+    ids = np.concatenate([half, half])
+    plain = nats_of(tiny(noise=0.1), ids, Frozen())
+    adapted = nats_of(tiny(noise=0.1), ids, Sgd(chunk=64, rate=0.05, epochs=4))
+    gains = [float(part.mean()) for part in np.array_split(plain - adapted, 4)]
+    assert gains == sorted(gains)
+    assert gains[3] > gains[0] + 0.3
+    # Its own past, not any training, is what helps: other text in the second half gains less.
+    other = np.concatenate([half, stream(511, seed=1)])
+    gain = nats_of(tiny(noise=0.1), other, Frozen()) - nats_of(
+        tiny(noise=0.1), other, Sgd(chunk=64, rate=0.05, epochs=4)
+    )
+    assert gains[3] > gain[-256:].mean() + 0.1
+
+
+def test_steps_are_those_of_clipped_sgd_with_momentum(tiny: MakeModel, stream: MakeStream) -> None:
+    """Momentum lasts from chunk to chunk, and the norm is clipped over all weights together."""
+    policy = Sgd(rate=0.1, momentum=0.8, epochs=3, clip=0.5, batch=2)
+    learner, model = Descend(tiny(), policy, 16), tiny()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
+    for seed in range(2):
+        ids = stream(64, seed=seed)
+        learner(ids, 0.0)
+        tokens = torch.from_numpy(ids.astype(np.int64))
+        inputs, targets = tokens[:-1].view(2, 2, 16), tokens[1:].view(2, 2, 16)
+        for _ in range(3):
+            for x, y in zip(inputs, targets, strict=True):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+                torch.autograd.backward(loss)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                assert norm > 0.5
+                optimizer.step()
+    expected = state(model)
+    for name, found in state(learner.model).items():
+        assert torch.allclose(found, expected[name], atol=1e-5), name
+
+
+def test_small_steps_survive_because_weights_are_float32(
+    tiny: MakeModel, stream: MakeStream
+) -> None:
+    """In bfloat16 a step below the spacing of the weights is lost."""
+    model = tiny().bfloat16()
+    learner = Descend(model, Sgd(rate=1e-5, epochs=1), 16)
+    before = state(learner.model)
+    learner(stream(64), 0.0)
+    moved = state(learner.model)["table"] - before["table"]
+    assert moved.dtype == torch.float32
+    assert 0 < float(moved.abs().max()) < 1e-4
+    assert torch.equal((before["table"] + moved).bfloat16(), before["table"].bfloat16())
+
+
+def test_roles_choose_what_moves(tiny: MakeModel, stream: MakeStream) -> None:
+    learner = Descend(tiny(), Sgd(rate=0.5, roles=("vector", "matrix")), 16)
+    before = state(learner.model)
+    learner(stream(64), 0.0)
+    for weight in weights(learner.model):
+        still = torch.equal(weight.tensor, before[weight.name])
+        assert still == (weight.role is Role.TABLE), weight.name
+
+
+def test_a_role_that_is_not_there_is_refused(tiny: MakeModel) -> None:
+    with pytest.raises(ScoreError, match=r"no weights of role head .* a tied head is the table"):
+        Descend(tiny(), Sgd(roles=("head",)), 16)
+
+
+@pytest.mark.parametrize(("progress", "factor"), [(0.0, 1.0), (0.5, 0.5), (0.75, 0.146447)])
+def test_cosine_anneals_the_rate(
+    tiny: MakeModel, stream: MakeStream, progress: float, factor: float
+) -> None:
+    moves = []
+    for policy, at in ((Sgd(epochs=1), 0.0), (Sgd(epochs=1, anneal="cosine"), progress)):
+        learner = Descend(tiny(), policy, 64)
+        learner(stream(64), at)
+        moves.append(learner.model.table.weight.detach() - tiny().table.weight.detach())
+    assert float(moves[1].norm() / moves[0].norm()) == pytest.approx(factor, rel=1e-3)
+
+
+def test_a_short_chunk_is_one_short_sequence(tiny: MakeModel, stream: MakeStream) -> None:
+    learner = Descend(tiny(), Sgd(rate=0.5), 16)
+    before = state(learner.model)["table"]
+    learner(stream(1), 0.0)
+    assert not torch.equal(state(learner.model)["table"], before)
+
+
+def test_visits_that_have_not_joined_stay_still(tiny: MakeModel, stream: MakeStream) -> None:
+    model = tiny(depth=1, route="0*2@0.5").at(0.0)
+    learner = Descend(model, Sgd(rate=0.5), 16)
+    before = state(learner.model)
+    learner(stream(64), 0.0)
+    now = state(learner.model)
+    assert torch.equal(now["visits.1.0.gate"], before["visits.1.0.gate"])
+    assert not torch.equal(now["table"], before["table"])
+
+
+def test_a_rate_that_explodes_is_reported(tiny: MakeModel, stream: MakeStream) -> None:
+    with pytest.raises(ScoreError, match=r"adapt\.rate is too high"):
+        nats_of(tiny(), stream(200), Sgd(chunk=32, rate=math.inf))

@@ -1,0 +1,169 @@
+"""Nats are those of a full softmax in the promised window, whatever runs beside it."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segpt.errors import ScoreError
+from segpt.eval.frontier import Frontier
+from segpt.eval.learners import Descend
+from segpt.eval.surprisal import nothing, position_nats, surprisal, window_nats
+from segpt.eval.windows import plan, schedule
+from segpt.model.model import Model
+from segpt.spec.score import ScoreSpec, Sgd
+
+MakeModel = Callable[..., Model]
+MakeStream = Callable[..., NDArray[np.uint32]]
+
+
+def nats_of(model: Model, ids: NDArray[np.uint32], spec: ScoreSpec) -> NDArray[np.float64]:
+    """The nats of every target, in order."""
+    learn = nothing
+    if isinstance(spec.policy, Sgd):
+        learn = Descend(model, spec.policy, 16)
+        model = learn.model
+    chunks = schedule(len(ids) - 1, 16, spec)
+    found = list(surprisal(Frontier(ids, model), chunks, learn))
+    assert [first for first, _ in found] == np.cumsum([0, *(len(n) for _, n in found)])[
+        :-1
+    ].tolist()
+    return np.concatenate([nats for _, nats in found])
+
+
+def test_nats_are_those_of_one_window_at_a_time(tiny: MakeModel, stream: MakeStream) -> None:
+    model, ids = tiny(), stream(101)
+    expected = []
+    windows = plan(101, 16, 5)
+    for begin, start, end in zip(windows.begin, windows.start, windows.end, strict=True):
+        tokens = torch.from_numpy(ids[begin : end + 1].astype(np.int64))
+        with torch.no_grad():
+            rows = model(tokens[None, :-1])[0].double().log_softmax(-1)
+        expected += [-float(rows[t - begin, tokens[t - begin + 1]]) for t in range(start, end)]
+    assert nats_of(model, ids, ScoreSpec(stride=5)) == pytest.approx(expected, abs=2e-6)
+
+
+def test_batches_do_not_change_the_score(tiny: MakeModel, stream: MakeStream) -> None:
+    model, ids = tiny(), stream(300)
+    bits = [
+        nats_of(model, ids, ScoreSpec(stride=4, batch=batch)).sum() / (300 * math.log(2))
+        for batch in (1, 2, 8, 32)
+    ]
+    assert max(bits) - min(bits) < 1e-6
+    again = nats_of(model, ids, ScoreSpec(stride=4, batch=8)).sum() / (300 * math.log(2))
+    assert again == bits[2]
+
+
+@pytest.mark.parametrize(
+    ("policy", "flips"), [(None, 800), (Sgd(chunk=8, rate=0.1, epochs=1, batch=1), 200)]
+)
+def test_no_target_depends_on_a_later_token(
+    tiny: MakeModel, stream: MakeStream, policy: Sgd | None, flips: int
+) -> None:
+    model, ids = tiny(depth=1, route="0*2"), stream(30)
+    spec = ScoreSpec(stride=7) if policy is None else ScoreSpec(stride=7, policy=policy)
+    plain = nats_of(model, ids, spec)
+    generator = np.random.default_rng(0)
+    changed = 0
+    for _ in range(flips):
+        where = int(generator.integers(0, 31))
+        flipped = ids.copy()
+        flipped[where] = (ids[where] + generator.integers(1, 32)) % 32
+        nats = nats_of(model, flipped, spec)
+        # Token j is target j - 1, the first whose nats may change.
+        assert np.array_equal(nats[: max(0, where - 1)], plain[: max(0, where - 1)])
+        changed += not np.array_equal(nats[where + 1 :], plain[where + 1 :])
+    assert changed > flips / 2
+
+
+def test_learning_reaches_later_chunks_only(tiny: MakeModel, stream: MakeStream) -> None:
+    model, ids = tiny(), stream(64)
+    plain = nats_of(model, ids, ScoreSpec(stride=8, batch=1))
+    adapted = nats_of(model, ids, ScoreSpec(stride=8, batch=1, policy=Sgd(chunk=32, rate=0.1)))
+    assert np.array_equal(adapted[:32], plain[:32])
+    assert not np.isclose(adapted[32:], plain[32:]).any()
+
+
+def test_a_chunk_is_learnt_from_after_it_was_yielded(tiny: MakeModel, stream: MakeStream) -> None:
+    ids = stream(100)
+    events: list[tuple[str, int]] = []
+
+    def learn(tokens: NDArray[np.uint32], progress: float) -> None:
+        assert np.array_equal(tokens, ids[events[-1][1] + 1 - len(tokens) :][: len(tokens)])
+        events.append((f"learn at {progress}", events[-1][1]))
+
+    spec = ScoreSpec(stride=8, batch=2, policy=Sgd(chunk=40))
+    for first, nats in surprisal(Frontier(ids, tiny()), schedule(100, 16, spec), learn):
+        events.append(("score", first + len(nats)))
+    assert [stop for event, stop in events if event == "score"] == [16, 32, 40, 56, 72, 80, 96, 100]
+    assert [e for e in events if e[0] != "score"] == [("learn at 0.0", 40), ("learn at 0.5", 80)]
+
+
+def test_a_uniform_model_gives_the_entropy_of_the_alphabet(
+    tiny: MakeModel, stream: MakeStream
+) -> None:
+    model = tiny()
+    torch.nn.init.zeros_(model.table.weight)
+    nats = nats_of(model, stream(100), ScoreSpec(stride=8))
+    assert nats == pytest.approx(np.full(100, math.log(32)), rel=1e-7)
+
+
+def test_a_bigram_model_gives_its_closed_form(tiny: MakeModel, stream: MakeStream) -> None:
+    model, ids = tiny(depth=1, skips=None, layer={"mixer": None, "feed": None}), stream(200)
+    table = model.table.weight.detach().double().numpy()
+    unit = table / np.sqrt((table**2).mean(1, keepdims=True))
+    logits = 30 * np.tanh(unit @ table.T / 30)
+    rows = np.log(np.exp(logits).sum(1, keepdims=True)) - logits
+    expected = rows[ids[:-1], ids[1:]]
+    assert nats_of(model, ids, ScoreSpec(stride=8)) == pytest.approx(expected, abs=3e-6)
+
+
+def test_probabilities_sum_to_one(tiny: MakeModel, stream: MakeStream) -> None:
+    model = tiny()
+    tokens = torch.from_numpy(stream(1000).astype(np.int64)).view(143, 7)
+    hidden = model.hidden(tokens).detach()
+    every = torch.arange(32).repeat(143, 7)
+    nats = position_nats(model, hidden.repeat_interleave(32, 1), every).detach()
+    sums = torch.exp(-nats.double()).view(143, 7, 32).sum(-1)
+    assert sums.numpy() == pytest.approx(np.ones((143, 7)), abs=1e-5)
+
+
+def test_a_broken_model_is_refused(tiny: MakeModel, stream: MakeStream) -> None:
+    model, ids = tiny(), stream(100)
+    ids[ids == 5] = 6
+    ids[70] = 5
+    with torch.no_grad():
+        model.table.weight[5] = math.inf
+    with pytest.raises(ScoreError, match=r"target \d+ no finite number of nats"):
+        nats_of(model, ids, ScoreSpec(stride=8))
+
+
+def test_training_works_after_scoring(tiny: MakeModel, stream: MakeStream) -> None:
+    model, ids = tiny(), stream(32)
+    nats_of(model, ids, ScoreSpec(stride=8))
+    torch.autograd.backward(window_nats(model, ids, plan(32, 32, 32)).mean())
+    assert model.table.weight.grad is not None
+
+
+LAST = [
+    {},
+    {"depth": 3, "route": "0 1:*2", "layer": {"mixer": None, "feed": {"hidden": 8}}},
+    {"layer": {"mixer": {"heads": 2, "kv_heads": 2, "head_dim": 8}, "feed": None}},
+    {"layer": {"mixer": {"heads": 2, "kv_heads": 1, "head_dim": 8}, "feed": {"hidden": 8}}},
+    {"layer": {"mixer": None, "feed": None}},
+]
+
+
+@pytest.mark.parametrize("changes", LAST, ids=range(len(LAST)))
+def test_the_last_positions_are_those_of_the_full_pass(
+    tiny: MakeModel, stream: MakeStream, changes: dict[str, object]
+) -> None:
+    model = tiny(**changes)
+    tokens = torch.from_numpy(stream(59).astype(np.int64)).view(4, 15)
+    with torch.no_grad():
+        full = model(tokens)
+        for last in (1, 4, 15):
+            assert torch.allclose(model(tokens, last=last), full[:, -last:], atol=1e-5)

@@ -1,0 +1,95 @@
+"""Two gloo processes train the same model as one, and agree on everything."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from segpt.spec.base import encode
+from segpt.spec.model import ModelSpec
+from segpt.spec.train import Adam, Muon, Optimizer, TrainSpec
+from segpt.train.loop import Run, train
+
+pytestmark = pytest.mark.slow
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def run_two(spec: ModelSpec, how: TrainSpec, out: Path, **task: Any) -> list[dict[str, Any]]:
+    task = (
+        {"spec": encode(spec), "how": encode(how), "out": str(out)}
+        | {
+            "skew": 0.0,
+            "stop": -1,
+            "resume": [],
+        }
+        | task
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), json.dumps(task)],
+                env=os.environ | place | {"MASTER_PORT": str(port)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    results = []
+    try:
+        for process in processes:
+            stdout, stderr = process.communicate(timeout=180)
+            assert process.returncode == 0, stderr
+            results.append(json.loads(stdout.splitlines()[-1]))
+    finally:
+        for process in processes:
+            process.kill()
+    return results
+
+
+@pytest.mark.parametrize("matrix", [Muon(decay=0.1), Adam(decay=0.1)])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_two_processes_equal_one_and_resume_bit_exactly(
+    make: Callable[..., Run],
+    batches: Callable[[int], NDArray[np.int64]],
+    matrix: Muon | Adam,
+    accumulation: int,
+    tmp_path: Path,
+) -> None:
+    alone = make(optimizer=Optimizer(matrix=matrix), accumulation=accumulation, save_every=1)
+    train(alone, batches)
+    ranks = run_two(alone.spec, alone.how, tmp_path / "w.npz", resume=list(range(1, 20)))
+    assert ranks[0]["digest"] == ranks[1]["digest"]
+    assert set(ranks[0]["resumed"]) == {ranks[0]["digest"]}
+    with np.load(tmp_path / "w.npz") as found:
+        for name, value in alone.used().items():
+            assert np.allclose(value, found[name], atol=5e-4), name
+
+
+def test_ranks_with_different_clocks_agree(make: Callable[..., Run], tmp_path: Path) -> None:
+    # RT7: each rank's own clock decides when to stop and how far the rate has fallen
+    from segpt.spec.train import Seconds
+
+    run = make(length=Seconds(count=1.0))
+    ranks = run_two(run.spec, run.how, tmp_path / "w.npz", skew=0.03)
+    assert ranks[0]["step"] == ranks[1]["step"] > 3
+    assert ranks[0]["digest"] == ranks[1]["digest"]
+
+
+def test_a_signal_to_one_rank_stops_both(make: Callable[..., Run], tmp_path: Path) -> None:
+    run = make()
+    ranks = run_two(run.spec, run.how, tmp_path / "w.npz", stop=6)
+    assert [r["step"] for r in ranks] == [6, 6]
+    assert all(r["interrupted"] for r in ranks)

@@ -1,0 +1,215 @@
+"""The loop: learning, averaging, stopping, and what a resumed run owes an uninterrupted one."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segpt.errors import InterruptError, TrainError
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+from segpt.spec.model import ModelSpec
+from segpt.spec.train import Adam, Average, Muon, Optimizer, Seconds
+from segpt.stages.files import read_checkpoint, save_checkpoint
+from segpt.train.loop import Report, Run, train
+from segpt.train.mesh import Mesh
+from segpt.values import Checkpoint, Tokenizer, arrays_digest
+
+Batches = Callable[[int], NDArray[np.int64]]
+Make = Callable[..., Run]
+
+
+def digest(run: Run) -> str:
+    state = {name: value for name, value in run.state().items() if name != "elapsed"}
+    return arrays_digest(state) + arrays_digest(run.used())
+
+
+def snapshot(run: Run, place: Path) -> None:
+    save_checkpoint(
+        place / str(run.step),
+        Checkpoint(
+            spec=run.spec,
+            weights=run.used(),
+            tokenizer=Tokenizer("bytes", 257),
+            step=run.step,
+            progress=run.progress,
+            documents=np.zeros(0, np.uint64),
+            origin={},
+            state=run.state(),
+        ),
+    )
+
+
+def test_loss_falls_and_metrics_are_reported(make: Make, batches: Batches) -> None:
+    # RT10: a run that never logs its loss
+    reports: list[Report] = []
+    run = make(steps=60)
+    train(run, batches, validate=lambda model: (1.5, 2.5), report=reports.append)
+    assert [r.step for r in reports] == list(range(1, 61))
+    assert reports[-1].loss < 0.7 * reports[0].loss
+    assert [r.step for r in reports if r.validation_bpb == 2.5] == [10, 20, 30, 40, 50, 60]
+    assert all(math.isfinite(r.gradient_norm) and r.tokens_per_second > 0 for r in reports)
+    assert reports[-1].tokens == 60 * 8 * 12
+
+
+@pytest.mark.parametrize("matrix", [Muon(decay=0.1), Adam(decay=0.1)])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_every_step_resumes_bit_exactly(
+    make: Make, batches: Batches, matrix: Muon | Adam, accumulation: int, tmp_path: Path
+) -> None:
+    # RT14: no checkpoint, no resume
+    changes = {"optimizer": Optimizer(matrix=matrix), "accumulation": accumulation}
+    whole = make(save_every=1, **changes)
+    train(whole, batches, save=lambda run: snapshot(run, tmp_path))
+    expected = digest(whole)
+    for k in range(1, 20):
+        checkpoint = read_checkpoint(tmp_path / str(k), state=True)
+        assert checkpoint.state is not None
+        torch.manual_seed(k)  # another process has another generator
+        resumed = make(**changes)
+        resumed.restore(k, checkpoint.weights, checkpoint.state)
+        train(resumed, batches)
+        assert digest(resumed) == expected, f"resumed from step {k}"
+
+
+def test_accumulation_changes_only_rounding(make: Make, batches: Batches) -> None:
+    one, four = make(accumulation=1), make(accumulation=4)
+    train(one, batches)
+    train(four, batches)
+    for name, value in one.used().items():
+        assert np.allclose(value, four.used()[name], atol=2e-4), name
+
+
+def test_average_is_right_from_the_first_step(make: Make, batches: Batches) -> None:
+    # RT1: a shadow that starts as the random initialisation and is first updated at step 8000
+    run = make(steps=40, average=Average(decay=0.999))
+    train(run, batches)
+
+    def loss() -> float:
+        with torch.no_grad():
+            tokens = torch.from_numpy(batches(10_000))
+            logits = run.model(tokens[:, :-1]).flatten(0, 1)
+            return float(torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()))
+
+    raw = loss()
+    with run.average.applied():
+        averaged = loss()
+    assert averaged < 1.05 * raw
+    assert loss() == raw  # and the raw weights are back
+
+
+def test_average_is_float32(make: Make) -> None:
+    # RT2: in bfloat16, increments of a thousandth are lost
+    run = make(average=Average(decay=0.999))
+    run.average.updates = 10_000_000  # past the warm-up of the average
+    with torch.no_grad():
+        for weight in weights(run.model):
+            weight.tensor.fill_(1.0)
+        for tensor in run.average.shadow.values():
+            tensor.fill_(0.5)
+    for _ in range(5000):
+        run.average.update()
+    for tensor in run.average.shadow.values():
+        assert tensor.dtype == torch.float32
+        assert torch.all(tensor > 0.99)
+
+
+def test_masters_are_float32_under_bfloat16_compute(make: Make, batches: Batches) -> None:
+    # RT6: the whole model cast to bfloat16
+    run = make(precision="bfloat16", steps=3)
+    train(run, batches)
+    assert {w.tensor.dtype for w in weights(run.model)} == {torch.float32}
+    assert all(array.dtype == np.float32 for array in run.used().values())
+
+
+def test_training_continues_after_validation(make: Make, batches: Batches) -> None:
+    # RS14: caches filled in inference mode break the next backward pass
+    def validate(model: Model) -> tuple[float, float]:
+        with torch.no_grad():
+            model(torch.from_numpy(batches(0))[:, :-1])
+        return 0.0, 0.0
+
+    run = make(steps=4, validate_every=1)
+    validate(run.model)  # before the first training step, as warm-up 0 would
+    train(run, batches, validate=validate)
+    assert run.step == 4
+
+
+def test_loops_join_during_training(make: Make, batches: Batches) -> None:
+    seen: list[tuple[float, int]] = []
+    run = make(validate_every=1)
+    train(
+        run,
+        batches,
+        validate=lambda m: (float(len(m.active)), 0.0),
+        report=lambda r: seen.append((r.progress, int(r.validation_loss or 0))),
+    )
+    assert {visits for progress, visits in seen if progress < 0.5} == {3}
+    assert {visits for progress, visits in seen if progress >= 0.5} == {4}
+
+
+def test_not_a_number_stops_and_keeps_the_last_good_checkpoint(
+    make: Make, batches: Batches
+) -> None:
+    saved: list[int] = []
+    run = make()
+
+    def save(run: Run) -> None:
+        saved.append(run.step)
+        if run.step == 10:
+            with torch.no_grad():
+                run.model.table.weight.fill_(float("nan"))
+
+    with pytest.raises(TrainError, match="not finite at step 11"):
+        train(run, batches, save=save)
+    assert saved == [5, 10]
+
+
+def test_a_stop_saves_at_that_step(make: Make, batches: Batches) -> None:
+    saved: list[int] = []
+    run = make()
+    with pytest.raises(InterruptError, match="step 7"):
+        train(run, batches, save=lambda r: saved.append(r.step), stop=lambda: run.step == 7)
+    assert saved == [5, 7]
+
+
+def test_length_in_seconds_follows_the_clock(make: Make, batches: Batches) -> None:
+    ticks: Iterator[float] = iter(0.5 * i for i in range(10_000))
+    rates: list[tuple[float, float]] = []
+    run = make(length=Seconds(count=10.0))
+    train(
+        run,
+        batches,
+        clock=lambda: next(ticks),
+        report=lambda r: rates.append((r.seconds, r.rate)),
+    )
+    assert run.step == 20  # half a second between the two readings of each step
+    assert [s for s, _ in rates] == [0.5 * i for i in range(1, 21)]
+    assert rates[-1][1] == 0.0
+
+
+def test_a_batch_that_does_not_divide_is_refused(spec: ModelSpec) -> None:
+    # RT9: 8 // world micro-batches silently change the batch
+    for size, accumulation in ((3, 1), (5, 1), (2, 3)):
+        with pytest.raises(TrainError, match="does not divide"):
+            Mesh(0, size, torch.device("cpu")).rows(8, accumulation)
+    rows = [Mesh(r, 2, torch.device("cpu")).rows(8, 2) for r in range(2)]
+    taken = sorted(i for rank in rows for part in rank for i in range(*part.indices(8)))
+    assert taken == list(range(8))
+
+
+def test_runs_where_there_is_no_cuda(make: Make, batches: Batches) -> None:
+    # RT13: CUDA required
+    run = make(steps=1, compile="auto", precision="auto")
+    train(run, batches)
+    assert run.mesh.device.type == "cpu"
+
+
+def test_seeds_and_initialisation_are_explicit(make: Make) -> None:
+    # RT20: default torch initialisation
+    a, b, c = make(seed=3), make(seed=3), make(seed=4)
+    assert arrays_digest(a.used()) == arrays_digest(b.used()) != arrays_digest(c.used())

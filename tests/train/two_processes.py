@@ -1,0 +1,64 @@
+"""Run by test_distributed.py in two processes: trains, and prints digests as JSON."""
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from segpt.errors import InterruptError
+from segpt.spec.base import decode
+from segpt.spec.model import ModelSpec
+from segpt.spec.train import TrainSpec
+from segpt.train.loop import Run, train
+from segpt.train.mesh import join, leave
+from segpt.values import arrays_digest
+
+
+def main() -> None:
+    """Train what the JSON on the command line says."""
+    torch.set_num_threads(1)
+    task = json.loads(sys.argv[1])
+    spec, how = decode(ModelSpec, task["spec"]), decode(TrainSpec, task["how"])
+    mesh = join("cpu")
+    states: dict[int, Any] = {}
+
+    def batches(step: int) -> Any:
+        if task["skew"]:
+            time.sleep(task["skew"] * (mesh.rank + 1))  # ranks whose clocks disagree
+        generator = np.random.default_rng([7, step])
+        rows = generator.integers(spec.vocab, size=(how.batch, 1))
+        steps = np.where(generator.random((how.batch, spec.context)) < 0.9, 5, 11)
+        return (np.concatenate([rows, steps], 1).cumsum(1) % spec.vocab).astype(np.int64)
+
+    def digest(run: Run) -> str:
+        state = {n: v for n, v in run.state().items() if n != "elapsed"}
+        return arrays_digest(state) + arrays_digest(run.used())
+
+    def save(run: Run) -> None:
+        states[run.step] = (run.used(), run.state())
+
+    whole = Run(spec, how, mesh)
+    interrupted = False
+    try:
+        # only one rank is asked to stop; both must
+        train(whole, batches, save=save, stop=lambda: mesh.rank == 1 and whole.step == task["stop"])
+    except InterruptError:
+        interrupted = True
+    result: dict[str, Any] = {"step": whole.step, "digest": digest(whole), "interrupted": interrupted}
+    result["resumed"] = []
+    for step in task["resume"]:
+        run = Run(spec, how, mesh)
+        run.restore(step, *states[step])
+        train(run, batches)
+        result["resumed"].append(digest(run))
+    if mesh.leads:
+        np.savez(task["out"], **whole.used())  # type: ignore[arg-type]
+    sys.stdout.write(json.dumps(result) + "\n")
+    leave()
+
+
+if __name__ == "__main__":
+    main()
