@@ -2,11 +2,13 @@
 
 Data is written beside its destination, flushed to the disk, and renamed over it; then the
 directory entry is flushed too. A crash leaves the old contents, and at most a stray temporary
-that the next write to the same place removes.
+that the next write to the same place removes. A symbolic link stays; what it names is replaced.
 """
 
 import contextlib
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         SegptError: if the disk refuses, with the old contents untouched.
     """
-    path = Path(path)
+    given, path = path, Path(os.path.realpath(path))
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,9 +36,9 @@ def write_file(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _refused(given, error) from error
+    _confirm(path, given)
 
 
 @contextlib.contextmanager
@@ -49,9 +51,11 @@ def new_directory(path: Path) -> Iterator[Path]:
     Raises:
         SegptError: if the disk refuses, with the old directory untouched.
     """
-    path = Path(path)
-    temporary, old = _temporary(path), path.with_name(f".{path.name}.old")
+    given, path = path, Path(os.path.realpath(path))
+    temporary, old = _temporary(path), path.parent / f".{path.name}.old"
     try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         if old.exists():
@@ -59,38 +63,34 @@ def new_directory(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            for file in sorted(temporary.rglob("*")):
-                if file.is_file():
-                    _sync_file(file)
-            _sync_directory(temporary)
+            for entry in [temporary, *temporary.rglob("*")]:
+                _sync_directory(entry) if entry.is_dir() else _sync_file(entry)
             if path.exists():
                 path.rename(old)
-            try:
-                temporary.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
+            temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            if old.exists() and not path.exists():
+                old.rename(path)
             raise
-        _sync_directory(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _refused(given, error) from error
+    _confirm(path, given)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.parent / f".{path.name}.{os.getpid()}.tmp"
 
 
 def _sweep(path: Path) -> None:
     """Remove what a killed process left behind on its way to ``path``."""
-    for stray in path.parent.glob(f".{path.name}.*.tmp"):
-        owner = stray.name.split(".")[-2]
-        if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
+    ours = re.compile(rf"\.{re.escape(path.name)}\.([0-9]+)\.tmp")
+    for stray in path.parent.iterdir():
+        if (match := ours.fullmatch(stray.name)) is None:
             continue
-        shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+        if int(match[1]) == os.getpid() or not _alive(int(match[1])):
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
 
 
 def _alive(process: int) -> bool:
@@ -116,6 +116,14 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _confirm(path: Path, given: Path) -> None:
+    try:
+        _sync_directory(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SegptError(f"{given} is written, but not safe yet: {reason}") from error
 
 
 def _refused(path: Path, error: OSError) -> SegptError:

@@ -44,7 +44,10 @@ def render(page: str, tracks: Iterable[Track], records: Iterable[Record]) -> str
 
 
 def tables(tracks: Iterable[Track], records: Iterable[Record]) -> str:
-    """A section for each track, by name, with its records from the lowest bits per byte up."""
+    """A section for each track, by name, with its records from the lowest bits per byte up.
+
+    Tracks come from whoever keeps the page and may hold Markdown; records come from anyone.
+    """
     ranked = sorted(records, key=lambda record: (record.bpb, record.date, record.name))
     return "\n".join(
         _section(track, [record for record in ranked if record.track == track.name])

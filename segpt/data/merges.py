@@ -1,4 +1,4 @@
-"""Our BPE tokenizers as merge tables: a tenth of the model file, and kind to compressors.
+"""Our BPE tokenizers as merge tables: a quarter of the model file, and kind to compressors.
 
 A payload holds the characters of the vocabulary in UTF-8, NUL, pieces that no merge makes (each
 with NUL; none are known to occur), and for each merged piece in order of merging the number of
@@ -8,6 +8,7 @@ right ones. A piece that is its own left part is spelled out; its right part say
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,8 @@ from segpt.errors import DataError
 
 from .modelproto import BPE, SPACE, Kind, Model, Piece
 
-UNKNOWN, START, FIRST_BYTE, FIRST_MERGE = 0, 1, 2, 258
-
-LONGEST = 64  # characters of a piece; without a limit, a small payload could spell gigabytes
+FIRST_MERGE: Final = 258  # after the unknown, the start and 256 bytes
+LONGEST: Final = 64  # characters of a piece; without a limit, a small payload could spell gigabytes
 
 _HEAD = (
     Piece("<unk>", 0.0, Kind.UNKNOWN),

@@ -7,13 +7,10 @@ version 1, uint32 under version 2, which a vocabulary above 65536 needs. Documen
 other without a gap, each after a start id, and may cross from one shard into the next.
 """
 
-import base64
-import dataclasses
 import hashlib
-import json
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -23,68 +20,19 @@ from numpy.typing import NDArray
 
 from segpt import __version__
 from segpt.atomic import new_directory
-from segpt.errors import DataError, SpecError
-from segpt.spec.base import canonical, decode, encode, spec
+from segpt.errors import DataError
 from segpt.values import Shard, Text, Tokenizer, Tokens
 
+from . import manifest as manifests
+from .manifest import AGAIN, LIMIT, NAME, SPLIT, Manifest, Part, encoding
 from .text import Report, document_digest
 from .tokenizer import load
 
 MAGIC: Final = 20240520
 HEADER: Final = 1024  # bytes
-LIMIT: Final = 2**31  # of tokens in a shard, since its header counts in int32
+CHUNK: Final = 2**22  # ids looked at together
 
-_SPLIT = re.compile(r"\w[\w.-]*")
-
-_AGAIN = "run `segpt data prepare` again"
-
-
-# The manifest, strictly read: a key too many or too few is an error.
-@spec
-class Part:
-    """A file beside the manifest: how many entries it has, and its SHA-256."""
-
-    count: int
-    sha256: str
-
-
-@spec
-class Encoding:
-    """A tokenizer as JSON, its payload in base 64."""
-
-    form: str
-    vocab: int
-    payload: str
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.form, self.vocab, base64.b64decode(self.payload, validate=True))
-
-
-@spec
-class Manifest:
-    """What a directory of tokens holds; ``digest`` is over all but itself and the first two."""
-
-    segpt: str
-    text: str
-    split: str
-    tokenizer: Encoding
-    count: int
-    bytes: int
-    text_digest: str
-    documents: Part
-    shards: tuple[Part, ...]
-    digest: str = ""
-
-    def __post_init__(self) -> None:
-        if not _SPLIT.fullmatch(self.split):
-            raise SpecError(f"{self.split!r} cannot name a split")
-        if not 1 <= self.tokenizer.vocab <= 2**32:
-            raise SpecError(f"{self.tokenizer.vocab} ids are not a vocabulary")
-        if not all(1 <= shard.count < LIMIT for shard in self.shards):
-            raise SpecError(f"a shard holds 1 to {LIMIT - 1} tokens")
-        if sum(shard.count for shard in self.shards) != self.count:
-            raise SpecError("the shards do not add up")
+_OURS = re.compile(rf"{NAME}|documents\.bin|{SPLIT.pattern}_\d{{6}}\.bin")
 
 
 def write_tokens(
@@ -112,12 +60,12 @@ def write_tokens(
         DataError: if the text is empty or cannot be tokenized, or ``out`` holds anything else.
     """
     out = Path(out).resolve()
-    if not _SPLIT.fullmatch(split):
+    if not SPLIT.fullmatch(split):
         raise DataError(f"{split!r} cannot name a split; use letters, digits, '_', '.' and '-'")
     if not 1 <= shard_tokens < LIMIT:
         raise DataError(f"a shard takes 1 to {LIMIT - 1} tokens, not {shard_tokens}")
-    if out.exists() and not (out / "manifest.json").is_file() and _occupied(out):
-        raise DataError(f"{out}: exists and holds no tokens; choose a new directory")
+    if _is_occupied(out):
+        raise DataError(f"{out}: holds other things than tokens; choose a new directory")
     codec = load(tokenizer)
     hashes = array("Q")
     bytes_read, digest = 0, hashlib.sha256()
@@ -140,19 +88,14 @@ def write_tokens(
             segpt=__version__,
             text=text.name,
             split=split,
-            tokenizer=Encoding(
-                form=tokenizer.kind,
-                vocab=tokenizer.vocab,
-                payload=base64.b64encode(tokenizer.payload).decode(),
-            ),
+            tokenizer=encoding(tokenizer),
             count=sum(shard.count for shard in writer.shards),
             bytes=bytes_read,
             text_digest=digest.hexdigest(),
             documents=Part(count=len(hashes), sha256=_sha256(documents)),
             shards=tuple(writer.shards),
         )
-        manifest = dataclasses.replace(manifest, digest=_digest(manifest))
-        (folder / "manifest.json").write_text(json.dumps(encode(manifest), indent=1) + "\n")
+        manifests.write(folder, manifest)
     return read_tokens(out, verify=False)
 
 
@@ -161,14 +104,14 @@ def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
 
     Args:
         path: A directory that :func:`write_tokens` made.
-        verify: Also hash every shard and look at every id, which takes a second per gigabyte
-            or so; without it, sizes and headers are checked.
+        verify: Also hash every shard and look at every id, which reads them whole; without it,
+            sizes and headers are checked.
 
     Raises:
         DataError: naming the first file that is missing, damaged or not what the manifest says.
     """
     path = Path(path)
-    manifest, tokenizer = _read_manifest(path / "manifest.json")
+    manifest, tokenizer = manifests.read(path)
     shards = tuple(
         Shard(_shard_path(path, manifest.split, i), part.count, part.sha256)
         for i, part in enumerate(manifest.shards)
@@ -223,7 +166,7 @@ class Stream:
             found[filled : filled + len(piece)] = piece
             filled, index = filled + len(piece), index + 1
         if found.size and not 0 <= found.min() <= found.max() < self.vocab:
-            raise DataError(f"an id outside the vocabulary of {self.vocab}; {_AGAIN}")
+            raise DataError(f"an id outside the vocabulary of {self.vocab}; {AGAIN}")
         return found
 
 
@@ -280,8 +223,11 @@ class _Writer:
         self._file, self._count = None, 0
 
 
-def _occupied(path: Path) -> bool:
-    return not path.is_dir() or any(path.iterdir())
+def _is_occupied(path: Path) -> bool:
+    """Whether replacing ``path`` would destroy anything but tokens, whole or damaged."""
+    if not path.is_dir():
+        return path.exists()
+    return not all(_OURS.fullmatch(entry.name) for entry in path.iterdir())
 
 
 def _shard_path(folder: Path, split: str, index: int) -> Path:
@@ -303,30 +249,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(manifest: Manifest) -> str:
-    plain = dataclasses.replace(manifest, segpt="", text="", digest="")
-    return hashlib.sha256(canonical(plain)).hexdigest()
-
-
-def _read_manifest(path: Path) -> tuple[Manifest, Tokenizer]:
-    try:
-        manifest = decode(Manifest, json.loads(path.read_bytes()))
-        tokenizer = manifest.tokenizer.tokenizer
-        sound = manifest.digest == _digest(manifest)
-    except (OSError, ValueError, RecursionError, SpecError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
-    if not sound:
-        raise DataError(f"{path}: changed since it was written; {_AGAIN}")
-    return manifest, tokenizer
-
-
 def _read_documents(path: Path, part: Part) -> NDArray[np.uint64]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+        raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from error
     if len(data) != 8 * part.count or hashlib.sha256(data).hexdigest() != part.sha256:
-        raise DataError(f"{path}: changed since it was written; {_AGAIN}")
+        raise DataError(f"{path}: changed since it was written; {AGAIN}")
     return np.frombuffer(data, dtype="<u8").astype(np.uint64)
 
 
@@ -336,28 +265,24 @@ def _check_shard(shard: Shard, vocab: int) -> None:
         with shard.path.open("rb") as file:
             header = file.read(HEADER)
     except OSError as error:
-        raise DataError(f"{shard.path}: cannot be read ({error}); {_AGAIN}") from error
+        raise DataError(f"{shard.path}: cannot be read ({error}); {AGAIN}") from error
     if header != _header(shard.tokens, vocab):
         found = np.frombuffer(header[:12].ljust(12, b"\0"), dtype="<i4").tolist()
         raise DataError(
             f"{shard.path}: not a shard of {shard.tokens} tokens (magic, version and count are "
-            f"{found}); {_AGAIN}"
+            f"{found}); {AGAIN}"
         )
     if size != HEADER + shard.tokens * _dtype(vocab).itemsize:
-        raise DataError(f"{shard.path}: {size} bytes are not {shard.tokens} tokens; {_AGAIN}")
+        raise DataError(f"{shard.path}: {size} bytes are not {shard.tokens} tokens; {AGAIN}")
 
 
 def _verify_shard(shard: Shard, vocab: int) -> None:
     if _sha256(shard.path) != shard.sha256:
-        raise DataError(f"{shard.path}: its SHA-256 is not the manifest's; {_AGAIN}")
-    if any(chunk.max() >= vocab for chunk in _chunks(_mapped(shard, vocab))):
-        raise DataError(f"{shard.path}: an id outside the vocabulary of {vocab}; {_AGAIN}")
+        raise DataError(f"{shard.path}: its SHA-256 is not the manifest's; {AGAIN}")
+    ids = _mapped(shard, vocab)
+    if any(ids[start : start + CHUNK].max() >= vocab for start in range(0, len(ids), CHUNK)):
+        raise DataError(f"{shard.path}: an id outside the vocabulary of {vocab}; {AGAIN}")
 
 
 def _mapped(shard: Shard, vocab: int) -> NDArray[np.integer]:
     return np.memmap(shard.path, _dtype(vocab), "r", offset=HEADER, shape=(shard.tokens,))
-
-
-def _chunks(values: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
-    for start in range(0, len(values), 2**22):
-        yield values[start : start + 2**22]

@@ -14,7 +14,6 @@ from .base import spec
 LONGEST_NAME = 64
 LONGEST_AUTHOR = 100
 MOST = 2**53  # of anything counted: so far, floats hold every whole number
-MOST = 2**53  # of anything counted: so far, floats hold every whole number
 
 
 @spec
@@ -138,6 +137,8 @@ class Record:
         for author in self.authors:
             if not author.strip() or len(author) > LONGEST_AUTHOR:
                 raise SpecError(f"an author has 1 to {LONGEST_AUTHOR} characters")
+        _check_unicode("authors", "".join(self.authors))
+        _check_unicode("recipe", self.recipe)
         _check_date(self.date)
         _check_digest("artifact", self.artifact)
         _check_count("bytes", self.bytes)
@@ -160,6 +161,13 @@ def _check_name(what: str, name: str) -> None:
             f"{what} {name[:LONGEST_NAME]!r}: write at most {LONGEST_NAME} lower-case letters and "
             "digits, in words joined by '-'"
         )
+
+
+def _check_unicode(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SpecError(f"{what} {text[:80]!r}: not Unicode; write it in UTF-8") from None
 
 
 def _check_digest(what: str, digest: str) -> None:

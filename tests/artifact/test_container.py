@@ -162,6 +162,28 @@ def make_quantized(seed: int = 0, vocab: int = 64, width: int = 16) -> Quantized
     return Quantized(spec, weights, BYTES, {"text": "0123456789abcdef"})
 
 
+def test_models_without_a_grid_come_back() -> None:
+    quantized = make_quantized()
+    halves = {n: Half(np.ones(c.shape, np.float16)) for n, c in quantized.weights.items()}
+    check_round_trip(dataclasses.replace(quantized, weights=halves))
+
+
+def test_codes_that_cost_nothing_still_decode_in_few_steps() -> None:
+    quantized = make_quantized(vocab=1, width=2)
+    spec = dataclasses.replace(quantized.spec, vocab=1 << 16, width=65, head=Head())
+    weights: dict[str, Coded] = {}
+    for w in layout(spec):
+        if len(w.shape) == 1:
+            weights[w.name] = Half(np.ones(w.shape, np.float16))
+        else:
+            scales = np.ones((w.shape[0], 1), np.float16)
+            weights[w.name] = Grid(8, np.zeros(w.shape, np.int8), scales)
+    artifact = pack(dataclasses.replace(quantized, spec=spec, weights=weights))
+    held = {section.name: section.bytes for section in sections(artifact)}
+    assert held["codes"] == 2 + 4 * 32
+    assert unpack(artifact).weights == weights
+
+
 PROGRAM = """
 import sys, hashlib
 sys.path.insert(0, sys.argv[1])

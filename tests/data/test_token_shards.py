@@ -154,12 +154,22 @@ def test_a_text_that_fails_leaves_the_old_tokens(tmp_path: Path) -> None:
     assert written(tmp_path / "t", [b"new"]).bytes == 3
 
 
-def test_a_directory_of_other_things_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    for out in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(DataError, match="holds no tokens"):
-            written(out)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+@pytest.mark.parametrize("name", ["thesis.tex", "train_1.bin", "manifest.json.txt"])
+def test_a_directory_of_other_things_is_never_replaced(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    written(out)
+    (out / name).write_text("years of work")
+    for path in (out, out / name):
+        with pytest.raises(DataError, match="other things than tokens"):
+            written(path)
+    assert (out / name).read_text() == "years of work"
+
+
+def test_damaged_tokens_and_empty_directories_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("damaged")
+    (tmp_path / "train_000003.bin").write_bytes(b"")
+    assert written(tmp_path).count == read_tokens(tmp_path).count
+    assert not (tmp_path / "train_000099.bin").exists()
     (tmp_path / "empty").mkdir()
     assert written(tmp_path / "empty").count
 
@@ -190,6 +200,14 @@ def test_a_flipped_bit_is_found(tmp_path: Path, name: str, offset: int) -> None:
     flip(tmp_path / name, offset)
     with pytest.raises(DataError, match=rf"{name}: .*segpt data prepare"):
         read_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("offset", [0, 4, 8, 13])
+def test_a_wrong_header_is_found_even_unverified(tmp_path: Path, offset: int) -> None:
+    written(tmp_path)
+    flip(tmp_path / "train_000001.bin", offset)
+    with pytest.raises(DataError, match=r"train_000001\.bin: not a shard of 30 tokens.*2024052"):
+        read_tokens(tmp_path, verify=False)
 
 
 @pytest.mark.parametrize("verify", [True, False])

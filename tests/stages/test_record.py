@@ -193,6 +193,7 @@ def test_nothing_is_added_to_a_broken_board(board: Path, made: Path) -> None:
         ({"authors": ()}, "at least one person"),
         ({"authors": ("Ada", " ")}, "an author has 1 to 100 characters"),
         ({"authors": ("x" * 101,)}, "an author has 1 to 100 characters"),
+        ({"authors": ("\udcff",)}, "not Unicode; write it in UTF-8"),
     ],
 )
 def test_unsound_fields_are_refused(

@@ -1,0 +1,109 @@
+"""kill -9, SIGTERM and --resume on the real command line."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+STEPS = 600
+ARGS = ("--recipe", "tiny.yaml", "--out", "run", "--set", "train.save_every=7")
+
+
+def start(place: Path, *args: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "segpt", "train", *ARGS, "--steps", str(STEPS), *args],
+        cwd=place,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(place: Path, *args: str) -> str:
+    process = start(place, *args)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return parameters(place)
+
+
+def parameters(place: Path) -> str:
+    last = max((place / "run").glob("step-*"))
+    assert last.name == f"step-{STEPS:08d}"
+    return hashlib.sha256((last / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def prepared(place: Path, run: Callable[..., Any]) -> None:
+    done = run(
+        place,
+        "data",
+        "prepare",
+        "train.jsonl",
+        "--validation",
+        "held.jsonl",
+        "--tokenizer",
+        "bytes",
+    )
+    assert done.code == 0, done.stderr
+
+
+def steps(place: Path) -> int:
+    return len(list((place / "run").glob("step-*")))
+
+
+def test_ten_kills_change_nothing(fresh: Path, run: Callable[..., Any]) -> None:
+    # RT14: a crash at 599 s loses everything
+    prepared(fresh, run)
+    expected = finish(fresh)
+    (fresh / "run").rename(fresh / "uninterrupted")
+    draw = random.Random(5)
+    kills = 0
+    while kills < 10:
+        process = start(fresh, *(["--resume"] if steps(fresh) else []))
+        deadline = time.monotonic() + 60
+        while not steps(fresh) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.25) + (2.0 if kills % 3 else 0.0))
+        finished = process.poll() is not None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        if finished:
+            break
+    assert kills >= 3
+    last = max((fresh / "run").glob("step-*"))
+    if last.name != f"step-{STEPS:08d}":
+        finish(fresh, "--resume")
+    assert parameters(fresh) == expected
+    lines = (fresh / "run" / "metrics.jsonl").read_text().splitlines()
+    logged = [int(line.split('"step": ')[1].split(",")[0]) for line in lines]
+    assert logged == sorted(set(logged))
+    assert not list((fresh / "run").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_130(
+    fresh: Path, run: Callable[..., Any], number: signal.Signals
+) -> None:
+    prepared(fresh, run)
+    process = start(fresh)
+    deadline = time.monotonic() + 120
+    while not steps(fresh) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    began = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130, stderr
+    assert "is saved" in stderr
+    assert "Traceback" not in stderr
+    finish(fresh, "--resume")

@@ -1,0 +1,295 @@
+"""A score comes with its proof, or not at all."""
+
+import dataclasses
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segpt.artifact.container import pack
+from segpt.data.text import document_hash
+from segpt.data.tokenizer import BYTES, train_bpe
+from segpt.errors import ScoreError
+from segpt.eval.tally import Progress
+from segpt.spec.base import encode
+from segpt.spec.layout import layout
+from segpt.spec.model import expand
+from segpt.spec.score import Frozen, ScoreSpec, Sgd
+from segpt.stages.score import score
+from segpt.values import Checkpoint, Half, Quantized, Text, Tokenizer
+
+SCRIPT = Path(__file__).with_name("two_scorers.py")
+DOCUMENTS = [
+    b"The first document says little.",
+    "The second one, naïvely, says it again: 🙂\r\n\r\n ".encode(),
+    b"",
+    b"The third says " + 20 * b"over and " + b"out.",
+]
+SPEC = ScoreSpec(stride=6, batch=4)
+ADAPTIVE = ScoreSpec(stride=6, batch=4, policy=Sgd(chunk=64, rate=0.05))
+
+
+def text(*documents: bytes) -> Text:
+    return Text("a text", lambda: iter(documents or DOCUMENTS))
+
+
+def checkpoint(*, tokenizer: Tokenizer = BYTES, spread: float = 0.3, **changes: Any) -> Checkpoint:
+    recipe: dict[str, Any] = {
+        "vocab": tokenizer.vocab,
+        "width": 16,
+        "context": 16,
+        "depth": 2,
+        "layer": {
+            "mixer": {
+                "heads": 2,
+                "kv_heads": 1,
+                "head_dim": 8,
+                "query_key": ["norm", {"kind": "rope", "dims": 4}],
+            },
+            "feed": {"hidden": 24},
+        },
+    }
+    spec = expand({**recipe, "head": {"tied": True, "softcap": 30.0}} | changes)
+    generator = np.random.default_rng(0)
+    return Checkpoint(
+        spec=spec,
+        weights={
+            w.name: generator.normal(0, spread, w.shape).astype(np.float16).astype(np.float32)
+            for w in layout(spec)
+        },
+        tokenizer=tokenizer,
+        step=1,
+        progress=1.0,
+        documents=np.array([document_hash(b"of the training text")], np.uint64),
+        origin={"tokens": "0123"},
+    )
+
+
+def quantized(source: Checkpoint) -> Quantized:
+    """The same weights, which float16 holds exactly."""
+    return Quantized(
+        spec=source.spec,
+        weights={name: Half(value.astype(np.float16)) for name, value in source.weights.items()},
+        tokenizer=source.tokenizer,
+        origin={"checkpoint": source.fingerprint},
+    )
+
+
+@pytest.mark.parametrize("spec", [SPEC, ADAPTIVE], ids=["frozen", "sgd"])
+def test_all_forms_of_a_model_score_the_same(spec: ScoreSpec) -> None:
+    source = checkpoint()
+    coded = quantized(source)
+    packed = pack(coded)
+    found = [score(value, text(), spec) for value in (source, coded, packed, packed)]
+    assert len({result.nats for result in found}) == 1
+    assert [result.model for result in found] == [source.fingerprint] + 3 * [coded.fingerprint]
+    assert found[0].origin["tokens"] == "0123"
+    assert found[2].origin["artifact"] == packed.digest
+    assert found[2].origin["checkpoint"] == source.fingerprint
+
+
+def test_a_score_states_its_conditions() -> None:
+    result = score(checkpoint(), text(), SPEC)
+    raw = sum(map(len, DOCUMENTS))
+    assert result.bytes == raw
+    # The first start is context; the other three cost nats and no bytes.
+    assert result.tokens == raw + 3
+    assert result.bpb == pytest.approx(result.nats / math.log(2) / raw)
+    assert result.seconds > 0
+    assert result.policy == {"kind": "frozen"}
+    expected = {
+        "coverage": f"each of {raw + 3} targets scored once, left to right",
+        "order": "one pass, weights never change",
+        "overlap": "none",
+        "documents": 4,
+        "denominator": "bytes",
+        "raw_bytes": raw,
+        "context": 16,
+        "beyond_model_context": False,
+        "stride": 6,
+        "batch": 4,
+        "processes": 1,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+    }
+    assert expected.items() <= result.conditions.items()
+    assert result.conditions["versions"]["torch"] == torch.__version__
+    assert result.conditions["text"] == result.origin["text"]
+    assert json.loads(json.dumps(result.plain()))["bpb"] == result.bpb
+
+
+def test_a_uniform_model_costs_the_entropy_of_its_alphabet() -> None:
+    source = checkpoint()
+    table = {"table": np.zeros_like(source.weights["table"])}
+    for policy in (Frozen(), Sgd(chunk=64, rate=0.0)):
+        result = score(
+            dataclasses.replace(source, weights={**source.weights, **table}),
+            text(),
+            ScoreSpec(stride=6, policy=policy),
+        )
+        assert result.bpb == pytest.approx(math.log2(257) * result.tokens / result.bytes, rel=1e-7)
+
+
+def test_test_time_training_says_how_often_it_learnt() -> None:
+    result = score(checkpoint(), text(), ADAPTIVE)
+    chunks = math.ceil(result.tokens / 64)
+    assert result.conditions["order"] == (
+        f"one pass, {chunks - 1} updates from chunks that had been scored"
+    )
+    assert result.policy == encode(ADAPTIVE.policy)
+    assert result.nats != score(checkpoint(), text(), SPEC).nats
+
+
+def test_documents_that_were_trained_on_are_refused() -> None:
+    hashes = np.array(sorted(document_hash(d) for d in [*DOCUMENTS[:2], b"another"]), np.uint64)
+    source = dataclasses.replace(checkpoint(), documents=hashes)
+    with pytest.raises(ScoreError, match=r"trained on 2 of the 4 documents .* held out"):
+        score(source, text(), SPEC)
+    assert score(source, text(*DOCUMENTS[2:]), SPEC).conditions["overlap"] == "none"
+    coded = dataclasses.replace(quantized(checkpoint()), documents=hashes)
+    with pytest.raises(ScoreError, match="trained on 2 of the 4"):
+        score(coded, text(), SPEC)
+
+
+def test_an_artifact_has_no_list_of_documents_and_the_score_says_so() -> None:
+    result = score(pack(quantized(checkpoint())), text(), SPEC)
+    assert result.conditions["overlap"] == "unchecked: no document list"
+
+
+def test_a_learnt_tokenizer_is_scored_by_raw_bytes() -> None:
+    tokenizer = train_bpe(3 * DOCUMENTS, 300)
+    result = score(checkpoint(tokenizer=tokenizer), text(), SPEC)
+    assert result.bytes == sum(map(len, DOCUMENTS))
+    assert result.tokens < result.bytes
+    assert result.origin["tokenizer"] == tokenizer.fingerprint
+
+
+def test_a_context_beyond_the_model_is_allowed_and_stated() -> None:
+    result = score(checkpoint(), text(), ScoreSpec(context=40, stride=6))
+    assert result.conditions["context"] == 40
+    assert result.conditions["model_context"] == 16
+    assert result.conditions["beyond_model_context"] is True
+
+
+def test_a_stride_beyond_the_context_of_the_model_is_refused() -> None:
+    with pytest.raises(ScoreError, match="stride of 64 leaves gaps between windows of 16"):
+        score(checkpoint(), text(), ScoreSpec(stride=64))
+
+
+@pytest.mark.parametrize("documents", [[b""], [b"", b""]])
+def test_no_bytes_are_bad_input(documents: list[bytes]) -> None:
+    with pytest.raises(ScoreError, match="no bytes to score") as caught:
+        score(checkpoint(), text(*documents), SPEC)
+    assert caught.value.exit_code == 2
+
+
+def test_one_byte_is_enough() -> None:
+    result = score(checkpoint(), text(b"x"), SPEC)
+    assert (result.tokens, result.bytes) == (1, 1)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    source = checkpoint()
+    broken = source.weights["layers.0.feed.body.up"].copy()
+    broken[3, 3] = np.nan
+    weights = {**source.weights, "layers.0.feed.body.up": broken}
+    with pytest.raises(ScoreError, match="no finite number of nats"):
+        score(dataclasses.replace(source, weights=weights), text(), SPEC)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
+    source = dataclasses.replace(checkpoint(vocab=200), tokenizer=BYTES)
+    with pytest.raises(ScoreError, match="tokenizer has 257 tokens, the model 200"):
+        score(source, text(), SPEC)
+
+
+@pytest.mark.parametrize("spec", [SPEC, ADAPTIVE], ids=["frozen", "sgd"])
+def test_a_limit_ends_the_score(spec: ScoreSpec) -> None:
+    with pytest.raises(ScoreError, match=r"more than the limit of 1e-09 seconds; raise --limit"):
+        score(checkpoint(), text(), spec, limit_seconds=1e-9)
+    assert score(checkpoint(), text(), spec, limit_seconds=600).tokens
+
+
+def test_progress_counts_targets_up_to_the_result() -> None:
+    seen: list[Progress] = []
+    result = score(checkpoint(), text(), SPEC, report=seen.append)
+    assert [p.done for p in seen] == sorted({p.done for p in seen})
+    assert {p.total for p in seen} == {result.tokens}
+    assert seen[-1].done == result.tokens
+    assert seen[-1].bpb == pytest.approx(result.bpb, rel=1e-12)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_do_not_change_the_score() -> None:
+    two = score(checkpoint(), text(), SPEC)
+    torch.set_num_threads(1)
+    one = score(checkpoint(), text(), SPEC)
+    assert abs(one.bpb - two.bpb) < 1e-6
+    assert two.conditions["threads"] == 2
+
+
+def run_two(task: dict[str, Any]) -> list[Any]:
+    """What each of two processes printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), json.dumps(task)],
+            env=os.environ | place | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        results = []
+        for process in processes:
+            stdout, stderr = process.communicate(timeout=120)
+            assert process.returncode == 0, stderr
+            results.append(json.loads(stdout.splitlines()[-1]))
+        return results
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_two_processes_return_the_score_of_one(tmp_path: Path) -> None:
+    """Where only the first process scores, a collective sum waits for the others for ever."""
+    packed, document = pack(quantized(checkpoint())), b"".join(DOCUMENTS)
+    (tmp_path / "model.segpt").write_bytes(packed.data)
+    (tmp_path / "text").write_bytes(document)
+    specs = [SPEC, ADAPTIVE, ScoreSpec(stride=16, batch=999)]
+    alone = [score(packed, text(document), spec) for spec in specs]
+    runs: list[Any] = [(encode(spec), [None, None]) for spec in specs]
+    runs += [(encode(spec), [None, 1e-9]) for spec in specs[:2]]
+    task = {
+        "artifact": str(tmp_path / "model.segpt"),
+        "text": str(tmp_path / "text"),
+        "runs": runs,
+    }
+    ranks = run_two(task)
+    expected = [[result.nats.hex(), result.tokens, 2] for result in alone]
+    assert [found[:3] for found in ranks] == [expected, expected]
+    assert ranks[0][3:] == 2 * ["another process could not score its part; see its message"]
+    assert all("more than the limit" in message for message in ranks[1][3:])
