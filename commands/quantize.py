@@ -1,5 +1,6 @@
 """``segpt quantize``."""
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -56,18 +57,18 @@ def command(
             report=lambda p: bar(p.done / max(p.total, 1), p.task),
         )
     place = out or run.with_name(f"{run.name}-quantized")
-    files.save_quantized(place, quantized)
+    report = dict(quantized.report) | {"budget": recipe.pack.budget}
+    files.save_quantized(place, dataclasses.replace(quantized, report=report))
     _latest.remember("quantized", place)
-    report = quantized.report
     result = {
         "out": str(place),
         "method": spec.method,
         "rules": [rule_text(rule) for rule in spec.rules],
         "bits_per_weight": report["bits_per_weight"],
-        "bytes": pack(quantized).size,
         "roles": report["roles"],
         "fallbacks": report["fallbacks"],
         **report["quality"],
+        "bytes": pack(quantized).size,
     }
     lines = [f"rule {text}" for text in result["rules"]]
     lines += [

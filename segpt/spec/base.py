@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
+import re
 import reprlib
 import types
 import typing
@@ -19,6 +21,10 @@ T = TypeVar("T")
 _QUOTE = reprlib.Repr()
 _QUOTE.maxlevel = 2
 _QUOTE.maxstring = _QUOTE.maxother = 80
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")  # YAML 1.1 takes 1e-3 for text
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 @typing.dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -92,7 +98,7 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
         return dict(value)
     if dataclasses.is_dataclass(hint):
         return _decode_dataclass(hint, value, path)
-    if hint is float and type(value) in (int, float):
+    if hint is float and (type(value) in (int, float) or _EXPONENT.fullmatch(str(value))):
         return _decode_float(value, path)
     if type(value) is not hint:
         raise SpecError(f"{path}: expected {hint.__name__}, got {_QUOTE.repr(value)}")
@@ -105,7 +111,7 @@ def _unknown(what: str, value: Any, known: Iterable[str], path: str) -> SpecErro
     return SpecError(f"{path}: unknown {what} {quoted}; {hint}")
 
 
-def _decode_float(value: float, path: str) -> float:
+def _decode_float(value: float | str, path: str) -> float:
     try:
         number = float(value)
     except OverflowError:
@@ -141,7 +147,7 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     if (tag := value.get("kind", kind(cls))) != kind(cls):
         raise _unknown("kind", tag, [kind(cls)], path)
     given = {k: v for k, v in value.items() if k != "kind"}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     if unknown := sorted(map(str, given.keys() - hints.keys())):
         raise SpecError(
             f"{path}: unknown key {unknown[0]!r} in {kind(cls)}; {nearest(unknown[0], hints)}"

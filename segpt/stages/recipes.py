@@ -15,7 +15,7 @@ from segpt.values import Checkpoint
 # Test-time training by size: what the contest's 36M models use, and what suits models of a few
 # million parameters, measured on training-domain text.
 LARGE = 10_000_000
-ADAPT_LARGE = Sgd(chunk=32_768, rate=0.005, epochs=3, anneal="cosine")
+ADAPT_LARGE = Sgd(chunk=32_768, rate=0.005, momentum=0.9, epochs=3, anneal="cosine")
 
 
 def of_checkpoint(checkpoint: Checkpoint, settings: Sequence[str] = ()) -> Recipe:

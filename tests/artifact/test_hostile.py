@@ -1,5 +1,6 @@
 """Hostile files: whatever the bytes, the answer is a model or an ArtifactError, fast and small."""
 
+import copy
 import hashlib
 import json
 import lzma
@@ -125,11 +126,13 @@ def twist_header(chance: random.Random) -> bytes:
             case 0:
                 del container[key]
             case 1 if isinstance(container, list):
-                container.extend(container * chance.choice([1, 100]))
+                container.extend((container * chance.choice([1, 100]))[:2000])
             case 2 if isinstance(container, dict):
-                container[chance.choice(["kind", "x", "bits"])] = chance.choice(VALUES)
+                container[chance.choice(["kind", "x", "bits"])] = copy.deepcopy(
+                    chance.choice(VALUES)
+                )
             case _:
-                container[key] = chance.choice(VALUES)
+                container[key] = copy.deepcopy(chance.choice(VALUES))
     return reframe(header=codec.verbatim(canonical(table)))
 
 

@@ -8,14 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from segpt.errors import ScoreError
+from segpt.errors import ScoreError, SpecError
 from segpt.eval.frontier import Frontier
 from segpt.eval.learners import Descend
 from segpt.eval.surprisal import Learn, nothing, surprisal
-from segpt.eval.windows import schedule
+from segpt.eval.windows import plan, schedule
 from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.spec.base import decode
 from segpt.spec.layout import Role
 from segpt.spec.score import Frozen, ScoreSpec, Sgd
 
@@ -180,3 +182,27 @@ def test_visits_that_have_not_joined_stay_still(tiny: MakeModel, stream: MakeStr
 def test_a_rate_that_explodes_is_reported(tiny: MakeModel, stream: MakeStream) -> None:
     with pytest.raises(ScoreError, match=r"adapt\.rate is too high"):
         nats_of(tiny(), stream(200), Sgd(chunk=32, rate=math.inf))
+
+
+def test_scoring_takes_one_pass_and_learning_its_epochs(
+    tiny: MakeModel, stream: MakeStream
+) -> None:
+    """Not one pass per chunk of each window."""
+    read = [0]
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        read[0] += output.size(0) * output.size(1)
+
+    model, targets = tiny(), 200
+    model.table.register_forward_hook(count)
+    windows = plan(targets, 16, 8)
+    scoring = int((windows.end - windows.begin).sum())
+    nats_of(model, stream(targets), Frozen())
+    assert read[0] == scoring
+    nats_of(model, stream(targets), Sgd(chunk=64, epochs=3))
+    assert read[0] == 2 * scoring + 3 * 192
+
+
+def test_a_policy_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SpecError, match="unknown kind 'in_place'; known: frozen, sgd"):
+        decode(ScoreSpec, {"policy": "in_place"})

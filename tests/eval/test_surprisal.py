@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from segpt.errors import ScoreError
 from segpt.eval.frontier import Frontier
@@ -141,8 +142,17 @@ def test_a_broken_model_is_refused(tiny: MakeModel, stream: MakeStream) -> None:
         nats_of(model, ids, ScoreSpec(stride=8))
 
 
-def test_training_works_after_scoring(tiny: MakeModel, stream: MakeStream) -> None:
+def test_what_scoring_caches_can_be_trained_with(tiny: MakeModel, stream: MakeStream) -> None:
+    """Tensors made under inference mode cannot be saved for a backward pass."""
     model, ids = tiny(), stream(32)
+    cache: list[Tensor] = []
+
+    def scale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not cache:
+            cache.append(torch.full((output.size(-1),), 2.0))
+        return output * cache[0]
+
+    model.table.register_forward_hook(scale)
     nats_of(model, ids, ScoreSpec(stride=8))
     torch.autograd.backward(window_nats(model, ids, plan(32, 32, 32)).mean())
     assert model.table.weight.grad is not None

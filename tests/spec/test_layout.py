@@ -1,0 +1,60 @@
+"""Weights and parameter counts without building anything."""
+
+from collections import Counter
+
+import pytest
+
+from segpt.spec.layout import Role, layout, parameters
+from segpt.spec.model import ModelSpec
+from segpt.spec.recipe import read_recipe
+
+
+def by_role(spec: ModelSpec) -> dict[Role, int]:
+    sizes: Counter[Role] = Counter()
+    for weight in layout(spec):
+        sizes[weight.role] += weight.size
+    return dict(sizes)
+
+
+def test_parameters_of_golf16() -> None:
+    spec = read_recipe("golf16").model
+    assert parameters(spec) == 35_944_536
+    attention = 512 * 512 + 2 * 256 * 512 + 512 * 512
+    assert by_role(spec) == {
+        Role.TABLE: 8192 * 512,
+        Role.MATRIX: 11 * (attention + 2 * 512 * 2048),
+        Role.VECTOR: 11 * (2 * 512 + 2 * 512 + 8) + 8 * 2 * 512,
+    }
+
+
+def test_parameters_of_seed004() -> None:
+    spec = read_recipe("seed004").model
+    assert parameters(spec) == 25_175_076
+    assert by_role(spec) == {
+        Role.TABLE: 8192 * 768,
+        Role.MATRIX: 3 * (2 * 768 * 768 + 2 * 256 * 768 + 2 * 768 * 3072),
+        Role.VECTOR: 3 * (2 * 768 + 2 * 768 + 12),
+    }
+    assert sum(weight.size for weight in layout(spec) if weight.layer == 0) == 6_294_540
+
+
+def test_an_untied_head_is_one_more_table() -> None:
+    spec = read_recipe("demo", ["model.head.tied=false"]).model
+    assert by_role(spec)[Role.HEAD] == by_role(spec)[Role.TABLE] == 2048 * 256
+    assert layout(spec)[-1].name == "head.matrix"
+
+
+@pytest.mark.parametrize(("name", "layer", "uses"), [("golf16", 3, 3), ("golf16", 2, 1)])
+def test_uses_count_the_visits(name: str, layer: int, uses: int) -> None:
+    weights = layout(read_recipe(name).model)
+    assert {w.uses for w in weights if w.name.startswith(f"layers.{layer}.")} == {uses}
+    assert {w.uses for w in weights if w.name.startswith("visits.")} == {1}
+    assert {w.layer for w in weights if w.name.startswith("visits.15.")} == {9}
+    assert weights[0] == ("table", Role.TABLE, (8192, 512), None, 1)
+
+
+def test_names_are_unique_and_in_order() -> None:
+    names = [weight.name for weight in layout(read_recipe("golf16").model)]
+    assert len(set(names)) == len(names)
+    places = [name.split(".")[0] for name in names]
+    assert places == sorted(places, key=["table", "layers", "visits", "head"].index)
