@@ -7,7 +7,7 @@ from segpt.data.corpus import builtin
 from segpt.spec.layout import parameters
 from segpt.spec.recipe import Recipe
 from segpt.stages import files, models, recipes, score
-from segpt.stages.calibrate import quantize_on
+from segpt.stages.calibrate import quantize_on, share
 from segpt.stages.compressors import compressors
 from segpt.stages.pack import pack
 from segpt.train.mesh import pick
@@ -87,7 +87,7 @@ def _quantize(recipe: Recipe, checkpoint: Any, out: Path, device: str) -> Quanti
             tokens,
             held_out,
             device=pick(device),
-            report=lambda p: bar(p.done / max(p.total, 1), p.task),
+            report=lambda p: bar(share(p), p.task),
         )
     files.save_quantized(out / "quantized", quantized)
     _latest.remember("quantized", out / "quantized")

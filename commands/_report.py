@@ -37,7 +37,8 @@ class Bar:
     """Progress of one task: a bar with ETA on a terminal, otherwise a line now and then."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.last, self.started = title, 0.0, time.monotonic()
+        self.title, self.fraction, self.detail = title, 0.0, ""
+        self.started = self.last = time.monotonic()
         self.live: Progress | None = None
         self.task = TaskID(0)
         if sys.stderr.isatty() and not os.environ.get("CI"):
@@ -67,17 +68,29 @@ class Bar:
         if self.live is not None:
             self.live.stop()
 
-    def __call__(self, fraction: float, detail: str = "") -> None:
+    def __call__(self, fraction: float, detail: str | None = None) -> None:
         """Show that ``fraction`` is done."""
+        self.fraction = fraction
+        self._show(detail)
+
+    def say(self, detail: str) -> None:
+        """Show a detail beside the fraction that was last shown."""
+        self._show(detail)
+
+    def _show(self, detail: str | None) -> None:
+        self.detail = self.detail if detail is None else detail
         if self.live is not None:
-            self.live.update(self.task, completed=fraction, detail=detail)
+            if self.live.tasks:
+                self.live.update(self.task, completed=self.fraction, detail=self.detail)
             return
         now = time.monotonic()
-        if now - self.last >= LINE_EVERY or (fraction >= 1.0 and self.last):
-            self.last = now
-            elapsed = now - self.started
-            eta = f", ETA {elapsed / fraction - elapsed:.0f} s" if 0 < fraction < 1 else ""
-            notice(f"{self.title}: {100 * fraction:3.0f}%  {detail}{eta}")
+        if now - self.last < LINE_EVERY:
+            return
+        self.last = now
+        done, elapsed = self.fraction, now - self.started
+        share = f" {100 * done:3.0f}%" if done else ""
+        eta = f", ETA {elapsed / done - elapsed:.0f} s" if 0 < done < 1 else ""
+        notice(f"{self.title}:{share}  {self.detail}{eta}")
 
 
 def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None:

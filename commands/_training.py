@@ -37,7 +37,7 @@ def builtin_data(recipe: Recipe) -> Path:
     place = _latest.RUNS / "data" / f"builtin-{vocab}"
     with _report.Bar("prepare built-in text") as bar:
         prepare.builtin_splits(
-            recipe.tokenizer, place, lambda split, done: bar(0.5, f"{split}: {done:,} bytes")
+            recipe.tokenizer, place, lambda split, done: bar.say(f"{split}: {done:,} bytes")
         )
     _latest.remember("data", place)
     return place

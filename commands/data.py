@@ -1,10 +1,14 @@
 """``segpt data``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import _latest, _options, _report
+
+if TYPE_CHECKING:
+    from segpt.values import Text
 
 
 @click.group("data")
@@ -47,29 +51,28 @@ def prepare_command(
     Without TEXT, the built-in text: Python's own documentation.
     """
     from segpt.data.corpus import builtin
-    from segpt.data.text import read_text
     from segpt.spec.recipe import Bpe
     from segpt.stages import prepare
 
     from . import _tokenizers
 
     if texts:
-        whole = read_text(texts, field=field)
+        whole, bar = _read(texts, field)
         train, held = prepare.hold_out(whole, held_out)
         if validation:
-            train, held = whole, read_text(validation, field=field)
+            train, held = whole, _read(validation, field)[0]
         out = out or _latest.RUNS / "data" / texts[0].name.split(".")[0]
     else:
-        train, held = builtin("train"), builtin("validation")
+        train, held, bar = builtin("train"), builtin("validation"), _report.Bar("tokenize")
         out = out or _latest.RUNS / "data" / f"builtin-{vocab}"
     if tokenizer is None:
         _report.notice(f"training a tokenizer of {vocab:,} pieces")
         chosen = prepare.make_tokenizer(Bpe(vocab=vocab), train)
     else:
         chosen = _tokenizers.read(tokenizer)
-    with _report.Bar("tokenize") as bar:
+    with bar:
         done = prepare.prepare(
-            train, held, chosen, out, lambda split, size: bar(0.5, f"{split}: {size:,} bytes")
+            train, held, chosen, out, lambda split, size: bar.say(f"{split}: {size:,} bytes")
         )
     _latest.remember("data", out)
     rows = {
@@ -92,6 +95,14 @@ def prepare_command(
             for split, row in rows.items()
         ],
     )
+
+
+def _read(paths: tuple[Path, ...], field: str) -> "tuple[Text, _report.Bar]":
+    """Text, and a bar that shows how much of its files each reading has consumed."""
+    from segpt.data.text import read_text, total_bytes
+
+    bar, total = _report.Bar("read text"), max(1, total_bytes(paths))
+    return read_text(paths, field=field, report=lambda done: bar(done / total)), bar
 
 
 @command.command("check")

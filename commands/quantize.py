@@ -37,7 +37,7 @@ def command(
     """
     from segpt.artifact.container import pack
     from segpt.stages import files, recipes
-    from segpt.stages.calibrate import quantize_on
+    from segpt.stages.calibrate import quantize_on, share
     from segpt.train.mesh import pick
 
     from . import _training
@@ -54,7 +54,7 @@ def command(
             tokens,
             held_out,
             device=pick(device),
-            report=lambda p: bar(p.done / max(p.total, 1), p.task),
+            report=lambda p: bar(share(p), p.task),
         )
     place = out or run.with_name(f"{run.name}-quantized")
     report = dict(quantized.report) | {"budget": recipe.pack.budget}

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -12,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from segpt.errors import DataError
 
 from . import modelproto
+from .merges import FIRST_MERGE
 from .modelproto import SPACE, Kind, Model
 
 Ids = NDArray[np.uint32]
 
+COVERAGE: Final = 0.9995  # of the characters of a text; the others are spelt as bytes
 BLOCK: Final = 2**16  # characters that the library encodes at once, which bounds its memory
 
 # What the library cannot tell apart or keep: bytes that are no UTF-8, which Python shows as
@@ -36,6 +39,11 @@ def train(documents: Iterable[bytes], vocab: int) -> Model:
     sentences = list(_sentences(documents))
     if not sentences:
         raise DataError("there is no text to learn a vocabulary from; give some")
+    if vocab < (least := _least_vocab(sentences)):
+        raise DataError(
+            f"a vocabulary of {vocab} has no room for the characters of this text; ask for one "
+            f"of at least {least}"
+        )
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -44,7 +52,7 @@ def train(documents: Iterable[bytes], vocab: int) -> Model:
             model_type="bpe",
             vocab_size=vocab,
             hard_vocab_limit=False,
-            character_coverage=0.9995,
+            character_coverage=COVERAGE,
             required_chars=SPACE,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -62,8 +70,7 @@ def train(documents: Iterable[bytes], vocab: int) -> Model:
         )
     except RuntimeError as error:
         raise DataError(
-            f"a vocabulary of {vocab} has no room for the characters of this text; ask for a "
-            "larger one"
+            f"no vocabulary of {vocab} can be learnt from this text ({error}); ask for another size"
         ) from error
     model = modelproto.read(written.getvalue())
     if len(model.pieces) != vocab:
@@ -77,6 +84,18 @@ def train(documents: Iterable[bytes], vocab: int) -> Model:
 def _sentences(documents: Iterable[bytes]) -> Iterator[str]:
     for document in documents:
         yield from filter(None, _RESERVED.split(document.decode(errors="ignore")))
+
+
+def _least_vocab(sentences: Iterable[str]) -> int:
+    """What the trainer asks for; some of its versions end the process when it is not met."""
+    counts: Counter[str] = Counter()
+    for sentence in sentences:
+        counts.update(sentence)
+    commonest = counts.most_common()
+    covered = np.cumsum([count for _, count in commonest])
+    kept = 1 + int(np.searchsorted(covered, COVERAGE * covered[-1]))
+    characters = {" ", *(character for character, _ in commonest[:kept])}
+    return FIRST_MERGE + len(characters)
 
 
 class SentencePieceCodec:

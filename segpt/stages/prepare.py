@@ -83,14 +83,25 @@ def builtin_splits(tokenizer: Bytes | Bpe, out: Path, report: Report) -> tuple[T
 
 
 def hold_out(text: Text, fraction: float) -> tuple[Text, Text]:
-    """Split documents by their hash, so that a document's side never depends on the others."""
+    """Split documents by their hash, so that a document's side never depends on the others.
+
+    Raises:
+        DataError: on reading, if one side is empty.
+    """
 
     def chosen(held: bool) -> Callable[[], Iterator[bytes]]:
         def read() -> Iterator[bytes]:
+            empty = True
             for document in text:
                 draw = int.from_bytes(hashlib.sha256(b"held out" + document).digest()[:8], "big")
                 if (draw < fraction * 2**64) == held:
+                    empty = False
                     yield document
+            if empty:
+                raise DataError(
+                    f"{text.name} has too few documents to split at {fraction:g}; change "
+                    "--held-out, or name the --validation text"
+                )
 
         return read
 

@@ -75,9 +75,10 @@ def test_parquet_without_pyarrow_says_what_to_install(
 
 
 def test_separator_lines_split_a_plain_file(tmp_path: Path) -> None:
-    raw = b"one\n<|endoftext|>\n<|endoftext|>\r\ntwo <|endoftext|> still\n <|endoftext|>\n\n<|endoftext|>"
+    two = b"two <|endoftext|> still\n <|endoftext|>\n\n"
+    raw = b"one\n<|endoftext|>\n<|endoftext|>\r\n" + two + b"<|endoftext|>"
     path = write(tmp_path / "a.txt", raw)
-    assert list(read_text([path])) == [b"one\n", b"two <|endoftext|> still\n <|endoftext|>\n\n"]
+    assert list(read_text([path])) == [b"one\n", two]
 
 
 def test_directories_are_read_in_order_and_leave_other_files_alone(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_rms_has_no_gain_and_works_in_float32() -> None:
     x = 300 * noise(3, 64)
     wanted = x / x.square().mean(-1, keepdim=True).sqrt()
     torch.testing.assert_close(parts.rms(x), wanted)
-    half = parts.rms((1000 * x).half())  # squares of these overflow float16
+    half = parts.rms((20 * x).half())  # squares of these overflow float16
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), wanted, atol=2e-3, rtol=2e-3)
 

@@ -1,0 +1,199 @@
+"""Every back end of every operation computes what the reference defines, forward and backward."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segpt import kernels
+from segpt.errors import SegptError
+from segpt.kernels.ops import OPS, Op
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ],
+    ),
+]
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+@pytest.fixture(autouse=True)
+def _automatic_choice() -> Iterator[None]:
+    yield
+    kernels.use("auto")
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def attend_inputs(
+    batch: int, queries: int, keys: int, heads: int, kv_heads: int, channels: int
+) -> tuple[Any, ...]:
+    return (
+        noise(batch, queries, heads, channels, seed=0),
+        noise(batch, keys, kv_heads, channels, seed=1),
+        noise(batch, keys, kv_heads, channels, seed=2),
+    )
+
+
+def orthogonalise_inputs(matrices: int, rows: int, columns: int) -> tuple[Any, ...]:
+    x = noise(matrices, rows, columns, seed=0)
+    # two steps: each multiplies the rounding errors of the one before by up to 3.4
+    return x / torch.linalg.matrix_norm(x, keepdim=True), (QUINTIC,) * 2
+
+
+CASES: dict[str, list[tuple[Any, ...]]] = {
+    "attend": [
+        attend_inputs(2, 16, 16, 4, 4, 8),
+        attend_inputs(2, 16, 16, 4, 2, 8),
+        attend_inputs(1, 33, 33, 6, 1, 64),
+        attend_inputs(2, 1, 17, 4, 2, 8),
+        attend_inputs(2, 5, 17, 4, 2, 8),
+        attend_inputs(1, 1, 1, 1, 1, 2),
+    ],
+    "orthogonalise": [
+        orthogonalise_inputs(1, 1, 1),
+        orthogonalise_inputs(3, 8, 8),
+        orthogonalise_inputs(2, 7, 33),
+        orthogonalise_inputs(1, 64, 128),
+    ],
+}
+
+
+def tolerance(dtype: torch.dtype, wanted: Tensor) -> float:
+    """Rounding of a few dozen terms in ``dtype``, relative to the size of the result."""
+    return 16 * torch.finfo(dtype).eps * max(1.0, wanted.abs().max().item())
+
+
+def on(args: tuple[Any, ...], device: str, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Copies of the tensors among the arguments, ready for backward."""
+    return tuple(
+        a.to(device, dtype).detach().requires_grad_() if isinstance(a, Tensor) else a for a in args
+    )
+
+
+def gradients(
+    function: Callable[..., Tensor], args: tuple[Any, ...]
+) -> tuple[Tensor, list[Tensor]]:
+    """The result, and the gradient of its product with fixed noise for each tensor."""
+    result = function(*args)
+    weight = noise(*result.shape, seed=3).to(result)
+    inputs = [a for a in args if isinstance(a, Tensor)]
+    return result, list(torch.autograd.grad((result * weight).sum(), inputs))
+
+
+def test_every_operation_has_cases_and_a_back_end() -> None:
+    assert OPS.keys() == CASES.keys()
+    assert all(op.backends and op.__doc__ for op in OPS.values())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "backend", "case"),
+    [
+        pytest.param(name, backend, case, id=f"{name}-{backend}-{case}")
+        for name, op in OPS.items()
+        for backend in op.backends
+        for case in range(len(CASES.get(name, ())))
+    ],
+)
+def test_parity(name: str, backend: str, case: int, dtype: torch.dtype, device: str) -> None:
+    function, when = OPS[name].backends[backend]
+    args = on(CASES[name][case], device, dtype)
+    if not when(*args):
+        pytest.skip(f"{backend} does not support this call")
+    # the definition, on the same rounded inputs, in float32
+    exact = on(tuple(a.detach() if isinstance(a, Tensor) else a for a in args), device, torch.float)
+    wanted, wanted_gradients = gradients(OPS[name].reference, exact)
+    found, found_gradients = gradients(function, args)
+    assert found.dtype == dtype
+    pairs = zip([found, *found_gradients], [wanted, *wanted_gradients], strict=True)
+    for mine, theirs in pairs:
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine.float(), theirs, atol=tolerance(dtype, theirs), rtol=0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "auto"])
+def test_later_keys_are_invisible(backend: str) -> None:
+    kernels.use(backend)
+    q, k, v = attend_inputs(2, 5, 17, 4, 2, 8)
+    before = kernels.attend(q, k, v)
+    k[:, 15:], v[:, 15:] = 7.0, 7.0  # the last two keys: only the last two queries see them
+    after = kernels.attend(q, k, v)
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3:], after[:, 3:])
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_orthogonalising_drives_singular_values_to_one(backend: str) -> None:
+    kernels.use(backend)
+    x, _ = orthogonalise_inputs(2, 7, 33)
+    values = torch.linalg.svdvals(kernels.orthogonalise(x, (QUINTIC,) * 5))
+    assert values.min() > 0.6
+    assert values.max() < 1.3  # Jordan's quintic overshoots on purpose
+    exact = kernels.orthogonalise(x, ((1.5, -0.5, 0.0),) * 30)
+    torch.testing.assert_close(exact @ exact.mT, torch.eye(7).expand(2, 7, 7), atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def traced() -> Iterator[tuple[Op[[float], str], list[str]]]:
+    """An operation that says which implementation ran; its back end takes positive numbers."""
+    ran: list[str] = []
+
+    def sketch(x: float) -> str:
+        ran.append("reference")
+        return "reference"
+
+    op = Op(sketch)
+
+    @op.register("swift", when=lambda x: x > 0)
+    def swift(x: float) -> str:
+        ran.append("swift")
+        return "swift"
+
+    yield op, ran
+    kernels.use("auto")
+    del OPS["sketch"]
+
+
+def test_auto_takes_a_back_end_where_it_can(traced: tuple[Op[[float], str], list[str]]) -> None:
+    op, ran = traced
+    assert (op(1.0), op(-1.0)) == ("swift", "reference")
+    assert ran == ["swift", "reference"]
+
+
+def test_reference_is_honoured_until_reset(traced: tuple[Op[[float], str], list[str]]) -> None:
+    op, ran = traced
+    kernels.use("reference")
+    assert op(1.0) == "reference"
+    kernels.use("auto")
+    assert op(1.0) == "swift"
+    assert ran == ["reference", "swift"]
+
+
+def test_an_explicit_back_end_runs_or_raises(traced: tuple[Op[[float], str], list[str]]) -> None:
+    op, ran = traced
+    kernels.use("swift")
+    assert op(1.0) == "swift"
+    with pytest.raises(SegptError, match="'swift' do not support this call of sketch; use 'auto'"):
+        op(-1.0)
+    assert ran == ["swift"]
+    q, k, v = attend_inputs(2, 4, 4, 2, 2, 8)  # has no such back end, so the reference serves
+    assert torch.equal(kernels.attend(q, k, v), OPS["attend"].reference(q, k, v))
+
+
+def test_unknown_back_ends_are_refused(traced: tuple[Op[[float], str], list[str]]) -> None:
+    op, _ = traced
+    kernels.use("reference")
+    with pytest.raises(SegptError, match="unknown kernels 'trition'; known: auto, reference, swi"):
+        kernels.use("trition")
+    assert op(1.0) == "reference"  # the earlier choice stays
