@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from segpt.data.corpus import builtin
+from segpt.errors import SegptError
 from segpt.spec.layout import parameters
 from segpt.spec.recipe import Recipe
 from segpt.stages import files, models, recipes, score
@@ -21,6 +22,8 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     trained = _training.run(
         recipe, _training.builtin_data(recipe), out, device, resume=False, fresh=False
     )
+    if trained is None:
+        raise SegptError("the demo runs in one process; start it without torchrun")
     checkpoint = files.read_checkpoint(Path(trained["checkpoint"]))
     quantized = _quantize(recipe, checkpoint, out, device)
     artifact_path = out / "model.segpt"

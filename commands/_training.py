@@ -45,8 +45,11 @@ def builtin_data(recipe: Recipe) -> Path:
 
 def run(
     recipe: Recipe, data: Path | None, out: Path, device: str, *, resume: bool, fresh: bool
-) -> dict[str, Any]:
-    """Train, and say what came of it as the fields of ``segpt train --json``."""
+) -> dict[str, Any] | None:
+    """Train, and say what came of it as the fields of ``segpt train --json``.
+
+    Under torchrun the leading process speaks; the others return None.
+    """
     mesh = join(device)
     try:
         return _run(recipe, data, out, mesh, resume=resume, fresh=fresh)
@@ -56,7 +59,7 @@ def run(
 
 def _run(
     recipe: Recipe, data: Path | None, out: Path, mesh: Mesh, *, resume: bool, fresh: bool
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     checkpoint = None
     if resume:
         out = (_latest.latest("checkpoint") or out) if fresh else out
@@ -94,6 +97,8 @@ def _run(
             notice=_report.notice,
             stop=stop,
         )
+    if not mesh.leads:
+        return None
     if not last:
         raise CheckpointError(f"{out} is already trained to the end; nothing to resume")
     return {

@@ -59,6 +59,8 @@ def command(
         return
     place = out or Path(_latest.RUNS / chosen.name)
     result = _training.run(chosen, data, place, device, resume=resume, fresh=out is None)
+    if result is None:
+        return
     _report.emit(
         result,
         as_json,

@@ -39,6 +39,7 @@ def train(documents: Iterable[bytes], vocab: int) -> Model:
     sentences = list(_sentences(documents))
     if not sentences:
         raise DataError("there is no text to learn a vocabulary from; give some")
+    sentences.append(" ")  # a required character that never occurs ends the process
     if vocab < (least := _least_vocab(sentences)):
         raise DataError(
             f"a vocabulary of {vocab} has no room for the characters of this text; ask for one "
@@ -87,7 +88,7 @@ def _sentences(documents: Iterable[bytes]) -> Iterator[str]:
 
 
 def _least_vocab(sentences: Iterable[str]) -> int:
-    """What the trainer asks for; some of its versions end the process when it is not met."""
+    """What the trainer asks for; before 0.2.3 it ends the process when that is not met."""
     counts: Counter[str] = Counter()
     for sentence in sentences:
         counts.update(sentence)

@@ -1,3 +1,5 @@
+"""The packages that pyproject.toml lists are those on the disk."""
+
 import tomllib
 from pathlib import Path
 

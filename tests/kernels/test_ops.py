@@ -70,7 +70,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
 
 def tolerance(dtype: torch.dtype, wanted: Tensor) -> float:
     """Rounding of a few dozen terms in ``dtype``, relative to the size of the result."""
-    return 16 * torch.finfo(dtype).eps * max(1.0, wanted.abs().max().item())
+    return 8 * torch.finfo(dtype).eps * max(1.0, wanted.abs().max().item())
 
 
 def on(args: tuple[Any, ...], device: str, dtype: torch.dtype) -> tuple[Any, ...]:
