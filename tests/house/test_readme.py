@@ -16,7 +16,7 @@ def lines() -> list[str]:
     found: list[str] = []
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
             found += [line.split("#")[0].strip() for line in block.splitlines()]
     return [line for line in found if line]
 
@@ -38,7 +38,7 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in lines():
         if line.startswith("make "):
-            assert re.search(rf"^{line.split()[1]}:", makefile, re.M), line
+            assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
 
 
 def test_relative_links_lead_somewhere() -> None:
