@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -135,6 +136,31 @@ def test_a_full_disk_keeps_the_old_contents(small_disk: Path) -> None:
     assert sorted(f.name for f in small_disk.rglob("*")) == ["a", "directory", "file"]
     write_file(file, b"new" * 50_000)
     assert file.stat().st_size == 150_000
+
+
+def order(action: Callable[[], None]) -> list[str]:
+    """The flushes and renames that an action makes."""
+    made: list[str] = []
+
+    def profile(frame: FrameType, event: str, function: object) -> None:
+        name = getattr(function, "__name__", "")
+        if event == "c_call" and name in ("fsync", "rename", "replace"):
+            made.append(name)
+
+    sys.setprofile(profile)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+@pytest.mark.skipif(os.name != "posix", reason="directories are flushed on POSIX only")
+def test_data_reaches_the_disk_before_its_name_does(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert order(lambda: write_file(tmp_path / "file", b"x")) == ["fsync", "replace", "fsync"]
+    assert order(lambda: fill(path, a=b"", b=b"")) == ["fsync"] * 3 + ["rename", "fsync"]
+    assert order(lambda: fill(path, a=b"")) == ["fsync"] * 2 + ["rename"] * 2 + ["fsync"]
 
 
 def test_contents_are_replaced_whole(tmp_path: Path) -> None:

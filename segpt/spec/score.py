@@ -26,7 +26,7 @@ class Sgd:
     """
 
     chunk: int = 128
-    rate: float = 0.2
+    rate: float = 0.3
     momentum: float = 0.0
     epochs: int = 1
     clip: float = 1.0

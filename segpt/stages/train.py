@@ -19,7 +19,9 @@ from segpt.errors import CheckpointError, TrainError
 from segpt.eval.validate import validate
 from segpt.model.model import Model
 from segpt.spec.base import encode, fingerprint
+from segpt.spec.layout import Role, layout
 from segpt.spec.recipe import Recipe
+from segpt.spec.train import Adam, Steps
 from segpt.train.loop import Report, Run, compile_model
 from segpt.train.loop import train as loop
 from segpt.train.mesh import Mesh
@@ -123,9 +125,6 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     Memory counts float32 weights, gradients, optimizer state and average; activations come on
     top and depend on the micro-batch.
     """
-    from segpt.spec.layout import Role, layout
-    from segpt.spec.train import Adam, Steps
-
     by_role: dict[str, int] = {}
     state = 0
     for weight in layout(recipe.model):

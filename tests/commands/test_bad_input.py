@@ -93,7 +93,7 @@ def test_a_changed_byte_in_a_checkpoint_is_named(
 def test_one_changed_byte_in_an_artifact_is_found(
     line: Any, workplace: Path, fresh: Path, run: Run
 ) -> None:
-    # RQ5: a round trip that never reads the bytes back
+    # a round trip that never reads the bytes back
     data = bytearray((workplace / line["pack"]["out"]).read_bytes())
     data[len(data) // 3] ^= 16
     (fresh / "bad.segpt").write_bytes(data)
@@ -128,7 +128,7 @@ def test_shared_documents_are_found(fresh: Path, run: Run) -> None:
 
 
 def test_over_budget_writes_nothing(line: Any, workplace: Path, fresh: Path, run: Run) -> None:
-    # RQ3: fits 16 MB, it says, and is 20 MB
+    # fits 16 MB, it says, and is 20 MB
     size = line["pack"]["bytes"]
     source = workplace / line["quantize"]["out"]
     done = run(fresh, "pack", source, "--budget", size - 1, "--out", "over.segpt")
@@ -187,7 +187,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(fresh: Path, run: Run) -> None:
 
 
 def test_nothing_is_unpickled(tmp_path: Path, run: Run) -> None:
-    # RQ6: pickles run code when loaded
+    # pickles run code when loaded
     import pickle
 
     class Canary:

@@ -61,7 +61,7 @@ def steps(place: Path) -> int:
 
 
 def test_ten_kills_change_nothing(fresh: Path, run: Callable[..., Any]) -> None:
-    # RT14: a crash at 599 s loses everything
+    # a crash at 599 s loses everything
     prepared(fresh, run)
     expected = finish(fresh)
     (fresh / "run").rename(fresh / "uninterrupted")

@@ -31,7 +31,7 @@ def test_every_stage_prints_its_fields(line: dict[str, Any]) -> None:
 def test_figures_agree_from_stage_to_stage(line: dict[str, Any], workplace: Path) -> None:
     artifact = workplace / line["pack"]["out"]
     size = artifact.stat().st_size
-    # RQ4: the file exists, and its size is the one that was reported and compared
+    # the file exists, and its size is the one that was reported and compared
     assert size == line["pack"]["bytes"] == line["inspect"]["bytes"] == line["quantize"]["bytes"]
     assert sum(line["inspect"]["sections"].values()) == size
     assert line["pack"]["headroom"] == line["pack"]["budget"] - size

@@ -35,7 +35,7 @@ def torchrun(place: Path, *args: str) -> Any:
 
 
 def test_two_processes_train_and_score_like_one(fresh: Path, run: Callable[..., Any]) -> None:
-    # RS4: evaluating inside `if master` hangs, or reports an eighth of the data
+    # evaluating inside `if master` hangs, or reports an eighth of the data
     done = run(
         fresh,
         "data",

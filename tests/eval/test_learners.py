@@ -68,7 +68,7 @@ def test_learning_is_deterministic(tiny: MakeModel, stream: MakeStream) -> None:
 def test_learning_helps_on_text_that_repeats(tiny: MakeModel, stream: MakeStream) -> None:
     ids = np.tile(stream(39), 8)
     plain = nats_of(tiny(noise=0.1), ids, Frozen())
-    adapted = nats_of(tiny(noise=0.1), ids, Sgd(chunk=40, rate=0.02))
+    adapted = nats_of(tiny(noise=0.1), ids, Sgd(chunk=40, rate=0.02, momentum=0.9, epochs=2))
     assert adapted.sum() < 0.9 * plain.sum()
 
 
@@ -84,7 +84,7 @@ def walk(count: int, seed: int) -> NDArray[np.uint32]:
 
 def test_the_gain_grows_with_position(tiny: MakeModel) -> None:
     """What goes back to its first weights after each window never gains more than at first."""
-    model, policy = tiny(noise=0.02), Sgd(chunk=32, rate=0.05, epochs=4, batch=2)
+    model, policy = tiny(noise=0.02), Sgd(chunk=32, rate=0.05, momentum=0.9, epochs=4, batch=2)
     with torch.no_grad():
         model.table.weight.mul_(0.1)
 

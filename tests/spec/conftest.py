@@ -42,7 +42,7 @@ def specs(cls: type[Any], **given: Strategy) -> Strategy:
     """A spec of random fields, some left at their defaults; those it refuses are not drawn."""
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
-    needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING]
     drawn = {name: given.get(name, values(hint)) for name, hint in hints.items()}
 
     def attempt(chosen: dict[str, Any]) -> Any:
@@ -53,7 +53,7 @@ def specs(cls: type[Any], **given: Strategy) -> Strategy:
 
     mapping = st.fixed_dictionaries(
         {name: drawn[name] for name in needed},
-        optional={name: drawn[name] for name in hints.keys() - needed},
+        optional={name: drawn[name] for name in hints if name not in needed},
     )
     return mapping.map(attempt).filter(lambda found: found is not None)
 

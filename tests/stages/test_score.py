@@ -274,6 +274,7 @@ def run_two(task: dict[str, Any]) -> list[Any]:
             process.wait()
 
 
+@pytest.mark.slow
 def test_two_processes_return_the_score_of_one(tmp_path: Path) -> None:
     """Where only the first process scores, a collective sum waits for the others for ever."""
     packed, document = pack(quantized(checkpoint())), b"".join(DOCUMENTS)

@@ -79,7 +79,7 @@ def test_two_processes_equal_one_and_resume_bit_exactly(
 
 
 def test_ranks_with_different_clocks_agree(make: Callable[..., Run], tmp_path: Path) -> None:
-    # RT7: each rank's own clock decides when to stop and how far the rate has fallen
+    # each rank's own clock decides when to stop and how far the rate has fallen
     from segpt.spec.train import Seconds
 
     run = make(length=Seconds(count=1.0))

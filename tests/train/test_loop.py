@@ -45,7 +45,7 @@ def snapshot(run: Run, place: Path) -> None:
 
 
 def test_loss_falls_and_metrics_are_reported(make: Make, batches: Batches) -> None:
-    # RT10: a run that never logs its loss
+    # a run that never logs its loss
     reports: list[Report] = []
     run = make(steps=60)
     train(run, batches, validate=lambda model: (1.5, 2.5), report=reports.append)
@@ -61,7 +61,7 @@ def test_loss_falls_and_metrics_are_reported(make: Make, batches: Batches) -> No
 def test_every_step_resumes_bit_exactly(
     make: Make, batches: Batches, matrix: Muon | Adam, accumulation: int, tmp_path: Path
 ) -> None:
-    # RT14: no checkpoint, no resume
+    # no checkpoint, no resume
     changes = {"optimizer": Optimizer(matrix=matrix), "accumulation": accumulation}
     whole = make(save_every=1, **changes)
     train(whole, batches, save=lambda run: snapshot(run, tmp_path))
@@ -85,7 +85,7 @@ def test_accumulation_changes_only_rounding(make: Make, batches: Batches) -> Non
 
 
 def test_average_is_right_from_the_first_step(make: Make, batches: Batches) -> None:
-    # RT1: a shadow that starts as the random initialisation and is first updated at step 8000
+    # a shadow that starts as the random initialisation and is first updated at step 8000
     run = make(steps=40, average=Average(decay=0.999))
     train(run, batches)
 
@@ -103,7 +103,7 @@ def test_average_is_right_from_the_first_step(make: Make, batches: Batches) -> N
 
 
 def test_average_is_float32(make: Make) -> None:
-    # RT2: in bfloat16, increments of a thousandth are lost
+    # in bfloat16, increments of a thousandth are lost
     run = make(average=Average(decay=0.999))
     run.average.updates = 10_000_000  # past the warm-up of the average
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_average_is_float32(make: Make) -> None:
 
 
 def test_masters_are_float32_under_bfloat16_compute(make: Make, batches: Batches) -> None:
-    # RT6: the whole model cast to bfloat16
+    # the whole model cast to bfloat16
     run = make(precision="bfloat16", steps=3)
     train(run, batches)
     assert {w.tensor.dtype for w in weights(run.model)} == {torch.float32}
@@ -127,7 +127,7 @@ def test_masters_are_float32_under_bfloat16_compute(make: Make, batches: Batches
 
 
 def test_training_continues_after_validation(make: Make, batches: Batches) -> None:
-    # RS14: caches filled in inference mode break the next backward pass
+    # caches filled in inference mode break the next backward pass
     def validate(model: Model) -> tuple[float, float]:
         with torch.no_grad():
             model(torch.from_numpy(batches(0))[:, :-1])
@@ -193,7 +193,7 @@ def test_length_in_seconds_follows_the_clock(make: Make, batches: Batches) -> No
 
 
 def test_a_batch_that_does_not_divide_is_refused(spec: ModelSpec) -> None:
-    # RT9: 8 // world micro-batches silently change the batch
+    # 8 // world micro-batches silently change the batch
     for size, accumulation in ((3, 1), (5, 1), (2, 3)):
         with pytest.raises(TrainError, match="does not divide"):
             Mesh(0, size, torch.device("cpu")).rows(8, accumulation)
@@ -203,13 +203,13 @@ def test_a_batch_that_does_not_divide_is_refused(spec: ModelSpec) -> None:
 
 
 def test_runs_where_there_is_no_cuda(make: Make, batches: Batches) -> None:
-    # RT13: CUDA required
+    # CUDA required
     run = make(steps=1, compile="auto", precision="auto")
     train(run, batches)
     assert run.mesh.device.type == "cpu"
 
 
 def test_seeds_and_initialisation_are_explicit(make: Make) -> None:
-    # RT20: default torch initialisation
+    # default torch initialisation
     a, b, c = make(seed=3), make(seed=3), make(seed=4)
     assert arrays_digest(a.used()) == arrays_digest(b.used()) != arrays_digest(c.used())

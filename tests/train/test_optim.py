@@ -86,7 +86,7 @@ def test_stacked_matrices_equal_single_ones() -> None:
 
 
 def test_decay_is_decoupled() -> None:
-    # RT3: decay added to the gradient turns the direction into that of the weights
+    # decay added to the gradient turns the direction into that of the weights
     (plain,), (decayed,) = parameters((32, 32)), parameters((32, 32))
     for parameter in (plain, decayed):
         assert parameter.grad is not None
@@ -99,7 +99,7 @@ def test_decay_is_decoupled() -> None:
 
 
 def test_rows_are_equilibrated() -> None:
-    # RT4: "MuonEq-R" without any row equilibration: scaling rows would change the update
+    # "MuonEq-R" without any row equilibration: scaling rows would change the update
     (even,), (uneven,) = parameters((32, 48)), parameters((32, 48))
     with torch.no_grad():
         uneven.copy_(even)
@@ -140,7 +140,7 @@ def test_newton_schulz_matches_the_plain_formula() -> None:
 
 
 def test_tiny_rates_still_move_float32_masters() -> None:
-    # RT6: bfloat16 masters lose steps below their spacing
+    # bfloat16 masters lose steps below their spacing
     parameter = nn.Parameter(torch.full((8, 8), 5.25))
     for _ in range(1000):
         parameter.grad = torch.eye(8)
@@ -150,7 +150,7 @@ def test_tiny_rates_still_move_float32_masters() -> None:
 
 
 def test_roles_choose_the_rule(spec: ModelSpec) -> None:
-    # RT5, and Muon on embeddings goes unnoticed elsewhere: the table is never Muon's
+    # Muon on embeddings goes unnoticed elsewhere: the table is never Muon's
     model = build(spec)
     initialise(model, Scaling(), 0)
     optimizers = Optimizers(model, Optimizer())
@@ -164,7 +164,7 @@ def test_roles_choose_the_rule(spec: ModelSpec) -> None:
 
 
 def test_adam_decay_shrinks_weights_without_gradient_signal(spec: ModelSpec) -> None:
-    # RT5: Adam without decay
+    # Adam without decay
     model = build(spec)
     initialise(model, Scaling(), 0)
     optimizers = Optimizers(model, Optimizer(table=Adam(rate=0.1, decay=0.5)))

@@ -20,7 +20,7 @@ def test_rate_holds_then_falls_to_the_floor(shape: str) -> None:
 
 
 def test_warmdown_starts_where_the_fraction_says() -> None:
-    # RT8: a warm-down counted in steps of the first, noisy step times starts at an eighth of the
+    # a warm-down counted in steps of the first, noisy step times starts at an eighth of the
     # run; a fraction of the run cannot
     schedule = Schedule(warmdown=0.72)
     assert rate(schedule, 0.279) == 1.0
@@ -36,7 +36,7 @@ def test_a_schedule_longer_than_the_run_is_refused() -> None:
 
 
 def test_momentum_rises_linearly_then_stays() -> None:
-    # RT5: constant momentum from the first step on
+    # constant momentum from the first step on
     muon = Muon(momentum=0.95, momentum_start=0.85, momentum_warmup=0.2)
     assert momentum(muon, 0.0) == pytest.approx(0.85)
     assert momentum(muon, 0.1) == pytest.approx(0.90)

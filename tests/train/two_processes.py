@@ -47,7 +47,11 @@ def main() -> None:
         train(whole, batches, save=save, stop=lambda: mesh.rank == 1 and whole.step == task["stop"])
     except InterruptError:
         interrupted = True
-    result: dict[str, Any] = {"step": whole.step, "digest": digest(whole), "interrupted": interrupted}
+    result: dict[str, Any] = {
+        "step": whole.step,
+        "digest": digest(whole),
+        "interrupted": interrupted,
+    }
     result["resumed"] = []
     for step in task["resume"]:
         run = Run(spec, how, mesh)
