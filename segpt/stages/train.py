@@ -53,7 +53,7 @@ def train(
         mesh: the processes that share the work.
         resume: a checkpoint with state of the same recipe and tokens.
         report: called in the leading process for every logged step.
-        notice: called with one line when something falls back.
+        notice: called with one line for each group of weights, and when something falls back.
         stop: asked after every step; true means save and stop.
 
     Returns:
@@ -82,6 +82,8 @@ def train(
     compile_model(run, blocks.batch(run.step, batch), notice)
     metrics = out / "metrics.jsonl"
     if mesh.leads:
+        for group in run.optimizers.groups():
+            notice(str(group))
         out.mkdir(parents=True, exist_ok=True)
         _rewind(metrics, run.step)
 

@@ -6,9 +6,10 @@ and iterated together. Roles decide which rule applies; nothing reads a paramete
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segpt.kernels import orthogonalise
 from segpt.model.leaves import Weight, weights
@@ -72,6 +73,21 @@ def muon_step(
     scaled = -rate * shape_factor(spec, *parameters[0].shape)
     torch._foreach_mul_(parameters, 1.0 - rate * spec.decay)
     torch._foreach_add_(parameters, list(step.unbind()), alpha=scaled)
+
+
+class Group(NamedTuple):
+    """The weights of one role and the rule that updates them."""
+
+    role: Role
+    rule: Muon | Adam
+    tensors: int
+    parameters: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.role.value}: {self.parameters:,} weights in {self.tensors} tensors, "
+            f"{type(self.rule).__name__}, rate {self.rule.rate:g}, decay {self.rule.decay:g}"
+        )
 
 
 class Optimizers:
@@ -144,26 +160,16 @@ class Optimizers:
                         for key, value in found.items()
                     }
 
-    def groups(self) -> list[dict[str, object]]:
-        """One row per role, for the table that is shown before training."""
-        rows: list[dict[str, object]] = []
-        by_role: dict[Role, list[nn.Parameter]] = defaultdict(list)
-        for adam_members in [m for _, _, m in self.adams] + list(self.shapes.values()):
-            for weight in adam_members:
-                by_role[weight.role].append(weight.tensor)
-        for role, tensors in by_role.items():
-            rule = self.rules[role]
-            rows.append(
-                {
-                    "role": role.value,
-                    "rule": type(rule).__name__.lower(),
-                    "tensors": len(tensors),
-                    "parameters": sum(t.numel() for t in tensors),
-                    "rate": rule.rate,
-                    "decay": rule.decay,
-                }
-            )
-        return rows
+    def groups(self) -> list[Group]:
+        """Which rule updates how much of each role, to be shown before training."""
+        tensors: dict[Role, list[Tensor]] = defaultdict(list)
+        for members in [m for _, _, m in self.adams] + list(self.shapes.values()):
+            for weight in members:
+                tensors[weight.role].append(weight.tensor)
+        return [
+            Group(role, self.rules[role], len(found), sum(t.numel() for t in found))
+            for role, found in tensors.items()
+        ]
 
 
 def _entries(state: Mapping[str, Tensor], name: str) -> Iterator[tuple[str, Tensor]]:

@@ -156,11 +156,13 @@ def test_roles_choose_the_rule(spec: ModelSpec) -> None:
     optimizers = Optimizers(model, Optimizer())
     muon = set(optimizers.momenta)
     assert muon == {w.name for w in weights(model) if w.role is Role.MATRIX}
-    rows = {str(row["role"]): row for row in optimizers.groups()}
-    assert rows["matrix"]["rule"] == "muon"
-    assert rows["table"]["rule"] == rows["vector"]["rule"] == "adam"
-    total = sum(int(str(row["parameters"])) for row in rows.values())
+    groups = {group.role: group for group in optimizers.groups()}
+    assert isinstance(groups[Role.MATRIX].rule, Muon)
+    assert isinstance(groups[Role.TABLE].rule, Adam)
+    assert isinstance(groups[Role.VECTOR].rule, Adam)
+    total = sum(group.parameters for group in groups.values())
     assert total == sum(p.numel() for p in model.parameters())
+    assert "Muon, rate 0.02" in str(groups[Role.MATRIX])
 
 
 def test_adam_decay_shrinks_weights_without_gradient_signal(spec: ModelSpec) -> None:
