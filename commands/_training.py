@@ -77,7 +77,7 @@ def _run(
         _latest.remember("checkpoint", out)
     last: list[Report] = []
     bpb: list[float] = []
-    with _report.Bar(f"train {recipe.name}") as bar, signals() as stop:
+    with _report.Bar(f"train {recipe.name}") as bar, Signals() as stop:
 
         def show(step: Report) -> None:
             last[:] = [step]
@@ -113,7 +113,7 @@ def _run(
     }
 
 
-class signals:  # noqa: N801 - used as a context manager only
+class Signals:
     """Within the block, SIGINT and SIGTERM ask for a stop; a second one stops at once."""
 
     def __enter__(self) -> Callable[[], bool]:
