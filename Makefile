@@ -56,7 +56,7 @@ bench: setup  ## speed ratios, measured in one run, to bench/results/
 cuda: setup  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m cuda
 
-campaigns: setup  ## the long campaigns: demo over seeds, kills, mutations
+campaigns: setup  ## the long campaigns: the demo over seeds, kills during recovery
 	$(BIN)/python -m pytest -m campaign
 
 wheel: setup  ## build the wheel and run it from outside the checkout

@@ -1,0 +1,43 @@
+"""``segpt demo``: its fields on a tiny model, and in the campaign its promises over seeds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = (
+    "tokenizer.vocab=512",
+    "model.vocab=512",
+    "model.width=48",
+    "model.depth=1",
+    "model.layer.mixer.heads=1",
+    "model.layer.feed.hidden=64",
+    "train.length.count=20",
+    "train.validate_tokens=2048",
+    "quantize.calibration_tokens=4096",
+    "quantize.report_tokens=4096",
+)
+
+
+@pytest.mark.slow
+def test_the_demo_prints_its_fields(run: Callable[..., Any], tmp_path: Path) -> None:
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    result = run(tmp_path, "demo", "--json", "--budget", 100_000, *settings).json
+    assert {"rows", "artifact", "bytes", "budget", "bpb", "bpb_ttt", "seconds"} <= result.keys()
+    assert set(result["compressors"]) == {"gzip", "bzip2", "xz", "zstd", "brotli"}
+    assert all({"step", "bytes", "bpb"} <= row.keys() for row in result["rows"])
+    artifact = tmp_path / result["artifact"]
+    assert artifact.stat().st_size == result["bytes"] <= result["budget"] == 100_000
+    assert result["bpb_ttt"] < result["bpb"]
+    assert 1.5 < result["compressors"]["brotli"] < result["compressors"]["gzip"] < 4
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_demo_keeps_its_promises(run: Callable[..., Any], tmp_path: Path, seed: int) -> None:
+    result = run(tmp_path, "demo", "--json", "--seed", seed, timeout=1800, OMP_NUM_THREADS="2").json
+    assert result["bytes"] <= result["budget"] == 1_000_000
+    assert result["quantization_cost"] <= 0.02
+    assert result["bpb_ttt"] <= 0.98 * result["bpb"]
+    assert result["bpb_ttt"] < result["compressors"]["xz"]
