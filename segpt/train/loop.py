@@ -52,6 +52,7 @@ class Run:
     def __init__(self, spec: ModelSpec, how: TrainSpec, mesh: Mesh) -> None:
         self.spec, self.how, self.mesh = spec, how, mesh
         self.rows = mesh.rows(how.batch, how.accumulation)
+        torch.manual_seed(how.seed)  # whatever draws during training draws the same everywhere
         self.model = build(spec)
         initialise(self.model, how.scaling, how.seed)
         self.model.to(mesh.device)
