@@ -12,20 +12,21 @@ from segpt.stages.calibrate import quantize_on, share
 from segpt.stages.compressors import compressors
 from segpt.stages.pack import pack
 from segpt.train.mesh import pick
-from segpt.values import Quantized, Score
+from segpt.values import Checkpoint, Quantized, Score, Tokens
 
 from . import _latest, _report, _training
 
 
 def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     """Everything from text to scores, as the fields of ``segpt demo --json``."""
+    tokens, held_out = _training.builtin_splits(recipe)
     trained = _training.run(
-        recipe, _training.builtin_data(recipe), out, device, resume=False, fresh=False
+        recipe, lambda: (tokens, held_out), out, device, resume=False, fresh=False
     )
     if trained is None:
         raise SegptError("the demo runs in one process; start it without torchrun")
     checkpoint = files.read_checkpoint(Path(trained["checkpoint"]))
-    quantized = _quantize(recipe, checkpoint, out, device)
+    quantized = _quantize(recipe, checkpoint, tokens, held_out, out, device)
     artifact_path = out / "model.segpt"
     artifact, _ = pack(quantized, artifact_path, recipe.pack.budget)
     _latest.remember("artifact", artifact_path)
@@ -81,8 +82,9 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     }
 
 
-def _quantize(recipe: Recipe, checkpoint: Any, out: Path, device: str) -> Quantized:
-    _, tokens, held_out = _training.splits(recipe, _training.builtin_data(recipe))
+def _quantize(
+    recipe: Recipe, checkpoint: Checkpoint, tokens: Tokens, held_out: Tokens, out: Path, device: str
+) -> Quantized:
     with _report.Bar("quantize") as bar:
         quantized = quantize_on(
             checkpoint,

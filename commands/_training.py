@@ -18,47 +18,58 @@ from segpt.values import Tokens
 from . import _latest, _report
 
 
-def splits(recipe: Recipe, data: Path | None) -> tuple[Path, Tokens, Tokens]:
+def splits(recipe: Recipe, data: Path | None) -> tuple[Tokens, Tokens]:
     """The text to train on: named, newest if its vocabulary fits, or built in."""
     if data is not None:
-        return data, *prepare.open_splits(data)
+        return prepare.open_splits(data)
     newest = _latest.latest("data")
     if newest is not None:
-        train_split, validation = prepare.open_splits(newest)
-        if train_split.tokenizer.vocab == recipe.model.vocab:
-            return newest, train_split, validation
-    place = builtin_data(recipe)
-    return place, *prepare.open_splits(place)
+        found = prepare.open_splits(newest)
+        if found[0].tokenizer.vocab == recipe.model.vocab:
+            return found
+    return builtin_splits(recipe)
 
 
-def builtin_data(recipe: Recipe) -> Path:
+def builtin_splits(recipe: Recipe) -> tuple[Tokens, Tokens]:
     """The built-in text under the recipe's tokenizer, prepared unless it is there already."""
     vocab = recipe.tokenizer.vocab if isinstance(recipe.tokenizer, Bpe) else "bytes"
     place = _latest.RUNS / "data" / f"builtin-{vocab}"
     with _report.Bar("prepare built-in text") as bar:
-        prepare.builtin_splits(
+        found = prepare.builtin_splits(
             recipe.tokenizer, place, lambda split, done: bar.say(f"{split}: {done:,} bytes")
         )
     _latest.remember("data", place)
-    return place
+    return found
 
 
 def run(
-    recipe: Recipe, data: Path | None, out: Path, device: str, *, resume: bool, fresh: bool
+    recipe: Recipe,
+    read: Callable[[], tuple[Tokens, Tokens]],
+    out: Path,
+    device: str,
+    *,
+    resume: bool,
+    fresh: bool,
 ) -> dict[str, Any] | None:
-    """Train, and say what came of it as the fields of ``segpt train --json``.
+    """Train on what ``read`` returns, and say what came of it as ``segpt train --json`` does.
 
     Under torchrun the leading process speaks; the others return None.
     """
     mesh = join(device)
     try:
-        return _run(recipe, data, out, mesh, resume=resume, fresh=fresh)
+        return _run(recipe, read, out, mesh, resume=resume, fresh=fresh)
     finally:
         leave()
 
 
 def _run(
-    recipe: Recipe, data: Path | None, out: Path, mesh: Mesh, *, resume: bool, fresh: bool
+    recipe: Recipe,
+    read: Callable[[], tuple[Tokens, Tokens]],
+    out: Path,
+    mesh: Mesh,
+    *,
+    resume: bool,
+    fresh: bool,
 ) -> dict[str, Any] | None:
     checkpoint = None
     if resume:
@@ -72,7 +83,7 @@ def _run(
     elif files.checkpoints(out):
         raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
     with mesh.leader_first():
-        _, tokens, held_out = splits(recipe, data)
+        tokens, held_out = read()
     if mesh.leads:
         _latest.remember("checkpoint", out)
     last: list[Report] = []

@@ -46,7 +46,7 @@ def command(
     value = files.read_checkpoint(files.newest_checkpoint(run))
     recipe = recipes.of_checkpoint(value, settings)
     spec = recipes.with_bits(recipe.quantize, bits, method)
-    _, tokens, held_out = _training.splits(recipe, data)
+    tokens, held_out = _training.splits(recipe, data)
     with _report.Bar("quantize") as bar:
         quantized = quantize_on(
             value,

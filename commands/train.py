@@ -58,7 +58,14 @@ def command(
         _report.emit(about, as_json, [f"{key}: {value}" for key, value in about.items()])
         return
     place = out or Path(_latest.RUNS / chosen.name)
-    result = _training.run(chosen, data, place, device, resume=resume, fresh=out is None)
+    result = _training.run(
+        chosen,
+        lambda: _training.splits(chosen, data),
+        place,
+        device,
+        resume=resume,
+        fresh=out is None,
+    )
     if result is None:
         return
     _report.emit(

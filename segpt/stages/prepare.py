@@ -74,10 +74,13 @@ def open_splits(path: Path) -> tuple[Tokens, Tokens]:
 def builtin_splits(tokenizer: Bytes | Bpe, out: Path, report: Report) -> tuple[Tokens, Tokens]:
     """The built-in text under a recipe's tokenizer, prepared at ``out`` unless it is there."""
     if out.is_dir():
+        vocab = tokenizer.vocab if isinstance(tokenizer, Bpe) else BYTES.vocab
         try:
-            return open_splits(out)
+            found = open_splits(out)
         except DataError:
-            pass  # stale or damaged: it is cheap to make again
+            found = None  # stale or damaged: it is cheap to make again
+        if found is not None and found[0].tokenizer.vocab == vocab:
+            return found
     train = builtin("train")
     return prepare(train, builtin("validation"), make_tokenizer(tokenizer, train), out, report)
 
