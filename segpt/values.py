@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpt import trellis
 from segpt.spec.base import canonical, encode, fingerprint
 from segpt.spec.model import ModelSpec
 
@@ -157,6 +158,81 @@ class Grid:
     __hash__ = None  # type: ignore[assignment]
 
 
+# 2^(k/8), rounded to float32: all that the size of a step needs beside powers of two.
+OCTAVE = np.array([2.0 ** (k / 8) for k in range(8)], np.float32)
+EXPONENTS = 8  # per octave
+FARTHEST_EXPONENT = 120  # of a row or of a column
+STEPPED_ARRAYS = ("codes", "rows", "columns", "centre", "stored", "shared")
+
+
+@dataclass(frozen=True, eq=False)
+class Stepped:
+    """A weight in steps that differ by row and by column, in eighths of an octave.
+
+    ``points[i, j] * (step * 2^((rows[i] + columns[j]) / 8)) + centre[j]``, where the points are
+    those of the codes under a machine with ``states``, see :mod:`segpt.trellis`.
+
+    Attributes:
+        states: of the machine; 1 is a uniform grid.
+        codes: int8 (stored rows, columns), not -128.
+        step: a float32, as the Python number that equals it.
+        rows: int8 (stored rows,), and columns: int8 (columns,), each within 120 of 0.
+        centre: float16 (columns,), added to every stored row, or None.
+        stored: bool (all rows,), or None if all rows are stored.
+        shared: float16 (columns,), what every row holds that is not stored; None if none is.
+    """
+
+    states: int
+    codes: NDArray[np.int8]
+    step: float
+    rows: NDArray[np.int8]
+    columns: NDArray[np.int8]
+    centre: NDArray[np.float16] | None = None
+    stored: NDArray[np.bool_] | None = None
+    shared: NDArray[np.float16] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        height = len(self.codes) if self.stored is None else len(self.stored)
+        return height, self.codes.shape[1]
+
+    def steps(self) -> NDArray[np.float32]:
+        """The step of every stored weight (stored rows, columns): one rounding each."""
+        least = int(self.rows.min(initial=0)) + int(self.columns.min(initial=0))
+        most = int(self.rows.max(initial=0)) + int(self.columns.max(initial=0))
+        exponents = np.arange(least, most + 1)
+        sizes = np.ldexp(np.float32(self.step) * OCTAVE[exponents & 7], exponents >> 3)
+        return sizes[self.rows[:, None].astype(np.int16) + self.columns - least]
+
+    def decoded(self) -> NDArray[np.float32]:
+        """One rounding per step, product and sum: bit-identical on every machine."""
+        found = trellis.points(self.codes, self.states).astype(np.float32) * self.steps()
+        if self.centre is not None:
+            found += self.centre.astype(np.float32)
+        if self.stored is None or self.shared is None:
+            return found
+        whole = np.empty(self.shape, np.float32)
+        whole[self.stored], whole[~self.stored] = found, self.shared.astype(np.float32)
+        return whole
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything but ``states`` and ``step``, by name, what is None left out."""
+        return {name: a for name in STEPPED_ARRAYS if (a := getattr(self, name)) is not None}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stepped):
+            return False
+        mine, its = self.arrays(), other.arrays()
+        return (
+            (self.states, self.step, list(mine)) == (other.states, other.step, list(its))
+            and all(a.dtype == its[name].dtype for name, a in mine.items())
+            and all(a.tobytes() == its[name].tobytes() for name, a in mine.items())
+            and self.shape == other.shape
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, eq=False)
 class Half:
     """A weight kept as float16."""
@@ -178,7 +254,7 @@ class Half:
     __hash__ = None  # type: ignore[assignment]
 
 
-Coded = Grid | Half
+Coded = Grid | Stepped | Half
 
 
 @dataclass(frozen=True)
@@ -205,6 +281,9 @@ class Quantized:
                 case Grid():
                     arrays[f"{name}|codes|{coded.bits}"] = coded.codes
                     arrays[f"{name}|scales"] = coded.scales
+                case Stepped():
+                    about = f"{name}|stepped|{coded.states}|{coded.step.hex()}"
+                    arrays |= {f"{about}|{part}": a for part, a in coded.arrays().items()}
                 case Half():
                     arrays[f"{name}|half"] = coded.values
         return fingerprint([encode(self.spec), self.tokenizer.fingerprint, arrays_digest(arrays)])

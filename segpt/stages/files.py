@@ -19,7 +19,16 @@ from segpt.atomic import new_directory, write_file
 from segpt.errors import CheckpointError, SegptError
 from segpt.spec.base import canonical, decode, encode
 from segpt.spec.model import ModelSpec
-from segpt.values import Checkpoint, Coded, Grid, Half, Quantized, Tokenizer
+from segpt.values import (
+    STEPPED_ARRAYS,
+    Checkpoint,
+    Coded,
+    Grid,
+    Half,
+    Quantized,
+    Stepped,
+    Tokenizer,
+)
 
 FORMAT = 1
 LARGEST_HEADER = 64 << 20
@@ -100,11 +109,15 @@ def save_quantized(path: Path, quantized: Quantized) -> None:
     """Write a quantized model as a directory."""
     arrays: dict[str, NDArray[Any]] = {}
     grids: dict[str, int] = {}
+    stepped: dict[str, tuple[int, str]] = {}
     for name, coded in quantized.weights.items():
         match coded:
             case Grid():
                 grids[name] = coded.bits
                 arrays[f"codes|{name}"], arrays[f"scales|{name}"] = coded.codes, coded.scales
+            case Stepped():
+                stepped[name] = coded.states, coded.step.hex()
+                arrays |= {f"{part}|{name}": array for part, array in coded.arrays().items()}
             case Half():
                 arrays[f"half|{name}"] = coded.values
     documents = quantized.documents
@@ -117,6 +130,7 @@ def save_quantized(path: Path, quantized: Quantized) -> None:
         "spec": encode(quantized.spec),
         "tokenizer": {"kind": quantized.tokenizer.kind, "vocab": quantized.tokenizer.vocab},
         "bits": grids,
+        "stepped": stepped,
         "order": list(quantized.weights),
         "origin": dict(quantized.origin),
         "report": dict(quantized.report),
@@ -139,6 +153,11 @@ def read_quantized(path: Path) -> Quantized:
             if name in header["bits"]:
                 bits = int(header["bits"][name])
                 coded[name] = Grid(bits, arrays[f"codes|{name}"], arrays[f"scales|{name}"])
+            elif name in header.get("stepped", {}):
+                states, step = header["stepped"][name]
+                keys = {part: f"{part}|{name}" for part in STEPPED_ARRAYS}
+                parts = {part: arrays[key] for part, key in keys.items() if key in arrays}
+                coded[name] = Stepped(int(states), step=float.fromhex(step), **parts)
             else:
                 coded[name] = Half(arrays[f"half|{name}"])
         documents = np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64)
