@@ -1,11 +1,16 @@
-"""General-purpose compression of a section, and unpacking within a size known in advance."""
+"""Compression of a section as a whole, and unpacking within a size known in advance."""
 
 import lzma
 from enum import IntEnum
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
+
 from segpt.errors import ArtifactError
+
+from . import tables
+from .rans import Decoder, Encoder
 
 
 class Codec(IntEnum):
@@ -14,6 +19,11 @@ class Codec(IntEnum):
     STORED = 0
     LZMA = 1  # one raw LZMA2 stream with a dictionary of 2^20 bytes
     BROTLI = 2  # one stream of RFC 7932
+    RANS = 3  # one table for all bytes, then a code stream; unknown to format 1
+
+
+_BYTES_PER_LANE = 4096  # of a code stream: what bounds the number of its steps
+_SMALLEST = 32  # bytes; below that a table never pays
 
 
 class Stored(NamedTuple):
@@ -34,6 +44,8 @@ def squeeze(data: bytes) -> Stored:
     choices = [verbatim(data), Stored(Codec.LZMA, len(data), _lzma(data))]
     if (brotli := _brotli()) is not None:
         choices.append(Stored(Codec.BROTLI, len(data), brotli.compress(data, quality=11)))
+    if len(data) >= _SMALLEST and b"\x80" not in data:
+        choices.append(Stored(Codec.RANS, len(data), _rans(data)))
     return min(choices, key=lambda stored: len(stored.data))
 
 
@@ -50,6 +62,8 @@ def unpack(stored: Stored, section: str) -> bytes:
             data = _unlzma(stored)
         case Codec.BROTLI:
             data = _unbrotli(stored, section)
+        case Codec.RANS:
+            data = _unrans(stored)
     if data is None or len(data) != stored.size:
         raise ArtifactError(f"{section}: does not unpack to the {stored.size:,} bytes it declares")
     return data
@@ -98,3 +112,29 @@ def _unbrotli(stored: Stored, section: str) -> bytes | None:
     except brotli.error:
         return None
     return b"".join(pieces) if decompressor.is_finished() else None
+
+
+def _rans(data: bytes) -> bytes:
+    symbols = np.frombuffer(data, np.uint8)
+    levels = tables.levels(np.bincount(symbols, minlength=256)[None])
+    lanes = _lanes(len(data))
+    encoder = Encoder(tables.frequencies(levels), lanes)
+    whole = len(data) // lanes * lanes
+    encoder.write(symbols[None, whole:].astype(np.int64))
+    encoder.write(symbols[:whole].reshape(-1, lanes).astype(np.int64))
+    return tables.write(levels) + encoder.finish()
+
+
+def _unrans(stored: Stored) -> bytes:
+    levels, end = tables.read_some(stored.data, 1)
+    lanes = _lanes(stored.size)
+    decoder = Decoder(stored.data[end:], tables.frequencies(levels), lanes)
+    whole, rest = divmod(stored.size, lanes)
+    shapes = ((whole, lanes), (1, rest))
+    pieces = [decoder.read(np.broadcast_to(np.int64(0), shape)) for shape in shapes]
+    decoder.finish()
+    return b"".join(piece.tobytes() for piece in pieces)
+
+
+def _lanes(size: int) -> int:
+    return 1 + size // _BYTES_PER_LANE

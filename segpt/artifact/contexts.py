@@ -1,19 +1,17 @@
-"""Classes: which frequency table codes which code.
+"""Contexts: which frequency table codes which code.
 
 The class of ``codes[i, j]`` is ``rows[i] + columns[j]``, clipped: the scale of the codes to expect
-there, in fractions of an octave. Classes are absolute, so that all tensors share their tables,
-and neighbouring classes share one where that is cheaper than two. Codes with a clip at a multiple
-of the row's standard deviation differ little by row; their columns carry the information.
+there, in eighths of an octave. Where the step of a weight is larger its codes are smaller, so what
+is stored is how the classes differ from what the steps predict, in units of 1, 2 or 4. Classes are
+absolute, so that all tensors share their tables, and neighbouring classes share one where that is
+cheaper than two. Where weights alternate between grids, every class has a table for each grid.
 
-Reading uses integers only. So does the search of the writer, whose choices would otherwise
-depend on how a machine rounds.
+Reading uses integers only.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,265 +19,181 @@ from numpy.typing import NDArray
 from segpt.errors import ArtifactError
 
 from . import tables
-from .codec import squeeze
 from .rans import SYMBOLS
-from .tables import UNIT, Counts, Levels
+from .tables import Counts, Levels
 
 Codes = NDArray[np.int8]
-Shape = tuple[int, int]
+Classes = NDArray[np.int16]
 
 MOST_CLASSES = 256
+MOST_RUNS = 127  # of classes that share their tables
+FARTHEST_BASE = 1024
+UNITS = (0, 1, 2, 4)  # by the bits of a mode; 0 stores nothing
 
-# Scales are measured in 1/64 octave, from 2^-5 up to 2^7.
-_FINE, _DEEPEST, _OCTAVES = 64, 5, 12
-_STEPS = (2, 4, 8)  # classes per octave
-_ROUNDS = 2
-_FIXED = 16  # fractional bits of a mean square
-_SCALES = np.array(
-    [
-        math.floor(2.0 ** (_FIXED - 2 * _DEEPEST + k / (_FINE / 2)))
-        for k in range(1, _FINE * _OCTAVES + 1)
-    ],
-    np.int64,
-)
-# About what a table and each symbol in it add to the file. The choice of the tables moves its
-# size by less than 0.01 percent when these are halved or doubled.
-_TABLE, _ENTRY = 16 * UNIT, 4 * UNIT
+_BASE = np.dtype("<i2")
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Contexts:
-    """Side information about every tensor, and the tables it selects.
+class Tensor:
+    """What a reader knows of a tensor before its codes.
 
-    ``rows`` holds int8 (rows,) or (1,) per tensor, ``columns`` int8 (columns,) or a (1,) of 0.
-    ``table_of`` maps each class to its table, ``levels`` is (tables, 256).
+    ``rows`` (rows,) and ``columns`` (columns,) are int8 exponents of its steps, in eighths of an
+    octave; ``states`` is the number of states of its machine.
     """
 
-    rows: tuple[Codes, ...]
-    columns: tuple[Codes, ...]
-    table_of: NDArray[np.uint8]
+    states: int
+    rows: Codes
+    columns: Codes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), len(self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What is stored about the classes of a tensor: ``base``, and codes by row and by column.
+
+    A unit of 0 comes without codes.
+    """
+
+    base: int
+    row_unit: int
+    rows: Codes
+    column_unit: int
+    columns: Codes
+
+    def classes(self, tensor: Tensor) -> tuple[Classes, Classes]:
+        """What the rows and the columns of ``tensor`` add to its classes."""
+        return (
+            self.base + _predicted(tensor.rows, self.row_unit, self.rows),
+            _predicted(tensor.columns, self.column_unit, self.columns),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """The classes of every tensor by row and by column, and the tables they select.
+
+    ``runs`` maps each class to the run that shares its tables; ``levels`` is (runs * grids, 256),
+    the tables of a run one after the other. ``sizes`` are the bytes that each tensor has in the
+    section ``classes``, unpacked.
+    """
+
+    rows: tuple[Classes, ...]
+    columns: tuple[Classes, ...]
+    runs: NDArray[np.uint8]
     levels: Levels
+    grids: int
+    sizes: tuple[int, ...]
 
     @property
     def tables(self) -> NDArray[np.uint16]:
-        """Frequencies (tables, 256)."""
+        """Frequencies (runs * grids, 256)."""
         return tables.frequencies(self.levels)
 
-    @property
-    def sizes(self) -> list[int]:
-        """The bytes that the side information of each tensor takes, unpacked."""
-        columns = (len(c) if len(c) > 1 else 0 for c in self.columns)
-        return [1 + len(r) + c for r, c in zip(self.rows, columns, strict=True)]
 
-    def selected(self, shapes: Sequence[Shape]) -> NDArray[np.uint8]:
-        """The table of every code (count,), tensor by tensor, each read row by row."""
-        found = np.empty(sum(map(math.prod, shapes)), np.uint8)
-        first = 0
-        for shape, rows, columns in zip(shapes, self.rows, self.columns, strict=True):
-            tensor = found[first : first + math.prod(shape)].reshape(shape)
-            tall = np.broadcast_to(rows, shape[0])
-            for band in _bands(shape):
-                tensor[band] = self.table_of[_classes(tall[band], columns, len(self.table_of))]
-            first += math.prod(shape)
-        return found
+def write(sides: Sequence[Side]) -> bytes:
+    """The section ``classes``: the row codes of all tensors, then the column codes of all."""
+    return b"".join(s.rows.tobytes() for s in sides) + b"".join(s.columns.tobytes() for s in sides)
 
 
-def write(contexts: Contexts) -> tuple[bytes, bytes]:
-    """The sections ``classes`` and ``tables``.
+def write_tables(
+    sides: Sequence[Side], runs: NDArray[np.uint8], levels: Levels, grids: int
+) -> bytes:
+    """The section ``tables``.
 
-    Classes: a byte per tensor (1: a code per row, 2: a code per column), the row codes of all
-    tensors (one code where there is none per row), the column codes of all. Tables: their number,
-    how many classes share each, and the tables themselves.
+    A byte per tensor with the units of its row codes (bits 0 and 1) and of its column codes
+    (bits 2 and 3), as places in ``UNITS``; the low bytes of all bases and the high bytes; the
+    number of runs, how many classes each has, and the tables.
     """
-    pairs = list(zip(contexts.rows, contexts.columns, strict=True))
-    modes = bytes((len(rows) > 1) | (len(columns) > 1) << 1 for rows, columns in pairs)
-    shared = np.bincount(contexts.table_of, minlength=len(contexts.levels)).astype(np.uint8)
-    return (
-        modes
-        + b"".join(rows.tobytes() for rows, _ in pairs)
-        + b"".join(columns.tobytes() for _, columns in pairs if len(columns) > 1),
-        bytes([len(shared)]) + shared.tobytes() + tables.write(contexts.levels),
-    )
+    modes = bytes(UNITS.index(s.row_unit) | UNITS.index(s.column_unit) << 2 for s in sides)
+    bases = np.array([s.base for s in sides], _BASE).view(np.uint8).reshape(-1, 2)
+    sizes = np.bincount(runs).astype(np.uint8)
+    runs_and_sizes = bytes([len(sizes)]) + sizes.tobytes()
+    return modes + bases.T.tobytes() + runs_and_sizes + tables.write(levels, grids)
 
 
-def read(classes: bytes, section: bytes, shapes: Sequence[Shape]) -> Contexts:
-    """The inverse of :func:`write`, for tensors of known ``shapes``.
+def read(classes: bytes, section: bytes, tensors: Sequence[Tensor]) -> Contexts:
+    """The inverse of :func:`write` and :func:`write_tables`.
 
     Raises:
-        ArtifactError: if a section is not what a writer makes for these shapes.
+        ArtifactError: if a section is not what a writer makes for these tensors.
     """
-    modes = classes[: len(shapes)]
-    if len(modes) < len(shapes) or any(mode > 3 for mode in modes):
-        raise ArtifactError("classes: a tensor has no valid mode")
-    heights = [shape[0] if mode & 1 else 1 for mode, shape in zip(modes, shapes, strict=True)]
-    widths = [shape[1] if mode & 2 else 0 for mode, shape in zip(modes, shapes, strict=True)]
-    cuts = np.cumsum([len(shapes), *heights, *widths]).tolist()
-    if len(classes) != cuts[-1]:
-        raise ArtifactError("classes: the section does not have the length that its modes imply")
-    runs = [
-        np.frombuffer(classes[begin:end], np.int8) if end > begin else np.zeros(1, np.int8)
-        for begin, end in pairwise(cuts)
-    ]
-    count = section[0] if section else 0
-    shared = np.frombuffer(section[1 : 1 + count], np.uint8)
-    if len(section) < 1 + count or (shapes and not count):
-        raise ArtifactError("tables: the section holds no tables")
-    if (shared == 0).any() or shared.sum(dtype=np.int64) > MOST_CLASSES:
+    grids = 2 if any(t.states > 1 for t in tensors) else 1
+    modes, bases, rest = np.split(
+        np.frombuffer(section, np.uint8), [len(tensors), 3 * len(tensors)]
+    )
+    sides = _read_sides(classes, modes, bases, tensors)
+    count = int(rest[0]) if len(rest) else 0
+    sizes = rest[1 : 1 + count]
+    if len(rest) < 1 + count or bool(tensors) != bool(count) or count > MOST_RUNS:
+        raise ArtifactError(f"tables: {count} runs of classes")
+    if (sizes == 0).any() or sizes.sum(dtype=np.int64) > MOST_CLASSES:
         raise ArtifactError(f"tables: they serve no class or more than {MOST_CLASSES}")
+    pairs = [s.classes(t) for s, t in zip(sides, tensors, strict=True)]
     return Contexts(
-        rows=tuple(runs[: len(shapes)]),
-        columns=tuple(runs[len(shapes) :]),
-        table_of=np.repeat(np.arange(count, dtype=np.uint8), shared),
-        levels=tables.read(section[1 + count :], count),
+        rows=tuple(rows for rows, _ in pairs),
+        columns=tuple(columns for _, columns in pairs),
+        runs=np.repeat(np.arange(count, dtype=np.uint8), sizes),
+        levels=tables.read(section[3 * len(tensors) + 1 + count :], count * grids, grids),
+        grids=grids,
+        sizes=tuple(len(s.rows) + len(s.columns) for s in sides),
     )
 
 
-class Fit(NamedTuple):
-    """Contexts, and the bits that codes will take under them."""
-
-    contexts: Contexts
-    bits: int
-
-
-def choose(tensors: Sequence[Codes]) -> Fit:
-    """The contexts that code ``tensors``, int8 (rows, columns) each, in the fewest bytes."""
-    return min((_fit(tensors, step) for step in _STEPS), key=_bytes)
-
-
-class _Choice(NamedTuple):
-    """One way to give a tensor its classes."""
-
-    rows: Codes
-    columns: Codes
-    counts: Counts  # (classes, 256)
-    side: int  # what storing rows and columns costs, in 1/4096 bit
-
-
-def _bytes(fit: Fit) -> int:
-    return fit.bits // 8 + sum(len(squeeze(part).data) for part in write(fit.contexts))
-
-
-def _fit(tensors: Sequence[Codes], step: int) -> Fit:
-    choices = [_choices(codes, step) for codes in tensors]
-    chosen = [ways[-1] for ways in choices]
-    for _ in range(_ROUNDS):
-        table_of, levels = _tables(chosen)
-        prices = _prices(table_of, levels, _OCTAVES * step + 1)
-        chosen = [min(ways, key=lambda way: _cost(way, prices)) for ways in choices]
-    table_of, levels = _tables(chosen)
-    prices = _prices(table_of, levels, _OCTAVES * step + 1)
-    contexts = Contexts(
-        tuple(way.rows for way in chosen), tuple(way.columns for way in chosen), table_of, levels
-    )
-    bits = sum(int((way.counts * prices).sum()) for way in chosen) // UNIT
-    return Fit(contexts, bits)
-
-
-def _choices(codes: Codes, step: int) -> list[_Choice]:
-    """One class for the whole tensor, classes by column, by row, and by both."""
-    unit = _FINE // step
-    by_row, by_column = _squares(codes)
-    height, width = codes.shape
-    whole = _scales(by_row.sum(keepdims=True), height * width)
-    rows, row = (_coarse(s, unit) for s in (_scales(by_row, width), whole))
-    columns, column = _coarse(_scales(by_column, height) - whole, unit), np.zeros(1, np.int8)
-    counts = _counts(codes, rows, columns)
-    first, left = int(rows.min()), int(columns.min())
-    seen_rows = np.arange(first, first + counts.shape[0], dtype=np.int8)
-    seen_columns = np.arange(left, left + counts.shape[1], dtype=np.int8)
-    return [
-        _Choice(r, c, _gather(counts, seen_r, seen_c, _OCTAVES * step + 1), _side(r) + _side(c))
-        for r, c, seen_r, seen_c in (
-            (row, column, row, column),
-            (row, columns, row, seen_columns),
-            (rows, column, seen_rows, column),
-            (rows, columns, seen_rows, seen_columns),
-        )
-    ]
-
-
-def _classes(rows: Codes, columns: Codes, classes: int) -> NDArray[np.int16]:
-    return np.clip(rows[:, None].astype(np.int16) + columns, 0, classes - 1)
-
-
-def _bands(shape: Shape) -> Iterator[slice]:
-    """Bands of rows, small enough that temporaries of eight times their size do not matter."""
-    height = max(1, _BLOCK // shape[1])
-    return (slice(first, first + height) for first in range(0, shape[0], height))
-
-
-def _squares(codes: Codes) -> tuple[Counts, Counts]:
-    """Sums of squares by row and by column."""
-    by_row, by_column = np.zeros(codes.shape[0], np.int64), np.zeros(codes.shape[1], np.int64)
-    for band in _bands(codes.shape):
-        squares = np.square(codes[band], dtype=np.int32)
-        by_row[band] = squares.sum(axis=1, dtype=np.int64)
-        by_column += squares.sum(axis=0, dtype=np.int64)
-    return by_row, by_column
-
-
-def _scales(squares: Counts, count: int) -> Counts:
-    """The root of the mean square, in 1/64 octave above 2^-5."""
-    return np.searchsorted(_SCALES, (squares << _FIXED) // count, side="right").astype(np.int64)
-
-
-def _coarse(scales: Counts, unit: int) -> Codes:
-    return ((scales + unit // 2) // unit).astype(np.int8)
-
-
-def _counts(codes: Codes, rows: Codes, columns: Codes) -> Counts:
-    """How often each symbol occurs by row code and column code, each counted from its smallest."""
-    row, column = rows.astype(np.int64) - rows.min(), columns.astype(np.int64) - columns.min()
-    shape = (int(row.max()) + 1, int(column.max()) + 1, SYMBOLS)
-    total = np.zeros(math.prod(shape), np.int64)
-    for band in _bands(codes.shape):
-        keys = (row[band, None] * shape[1] + column) * SYMBOLS + codes[band].view(np.uint8)
+def count(
+    codes: Codes,
+    grids: NDArray[np.uint8] | None,
+    rows: Classes,
+    columns: Classes,
+    shape: tuple[int, int],
+) -> Counts:
+    """How often each symbol occurs in each class: ``shape`` is classes, symbols of all grids."""
+    total = np.zeros(shape[0] * shape[1], np.int64)
+    height = max(1, _BLOCK // codes.shape[1])
+    for first in range(0, len(codes), height):
+        band = slice(first, first + height)
+        keys = clipped(rows[band, None], columns, shape[0]).astype(np.int64)
+        keys *= shape[1]
+        keys += codes[band].view(np.uint8)
+        if grids is not None:
+            keys += grids[band].astype(np.int64) * SYMBOLS
         total += np.bincount(keys.ravel(), minlength=len(total))
     return total.reshape(shape)
 
 
-def _gather(counts: Counts, rows: Codes, columns: Codes, classes: int) -> Counts:
-    """Add up what :func:`_counts` counted by the class it falls into."""
-    found = np.zeros((classes, SYMBOLS), np.int64)
-    where = np.broadcast_to(_classes(rows, columns, classes), counts.shape[:2])
-    np.add.at(found, where.ravel(), counts.reshape(-1, SYMBOLS))
-    return found
+def clipped(rows: Classes, columns: Classes, classes: int) -> Classes:
+    """The class of codes by what their rows and columns add to it, of ``classes`` in all."""
+    found = rows + columns
+    return np.clip(found, 0, classes - 1, out=found)
 
 
-def _side(codes: Codes) -> int:
-    return tables.entropy(np.bincount(codes.view(np.uint8)))
+def _predicted(exponents: Codes, unit: int, codes: Codes) -> Classes:
+    predicted = -exponents.astype(np.int16)
+    return predicted + np.int16(unit) * codes if unit else predicted
 
 
-def _tables(chosen: Sequence[_Choice]) -> tuple[NDArray[np.uint8], Levels]:
-    """Cut the classes into runs that share a table, at the least cost of codes and tables."""
-    counts = sum((way.counts for way in chosen), np.zeros((1, SYMBOLS), np.int64))
-    seen = np.flatnonzero(counts.any(axis=1))
-    sums = np.concatenate([np.zeros((1, SYMBOLS), np.int64), counts[seen].cumsum(axis=0)])
-    least, starts = np.zeros(len(sums), np.int64), np.zeros(len(sums), np.int64)
-    for end in range(1, len(sums)):
-        merged = sums[end] - sums[:end]
-        levels = tables.levels(merged)
-        price = (merged * tables.costs(tables.frequencies(levels))).sum(axis=1)
-        price += least[:end] + _TABLE + _ENTRY * (levels > 0).sum(axis=1)
-        starts[end] = price.argmin()
-        least[end] = price[starts[end]]
-    cuts = [len(seen)]
-    while cuts[-1]:
-        cuts.append(int(starts[cuts[-1]]))
-    cuts.reverse()
-    levels = tables.levels(sums[cuts[1:]] - sums[cuts[:-1]])
-    classes = np.arange(seen[-1] + 1 if len(seen) else 0)
-    return np.searchsorted(seen[cuts[1:-1]], classes, side="right").astype(np.uint8), levels
-
-
-def _prices(table_of: NDArray[np.uint8], levels: Levels, classes: int) -> Counts:
-    """What each symbol costs in each class (classes, 256)."""
-    if not len(levels):
-        return np.zeros((classes, SYMBOLS), np.int64)
-    last = len(table_of) - 1
-    return tables.costs(tables.frequencies(levels))[table_of[np.arange(classes).clip(0, last)]]
-
-
-def _cost(way: _Choice, prices: Counts) -> int:
-    return int((way.counts * prices).sum()) + way.side
+def _read_sides(
+    data: bytes, modes: NDArray[np.uint8], bases: NDArray[np.uint8], tensors: Sequence[Tensor]
+) -> list[Side]:
+    count = len(tensors)
+    if len(bases) < 2 * count or (modes > 15).any():
+        raise ArtifactError("tables: a tensor has no valid mode and base")
+    units = [(UNITS[mode & 3], UNITS[mode >> 2]) for mode in modes.tolist()]
+    heights = [len(t.rows) * bool(unit) for t, (unit, _) in zip(tensors, units, strict=True)]
+    widths = [len(t.columns) * bool(unit) for t, (_, unit) in zip(tensors, units, strict=True)]
+    cuts = np.cumsum([0, *heights, *widths]).tolist()
+    if len(data) != cuts[-1]:
+        raise ArtifactError("classes: the section does not have the length that the modes imply")
+    runs = [np.frombuffer(data[begin:end], np.int8) for begin, end in pairwise(cuts)]
+    known = np.ascontiguousarray(bases.reshape(2, -1).T).view(_BASE).ravel().tolist()
+    if max(map(abs, known), default=0) > FARTHEST_BASE:
+        raise ArtifactError(f"tables: a base is beyond {FARTHEST_BASE}")
+    return [
+        Side(base, row_unit, rows, column_unit, columns)
+        for base, (row_unit, column_unit), rows, columns in zip(
+            known, units, runs[:count], runs[count:], strict=True
+        )
+    ]

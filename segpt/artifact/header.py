@@ -1,6 +1,6 @@
 """The header: what a file says about its model, as canonical JSON read with suspicion.
 
-The header holds the model's spec and, for every weight, bits and scales per row. Names, roles,
+The header holds the model's spec and, for every weight, how it is coded. Names, roles,
 shapes and order of the weights follow from the spec by ``segpt.spec.layout``: a file can invent
 none of them, and nothing is allocated before what it implies has passed the caps below.
 """
@@ -14,39 +14,61 @@ from segpt.errors import ArtifactError, SpecError
 from segpt.spec.base import canonical, decode, spec
 from segpt.spec.layout import Weight, layout
 from segpt.spec.model import ModelSpec
-from segpt.values import Grid, Half, Quantized
+from segpt.spec.quant import STATES
+from segpt.values import Grid, Half, Quantized, Stepped
 
 MOST_BYTES = 1 << 20
 MOST_COMMAS = 1 << 14  # what bounds the time that reading a header takes
 MOST_PARAMETERS = 1 << 27
 MOST_TENSORS = 4096
 LONGEST_SIDE = 1 << 20
-HALF = 16  # bits of a weight that is not on a grid
+HALF = 16  # bits of a weight that has no codes
+CENTRED, PARTIAL = 1, 2  # parts of a stepped weight beside its codes: bits of a number
 
 _LONGEST_NUMBER = 16
 _LONGEST_MESSAGE = 300
 
 
 class Entry(NamedTuple):
-    """One weight of the file. ``groups`` is the number of scales per row, 0 for a float16."""
+    """One weight of the file: on a grid (bits), stepped (states), or float16 (bits are 16).
+
+    ``groups`` is the number of scales per row of a grid and ``parts`` what a stepped weight has
+    beside its codes; both are 0 elsewhere.
+    """
 
     weight: Weight
     bits: int
     groups: int
+    states: int
+    parts: int
 
     @property
     def half(self) -> bool:
         return self.bits == HALF
 
     @property
+    def stepped(self) -> bool:
+        return self.states > 0
+
+    @property
+    def centred(self) -> bool:
+        """There is a row of float16 to add to every stored row."""
+        return bool(self.parts & CENTRED)
+
+    @property
+    def partial(self) -> bool:
+        """A bitmap tells which rows are stored; the others share a row of float16."""
+        return bool(self.parts & PARTIAL)
+
+    @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of a weight on a grid."""
+        """Rows and columns of a weight with codes."""
         rows, columns = self.weight.shape
         return rows, columns
 
     @property
     def limit(self) -> int:
-        """The largest absolute code."""
+        """The largest absolute code on a grid."""
         return (1 << (self.bits - 1)) - 1
 
 
@@ -54,8 +76,8 @@ class Entry(NamedTuple):
 class Header:
     """The model, its tokenizer without the payload, its origin, and how each weight is coded.
 
-    ``bits`` and ``groups`` have one number per weight of ``layout(model)``: 2 to 8 bits and the
-    scales per row, or 16 and 0 for float16.
+    The lists have one number per weight of ``layout(model)``, see :class:`Entry`; ``states`` and
+    ``parts`` may be empty where no weight is stepped.
     """
 
     model: ModelSpec
@@ -64,6 +86,8 @@ class Header:
     origin: Mapping[str, str]
     bits: tuple[int, ...]
     groups: tuple[int, ...]
+    states: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(isinstance(v, str) for v in self.origin.values()):
@@ -72,18 +96,22 @@ class Header:
             raise SpecError(f"vocab must be positive, got {self.vocab}")
         weights = layout(self.model)
         _check_caps(weights)
-        if not len(self.bits) == len(self.groups) == len(weights):
-            raise SpecError(
-                f"the model has {len(weights)} weights, but the header gives bits for "
-                f"{len(self.bits)} and groups for {len(self.groups)}"
-            )
+        for name in ("bits", "groups", "states", "parts"):
+            given = len(getattr(self, name))
+            if given != len(weights) and (given or name in ("bits", "groups")):
+                raise SpecError(
+                    f"the model has {len(weights)} weights, but the header gives {name} for {given}"
+                )
         for entry in self.entries:
             _check_coding(entry)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
         """Every weight in canonical order, with its coding."""
-        return tuple(map(Entry, layout(self.model), self.bits, self.groups))
+        weights = layout(self.model)
+        none = (0,) * len(weights)
+        states, parts = self.states or none, self.parts or none
+        return tuple(map(Entry, weights, self.bits, self.groups, states, parts))
 
 
 def describe(quantized: Quantized) -> Header:
@@ -95,6 +123,7 @@ def describe(quantized: Quantized) -> Header:
     codings = [_coding(quantized, weight) for weight in layout(quantized.spec)]
     if extra := sorted(quantized.weights.keys() - {w.name for w in layout(quantized.spec)}):
         raise ArtifactError(f"the spec has no weight named {extra[0]}")
+    lists = map(list, zip(*codings, strict=True))
     return read(
         canonical(
             {
@@ -102,9 +131,8 @@ def describe(quantized: Quantized) -> Header:
                 "tokenizer": quantized.tokenizer.kind,
                 "vocab": quantized.tokenizer.vocab,
                 "origin": quantized.origin,
-                "bits": [bits for bits, _ in codings],
-                "groups": [groups for _, groups in codings],
             }
+            | dict(zip(("bits", "groups", "states", "parts"), lists, strict=True))
         )
     )
 
@@ -135,12 +163,15 @@ def read(data: bytes) -> Header:
         raise ArtifactError(_brief(error)) from None
 
 
-def _coding(quantized: Quantized, weight: Weight) -> tuple[int, int]:
+def _coding(quantized: Quantized, weight: Weight) -> tuple[int, int, int, int]:
+    """The bits, groups, states and parts of a weight."""
     match quantized.weights.get(weight.name):
         case Grid(bits=bits, scales=scales):
-            return bits, math.prod(scales.shape[1:])
+            return bits, math.prod(scales.shape[1:]), 0, 0
+        case Stepped(states=states, centre=centre, stored=stored):
+            return 0, 0, states, CENTRED * (centre is not None) | PARTIAL * (stored is not None)
         case Half():
-            return HALF, 0
+            return HALF, 0, 0, 0
         case None:
             raise ArtifactError(f"the spec has a weight {weight.name} that is not coded")
 
@@ -156,14 +187,23 @@ def _check_caps(weights: tuple[Weight, ...]) -> None:
 
 
 def _check_coding(entry: Entry) -> None:
-    weight, bits, groups = entry
+    weight, bits, groups, states, parts = entry
     if entry.half:
-        if groups:
-            raise SpecError(f"{weight.name} is float16 and has no groups, got {groups}")
-    elif not 2 <= bits <= 8:
-        raise SpecError(f"{weight.name}: bits are 2 to 8, or {HALF} for float16; got {bits}")
+        if groups or states or parts:
+            raise SpecError(f"{weight.name} is float16 and has no groups, states or parts")
     elif len(weight.shape) != 2:
         raise SpecError(f"{weight.name} has one dimension and is stored as float16")
+    elif bits == 0:
+        if states not in STATES:
+            raise SpecError(f"{weight.name}: states are one of {STATES}, got {states}")
+        if groups or not 0 <= parts <= CENTRED | PARTIAL:
+            raise SpecError(f"{weight.name} is stepped, but has {groups} groups and parts {parts}")
+    elif not 2 <= bits <= 8:
+        raise SpecError(
+            f"{weight.name}: bits are 2 to 8, {HALF} for float16 or 0 for steps; got {bits}"
+        )
+    elif states or parts:
+        raise SpecError(f"{weight.name} is on a grid and has no states or parts")
     elif not 1 <= groups <= weight.shape[1]:
         raise SpecError(f"{weight.name}: {groups} groups for {weight.shape[1]} columns")
 

@@ -1,12 +1,10 @@
 """Asymmetric numeral systems: symbols to bytes at their ideal code length (arXiv 1311.2540).
 
-Integers only. ``lanes`` independent states take turns, symbol i belonging to lane i mod lanes, so
-that one step of the loop serves a whole row of symbols. A state is 32 bits and lies in
-[2^16, 2^32); it moves in words of 16 bits. A symbol has a frequency out of 2^14 in the table of
-its class, and symbols of a class are laid out by rising value.
+Integers only. Symbols come in steps of up to ``lanes``, symbol i of a step belonging to lane i,
+so that one step of the loop serves a whole row of symbols. The state of a lane is 32 bits and
+lies in [2^16, 2^32); it moves in words of 16 bits. A symbol has a frequency out of 2^14 in its
+table, and the symbols of a table are laid out by rising value.
 """
-
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,99 +18,145 @@ MOST_LANES = 4096
 
 _LOWEST = 1 << 16
 _WORD = 16
-# Symbols whose table rows are looked up at once: long enough to amortise, short enough to cache.
-_BLOCK = 1 << 16
+
+Integers = NDArray[np.int64]
 
 
-def encode(
-    symbols: NDArray[np.uint8],
-    classes: NDArray[np.uint8],
-    tables: NDArray[np.uint16],
-    lanes: int,
-) -> bytes:
-    """Encode ``symbols`` (count,), each with the table that ``classes`` (count,) names.
+class Walk:
+    """Machines that choose the odd or the even table of a pair by the parities of the symbols.
 
-    ``tables`` is (classes, 256); each row sums to 2^14 and gives every symbol that occurs in its
-    class at least 1.
-
-    Returns:
-        The final state of every lane as uint32, then the words in the order of decoding.
-
-    Raises:
-        ArtifactError: if a symbol has frequency 0 in the table of its class.
+    A path packs what the decoder needs at every step: the number of the state, times 2, and the
+    grid that it is on at bit 14, where it selects the second table of a pair.
     """
-    frequencies = tables.astype(np.int64).ravel()
-    starts = (np.cumsum(tables, axis=1, dtype=np.int64) - tables).ravel()
-    states = np.full(lanes, _LOWEST, np.int64)
-    emitted: list[NDArray[np.uint16]] = []
-    bounds = _bounds(len(symbols), lanes)
-    for begin, end in reversed(list(pairwise(bounds))):
-        keys = classes[begin:end].astype(np.int64) * SYMBOLS + symbols[begin:end]
-        frequency, start = frequencies[keys], starts[keys]
-        if not frequency.all():
+
+    def __init__(self, machines: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
+        """``machines`` gives the grid (states,) and successors (states, 2) by number of states."""
+        self._following = np.zeros(TOTAL + 512, np.int64)
+        self.starts: dict[int, int] = {}
+        first = 0
+        for states, (grid, following) in machines.items():
+            paths = 2 * (first + np.arange(states)) + (grid.astype(np.int64) << PRECISION)
+            for parity in (0, 1):
+                self._following[paths + parity] = paths[following[:, parity]]
+            self.starts[states] = int(paths[0])
+            first += states
+
+    def follow(self, paths: Integers, parity: Integers) -> Integers:
+        """Where ``paths`` lead after symbols of this ``parity``; overwrites ``parity``."""
+        parity += paths
+        return self._following.take(parity, out=parity, mode="clip")
+
+
+class Encoder:
+    """Takes symbols in reverse, the last step first.
+
+    ``tables`` is (tables, 256); each row sums to 2^14.
+    """
+
+    def __init__(self, tables: NDArray[np.uint16], lanes: int) -> None:
+        wide = tables.astype(np.int64)
+        self._frequencies = wide.ravel()
+        self._starts = (np.cumsum(wide, axis=1) - wide).ravel()
+        self._states = np.full(lanes, _LOWEST, np.int64)
+        self._emitted: list[NDArray[np.uint16]] = []
+
+    def write(self, keys: Integers) -> None:
+        """Encode the steps ``keys`` (steps, width), from the last one back to the first.
+
+        A key is the number of a table, times 256, plus the symbol.
+
+        Raises:
+            ArtifactError: if a symbol has frequency 0 in its table.
+        """
+        frequencies, starts = self._frequencies[keys], self._starts[keys]
+        if not frequencies.all():
             raise ArtifactError("a symbol to encode has no place in the table of its class")
-        for first in reversed(range(0, end - begin, lanes)):
-            f, s = frequency[first : first + lanes], start[first : first + lanes]
-            x = states[: len(f)]
-            full = x >= f << (32 - PRECISION)
-            emitted.append(x[full].astype("<u2"))
-            x = np.where(full, x >> _WORD, x)
+        states = self._states[: keys.shape[1]]
+        for f, start in zip(frequencies[::-1], starts[::-1], strict=True):
+            full = states >= f << (32 - PRECISION)
+            self._emitted.append(states[full].astype("<u2"))
+            x = np.where(full, states >> _WORD, states)
             quotient = x // f
-            states[: len(f)] = (quotient << PRECISION) + (x - quotient * f) + s
-    words = np.concatenate(emitted[::-1]) if emitted else np.empty(0, "<u2")
-    return states.astype("<u4").tobytes() + words.tobytes()
+            np.add((quotient << PRECISION) + start, x - quotient * f, out=states)
+
+    def finish(self) -> bytes:
+        """The final state of every lane as uint32, then the words in the order of decoding."""
+        words = np.concatenate([np.empty(0, "<u2"), *self._emitted[::-1]])
+        return self._states.astype("<u4").tobytes() + words.tobytes()
 
 
-def decode(
-    data: bytes, classes: NDArray[np.uint8], tables: NDArray[np.uint16], lanes: int
-) -> NDArray[np.uint8]:
-    """Decode one symbol per entry of ``classes`` (count,); the inverse of :func:`encode`.
-
-    The number of steps depends on ``count`` and ``lanes`` alone.
+class Decoder:
+    """Gives symbols back in order; the inverse of :class:`Encoder`.
 
     Raises:
-        ArtifactError: if ``data`` is truncated, has bytes left over, or ends in a wrong state.
+        ArtifactError: from any method, if ``data`` is not what an encoder makes.
     """
-    head = 4 * lanes
-    if len(data) < head or (len(data) - head) % 2:
-        raise ArtifactError(f"a stream of {len(data)} bytes does not hold {lanes} lanes and words")
-    states = np.frombuffer(data, "<u4", lanes).astype(np.int64)
-    if lanes and states.min() < _LOWEST:
-        raise ArtifactError("a lane of the code stream starts in a state that no encoder reaches")
-    words = np.frombuffer(data, "<u2", offset=head)
-    slots = _slots(tables)
-    symbols = np.empty(len(classes), np.uint8)
-    used = 0
-    for begin, end in pairwise(_bounds(len(classes), lanes)):
-        bases = classes[begin:end].astype(np.int64) << PRECISION
-        found = symbols[begin:end]
-        for first in range(0, end - begin, lanes):
-            base = bases[first : first + lanes]
-            x = states[: len(base)]
-            slot = slots[base + (x & (TOTAL - 1))]
-            found[first : first + lanes] = slot & 0xFF
-            x = (slot >> 8 & 0x7FFF) * (x >> PRECISION) + (slot >> 23)
-            short = np.flatnonzero(x < _LOWEST)
-            if used + len(short) > len(words):
-                raise ArtifactError("the code stream is truncated")
-            x[short] = x[short] << _WORD | words[used : used + len(short)]
-            used += len(short)
-            states[: len(base)] = x
-    if used != len(words):
-        raise ArtifactError(f"the code stream has {2 * (len(words) - used)} bytes left over")
-    if (states != _LOWEST).any():
-        raise ArtifactError("the code stream is corrupt: a lane does not end where it began")
-    return symbols
+
+    def __init__(self, data: bytes, tables: NDArray[np.uint16], lanes: int) -> None:
+        head = 4 * lanes
+        if len(data) < head or (len(data) - head) % 2:
+            raise ArtifactError(
+                f"a stream of {len(data)} bytes does not hold {lanes} lanes and words"
+            )
+        self._states = np.frombuffer(data, "<u4", lanes).astype(np.int64)
+        if self._states.min(initial=_LOWEST) < _LOWEST:
+            raise ArtifactError("a lane of the code stream starts in a state that none reaches")
+        self._words = np.frombuffer(data, "<u2", offset=head)
+        self._used = 0
+        self._slots = _slots(tables)
+
+    def read(
+        self, bases: Integers, walk: Walk | None = None, paths: Integers | None = None
+    ) -> NDArray[np.uint8]:
+        """The symbols of the steps ``bases`` (steps, width), where width is at most the lanes.
+
+        A base is the number of a table, times 2^14. With a ``walk`` it is that of the first
+        table of a pair, and ``paths`` (width,) moves along. The time depends on the shape alone.
+        """
+        width = bases.shape[1]
+        symbols = np.empty(bases.shape, np.uint8)
+        x, paths = self._states[:width], np.zeros(0, np.int64) if paths is None else paths
+        slot, found, scratch = (np.empty(width, np.int64) for _ in range(3))
+        short = np.empty(width, np.bool_)
+        for base, out in zip(bases, symbols, strict=True):
+            np.bitwise_and(x, TOTAL - 1, out=slot)
+            slot += base
+            if walk is not None:
+                np.bitwise_and(paths, TOTAL, out=scratch)
+                slot += scratch
+            # Every slot exists, so that clipping changes none; it spares a second buffer.
+            self._slots.take(slot, out=found, mode="clip")
+            out[:] = found
+            if walk is not None:
+                np.bitwise_and(found, 1, out=scratch)
+                paths[:] = walk.follow(paths, scratch)
+            x >>= PRECISION
+            np.right_shift(found, 8, out=slot)
+            slot &= 0x7FFF
+            x *= slot
+            found >>= 23
+            x += found
+            np.less(x, _LOWEST, out=short)
+            self._refill(x, short.nonzero()[0])
+        return symbols
+
+    def finish(self) -> None:
+        """Check that every word is consumed and every lane is back where it began."""
+        if left := len(self._words) - self._used:
+            raise ArtifactError(f"the code stream has {2 * left} bytes left over")
+        if (self._states != _LOWEST).any():
+            raise ArtifactError("the code stream is corrupt: a lane does not end where it began")
+
+    def _refill(self, x: Integers, short: NDArray[np.intp]) -> None:
+        words = self._words[self._used : self._used + len(short)]
+        if len(words) < len(short):
+            raise ArtifactError("the code stream is truncated")
+        x[short] = x[short] << _WORD | words
+        self._used += len(short)
 
 
-def _bounds(count: int, lanes: int) -> list[int]:
-    """Cut ``count`` symbols into blocks of whole steps."""
-    block = max(1, _BLOCK // max(1, lanes)) * lanes
-    return [*range(0, count, block), count] if count else [0]
-
-
-def _slots(tables: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """For every class and value of the low bits: symbol, frequency << 8, offset << 23."""
+def _slots(tables: NDArray[np.uint16]) -> Integers:
+    """For every table and value of the low bits: symbol, frequency << 8, offset << 23."""
     slots = np.empty((len(tables), TOTAL), np.int64)
     low = np.arange(TOTAL)
     for row, table in zip(slots, tables.astype(np.int64), strict=True):

@@ -1,9 +1,10 @@
 """Frequency tables: 256 symbols that share 2^14, in about a byte per symbol that occurs.
 
 A table is stored as a *level* per symbol, a byte on a scale that is linear up to 32 and then
-doubles every 16 steps. Levels give weights, and weights are scaled to frequencies with integers
-only, so that every machine derives the same tables and every byte string is a valid one.
-Symbols are int8 codes read as uint8, so that -1 is symbol 255.
+doubles every 16 steps. On that scale a bell curve is a parabola, whose second differences are
+all the same, which is what is stored. Levels give weights, and weights are scaled to frequencies
+with integers only, so that every machine derives the same tables and every byte string is a valid
+one. Symbols are int8 codes read as uint8, so that -1 is symbol 255.
 """
 
 import math
@@ -59,18 +60,20 @@ def costs(tables: NDArray[np.uint16]) -> Counts:
     return _COSTS[tables]
 
 
-def entropy(counts: Counts) -> int:
-    """What values with these ``counts`` cost by themselves, in 1/4096 bit."""
-    share = np.maximum(1, (counts << PRECISION) // max(1, int(counts.sum())))
-    return int((counts * _COSTS[share]).sum())
+def prices(counts: Counts) -> Counts:
+    """What each value with these ``counts`` (..., values) costs in a table of its own, as above."""
+    total = np.maximum(1, counts.sum(axis=-1, keepdims=True))
+    return _COSTS[np.maximum(1, (counts << PRECISION) // total)]
 
 
-def write(levels: Levels) -> bytes:
+def write(levels: Levels, stride: int = 1) -> bytes:
     """Levels as bytes, without the symbols beyond the reach of each table.
 
-    One byte of reach per table, the largest absolute code in use. Then, table by table, the level
-    of 0 and the steps outwards to the levels of 1, 2, ... Then, table by table, how the levels of
-    -1, -2, ... differ from those of 1, 2, ... All modulo 256.
+    One byte of reach per table, the largest absolute code in use, and a byte that tells whether
+    the levels of -m are not all those of m. Then, table by table, a number for each code from 0
+    to the reach: the level of 0, the step to that of 1, and how each step outwards differs from
+    the one before; less the same number of the table ``stride`` before. Then, if they differ, how
+    the levels of -1, -2, ... differ from those of 1, 2, ... All modulo 256.
     """
     positive, negative = levels[:, : FARTHEST + 1], levels[:, : SYMBOLS - FARTHEST - 1 : -1]
     used = positive > 0
@@ -78,36 +81,81 @@ def write(levels: Levels) -> bytes:
     reach = FARTHEST - used[:, ::-1].argmax(axis=1)
     within = np.arange(FARTHEST + 1) <= reach[:, None]
     outward = np.diff(positive, axis=1, prepend=np.uint8(0))
-    mirror = negative - positive[:, 1:]
+    outward[:, 2:] = np.diff(outward[:, 1:], axis=1)
+    outward *= within
+    outward[stride:] -= outward[:-stride].copy()
+    mirror = (negative - positive[:, 1:])[within[:, 1:]]
+    lopsided = bool(mirror.any())
     return (
         reach.astype(np.uint8).tobytes()
+        + bytes([lopsided])
         + outward[within].tobytes()
-        + mirror[within[:, 1:]].tobytes()
+        + mirror.tobytes() * lopsided
     )
 
 
-def read(data: bytes, tables: int) -> Levels:
+def read(data: bytes, tables: int, stride: int = 1) -> Levels:
     """The inverse of :func:`write` for a known number of tables.
 
     Raises:
         ArtifactError: if ``data`` has another length than the reaches imply, a reach is beyond
             127, or a table is empty.
     """
-    reach = np.frombuffer(data[:tables], np.uint8).astype(np.int64)
+    levels, end = read_some(data, tables, stride)
+    if end != len(data):
+        raise ArtifactError("tables: the section does not have the length that the reaches imply")
+    return levels
+
+
+def read_some(data: bytes, tables: int, stride: int = 1) -> tuple[Levels, int]:
+    """As :func:`read`, from the start of ``data``; also where the tables end."""
+    reach = reaches(data[:tables], tables)
+    flag = data[tables : tables + 1]
+    if flag not in (b"\0", b"\1"):
+        raise ArtifactError("tables: they are neither symmetric nor lopsided")
+    outward = tables + 1
+    mirror = outward + int(reach.sum()) + tables
+    end = mirror + int(reach.sum()) * flag[0]
+    if len(data) < end:
+        raise ArtifactError("tables: the section does not have the length that the reaches imply")
+    steps = spread(data[outward:mirror], reach, 0)
+    for before, step, most in zip(steps, steps[stride:], reach[stride:], strict=False):
+        step[: most + 1] += before[: most + 1]
+    steps[:, 1:] = np.cumsum(steps[:, 1:], axis=1, dtype=np.uint8)
+    return join(reach, steps, spread(data[mirror:end], reach, 1) if flag[0] else None), end
+
+
+def reaches(data: bytes, tables: int) -> Counts:
+    """The reach of each table, of one byte each.
+
+    Raises:
+        ArtifactError: if one is missing or beyond 127.
+    """
+    reach = np.frombuffer(data, np.uint8).astype(np.int64)
     if len(reach) < tables or (reach > FARTHEST).any():
         raise ArtifactError("tables: a reach is missing or beyond 127")
+    return reach
+
+
+def spread(data: bytes, reach: Counts, first: int) -> Levels:
+    """A row per table of the bytes for ``first`` up to its reach, 0 beyond it."""
+    codes = np.arange(first, FARTHEST + 1)
+    found = np.zeros((len(reach), len(codes)), np.uint8)
+    found[codes <= reach[:, None]] = np.frombuffer(data, np.uint8)
+    return found
+
+
+def join(reach: Counts, steps: Levels, mirror: Levels | None) -> Levels:
+    """Levels (tables, 256) from the steps outwards and how negative codes differ.
+
+    Raises:
+        ArtifactError: if a table is empty.
+    """
     within = np.arange(FARTHEST + 1) <= reach[:, None]
-    cut = tables + int(within.sum())
-    if len(data) != cut + int(reach.sum()):
-        raise ArtifactError("tables: the section does not have the length that the reaches imply")
-    outward = np.zeros(within.shape, np.uint8)
-    outward[within] = np.frombuffer(data[tables:cut], np.uint8)
-    mirror = np.zeros((tables, FARTHEST), np.uint8)
-    mirror[within[:, 1:]] = np.frombuffer(data[cut:], np.uint8)
-    positive = np.cumsum(outward, axis=1, dtype=np.uint8) * within
-    levels = np.zeros((tables, SYMBOLS), np.uint8)
+    positive = np.cumsum(steps, axis=1, dtype=np.uint8) * within
+    levels = np.zeros((len(reach), SYMBOLS), np.uint8)
     levels[:, : FARTHEST + 1] = positive
-    levels[:, : SYMBOLS - FARTHEST - 1 : -1] = positive[:, 1:] + mirror
+    levels[:, : SYMBOLS - FARTHEST - 1 : -1] = positive[:, 1:] + (0 if mirror is None else mirror)
     if not levels.any(axis=1).all():
         raise ArtifactError("tables: a table gives no symbol a frequency")
     return levels

@@ -1,11 +1,11 @@
 """Artifacts: exact both ways, the same bytes everywhere, and clear about what is wrong."""
 
-import dataclasses
 import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from segpt.artifact import frame
 from segpt.artifact.container import budget, load, pack, sections, unpack, usage
+from segpt.artifact.stream import MOST_STEPS
 from segpt.errors import ArtifactError, CheckError
 from segpt.spec.layout import Role, layout
 from segpt.spec.model import (
@@ -33,9 +34,12 @@ from segpt.spec.model import (
     ValueResidual,
     Visit,
 )
-from segpt.values import Artifact, Coded, Grid, Half, Quantized, Tokenizer
+from segpt.values import Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
+from tests.artifact.weights import make_stepped, with_rows
 
 BYTES = Tokenizer("bytes", 257)
+HEAD = "head.matrix"
+APART = ("prefix", "digest", "header", "tokenizer", "tables")  # not of any one weight
 STYLES = ("uniform", "normal", "zero", "one value", "zero rows", "one symbol per row")
 
 
@@ -102,8 +106,12 @@ def quantizeds(draw: st.DrawFn) -> Quantized:
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     weights: dict[str, Coded] = {}
     for weight in layout(spec):
-        bits = draw(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16]))
-        if len(weight.shape) == 2 and bits != 16:
+        bits = draw(st.sampled_from([0, 0, 2, 3, 4, 5, 6, 7, 8, 16]))
+        if len(weight.shape) == 2 and bits == 0:
+            shape, states = (weight.shape[0], weight.shape[1]), draw(st.sampled_from([1, 4, 8, 16]))
+            stepped = make_stepped(random, shape, states, sigma=draw(st.floats(0.2, 60)))
+            weights[weight.name] = with_rows(random, stepped, draw(st.integers(0, 3)))
+        elif len(weight.shape) == 2 and bits != 16:
             rows, columns = weight.shape
             style = draw(st.sampled_from(STYLES))
             weights[weight.name] = make_grid(random, (rows, columns), bits, style)
@@ -140,7 +148,7 @@ def test_many_models_come_back_bit_for_bit(quantized: Quantized) -> None:
 
 
 def make_quantized(seed: int = 0, vocab: int = 64, width: int = 16) -> Quantized:
-    """A small model with all roles: 4 bits in the table and head, 3 in two matrices."""
+    """A small model with all roles: 4 bits in the table, 3 in a matrix; the others are stepped."""
     random = np.random.default_rng(seed)
     spec = ModelSpec(
         vocab=vocab,
@@ -155,9 +163,15 @@ def make_quantized(seed: int = 0, vocab: int = 64, width: int = 16) -> Quantized
     for weight in layout(spec):
         if weight.role is Role.VECTOR:
             weights[weight.name] = Half(np.ones(weight.shape, np.float16))
+            continue
+        rows, columns = weight.shape
+        if weight.name == HEAD:
+            stepped = make_stepped(random, (rows, columns), 8)
+            weights[weight.name] = with_rows(random, stepped, 3)
+        elif weight.name.endswith("down"):
+            weights[weight.name] = make_stepped(random, (rows, columns), 4)
         else:
             bits = 3 if weight.role is Role.MATRIX else 4
-            rows, columns = weight.shape
             weights[weight.name] = make_grid(random, (rows, columns), bits, "uniform")
     return Quantized(spec, weights, BYTES, {"text": "0123456789abcdef"})
 
@@ -165,12 +179,12 @@ def make_quantized(seed: int = 0, vocab: int = 64, width: int = 16) -> Quantized
 def test_models_without_a_grid_come_back() -> None:
     quantized = make_quantized()
     halves = {n: Half(np.ones(c.shape, np.float16)) for n, c in quantized.weights.items()}
-    check_round_trip(dataclasses.replace(quantized, weights=halves))
+    check_round_trip(replace(quantized, weights=halves))
 
 
 def test_codes_that_cost_nothing_still_decode_in_few_steps() -> None:
     quantized = make_quantized(vocab=1, width=2)
-    spec = dataclasses.replace(quantized.spec, vocab=1 << 16, width=65, head=Head())
+    spec = replace(quantized.spec, vocab=1 << 16, width=65, head=Head())
     weights: dict[str, Coded] = {}
     for w in layout(spec):
         if len(w.shape) == 1:
@@ -178,16 +192,17 @@ def test_codes_that_cost_nothing_still_decode_in_few_steps() -> None:
         else:
             scales = np.ones((w.shape[0], 1), np.float16)
             weights[w.name] = Grid(8, np.zeros(w.shape, np.int8), scales)
-    artifact = pack(dataclasses.replace(quantized, spec=spec, weights=weights))
+    artifact = pack(replace(quantized, spec=spec, weights=weights))
     held = {section.name: section.bytes for section in sections(artifact)}
     assert held["codes"] == 2 + 4 * 32
+    assert MOST_STEPS >= 65 * -(-(1 << 16) // 32)
     assert unpack(artifact).weights == weights
 
 
 PROGRAM = """
 import sys, hashlib
 sys.path.insert(0, sys.argv[1])
-from test_container import make_quantized
+from tests.artifact.test_container import make_quantized
 from segpt.artifact.container import pack
 print(hashlib.sha256(pack(make_quantized(7, 300, 64)).data).hexdigest())
 """
@@ -196,7 +211,7 @@ print(hashlib.sha256(pack(make_quantized(7, 300, 64)).data).hexdigest())
 @pytest.mark.parametrize("hashseed", ["0", "1", "random"])
 def test_every_process_packs_the_same_bytes(hashseed: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(Path(__file__).parent)],
+        [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[2])],
         env=os.environ | {"PYTHONHASHSEED": hashseed},
         capture_output=True,
         text=True,
@@ -206,22 +221,32 @@ def test_every_process_packs_the_same_bytes(hashseed: str) -> None:
     assert run.stdout.split() == [here]
 
 
+def turn(coded: Coded) -> Coded:
+    """The same weight with its columns together in memory."""
+    match coded:
+        case Grid(bits=bits, codes=codes, scales=scales):
+            return Grid(bits, np.asfortranarray(codes), np.asfortranarray(scales))
+        case Stepped():
+            return replace(
+                coded, codes=np.asfortranarray(coded.codes), rows=coded.rows.repeat(2)[::2]
+            )
+        case Half():
+            return coded
+
+
 def test_memory_layout_does_not_change_the_bytes() -> None:
     quantized = make_quantized()
     turned: dict[str, Coded] = {
-        name: Grid(c.bits, np.asfortranarray(c.codes), np.asfortranarray(c.scales))
-        if isinstance(c, Grid)
-        else c
-        for name, c in reversed(list(quantized.weights.items()))
+        name: turn(c) for name, c in reversed(list(quantized.weights.items()))
     }
-    assert pack(dataclasses.replace(quantized, weights=turned)).data == pack(quantized).data
+    assert pack(replace(quantized, weights=turned)).data == pack(quantized).data
 
 
 def with_codes(change: Callable[[Grid], Coded]) -> Quantized:
     quantized = make_quantized()
     table = quantized.weights["table"]
     assert isinstance(table, Grid)
-    return dataclasses.replace(quantized, weights={**quantized.weights, "table": change(table)})
+    return replace(quantized, weights={**quantized.weights, "table": change(table)})
 
 
 @pytest.mark.parametrize(
@@ -251,12 +276,91 @@ def test_weights_the_format_cannot_hold_are_refused(
         pack(with_codes(change))
 
 
-def test_vectors_cannot_lie_on_a_grid() -> None:
+def with_steps(change: Callable[[Stepped], Coded]) -> Quantized:
+    quantized = make_quantized()
+    head = quantized.weights[HEAD]
+    assert isinstance(head, Stepped)
+    return replace(quantized, weights={**quantized.weights, HEAD: change(head)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: replace(w, states=2), "states are one of"),
+        (lambda w: replace(w, states=0), "states are one of"),
+        (lambda w: replace(w, codes=np.full_like(w.codes, -128)), "codes are int8 from -127"),
+        (lambda w: replace(w, codes=w.codes.astype(np.int16)), "codes are .*int16"),
+        (lambda w: replace(w, codes=w.codes[1:]), "codes are"),
+        (lambda w: replace(w, rows=w.rows[1:]), "rows are"),
+        (lambda w: replace(w, rows=np.full_like(w.rows, 121)), "exponent is beyond 120"),
+        (lambda w: replace(w, columns=np.full_like(w.columns, -128)), "exponent is beyond 120"),
+        (lambda w: replace(w, columns=w.columns.astype(np.int16)), "columns are"),
+        (lambda w: replace(w, centre=None, stored=None), "codes are"),
+        (lambda w: replace(w, centre=w.centre[1:]), "centre are"),
+        (lambda w: replace(w, centre=w.centre * np.float16("inf")), "finite float16"),
+        (lambda w: replace(w, shared=w.shared * np.float16("nan")), "finite float16"),
+        (lambda w: replace(w, shared=None), "shared are None"),
+        (lambda w: replace(w, stored=None), "codes are"),
+        (lambda w: replace(w, stored=w.stored[1:]), "are"),
+        (lambda w: replace(w, stored=np.zeros_like(w.stored)), "some are stored but not all"),
+        (lambda w: replace(w, stored=np.ones_like(w.stored)), "some are stored but not all"),
+        (lambda w: replace(w, stored=w.stored.astype(np.int8)), "bitmap of rows is bool"),
+        (lambda w: replace(w, step=0.0), "a step is positive"),
+        (lambda w: replace(w, step=-1.0), "a step is positive"),
+        (lambda w: replace(w, step=float("nan")), "a step is positive"),
+        (lambda w: replace(w, step=float("inf")), "a step is positive"),
+        (lambda w: replace(w, step=0.1), "a step is a float32"),
+        (lambda w: replace(w, step=2.0**-140), "too small or too large"),
+        (lambda w: replace(w, step=1e300), "too small or too large"),
+        (lambda w: replace(w, step=2.0**118), "too small or too large"),
+        (lambda w: replace(w, step=2.0**-125), "too small or too large"),
+    ],
+)
+def test_steps_the_format_cannot_hold_are_refused(
+    change: Callable[[Stepped], Coded], message: str
+) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        pack(with_steps(change))
+
+
+def test_rows_cannot_share_values_where_all_are_stored() -> None:
+    quantized = make_quantized()
+    stepped = make_stepped(np.random.default_rng(0), (64, 16), 8)
+    shared = replace(stepped, shared=np.zeros(16, np.float16))
+    with pytest.raises(ArtifactError, match="shared are"):
+        pack(replace(quantized, weights={**quantized.weights, HEAD: shared}))
+
+
+@pytest.mark.parametrize("exponent", [-120, 120])
+@pytest.mark.parametrize("states", [1, 16])
+def test_the_farthest_steps_decode_to_normal_numbers(exponent: int, states: int) -> None:
+    stepped = make_stepped(np.random.default_rng(0), (64, 16), states, sigma=40)
+    extreme = replace(
+        stepped,
+        codes=np.where(stepped.codes == 0, 127, stepped.codes).astype(np.int8),
+        rows=np.full(64, exponent, np.int8),
+        columns=np.full(16, exponent, np.int8),
+        step=float(np.float32(2.0**-96 if exponent < 0 else np.nextafter(np.float32(2.0**89), 0))),
+    )
+    quantized = make_quantized()
+    packed = replace(quantized, weights={**quantized.weights, HEAD: extreme})
+    check_round_trip(packed)
+    size = np.abs(extreme.decoded())
+    assert np.isfinite(size).all()
+    assert size.min() >= np.finfo(np.float32).tiny
+    further = replace(extreme, step=float(np.float32(extreme.step * 2.0 ** np.sign(exponent))))
+    with pytest.raises(ArtifactError, match="too small or too large"):
+        pack(replace(quantized, weights={**quantized.weights, HEAD: further}))
+
+
+def test_vectors_have_no_codes() -> None:
     quantized = make_quantized()
     grid = Grid(8, np.ones((1, 16), np.int8), np.ones((1, 1), np.float16))
-    weights = {**quantized.weights, "layers.0.feed.gain": grid}
-    with pytest.raises(ArtifactError, match="one dimension"):
-        pack(dataclasses.replace(quantized, weights=weights))
+    stepped = make_stepped(np.random.default_rng(0), (1, 16), 8)
+    for coded in (grid, stepped):
+        weights = {**quantized.weights, "layers.0.feed.gain": coded}
+        with pytest.raises(ArtifactError, match="one dimension"):
+            pack(replace(quantized, weights=weights))
 
 
 def test_weights_that_are_not_those_of_the_spec_are_refused() -> None:
@@ -264,31 +368,31 @@ def test_weights_that_are_not_those_of_the_spec_are_refused() -> None:
     weights = dict(quantized.weights)
     extra = weights | {"bias": weights["table"]}
     with pytest.raises(ArtifactError, match="no weight named bias"):
-        pack(dataclasses.replace(quantized, weights=extra))
+        pack(replace(quantized, weights=extra))
     del weights["layers.0.feed.gain"]
     with pytest.raises(ArtifactError, match=r"layers\.0\.feed\.gain"):
-        pack(dataclasses.replace(quantized, weights=weights))
+        pack(replace(quantized, weights=weights))
 
 
 def test_models_beyond_the_caps_are_refused() -> None:
     quantized = make_quantized()
     for spec, message in (
-        (dataclasses.replace(quantized.spec, vocab=1 << 21), "sides are 1 to"),
-        (dataclasses.replace(quantized.spec, vocab=1 << 20, width=1 << 10), "parameters"),
-        (dataclasses.replace(quantized.spec, visits=quantized.spec.visits * 9000), "commas"),
+        (replace(quantized.spec, vocab=1 << 21), "sides are 1 to"),
+        (replace(quantized.spec, vocab=1 << 20, width=1 << 10), "parameters"),
+        (replace(quantized.spec, visits=quantized.spec.visits * 9000), "commas"),
     ):
         with pytest.raises(ArtifactError, match=message):
-            pack(dataclasses.replace(quantized, spec=spec))
-    nameless = dataclasses.replace(quantized, tokenizer=Tokenizer("bytes", 0))
+            pack(replace(quantized, spec=spec))
+    nameless = replace(quantized, tokenizer=Tokenizer("bytes", 0))
     with pytest.raises(ArtifactError, match="vocab"):
         pack(nameless)
-    long = dataclasses.replace(quantized, tokenizer=Tokenizer("merges", 9, bytes((1 << 24) + 1)))
+    long = replace(quantized, tokenizer=Tokenizer("merges", 9, bytes((1 << 24) + 1)))
     with pytest.raises(ArtifactError, match="tokenizer"):
         pack(long)
 
 
 def test_the_origin_holds_strings_only() -> None:
-    numbers = dataclasses.replace(make_quantized(), origin={"text": 7})  # type: ignore[dict-item]
+    numbers = replace(make_quantized(), origin={"text": 7})  # type: ignore[dict-item]
     with pytest.raises(ArtifactError, match="origin"):
         pack(numbers)
 
@@ -296,13 +400,13 @@ def test_the_origin_holds_strings_only() -> None:
 def test_specs_with_whole_numbers_for_fractions_pack_like_any_other() -> None:
     quantized = make_quantized()
     capped = [
-        dataclasses.replace(quantized, spec=dataclasses.replace(quantized.spec, head=head))
+        replace(quantized, spec=replace(quantized.spec, head=head))
         for head in (Head(tied=False, softcap=30), Head(tied=False, softcap=30.0))
     ]
     assert pack(capped[0]).data == pack(capped[1]).data
-    infinite = dataclasses.replace(quantized.spec, head=Head(tied=False, softcap=float("inf")))
+    infinite = replace(quantized.spec, head=Head(tied=False, softcap=float("inf")))
     with pytest.raises(ArtifactError, match="not a number"):
-        pack(dataclasses.replace(quantized, spec=infinite))
+        pack(replace(quantized, spec=infinite))
 
 
 def test_usage_adds_up_and_tells_bits_per_weight() -> None:
@@ -310,29 +414,33 @@ def test_usage_adds_up_and_tells_bits_per_weight() -> None:
     artifact = pack(quantized)
     found = {use.role: use for use in usage(artifact)}
     assert found.keys() == {Role.TABLE, Role.MATRIX, Role.HEAD, Role.VECTOR}
-    held = {s.name: s.bytes for s in sections(artifact)}
-    total = held["classes"] + held["codes"] + held["scales"] + held["halves"]
+    total = sum(s.bytes for s in sections(artifact) if s.name not in APART)
     assert sum(use.bytes for use in found.values()) == pytest.approx(total)
     assert sum(use.parameters for use in found.values()) == 2 * 1024 * 64 + 64 + 2 * 64 * 64
-    plain = dataclasses.replace(
-        quantized,
-        weights={
-            n: Grid(c.bits, c.codes, np.ones((len(c.codes), 1), np.float16))
-            if isinstance(c, Grid)
-            else c
-            for n, c in quantized.weights.items()
-        },
-    )
-    rates = {use.role: use.bits_per_weight for use in usage(pack(plain))}
+    plain: dict[str, Coded] = {}
+    for name, coded in quantized.weights.items():
+        plain[name] = coded
+        if isinstance(coded, Grid):
+            plain[name] = replace(coded, scales=np.ones((len(coded.codes), 1), np.float16))
+        elif name != HEAD and isinstance(coded, Stepped):
+            grid = quantized.weights["layers.0.feed.body.up"]
+            assert isinstance(grid, Grid)
+            plain[name] = replace(grid, scales=np.ones((64, 1), np.float16))
+    rates = {u.role: u.bits_per_weight for u in usage(pack(replace(quantized, weights=plain)))}
     assert rates[Role.TABLE] == pytest.approx(np.log2(15), rel=0.01)
     assert rates[Role.MATRIX] == pytest.approx(np.log2(7), rel=0.02)
 
 
-def test_overhead_beside_the_code_stream_is_small() -> None:
-    artifact = pack(make_quantized(0, 2048, 128))
-    held = {s.name: s.bytes for s in sections(artifact)}
-    assert held["classes"] + held["tables"] < 0.005 * held["codes"]
-    assert held["prefix"] + held["header"] + held["digest"] < 512
+def test_usage_knows_what_steps_take() -> None:
+    quantized = make_quantized(1, 1024, 64)
+    uses = {use.role: use.bytes for use in usage(pack(quantized))}
+    head = quantized.weights[HEAD]
+    assert isinstance(head, Stepped)
+    bare = replace(head, centre=None, rows=np.zeros_like(head.rows))
+    without = replace(quantized, weights={**quantized.weights, HEAD: bare})
+    fewer = {use.role: use.bytes for use in usage(pack(without))}
+    assert uses[Role.HEAD] - fewer[Role.HEAD] > 64 + len(head.rows) / 2
+    assert uses[Role.TABLE] == pytest.approx(fewer[Role.TABLE], rel=0.01)
 
 
 def test_without_brotli_files_are_written_and_brotli_is_asked_for(
@@ -345,7 +453,7 @@ def test_without_brotli_files_are_written_and_brotli_is_asked_for(
     with pytest.raises(ArtifactError, match="pip install 'brotli"):
         unpack(artifact)
     plain = pack(quantized)
-    assert {section.codec for section in sections(plain)} == {"stored", "lzma"}
+    assert {section.codec for section in sections(plain)} <= {"stored", "lzma", "rans"}
     assert unpack(plain) == quantized
     monkeypatch.undo()
     assert unpack(plain) == quantized
@@ -368,8 +476,11 @@ def test_files_load(tmp_path: Path) -> None:
         (b"hello there", "it starts with b'hello '"),
         (frame.MAGIC, "truncated"),
         (frame.MAGIC + b"\1\0\7", "truncated"),
-        (frame.MAGIC + b"\2\0\7" + bytes(100), "format 2 is unknown; .* reads format 1"),
+        (frame.MAGIC + b"\2\0\13", "truncated"),
+        (frame.MAGIC + b"\3\0\7" + bytes(100), "format 3 is unknown; .* reads formats 1 to 2"),
+        (frame.MAGIC + b"\0\0\7" + bytes(100), "format 0 is unknown"),
         (frame.MAGIC + b"\1\0\7" + bytes(200), "SHA-256"),
+        (frame.MAGIC + b"\2\0\13" + bytes(200), "SHA-256"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(tmp_path: Path, data: bytes, message: str) -> None:

@@ -39,15 +39,30 @@ def test_the_most_frequent_symbol_can_pay_for_all_rare_ones() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 5))
-def test_levels_come_back(seed: int, count: int) -> None:
+@given(st.integers(0, 2**32), st.integers(0, 5), st.sampled_from([1, 2]), st.booleans())
+def test_levels_come_back(seed: int, count: int, stride: int, symmetric: bool) -> None:
     random = np.random.default_rng(seed)
     levels = random.integers(0, 256, (count, 256)).astype(np.uint8)
     for row in levels:
         beyond = int(random.integers(1, 129))
         row[beyond : 257 - beyond] = 0
         row[0] |= 1
-    assert np.array_equal(tables.read(tables.write(levels), count), levels)
+        if symmetric:
+            row[:128:-1] = row[1:128]
+    data = tables.write(levels, stride)
+    assert np.array_equal(tables.read(data, count, stride), levels)
+    assert tables.write(tables.read(data, count, stride), stride) == data
+    found, end = tables.read_some(data + b"more", count, stride)
+    assert np.array_equal(found, levels)
+    assert end == len(data)
+
+
+def test_symmetric_tables_take_half_the_bytes() -> None:
+    levels = tables.levels(gaussian(3.0, 10_000) + gaussian(3.0, 10_000)[:, -np.arange(256)])
+    reach = int(np.flatnonzero(levels[0, :128]).max())
+    assert len(tables.write(levels)) == 2 + reach + 1
+    levels[0, 1] += 1
+    assert len(tables.write(levels)) == 2 + 2 * reach + 1
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 2.4, 6.3, 40.0])
@@ -58,12 +73,12 @@ def test_tables_are_small_and_close_to_the_counts(sigma: float) -> None:
     ideal = -(shares * np.log2(shares)).sum() * counts.sum()
     paid = (counts * tables.costs(tables.frequencies(levels))).sum() / tables.UNIT
     assert paid < ideal + 0.0006 * counts.sum()
-    assert len(tables.write(levels)) <= 2 + 2 * np.flatnonzero(counts[0, :128]).max() + 2
+    assert len(tables.write(levels)) <= 3 + 2 * np.flatnonzero(counts[0, :128]).max() + 2
 
 
-def test_entropy_counts_bits() -> None:
-    assert tables.entropy(np.array([0, 8, 8])) == 16 * tables.UNIT
-    assert tables.entropy(np.array([5, 0])) == 0
+def test_prices_are_those_of_the_counts_by_themselves() -> None:
+    assert tables.prices(np.array([0, 8, 8]))[1:].tolist() == [tables.UNIT] * 2
+    assert tables.prices(np.array([5, 0])).tolist() == [0, 14 * tables.UNIT]
 
 
 def test_damaged_tables_are_refused() -> None:
@@ -76,4 +91,8 @@ def test_damaged_tables_are_refused() -> None:
     with pytest.raises(ArtifactError, match="beyond 127"):
         tables.read(bytes([128]) + data[1:], 1)
     with pytest.raises(ArtifactError, match="no symbol"):
-        tables.read(b"\0\0", 1)
+        tables.read(b"\0\0\0", 1)
+    with pytest.raises(ArtifactError, match="lopsided"):
+        tables.read(b"\0\2\1", 1)
+    with pytest.raises(ArtifactError, match="length"):
+        tables.read(b"\0\1\1\0", 1)

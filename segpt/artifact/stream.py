@@ -1,0 +1,172 @@
+"""The code stream: the order of the codes of a model, and codes to bytes and back.
+
+A lane is a row, because the machine of a trellis runs along rows. The matrices of one width are
+stacked, in order, and the stack is cut into bands of as many rows as there are lanes, the last
+one lower. A band is walked column by column. Lanes go on from band to band, so that many low
+matrices fill them as well as one tall one.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpt import trellis
+from segpt.errors import ArtifactError
+from segpt.spec.quant import STATES
+
+from .contexts import Contexts, clipped
+from .rans import MOST_LANES, PRECISION, SYMBOLS, Decoder, Encoder, Walk
+
+Codes = NDArray[np.int8]
+Shape = tuple[int, int]
+
+MOST_STEPS = 1 << 18  # of the decoder: what bounds its time
+LANES = struct.Struct("<H")
+
+_FEWEST_LANES, _USUAL_LANES = 16, 512
+_BYTES_PER_LANE = 30_000  # a lane costs about 4 bytes: 0.015 percent of this
+_BLOCK = 1 << 19  # codes whose classes are looked up at once
+
+
+class Piece(NamedTuple):
+    """Rows of a tensor that lie side by side in a band."""
+
+    tensor: int
+    rows: slice
+
+
+class Band(NamedTuple):
+    """Rows that are decoded together."""
+
+    columns: int
+    pieces: tuple[Piece, ...]
+
+
+def encode(
+    tensors: Sequence[Codes],
+    grids: Sequence[NDArray[np.uint8] | None],
+    contexts: Contexts,
+    lanes: int,
+) -> bytes:
+    """The section ``codes``: the number of lanes, then the stream."""
+    encoder = Encoder(contexts.tables, lanes)
+    shapes = [(codes.shape[0], codes.shape[1]) for codes in tensors]
+    for band in reversed(list(bands(shapes, lanes))):
+        for columns in reversed(list(_blocks(band))):
+            keys = _bases(band, columns, contexts, SYMBOLS)
+            for lane, (tensor, rows) in zip(_lanes_of(band), band.pieces, strict=True):
+                keys[:, lane] += tensors[tensor][rows, columns].view(np.uint8).T
+                if (on := grids[tensor]) is not None:
+                    keys[:, lane] += on[rows, columns].T.astype(np.int64) * SYMBOLS
+            encoder.write(keys)
+    return LANES.pack(lanes) + encoder.finish()
+
+
+def decode(data: bytes, contexts: Contexts, states: Sequence[int]) -> list[Codes]:
+    """The codes of every tensor, given the number of states of each.
+
+    Raises:
+        ArtifactError: if ``data`` is not what :func:`encode` makes for these contexts.
+    """
+    shapes = [(len(r), len(c)) for r, c in zip(contexts.rows, contexts.columns, strict=True)]
+    (lanes,) = LANES.unpack_from(data)
+    if not 1 <= lanes <= MOST_LANES or steps(shapes, lanes) > MOST_STEPS:
+        raise ArtifactError(f"codes: {lanes} lanes for {len(shapes)} matrices")
+    decoder = Decoder(data[LANES.size :], contexts.tables, lanes)
+    tensors = [np.empty(shape, np.int8) for shape in shapes]
+    walk = _walk() if contexts.grids > 1 else None
+    for band in bands(shapes, lanes):
+        paths = _starts(walk, band, states) if walk else None
+        for columns in _blocks(band):
+            bases = _bases(band, columns, contexts, 1 << PRECISION)
+            symbols = decoder.read(bases, walk, paths).view(np.int8)
+            for lane, (tensor, rows) in zip(_lanes_of(band), band.pieces, strict=True):
+                tensors[tensor][rows, columns] = symbols[:, lane].T
+    decoder.finish()
+    return tensors
+
+
+def choose_lanes(shapes: Sequence[Shape], size: int) -> int:
+    """As many lanes as speed asks for and a stream of ``size`` bytes allows.
+
+    Raises:
+        ArtifactError: if no number of lanes decodes in the steps that a reader takes.
+    """
+    lanes = min(max(_FEWEST_LANES, size // _BYTES_PER_LANE), _USUAL_LANES)
+    while steps(shapes, lanes) > MOST_STEPS:
+        lanes *= 2
+        if lanes > MOST_LANES:
+            raise ArtifactError("matrices too wide and too low to decode in time")
+    return lanes
+
+
+def steps(shapes: Sequence[Shape], lanes: int) -> int:
+    """How many steps it takes to decode matrices of these ``shapes``."""
+    heights: dict[int, int] = {}
+    for rows, columns in shapes:
+        heights[columns] = heights.get(columns, 0) + rows
+    return sum(columns * -(-rows // lanes) for columns, rows in heights.items())
+
+
+def bands(shapes: Sequence[Shape], lanes: int) -> Iterator[Band]:
+    """The bands of matrices of these ``shapes``, in the order of decoding."""
+    groups: dict[int, list[int]] = {}
+    for tensor, (_, columns) in enumerate(shapes):
+        groups.setdefault(columns, []).append(tensor)
+    for columns, members in groups.items():
+        pieces: list[Piece] = []
+        free = lanes
+        for tensor in members:
+            first, height = 0, shapes[tensor][0]
+            while first < height:
+                taken = min(free, height - first)
+                pieces.append(Piece(tensor, slice(first, first + taken)))
+                first, free = first + taken, free - taken
+                if not free:
+                    yield Band(columns, tuple(pieces))
+                    pieces, free = [], lanes
+        if pieces:
+            yield Band(columns, tuple(pieces))
+
+
+def _lanes_of(band: Band) -> Iterator[slice]:
+    """The lanes of each piece of a band."""
+    first = 0
+    for _, rows in band.pieces:
+        last = first + rows.stop - rows.start
+        yield slice(first, last)
+        first = last
+
+
+def _blocks(band: Band) -> Iterable[slice]:
+    """Ranges of columns, small enough that temporaries do not matter."""
+    width = sum(rows.stop - rows.start for _, rows in band.pieces)
+    size = max(1, _BLOCK // width)
+    starts = range(0, band.columns, size)
+    return [slice(first, min(first + size, band.columns)) for first in starts]
+
+
+def _bases(band: Band, columns: slice, contexts: Contexts, unit: int) -> NDArray[np.int64]:
+    """The first table of each code's class, times ``unit``: (columns, lanes of the band)."""
+    offsets = contexts.runs.astype(np.int64) * (contexts.grids * unit)
+    found = np.empty(
+        (columns.stop - columns.start, sum(r.stop - r.start for _, r in band.pieces)), np.int64
+    )
+    for lane, (tensor, rows) in zip(_lanes_of(band), band.pieces, strict=True):
+        across = contexts.columns[tensor][columns, None]
+        found[:, lane] = offsets[clipped(across, contexts.rows[tensor][rows], len(offsets))]
+    return found
+
+
+def _walk() -> Walk:
+    machines = {states: trellis.machine(states) for states in STATES}
+    return Walk({states: (m.grid, m.following) for states, m in machines.items()})
+
+
+def _starts(walk: Walk, band: Band, states: Sequence[int]) -> NDArray[np.int64]:
+    """Where the machine of each lane begins."""
+    starts = [walk.starts[states[tensor]] for tensor, _ in band.pieces]
+    return np.repeat(starts, [rows.stop - rows.start for _, rows in band.pieces])
