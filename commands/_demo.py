@@ -85,14 +85,15 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
 def _quantize(
     recipe: Recipe, checkpoint: Checkpoint, tokens: Tokens, held_out: Tokens, out: Path, device: str
 ) -> Quantized:
+    spec = recipes.quant_spec(recipe)
     with _report.Bar("quantize") as bar:
         quantized = quantize_on(
             checkpoint,
-            recipe.quantize,
+            spec,
             tokens,
             held_out,
             device=pick(device),
-            report=lambda p: bar(share(p), p.task),
+            report=lambda p: bar(share(p, spec), p.task),
         )
     files.save_quantized(out / "quantized", quantized)
     _latest.remember("quantized", out / "quantized")

@@ -1,11 +1,14 @@
 """``segpt quantize``."""
 
 import dataclasses
+import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
-from segpt.spec.quant import Rule
+from segpt.spec.base import fingerprint
+from segpt.spec.quant import Method, Rule
 
 from . import _latest, _options, _report
 
@@ -13,40 +16,66 @@ from . import _latest, _options, _report
 @click.command("quantize")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--bits", type=click.IntRange(2, 8), help="Bits of the matrices; the table keeps its own."
+    "--method",
+    type=click.Choice(["trellis", "rd", "gptq", "nearest"]),
+    help="Designed steps on a trellis, or on one grid; or grids of --bits.  [default: trellis]",
 )
-@click.option("--method", type=click.Choice(["gptq", "nearest"]), help="How weights are rounded.")
+@_options.budget("Bytes of the packed file, for trellis and rd.  [default: the recipe's]")
+@click.option(
+    "--bits",
+    type=click.IntRange(2, 8),
+    help="gptq, nearest: bits of the matrices, and the table keeps its own. trellis, rd: mean "
+    "bits per weight. Without --method: gptq.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="The text it was trained on.")
 @_options.out("The directory to write.  [default: beside the checkpoint]")
 @_options.settings
 @_options.device
+@click.option("--resume", is_flag=True, help="Go on where an interrupted call stopped.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PNG",
+    help="Draw KL over bits per weight, and what each role and layer takes and loses.",
+)
 @_options.as_json
 def command(
     checkpoint: Path | None,
+    method: Method | None,
+    budget: int | None,
     bits: int | None,
-    method: str | None,
     data: Path | None,
     out: Path | None,
     settings: tuple[str, ...],
     device: str,
+    resume: bool,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Quantize CHECKPOINT (the newest by default) and report what it costs.
 
-    GPTQ reads training text only; the damage is measured on the validation split.
+    By default the steps are the finest that fit the budget. Calibration reads training text
+    only; the damage is measured on the validation split. Every layer that is done is saved, so
+    that an interrupted call can go on with --resume.
     """
     from segpt.artifact.container import pack
-    from segpt.stages import files, recipes
+    from segpt.stages import files, recipes, untuned
+    from segpt.stages import plot as pictures
     from segpt.stages.calibrate import quantize_on, share
     from segpt.train.mesh import pick
 
     from . import _training
 
+    if plot is not None:
+        pictures.need()
     run = _latest.need("checkpoint", checkpoint)
     value = files.read_checkpoint(files.newest_checkpoint(run))
     recipe = recipes.of_checkpoint(value, settings)
-    spec = recipes.with_bits(recipe.quantize, bits, method)
+    spec = recipes.quant_spec(recipe, method=method, budget=budget, bits=bits)
     tokens, held_out = _training.splits(recipe, data)
+    place = out or run.with_name(f"{run.name}-quantized")
+    partial = place.with_name(f"{place.name}.partial")
+    origin = {"checkpoint": value.fingerprint, "quantize": fingerprint(spec)}
     with _report.Bar("quantize") as bar:
         quantized = quantize_on(
             value,
@@ -54,27 +83,33 @@ def command(
             tokens,
             held_out,
             device=pick(device),
-            report=lambda p: bar(share(p), p.task),
+            report=lambda p: bar(share(p, spec), p.task),
+            resume=files.read_partial(partial, origin) if resume else None,
+            save=lambda state: files.save_partial(partial, state, origin),
         )
-    place = out or run.with_name(f"{run.name}-quantized")
-    report = dict(quantized.report) | {"budget": recipe.pack.budget}
+    report = dict(quantized.report) | {"budget": spec.budget or recipe.pack.budget}
     files.save_quantized(place, dataclasses.replace(quantized, report=report))
+    shutil.rmtree(partial, ignore_errors=True)
     _latest.remember("quantized", place)
+    if plot is not None:
+        with _report.Bar("plot") as bar:
+            curve = untuned.curve(
+                value, quantized, spec, tokens, held_out, device=pick(device), report=bar
+            )
+        pictures.quantized(plot, curve, report, spec.method)
     result = {
         "out": str(place),
         "method": spec.method,
-        "rules": [rule_text(rule) for rule in spec.rules],
+        "rules": [] if spec.designed else [rule_text(rule) for rule in spec.rules],
+        "budget": spec.budget,
         "bits_per_weight": report["bits_per_weight"],
         "roles": report["roles"],
+        "layers": report["layers"],
         "fallbacks": report["fallbacks"],
         **report["quality"],
         "bytes": pack(quantized).size,
     }
-    lines = [f"rule {text}" for text in result["rules"]]
-    lines += [
-        f"{role}: {row['parameters']:,} weights at {row['bits_per_weight']:.3f} bits"
-        for role, row in report["roles"].items()
-    ]
+    lines = [f"method {spec.method}"] + [f"rule {text}" for text in result["rules"]]
     lines += [f"fell back to rounding: {', '.join(report['fallbacks'])}"] * bool(
         result["fallbacks"]
     )
@@ -84,7 +119,31 @@ def command(
         f"{result['kl_mean']:.5f} p99 {result['kl_p99']:.5f} nats, top-1 agreement "
         f"{100 * result['top1_agreement']:.2f} %",
     ]
+    if plot is not None:
+        lines.append(f"{plot} shows it")
+    if not as_json:
+        _show(result)
     _report.emit(result, as_json, lines)
+
+
+def _show(result: dict[str, Any]) -> None:
+    """A row for each role and each layer."""
+    damaged = any(row["damage"] for row in result["roles"].values())
+    named = list(result["roles"].items())
+    named += [(f"layer {name}", row) for name, row in result["layers"].items()]
+    rows = [
+        [
+            name,
+            f"{row['parameters']:,}",
+            f"{row['bits_per_weight']:.3f}",
+            "" if row["error"] is None else f"{row['error']:.2e}",
+            f"{row['damage']:.5f}" if damaged else "",
+        ]
+        for name, row in named
+    ]
+    columns = ["", "weights", "bits per weight", "squared error", "damage, nats per token"]
+    rows = [row if damaged else row[:-1] for row in rows]
+    _report.table("Where the bits go", columns if damaged else columns[:-1], rows)
 
 
 def rule_text(rule: Rule) -> str:

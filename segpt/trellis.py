@@ -27,7 +27,6 @@ class Machine(NamedTuple):
 
 # Masks (grid, feedback) with the least squared error on Gaussian samples at 2 to 4 bits.
 _MASKS = {4: (1, 2), 8: (1, 6), 16: (3, 10)}
-STATES = (1, *_MASKS)
 
 
 def machine(states: int) -> Machine:
@@ -54,7 +53,7 @@ def points(codes: NDArray[np.int8], states: int) -> NDArray[np.int16]:
     if states == 1:
         return codes.astype(np.int16)
     doubled = 2 * codes.astype(np.int16)
-    return doubled - np.sign(codes) * grids(codes, states)
+    return doubled - np.sign(codes).astype(np.int16) * grids(codes, states)
 
 
 def grids(codes: NDArray[np.int8], states: int) -> NDArray[np.uint8]:

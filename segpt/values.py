@@ -290,6 +290,25 @@ class Quantized:
 
 
 @dataclass(frozen=True)
+class Partial:
+    """Quantization after some of its parts: enough to go on exactly where it stopped.
+
+    ``weights`` are those of the tuned model by name, ``coded`` what is coded by then, ``planned``
+    the bits that were planned for each part, and ``drift`` by how many the parts exceeded that.
+    ``dampings`` are what GPTQ needed. A ``scale`` of 0 means that nothing has begun.
+    """
+
+    done: int = 0
+    scale: float = 0.0
+    weights: Arrays = field(default_factory=dict)
+    coded: Mapping[str, Coded] = field(default_factory=dict)
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+    planned: tuple[float, ...] = ()
+    drift: float = 0.0
+    dampings: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The packed file. Everything needed to score it is inside.
 

@@ -1,4 +1,4 @@
-"""How a model is quantized, as data: a rule per role, and what calibrates it."""
+"""How a model is quantized, as data: the method, its rules or its rate, and what calibrates it."""
 
 from typing import Literal
 
@@ -7,6 +7,8 @@ from segpt.errors import SpecError
 from .base import spec
 from .layout import Role, Weight
 from .route import indices
+
+STATES = (1, 4, 8, 16)  # of a trellis; see segpt.trellis
 
 # Clip at k standard deviations of the row (SDClip). At 6 and 8 bits these are the contest's
 # values, at 7 the later records'; clipping never happens there and k sets the entropy of the
@@ -54,15 +56,39 @@ DEFAULT_RULES = (
 )
 
 
+Method = Literal["trellis", "rd", "gptq", "nearest"]
+
+
 @spec
 class QuantSpec:
-    """Rules (the last that matches a weight wins), rounding method and calibration.
+    """Method, rules (the last that matches a weight wins) and calibration.
 
-    ``damping`` is the fraction of the mean Hessian diagonal that is added to it.
+    ``gptq`` and ``nearest`` round to grids of as many bits as the rules say. ``trellis`` and
+    ``rd`` design the steps of every row and column instead, so that the whole model meets a
+    ``budget`` in bytes of the packed file or a ``rate`` in bits per weight; of the rules only
+    float16 matters to them. ``rd`` has one uniform grid per weight and rounds against the rate,
+    ``trellis`` two that a machine with ``states`` alternates.
+
+    ``damping`` is the fraction of the mean Hessian diagonal that is added to it. ``by_row`` and
+    ``by_column`` are exponents of the step design, see :func:`segpt.quant.design.design`;
+    ``penalty`` is lambda of the rounding of ``rd``; ``two_sided`` feeds errors back to the rows
+    that are coded later, and not only within a row. ``search`` rounds look for better steps for
+    each kind of weight on training text. After the table, each layer and the head are coded,
+    ``tune_steps`` steps at ``tune_rate`` tune what is still float to the float model's outputs.
     """
 
-    method: Literal["gptq", "nearest"] = "gptq"
+    method: Method = "trellis"
     rules: tuple[Rule, ...] = DEFAULT_RULES
+    budget: int | None = None
+    rate: float | None = None
+    states: int = 8
+    by_row: float = 0.5
+    by_column: float = 0.5
+    penalty: float = 0.05
+    two_sided: bool = True
+    search: int = 1
+    tune_steps: int = 60
+    tune_rate: float = 0.001
     calibration_tokens: int = 131_072
     damping: float = 0.01
     act_order: bool = True
@@ -73,8 +99,29 @@ class QuantSpec:
         for name in ("calibration_tokens", "block", "report_tokens"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("search", "tune_steps", "penalty", "by_row", "by_column", "tune_rate"):
+            if getattr(self, name) < 0:
+                raise SpecError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.damping <= 0:
             raise SpecError(f"damping must be positive, got {self.damping}")
+        if self.states not in STATES[1:]:
+            raise SpecError(f"states are 4, 8 or 16, got {self.states}; rd is one state")
+        if self.budget is not None and self.budget < 1:
+            raise SpecError(f"budget must be at least 1 byte, got {self.budget}")
+        if self.rate is not None and not 0.1 <= self.rate <= 8:
+            raise SpecError(f"rate is 0.1 to 8 bits per weight, got {self.rate}")
+        if self.budget is not None and self.rate is not None:
+            raise SpecError("give a budget or a rate, not both")
+        if not self.designed and (self.budget is not None or self.rate is not None):
+            raise SpecError(
+                f"{self.method} has no budget or rate: its rules set the bits; "
+                "use method trellis or rd"
+            )
+
+    @property
+    def designed(self) -> bool:
+        """Whether steps are designed, rather than grids taken from rules."""
+        return self.method in ("trellis", "rd")
 
     def rule(self, weight: Weight, depth: int) -> Rule:
         """The rule for one weight of a model with ``depth`` layers.

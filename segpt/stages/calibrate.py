@@ -1,6 +1,7 @@
 """Quantize on prepared text: training text calibrates, held-out text measures."""
 
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,13 @@ from segpt.data.tokenizer import load
 from segpt.data.tokens import ids
 from segpt.errors import DataError
 from segpt.spec.quant import QuantSpec
-from segpt.values import Checkpoint, Quantized, Tokens
+from segpt.values import Checkpoint, Partial, Quantized, Tokens
 
-from .quantize import HeldOut, Progress, quantize
+from .quantize import HeldOut, Progress, Task, quantize
 
 ROWS = 16  # sequences per batch
 SEED = 0  # of the calibration blocks
+SEEN_TOKENS, CHUNK = 100_000_000, 1 << 20
 
 
 def quantize_on(
@@ -26,6 +28,8 @@ def quantize_on(
     *,
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda _: None,
+    resume: Partial | None = None,
+    save: Callable[[Partial], None] = lambda _: None,
 ) -> Quantized:
     """Quantize a checkpoint with blocks drawn from the text it was trained on.
 
@@ -41,32 +45,50 @@ def quantize_on(
     return quantize(
         checkpoint,
         spec,
-        drawn(tokens, context, spec.calibration_tokens),
+        drawn(tokens, context),
         HeldOut(in_order(held_out, context, spec.report_tokens), load(tokens.tokenizer).sizes),
+        seen=seen(tokens) if spec.designed else None,
         device=device,
         report=report,
+        resume=resume,
+        save=save,
     )
 
 
-def share(progress: Progress) -> float:
+def share(progress: Progress, spec: QuantSpec) -> float:
     """The fraction of all tasks that is done, by the time each usually takes."""
-    before, length = {"calibrate": (0.0, 0.4), "round": (0.4, 0.1), "measure": (0.5, 0.5)}[
-        progress.task
-    ]
-    return before + length * min(1.0, progress.done / max(1, progress.total))
+    times: dict[Task, float] = {"calibrate": 4, "round": 1, "measure": 5}
+    if spec.designed:
+        times = {"calibrate": 4, "fit": 2, "search": 5 * spec.search}
+        times |= {"round": 1 + 0.5 * spec.tune_steps, "measure": 5}
+    task: Task = "round" if progress.task == "tune" else progress.task  # in turns
+    tasks = list(times)
+    before = sum(times[earlier] for earlier in tasks[: tasks.index(task)])
+    now = times[task] * min(1.0, progress.done / max(1, progress.total))
+    return (before + now) / sum(times.values())
 
 
-def drawn(tokens: Tokens, context: int, count: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of about ``count`` targets from blocks all over the text."""
+def drawn(tokens: Tokens, context: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of blocks from all over the text, without end."""
     blocks = Blocks(ids(tokens), context, SEED)
-    for step in range(-(-count // (ROWS * context))):
+    for step in count():
         yield blocks.batch(step, ROWS)
 
 
-def in_order(tokens: Tokens, context: int, count: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of the first ``count`` targets in whole blocks."""
+def seen(tokens: Tokens) -> NDArray[np.bool_]:
+    """(vocab,) which tokens occur in the first hundred million of the text."""
+    stream = ids(tokens)
+    found = np.zeros(tokens.tokenizer.vocab, np.bool_)
+    end = min(len(stream), SEEN_TOKENS)
+    for start in range(0, end, CHUNK):
+        found[stream.slice(start, min(end, start + CHUNK))] = True
+    return found
+
+
+def in_order(tokens: Tokens, context: int, most: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of the first ``most`` targets in whole blocks."""
     rows: list[NDArray[np.int64]] = []
-    for row in sequential(ids(tokens), context, count):
+    for row in sequential(ids(tokens), context, most):
         rows.append(row)
         if len(rows) == ROWS:
             yield np.stack(rows)

@@ -25,6 +25,7 @@ from segpt.values import (
     Coded,
     Grid,
     Half,
+    Partial,
     Quantized,
     Stepped,
     Tokenizer,
@@ -107,19 +108,7 @@ def newest_checkpoint(path: Path) -> Path:
 
 def save_quantized(path: Path, quantized: Quantized) -> None:
     """Write a quantized model as a directory."""
-    arrays: dict[str, NDArray[Any]] = {}
-    grids: dict[str, int] = {}
-    stepped: dict[str, tuple[int, str]] = {}
-    for name, coded in quantized.weights.items():
-        match coded:
-            case Grid():
-                grids[name] = coded.bits
-                arrays[f"codes|{name}"], arrays[f"scales|{name}"] = coded.codes, coded.scales
-            case Stepped():
-                stepped[name] = coded.states, coded.step.hex()
-                arrays |= {f"{part}|{name}": array for part, array in coded.arrays().items()}
-            case Half():
-                arrays[f"half|{name}"] = coded.values
+    arrays, coding = _coded_arrays(quantized.weights)
     documents = quantized.documents
     files = {
         "weights.safetensors": _pack(arrays),
@@ -129,9 +118,7 @@ def save_quantized(path: Path, quantized: Quantized) -> None:
     header = {
         "spec": encode(quantized.spec),
         "tokenizer": {"kind": quantized.tokenizer.kind, "vocab": quantized.tokenizer.vocab},
-        "bits": grids,
-        "stepped": stepped,
-        "order": list(quantized.weights),
+        **coding,
         "origin": dict(quantized.origin),
         "report": dict(quantized.report),
         "listed": documents is not None,
@@ -148,26 +135,62 @@ def read_quantized(path: Path) -> Quantized:
     header, files = _read(path, "quantized")
     arrays = _unpack(path, "weights.safetensors", files)
     try:
-        coded: dict[str, Coded] = {}
-        for name in header["order"]:
-            if name in header["bits"]:
-                bits = int(header["bits"][name])
-                coded[name] = Grid(bits, arrays[f"codes|{name}"], arrays[f"scales|{name}"])
-            elif name in header.get("stepped", {}):
-                states, step = header["stepped"][name]
-                keys = {part: f"{part}|{name}" for part in STEPPED_ARRAYS}
-                parts = {part: arrays[key] for part, key in keys.items() if key in arrays}
-                coded[name] = Stepped(int(states), step=float.fromhex(step), **parts)
-            else:
-                coded[name] = Half(arrays[f"half|{name}"])
         documents = np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64)
         return Quantized(
             spec=decode(ModelSpec, header["spec"], "$.spec"),
-            weights=coded,
+            weights=_coded(header, arrays),
             tokenizer=_tokenizer(header, files),
             origin=dict(header["origin"]),
             report=dict(header["report"]),
             documents=documents if header["listed"] else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
+
+
+def save_partial(path: Path, partial: Partial, origin: Mapping[str, str]) -> None:
+    """Write a quantization that is under way, over what was written there before.
+
+    ``origin`` names what is being quantized, and how.
+    """
+    arrays, coding = _coded_arrays(partial.coded)
+    numbers = {"scale": partial.scale.hex(), "drift": partial.drift.hex()}
+    header = {
+        **coding,
+        "done": partial.done,
+        "numbers": numbers,
+        "multipliers": dict(partial.multipliers),
+        "planned": list(partial.planned),
+        "dampings": dict(partial.dampings),
+        "origin": dict(origin),
+    }
+    floats = {f"float|{name}": array for name, array in partial.weights.items()}
+    _write(path, "partial", header, {"weights.safetensors": _pack(arrays | floats)})
+
+
+def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
+    """Read a quantization that was interrupted.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or it has another ``origin``.
+    """
+    header, files = _read(path, "partial")
+    if header.get("origin") != dict(origin):
+        raise CheckpointError(
+            f"{path} was begun on another checkpoint or with other settings; leave out --resume"
+        )
+    arrays = _unpack(path, "weights.safetensors", files)
+    floats = {k.removeprefix("float|"): a for k, a in arrays.items() if k.startswith("float|")}
+    try:
+        return Partial(
+            done=int(header["done"]),
+            scale=float.fromhex(header["numbers"]["scale"]),
+            weights=floats,
+            coded=_coded(header, arrays),
+            multipliers=dict(header["multipliers"]),
+            planned=tuple(header["planned"]),
+            drift=float.fromhex(header["numbers"]["drift"]),
+            dampings=dict(header["dampings"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
@@ -220,6 +243,42 @@ def _unpack(path: Path, name: str, files: Mapping[str, bytes]) -> dict[str, NDAr
         return dict(load(files[name]))
     except (KeyError, SafetensorError) as error:
         raise CheckpointError(f"{path / name} cannot be read: {error}") from error
+
+
+def _coded_arrays(
+    weights: Mapping[str, Coded],
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of coded weights, and what a header says to put them together again."""
+    arrays: dict[str, NDArray[Any]] = {}
+    grids: dict[str, int] = {}
+    stepped: dict[str, tuple[int, str]] = {}
+    for name, coded in weights.items():
+        match coded:
+            case Grid():
+                grids[name] = coded.bits
+                arrays[f"codes|{name}"], arrays[f"scales|{name}"] = coded.codes, coded.scales
+            case Stepped():
+                stepped[name] = coded.states, coded.step.hex()
+                arrays |= {f"{part}|{name}": array for part, array in coded.arrays().items()}
+            case Half():
+                arrays[f"half|{name}"] = coded.values
+    return arrays, {"bits": grids, "stepped": stepped, "order": list(weights)}
+
+
+def _coded(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Coded]:
+    coded: dict[str, Coded] = {}
+    for name in header["order"]:
+        if name in header["bits"]:
+            bits = int(header["bits"][name])
+            coded[name] = Grid(bits, arrays[f"codes|{name}"], arrays[f"scales|{name}"])
+        elif name in header.get("stepped", {}):
+            states, step = header["stepped"][name]
+            keys = {part: f"{part}|{name}" for part in STEPPED_ARRAYS}
+            parts = {part: arrays[key] for part, key in keys.items() if key in arrays}
+            coded[name] = Stepped(int(states), step=float.fromhex(step), **parts)
+        else:
+            coded[name] = Half(arrays[f"half|{name}"])
+    return coded
 
 
 def _tokenizer(header: Mapping[str, Any], files: Mapping[str, bytes]) -> Tokenizer:

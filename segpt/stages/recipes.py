@@ -7,7 +7,7 @@ from segpt.errors import CheckpointError, SpecError
 from segpt.spec.base import decode, encode
 from segpt.spec.layout import parameters
 from segpt.spec.model import ModelSpec
-from segpt.spec.quant import QuantSpec, Rule
+from segpt.spec.quant import Method, QuantSpec, Rule
 from segpt.spec.recipe import Recipe, apply_settings
 from segpt.spec.score import ScoreSpec, Sgd
 from segpt.values import Checkpoint
@@ -30,21 +30,44 @@ def of_checkpoint(checkpoint: Checkpoint, settings: Sequence[str] = ()) -> Recip
     return decode(Recipe, apply_settings(table, settings), "$.recipe")
 
 
-def with_bits(spec: QuantSpec, bits: int | None, method: str | None) -> QuantSpec:
-    """The spec with another width for the matrices, or another method."""
-    table = encode(spec)
-    if method is not None:
-        table["method"] = method
-    changed = decode(QuantSpec, table)
-    if bits is None:
-        return changed
+def quant_spec(
+    recipe: Recipe,
+    *,
+    method: Method | None = None,
+    budget: int | None = None,
+    bits: int | None = None,
+) -> QuantSpec:
+    """How to quantize: as the recipe says, with another method, and with bits or a budget for it.
+
+    Bits are the width of the matrices' grids, which is what ``gptq`` takes; under ``trellis`` and
+    ``rd`` they are the mean bits per weight. Bits alone mean ``gptq``. Designed steps with neither
+    rate nor budget use up the budget of the recipe.
+
+    Raises:
+        SpecError: if the method has no budget, or both bits and a budget are given to one.
+    """
+    spec = recipe.quantize
+    if method is None and bits is not None and budget is None:
+        method = "gptq" if spec.designed else spec.method
+    chosen = dataclasses.replace(spec, method=method or spec.method, budget=None, rate=None)
+    if not chosen.designed:
+        chosen = dataclasses.replace(chosen, budget=budget)
+        return chosen if bits is None else _with_bits(chosen, bits)
+    if bits is not None:
+        return dataclasses.replace(chosen, rate=float(bits), budget=budget)
+    if budget is None and spec.rate is not None:
+        return dataclasses.replace(chosen, rate=spec.rate)
+    return dataclasses.replace(chosen, budget=budget or spec.budget or recipe.pack.budget)
+
+
+def _with_bits(spec: QuantSpec, bits: int) -> QuantSpec:
     rules = tuple(
         Rule(role="matrix", bits=bits, layers=rule.layers, group=rule.group)
         if rule.role == "matrix"
         else rule
-        for rule in changed.rules
+        for rule in spec.rules
     )
-    return dataclasses.replace(changed, rules=rules)
+    return dataclasses.replace(spec, rules=rules)
 
 
 def score_spec(

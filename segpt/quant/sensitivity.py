@@ -1,0 +1,169 @@
+"""How much each weight matters: the curvature of a model's own predictions, over training text.
+
+The second derivative of KL(model || model + change) at no change is the Fisher information, with
+labels drawn from the model. For a linear map y = W x with gradient g = dloss / dy it is about
+the Kronecker product of E[|g|^2 x x^T], GPTQ's Hessian with every token weighted by what its
+outputs matter, and E[|x|^2 g g^T], which says the same of the outputs (Martens and Grosse 2015,
+arXiv 1503.05671). It is measured in nats, so it compares all weights of a model.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segpt.errors import DataError
+from segpt.model.leaves import Matrix, weights
+from segpt.model.model import Model
+from segpt.spec.layout import Role
+
+_TOKENS = 4096  # whose activations are held at once
+
+
+class Sensitivity(NamedTuple):
+    """The curvature of one weight (rows, columns), in nats per token.
+
+    A change d costs about 1/2 trace(outputs d curvature d^T) / mean(rows).
+
+    Attributes:
+        curvature: (columns, columns) float64, the mean over rows.
+        rows: (rows,) float64, how much each row matters; its unit does not.
+        outputs: (rows, rows) float32, how rows matter together, with ``rows`` on its diagonal;
+            None for tables and heads, whose rows are taken as independent.
+    """
+
+    curvature: Tensor
+    rows: Tensor
+    outputs: Tensor | None
+
+    def damage(self, change: Tensor) -> float:
+        """The nats per token that a ``change`` (rows, columns) is expected to cost."""
+        change = change.double()
+        inputs = change @ self.curvature
+        mean = float(self.rows.mean())
+        if mean <= 0:
+            return 0.0
+        if self.outputs is None:
+            return 0.5 / mean * float((self.rows[:, None] * inputs * change).sum())
+        return 0.5 / mean * float((inputs * (self.outputs.double() @ change)).sum())
+
+
+def sensitivities(
+    model: Model, batches: Iterable[NDArray[np.int64] | Tensor], seed: int = 0
+) -> dict[str, Sensitivity]:
+    """The sensitivity of the table, the head and every matrix.
+
+    Every visit of a looped layer adds its own share: its gradient carries what the visits after
+    it make of an error. A table adds up what its rows do as inputs and, if tied, as a head.
+
+    Args:
+        model: the model; its parameters' gradients are cleared.
+        batches: (batch, time) token ids of training text.
+        seed: of the labels drawn from the model.
+
+    Raises:
+        DataError: if there are no batches.
+    """
+    sums = _Sums(model)
+    device = model.table.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    hooks = [
+        weight.leaf.register_forward_hook(sums.watch(weight.name))
+        for weight in weights(model)
+        if isinstance(weight.leaf, Matrix)
+    ]
+    hooks.append(model.table.register_forward_hook(sums.watch("table")))
+    try:
+        for batch in batches:
+            ids = torch.as_tensor(batch, device=device)
+            for rows in torch.split(ids, max(1, _TOKENS // ids.size(1))):
+                sums.add(rows, generator)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.zero_grad(set_to_none=True)
+    if sums.tokens == 0:
+        raise DataError(
+            "there is no calibration text; give some training text, or set quantize.method=nearest"
+        )
+    return sums.mean()
+
+
+class _Sums:
+    """Sums over tokens, by weight name, and the calls that wait for their gradients."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.tokens = 0
+        self.heads = {w.name for w in weights(model) if w.role is Role.HEAD}
+        self.curvature: dict[str, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.looked_up = torch.zeros_like(model.table.weight, dtype=torch.float64)
+        self.calls: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+
+    def watch(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            output.retain_grad()
+            self.calls[name].append((inputs[0].detach(), output))
+
+        return hook
+
+    def add(self, ids: Tensor, generator: torch.Generator) -> None:
+        """Run one batch (rows, time), draw labels, and take the gradients in."""
+        self.calls.clear()
+        hidden = self.model.hidden(ids)
+        logits = self.model.logits(hidden)
+        logits.retain_grad()
+        shares = logits.detach().flatten(0, 1).softmax(-1)
+        labels = torch.multinomial(shares, 1, generator=generator)[:, 0]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum")
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, calls in self.calls.items():
+            for x, output in calls:
+                if output.grad is None:
+                    continue
+                if name == "table":
+                    self.looked_up.index_add_(
+                        0, x.flatten(), output.grad.flatten(0, 1).double().square()
+                    )
+                else:
+                    self._map(name, x, output.grad, together=name not in self.heads)
+        if self.model.head.matrix is None and logits.grad is not None:
+            slope = logits.grad
+            if (cap := self.model.head.softcap) is not None:
+                slope = slope * (1 - (logits.detach() / cap).square())
+            self._map("table", hidden.detach(), slope, together=False)
+        self.tokens += ids.numel()
+
+    def _map(self, name: str, x: Tensor, gradient: Tensor, *, together: bool) -> None:
+        x, gradient = x.flatten(0, -2).float(), gradient.flatten(0, -2).float()
+        squares, energy = gradient.square(), x.square().mean(1)
+        gram = (x * squares.mean(1, keepdim=True)).T @ x
+        self._sum(self.curvature, name, gram.double())
+        self._sum(self.rows, name, (energy @ squares).double())
+        if together:
+            self._sum(self.outputs, name, (gradient * energy[:, None]).T @ gradient)
+
+    @staticmethod
+    def _sum(sums: dict[str, Tensor], name: str, term: Tensor) -> None:
+        sums[name] = sums[name] + term if name in sums else term
+
+    def mean(self) -> dict[str, Sensitivity]:
+        self._sum(self.curvature, "table", torch.diag(self.looked_up.mean(0)))
+        self._sum(self.rows, "table", self.looked_up.mean(1))
+        found = {}
+        for name, total in self.curvature.items():
+            outputs = self.outputs.get(name)
+            found[name] = Sensitivity(
+                total / self.tokens,
+                self.rows[name] / self.tokens,
+                None if outputs is None else outputs / self.tokens,
+            )
+        return found

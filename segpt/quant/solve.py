@@ -1,0 +1,326 @@
+"""Steps for a whole model: as fine as its bytes allow, and coded part by part.
+
+The table comes first, then layer by layer, then the head. After each part the weights that are
+still float are tuned to what is coded, so that the errors of one part are made up for by the next.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segpt.errors import CheckError
+from segpt.model.leaves import Weight, weights
+from segpt.model.model import Model
+from segpt.spec.layout import layout
+from segpt.spec.quant import QuantSpec
+from segpt.values import Coded, Half, Partial, Stepped
+
+from .design import Design, entropy, to_stepped
+from .tune import divergence, tune
+
+Batch = NDArray[np.int64] | Tensor
+Size = Callable[[Mapping[str, Coded]], int]  # bytes of the packed file
+
+DEFAULT_RATE = 3.5  # bits per weight
+SEARCH_BATCHES = 4
+_NUDGE = 2**0.25  # by which the search changes the steps of one kind of weight
+_WORTH = 0.998  # of the loss: what a change must get it below
+_AIM = 0.9985  # of the budget; a landing between _SHORT and 1 will do
+_SHORT = 0.9965
+_HOPELESS = 1.1  # of the budget: coding part by part does not come down from there
+_ROUNDS = 6
+_LANDINGS = 12
+
+
+def parts(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The names of the weights that are coded together, in the order in which they are."""
+    layers = {w.name: w.layer for w in layout(model.spec)}
+    by_layer: dict[int | None, list[str]] = {}
+    for name in names:
+        if name != "table" and layers[name] is not None:
+            by_layer.setdefault(layers[name], []).append(name)
+    first = [name for name in names if name == "table"]
+    last = [name for name in names if name != "table" and layers[name] is None]
+    found = (first, *(by_layer[i] for i in sorted(by_layer, key=lambda i: i or 0)), last)
+    return tuple(tuple(part) for part in found if part)
+
+
+class Solver:
+    """Codes a model at a rate or within a budget; everything in it is deterministic."""
+
+    def __init__(
+        self,
+        teacher: Model,
+        spec: QuantSpec,
+        plans: Mapping[str, Design],
+        batches: Callable[[int], Batch],
+        size: Size,
+        report: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> None:
+        """Prepare to code the weights that have a plan; the others become float16.
+
+        Args:
+            teacher: the float model.
+            spec: the method, and the budget or rate.
+            plans: of :func:`segpt.quant.design.design`, by name.
+            batches: batch i of training text for every i >= 0, (batch, time) token ids each.
+            size: what a model takes when packed.
+            report: told a task, how much of it is done and how much there is.
+        """
+        self.teacher, self.spec, self.plans = teacher, spec, dict(plans)
+        self.batches, self.size, self.report = batches, size, report
+        self.states = spec.states if spec.method == "trellis" else 1
+        self.penalty = spec.penalty if spec.method == "rd" else 0.0
+        self.count = sum(w.tensor.numel() for w in weights(teacher) if w.name in plans)
+        self.parts = parts(teacher, [w.name for w in weights(teacher) if w.name in plans])
+        rate = DEFAULT_RATE if spec.rate is None else spec.rate
+        self.goal = rate * self.count / 8 if spec.budget is None else _AIM * spec.budget
+
+    def run(
+        self, before: Partial | None = None, save: Callable[[Partial], None] = lambda _: None
+    ) -> dict[str, Coded]:
+        """Code every weight, going on from ``before``; ``save`` is given the state after each part.
+
+        After the last part there is nothing to save: it is what lands within the budget.
+
+        Raises:
+            CheckError: if no steps are coarse enough for the budget.
+        """
+        if not self.plans:
+            return self._halves_alone()
+        student = copy.deepcopy(self.teacher).requires_grad_(False)
+        state = before if before is not None and before.scale else self._begin()
+        self.plans = {
+            name: plan.scaled(state.multipliers.get(kind(name), 1.0))
+            for name, plan in self.plans.items()
+        }
+        tensors = {w.name: w.tensor for w in weights(student)}
+        with torch.no_grad():
+            for name, value in state.weights.items():
+                tensors[name].copy_(torch.from_numpy(np.array(value)))
+        coded, scale, drift = dict(state.coded), state.scale, state.drift
+        left = sum(self._weights(part) for part in self.parts[state.done :])
+        latent: dict[str, Tensor] = {}
+        for i in range(state.done, len(self.parts)):
+            part = self.parts[i]
+            # What earlier parts took beyond their plan, the others make up for.
+            scale = state.scale * 2 ** float(np.clip(drift / left, -3, 3))
+            latent = {name: tensors[name].detach().clone() for name in part}
+            for name in part:
+                self._code(name, latent[name], scale, coded, tensors)
+            drift += sum(map(entropy, _stepped(coded, part))) - state.planned[i]
+            left -= self._weights(part)
+            self._tune(student, coded, i)
+            if part is not self.parts[-1]:
+                now = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
+                save(replace(state, done=i + 1, weights=now, coded=dict(coded), drift=drift))
+            self.report("round", i + 1, len(self.parts))
+        coded |= self._halves(student)
+        if self.spec.budget is not None:
+            self._land(coded, latent, scale, tensors)
+        return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
+
+    def _begin(self) -> Partial:
+        """The scale that meets the goal without tuning, and the bits of each part at it."""
+        coded, scale = self._fit({})
+        multipliers: dict[str, float] = {}
+        for _ in range(self.spec.search):
+            multipliers, coded = self._search(multipliers, coded, scale)
+        if multipliers:
+            coded, scale = self._fit(multipliers, scale)
+        planned = tuple(sum(map(entropy, _stepped(coded, part))) for part in self.parts)
+        return Partial(scale=scale, multipliers=multipliers, planned=planned)
+
+    def _fit(
+        self, multipliers: Mapping[str, float], scale: float | None = None
+    ) -> tuple[dict[str, Coded], float]:
+        """Find the scale by which the whole model, untuned, comes to the goal."""
+        scale = scale or self._guess()
+        seen: list[tuple[float, float]] = []  # log2 of scales, bytes
+        for turn in range(_ROUNDS):
+            coded = self._code_all(scale, multipliers)
+            got = self._measure(coded)
+            if not multipliers:
+                self.report("fit", turn + 1, _ROUNDS)
+            if abs(got / self.goal - 1) < 0.002 or turn == _ROUNDS - 1:
+                break
+            seen.append((float(np.log2(scale)), got))
+            slope = -self.count / 8  # bytes per octave, at high rate
+            if len(seen) > 1 and seen[-1][0] != seen[-2][0]:
+                secant = (seen[-1][1] - seen[-2][1]) / (seen[-1][0] - seen[-2][0])
+                slope = min(secant, slope / 8)
+            change = (self.goal - got) / slope
+            scale *= 2 ** float(np.clip(change, -3, 3))
+        if self.spec.budget is not None and got > _HOPELESS * self.spec.budget:
+            raise self._over(got)
+        return coded, scale
+
+    def _guess(self) -> float:
+        """A scale that gives Gaussian weights the bits there are."""
+        goal = min(8.0, 8 * self.goal / self.count)
+        bits = total = 0.0
+        for weight in weights(self.teacher):
+            if (plan := self.plans.get(weight.name)) is not None:
+                spread = float(weight.tensor.detach().square().mean().sqrt()) or 1e-9
+                bits += weight.tensor.numel() * (2.05 + np.log2(spread / plan.level))
+                total += weight.tensor.numel()
+        return float(2 ** (bits / total - goal))
+
+    def _search(
+        self, multipliers: Mapping[str, float], coded: dict[str, Coded], scale: float
+    ) -> tuple[dict[str, float], dict[str, Coded]]:
+        """Change the steps of one kind of weight after another while that lowers the loss.
+
+        The loss is KL on training text, at equal bytes: KL falls by 2^2 per bit of every weight.
+        """
+        best_by = dict(multipliers)
+        model = copy.deepcopy(self.teacher).requires_grad_(False)
+        tensors = {w.name: w.tensor for w in weights(model)}
+        base = sum(map(entropy, _stepped(coded, list(self.plans))))
+
+        def loss(candidate: Mapping[str, Coded]) -> float:
+            self._load(candidate, tensors)
+            bits = sum(map(entropy, _stepped(candidate, list(self.plans)))) - base
+            with torch.no_grad():
+                terms = [
+                    float(divergence(self.teacher, model, self.batches(i)))
+                    for i in range(SEARCH_BATCHES)
+                ]
+            return float(np.mean(terms)) * 2 ** (2 * bits / self.count)
+
+        best = loss(coded)
+        kinds = sorted({kind(name) for name in self.plans})
+        for number, which in enumerate(kinds):
+            names = [name for name in self.plans if kind(name) == which]
+            for nudge in (_NUDGE, 1 / _NUDGE):
+                while True:
+                    multiplier = best_by.get(which, 1.0) * nudge
+                    changed = self._code_some(names, scale, multiplier)
+                    value = loss(coded | changed)
+                    if value > _WORTH * best or not 0.2 < multiplier < 5:
+                        break
+                    best, coded = value, coded | changed
+                    best_by[which] = multiplier
+                if best_by.get(which, 1.0) != multipliers.get(which, 1.0):
+                    break
+            self.report("search", number + 1, len(kinds))
+        return best_by, coded
+
+    def _code_all(self, scale: float, multipliers: Mapping[str, float]) -> dict[str, Coded]:
+        coded = self._halves(self.teacher)
+        for weight in weights(self.teacher):
+            if weight.name in self.plans:
+                multiplier = multipliers.get(kind(weight.name), 1.0)
+                coded |= self._code_some([weight.name], scale, multiplier)
+        return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
+
+    def _code_some(self, names: Sequence[str], scale: float, multiplier: float) -> dict[str, Coded]:
+        tensors = {w.name: w.tensor.detach() for w in weights(self.teacher)}
+        return {
+            name: to_stepped(
+                tensors[name], self.plans[name], scale * multiplier, self.states, self.penalty
+            )
+            for name in names
+        }
+
+    def _code(
+        self,
+        name: str,
+        value: Tensor,
+        scale: float,
+        coded: dict[str, Coded],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        coded[name] = to_stepped(value, self.plans[name], scale, self.states, self.penalty)
+        self._load({name: coded[name]}, tensors)
+
+    @staticmethod
+    @torch.no_grad()
+    def _load(coded: Mapping[str, Coded], tensors: Mapping[str, Tensor]) -> None:
+        for name, value in coded.items():
+            tensors[name].copy_(torch.from_numpy(value.decoded()))
+
+    def _tune(self, student: Model, coded: Mapping[str, Coded], number: int) -> None:
+        count = self.spec.tune_steps
+        batches = [self.batches(SEARCH_BATCHES + number * count + i) for i in range(count)]
+        total = count * len(self.parts)
+        tune(
+            student,
+            self.teacher,
+            coded.keys(),
+            batches,
+            self.spec.tune_rate,
+            lambda done: self.report("tune", number * count + done, total),
+        )
+
+    def _halves(self, model: Model) -> dict[str, Coded]:
+        return {w.name: _half(w) for w in weights(model) if w.name not in self.plans}
+
+    def _halves_alone(self) -> dict[str, Coded]:
+        coded = self._halves(self.teacher)
+        if self.spec.budget is not None and (got := self.size(coded)) > self.spec.budget:
+            raise self._over(got)
+        return coded
+
+    def _measure(self, coded: Mapping[str, Coded]) -> float:
+        if self.spec.budget is not None:
+            return self.size(coded)
+        return sum(map(entropy, _stepped(coded, list(self.plans)))) / 8
+
+    def _over(self, got: float) -> CheckError:
+        budget = self.spec.budget or 0
+        return CheckError(
+            f"the model takes {got:,} bytes even in the coarsest steps tried, "
+            f"{got - budget:,} over the budget of {budget:,}; give more bytes, or train a "
+            "smaller model"
+        )
+
+    def _weights(self, part: Sequence[str]) -> int:
+        return sum(w.tensor.numel() for w in weights(self.teacher) if w.name in part)
+
+    def _land(
+        self,
+        coded: dict[str, Coded],
+        latent: Mapping[str, Tensor],
+        scale: float,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        """Code the last part anew until the packed file is just below the budget."""
+        budget = self.spec.budget or 0
+        part = self.parts[-1]
+        values = latent or {name: tensors[name].detach().clone() for name in part}
+        count = self._weights(part)
+        got, aim, finest = self.size(coded), self.goal, False
+        for _ in range(_LANDINGS):
+            if got <= budget and (got >= _SHORT * budget or finest):
+                return
+            change = float(np.clip(8 * (got - aim) / count, -3, 3))
+            scale *= 2**change
+            before = got
+            for name in part:
+                self._code(name, values[name], scale, coded, tensors)
+            got = self.size(coded)
+            finest = change < 0 and abs(got - before) < 0.001 * budget
+        if got > budget:
+            raise self._over(got)
+
+
+def kind(name: str) -> str:
+    """What a weight is in its layer: ``query``, ``up``, ``table``, ..."""
+    return name.rsplit(".", 1)[-1]
+
+
+def _stepped(coded: Mapping[str, Coded], names: Sequence[str]) -> Iterator[Stepped]:
+    for name in names:
+        value = coded[name]
+        if isinstance(value, Stepped):
+            yield value
+
+
+def _half(weight: Weight) -> Half:
+    return Half(weight.tensor.detach().half().cpu().numpy())
