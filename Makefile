@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench cuda campaigns wheel clean
+.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench codec cuda campaigns wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -52,6 +52,10 @@ leaderboard: setup  ## records are consistent and the page is up to date
 
 bench: setup  ## speed ratios, measured in one run, to bench/results/
 	$(BIN)/python -m bench
+
+codec: setup  ## the codec's bytes and quality against the field's, over three seeds: many hours
+	$(BIN)/python -m bench.codec
+	$(BIN)/python -m bench.codec --render
 
 cuda: setup  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m cuda

@@ -1,0 +1,136 @@
+"""What a model loses at every rate, roughly: steps by design, with neither search nor tuning."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segpt.data.tokenizer import load
+from segpt.model.leaves import Weight, weights
+from segpt.model.model import Model
+from segpt.quant.design import Design, design, entropy, to_stepped
+from segpt.quant.quality import compare
+from segpt.quant.sensitivity import sensitivities
+from segpt.spec.quant import QuantSpec
+from segpt.values import Checkpoint, Coded, Half, Quantized, Stepped, Tokens
+
+from .calibrate import drawn, in_order, seen
+from .models import from_checkpoint, from_quantized, settled
+from .quantize import Text
+
+RATES = (2.5, 3.0, 3.5, 4.0, 5.0)  # bits per weight that are aimed at
+HELD_OUT_TOKENS = 8192
+
+
+class Dot(NamedTuple):
+    """Bits per weight as the report counts them, and KL in nats per token."""
+
+    bits: float
+    kl: float
+
+
+class Curve(NamedTuple):
+    """What the rates cost, what a quantized model costs, and on how many tokens."""
+
+    dots: tuple[Dot, ...]
+    here: Dot
+    tokens: int
+
+
+def curve(
+    checkpoint: Checkpoint,
+    quantized: Quantized,
+    spec: QuantSpec,
+    tokens: Tokens,
+    held_out: Tokens,
+    *,
+    device: str = "cpu",
+    report: Callable[[float], None] = lambda _: None,
+) -> Curve:
+    """KL at several rates, and of ``quantized``, on the same few held-out tokens.
+
+    Args:
+        checkpoint: the model.
+        quantized: what was made of it, with its report.
+        spec: how its steps were designed, where they were.
+        tokens: the text that it was trained on.
+        held_out: the text to measure on.
+        device: where to compute.
+        report: told the fraction that is done.
+    """
+    now = settled(checkpoint)
+    model = from_checkpoint(now, device)
+    context, sizes = now.spec.context, load(tokens.tokenizer).sizes
+
+    def kl(weights_of: Quantized) -> float:
+        blocks = in_order(held_out, context, HELD_OUT_TOKENS)
+        return compare(model, from_quantized(weights_of, device), blocks, sizes).kl_mean
+
+    plans = _plans(model, spec, Text(drawn(tokens, context), now.spec.vocab), seen(tokens))
+    dots: list[Dot] = []
+    missed = 0.0  # bits by which the last rate was missed
+    for number, rate in enumerate(RATES):
+        report((number + 1) / (len(RATES) + 1))
+        scale = _scale(model, plans, rate - missed)
+        coded = dict(_coded(model, plans, scale, spec.states))
+        whole = Quantized(now.spec, coded, checkpoint.tokenizer, checkpoint.origin)
+        dots.append(Dot(_bits(coded), kl(whole)))
+        missed += dots[-1].bits - rate
+    here = Dot(quantized.report["bits_per_weight"], kl(quantized))
+    blocks = in_order(held_out, context, HELD_OUT_TOKENS)
+    return Curve(tuple(sorted(dots)), here, sum(b[:, 1:].size for b in blocks))
+
+
+def _plans(
+    model: Model, spec: QuantSpec, text: Text, occurring: NDArray[np.bool_]
+) -> dict[str, Design]:
+    found = sensitivities(model, text.first(spec.calibration_tokens, lambda _: None))
+    trained = torch.from_numpy(occurring)
+    return {
+        w.name: design(
+            w.tensor.detach(),
+            found[w.name],
+            w.role,
+            by_row=spec.by_row,
+            by_column=spec.by_column,
+            damping=spec.damping,
+            two_sided=spec.two_sided,
+            seen=trained,
+        )
+        for w in weights(model)
+        if w.name in found
+    }
+
+
+def _scale(model: Model, plans: dict[str, Design], rate: float) -> float:
+    """About the scale at which Gaussian weights take ``rate`` bits each."""
+    coded = [w for w in weights(model) if w.name in plans]
+    octaves = [w.tensor.numel() * (2.05 + _octaves(w, plans[w.name])) for w in coded]
+    return float(2 ** (sum(octaves) / sum(w.tensor.numel() for w in coded) - rate))
+
+
+def _octaves(weight: Weight, plan: Design) -> float:
+    spread = float(weight.tensor.detach().square().mean().sqrt()) or 1e-9
+    return float(np.log2(spread / plan.level))
+
+
+def _coded(
+    model: Model, plans: dict[str, Design], scale: float, states: int
+) -> Iterator[tuple[str, Coded]]:
+    for weight in weights(model):
+        tensor, plan = weight.tensor.detach(), plans.get(weight.name)
+        if plan is None:
+            yield weight.name, Half(tensor.half().cpu().numpy())
+        else:
+            yield weight.name, to_stepped(tensor, plan, scale, states)
+
+
+def _bits(coded: dict[str, Coded]) -> float:
+    """The entropy of the codes and 16 per float16, over all weights."""
+    bits = sum(
+        entropy(w) if isinstance(w, Stepped) else 16.0 * int(np.prod(w.shape))
+        for w in coded.values()
+    )
+    return bits / sum(int(np.prod(w.shape)) for w in coded.values())
