@@ -2,11 +2,14 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from segpt.errors import InterruptError
 from segpt.spec.base import fingerprint
 from segpt.spec.quant import Method, Rule
 
@@ -76,7 +79,7 @@ def command(
     place = out or run.with_name(f"{run.name}-quantized")
     partial = place.with_name(f"{place.name}.partial")
     origin = {"checkpoint": value.fingerprint, "quantize": fingerprint(spec)}
-    with _report.Bar("quantize") as bar:
+    with _report.Bar("quantize") as bar, _told(partial):
         quantized = quantize_on(
             value,
             spec,
@@ -124,6 +127,19 @@ def command(
     if not as_json:
         _show(result)
     _report.emit(result, as_json, lines)
+
+
+@contextmanager
+def _told(partial: Path) -> Iterator[None]:
+    """Say how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not partial.exists():
+            raise
+        raise InterruptError(
+            f"interrupted; {partial} holds the layers that are done: go on with --resume"
+        ) from None
 
 
 def _show(result: dict[str, Any]) -> None:
