@@ -16,7 +16,7 @@ from torch import Tensor
 from segpt.errors import CheckError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
-from segpt.spec.layout import layout
+from segpt.spec.layout import Role, layout
 from segpt.spec.quant import QuantSpec
 from segpt.values import Coded, Half, Partial, Stepped
 
@@ -39,15 +39,14 @@ _LANDINGS = 12
 
 def parts(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The names of the weights that are coded together, in the order in which they are."""
-    layers = {w.name: w.layer for w in layout(model.spec)}
-    by_layer: dict[int | None, list[str]] = {}
-    for name in names:
-        if name != "table" and layers[name] is not None:
-            by_layer.setdefault(layers[name], []).append(name)
-    first = [name for name in names if name == "table"]
-    last = [name for name in names if name != "table" and layers[name] is None]
-    found = (first, *(by_layer[i] for i in sorted(by_layer, key=lambda i: i or 0)), last)
-    return tuple(tuple(part) for part in found if part)
+    table: list[str] = []
+    head: list[str] = []
+    layers: list[list[str]] = [[] for _ in model.spec.layers]
+    for weight in layout(model.spec):
+        if weight.name in names:
+            apart = table if weight.role is Role.TABLE else head
+            (apart if weight.layer is None else layers[weight.layer]).append(weight.name)
+    return tuple(tuple(part) for part in (table, *layers, head) if part)
 
 
 class Solver:

@@ -174,6 +174,8 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
     Raises:
         CheckpointError: if there is none, it is damaged, or it has another ``origin``.
     """
+    if not Path(path).exists():
+        raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")
     header, files = _read(path, "partial")
     if header.get("origin") != dict(origin):
         raise CheckpointError(

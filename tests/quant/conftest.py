@@ -1,10 +1,12 @@
-"""A tiny model that has a bit of everything, looped and with no matrix at zero."""
+"""A tiny model that has a bit of everything, looped and with no matrix at zero; text for it."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from segpt.model.build import build
 from segpt.model.leaves import weights
@@ -15,9 +17,10 @@ from segpt.spec.model import expand
 from segpt.spec.train import Scaling
 
 MakeModel = Callable[..., Model]
+Text = list[NDArray[np.int64]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> MakeModel:
     """``tiny(**changes)`` builds a model from the recipe below with changed keys."""
 
@@ -51,3 +54,49 @@ def tiny() -> MakeModel:
         return model.eval()
 
     return make
+
+
+def _chain(seed: int, count: int) -> Text:
+    draw = np.random.default_rng(seed)
+    following = np.random.default_rng(0).dirichlet(np.full(64, 0.1), 64).cumsum(1)
+    found = []
+    for _ in range(count):
+        block = np.empty((32, 17), np.int64)
+        block[:, 0] = draw.integers(0, 64, 32)
+        for t in range(1, 17):
+            below = following[block[:, t - 1]] < draw.random((32, 1))
+            block[:, t] = below.sum(1).clip(max=63)
+        found.append(block)
+    return found
+
+
+@pytest.fixture(scope="session")
+def chain() -> Callable[[int, int], Text]:
+    """``chain(seed, count)`` draws blocks (32, 17) from one Markov chain over 64 tokens."""
+    return _chain
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: MakeModel) -> MakeModel:
+    """``trained(**changes)`` is such a model after a few steps on the chain; not to be changed."""
+    made: dict[str, Model] = {}
+
+    def make(**changes: Any) -> Model:
+        if (key := repr(changes)) not in made:
+            made[key] = _train(tiny(**changes))
+        return made[key]
+
+    return make
+
+
+def _train(model: Model) -> Model:
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for block in _chain(1, 150):
+        tokens = torch.from_numpy(block)
+        logits = model(tokens[:, :-1]).flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return model

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from segpt.quant.gptq import gptq, inverse_factor, output_error
 from segpt.quant.grid import decode, nearest, scales, to_grid
+from segpt.spec.quant import CLIP
 
 
 def inputs(columns: int, generator: torch.Generator, tokens: int = 256) -> Tensor:
@@ -66,26 +67,33 @@ def test_no_row_is_worse_than_nearest(bits: int) -> None:
         assert (ours <= theirs).all()
 
 
-@pytest.mark.parametrize(
-    "kind", ["rank 1", "zero", "dead", "indefinite", "negative", "nan", "huge"]
-)
+KINDS = ("usual", "rank 1", "zero", "dead", "indefinite", "negative", "nan", "huge")
+
+
+def any_hessian(kind: str, columns: int, generator: torch.Generator) -> Tensor:
+    square = torch.randn(columns, columns, generator=generator)
+    hessian = {
+        "usual": square.T @ square,
+        "rank 1": torch.outer(square[0], square[0]),
+        "zero": torch.zeros(columns, columns),
+        "dead": square.T @ square,
+        "indefinite": square + square.T,
+        "negative": -(square.T @ square),
+        "nan": square.T @ square + torch.nan,
+        "huge": square.T @ square * 1e38,
+    }[kind]
+    if kind == "dead":
+        hessian[:, 1] = hessian[1] = 0
+    return hessian
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_hessian_gives_codes(kind: str) -> None:
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         columns = 3 + seed
         weight = torch.randn(5, columns, generator=generator)
-        square = torch.randn(columns, columns, generator=generator)
-        hessian = {
-            "rank 1": torch.outer(square[0], square[0]),
-            "zero": torch.zeros(columns, columns),
-            "dead": square.T @ square,
-            "indefinite": square + square.T,
-            "negative": -(square.T @ square),
-            "nan": square.T @ square + torch.nan,
-            "huge": square.T @ square * 1e38,
-        }[kind]
-        if kind == "dead":
-            hessian[:, 1] = hessian[1] = 0
+        hessian = any_hessian(kind, columns, generator)
         scale = scales(weight, 6, 12.85)
         found = gptq(weight, hessian, scale, 6)
         assert found.codes.dtype == torch.int8
@@ -97,6 +105,26 @@ def test_any_hessian_gives_codes(kind: str) -> None:
         if kind in ("dead", "zero"):
             assert found.damping == 0.01
             assert not found.codes[:, 1].any()
+
+
+def test_the_error_is_never_above_that_of_rounding_to_nearest() -> None:
+    """Five hundred weights of all shapes, under Hessians with and without a factor."""
+    for seed in range(500):
+        generator = torch.Generator().manual_seed(seed)
+        rows, columns, bits = 1 + seed % 9, 2 + seed % 31, 2 + seed % 7
+        weight = torch.randn(rows, columns, generator=generator)
+        weight *= torch.logspace(0, seed % 3, columns)  # some with columns that are clipped
+        hessian = any_hessian(KINDS[seed % 8], columns, generator).double()
+        scale = scales(weight, bits, CLIP[bits], (None, 4)[seed % 2])
+        found = gptq(weight, hessian, scale, bits, act_order=seed % 5 > 0)
+        diagonal = hessian.diagonal()
+        alive = weight.masked_fill(diagonal == 0, 0.0)
+        ours, theirs = (
+            output_error(alive - decode(codes, scale), hessian)
+            for codes in (found.codes, nearest(weight, scale, bits))
+        )
+        ours, theirs = ours.nan_to_num(0.0), theirs.nan_to_num(0.0)
+        assert (ours <= theirs + 1e-5 * theirs.abs()).all(), seed
 
 
 @pytest.mark.parametrize(("lowest", "expected"), [(-0.005, 0.01), (-0.05, 0.1), (-5.0, 10.0)])

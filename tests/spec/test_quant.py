@@ -5,8 +5,9 @@ import pytest
 from segpt.errors import SpecError
 from segpt.spec.base import decode
 from segpt.spec.layout import Role, Weight, layout
-from segpt.spec.quant import CLIP, DEFAULT_RULES, QuantSpec, Rule
+from segpt.spec.quant import CLIP, DEFAULT_RULES, STATES, Method, QuantSpec, Rule
 from segpt.spec.recipe import read_recipe
+from segpt.trellis import machine
 
 
 def matrix(layer: int | None) -> Weight:
@@ -77,6 +78,45 @@ def test_the_clip_follows_from_the_bits_unless_given() -> None:
 def test_rules_that_cannot_be(fields: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         decode(QuantSpec, {"rules": [fields]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "trelis"}, "unknown value 'trelis'"),
+        ({"search": -1}, "search must not be negative"),
+        ({"tune_steps": -1}, "tune_steps must not be negative"),
+        ({"tune_rate": -0.1}, "tune_rate must not be negative"),
+        ({"penalty": -0.1}, "penalty must not be negative"),
+        ({"by_row": -0.5}, "by_row must not be negative"),
+        ({"by_column": -0.5}, "by_column must not be negative"),
+        ({"states": 1}, "states are 4, 8 or 16, got 1; rd is one state"),
+        ({"states": 6}, "states are 4, 8 or 16, got 6"),
+        ({"budget": 0}, "budget must be at least 1 byte, got 0"),
+        ({"rate": 0.01}, "rate is 0.1 to 8 bits per weight, got 0.01"),
+        ({"rate": 9}, "rate is 0.1 to 8 bits per weight, got 9"),
+        ({"rate": float("nan")}, "rate: expected a finite number"),
+        ({"budget": 10, "rate": 3}, "give a budget or a rate, not both"),
+        ({"method": "gptq", "budget": 10}, "gptq has no budget or rate.*use method trellis or rd"),
+        ({"method": "nearest", "rate": 3}, "nearest has no budget or rate"),
+    ],
+)
+def test_settings_that_cannot_be(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        decode(QuantSpec, fields)
+
+
+def test_steps_are_designed_unless_rules_give_the_bits() -> None:
+    methods: tuple[Method, ...] = ("trellis", "rd", "gptq", "nearest")
+    designed = [QuantSpec(method=method).designed for method in methods]
+    assert designed == [True, True, False, False]
+    assert QuantSpec().method == "trellis"
+
+
+@pytest.mark.parametrize("states", [4, 8, 16])
+def test_every_machine_can_be_asked_for(states: int) -> None:
+    assert machine(QuantSpec(states=states).states).states == states
+    assert set(STATES) == {1, 4, 8, 16}
 
 
 @pytest.mark.parametrize("name", ["calibration_tokens", "block", "report_tokens", "damping"])

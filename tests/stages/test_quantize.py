@@ -1,4 +1,4 @@
-"""The whole stage on tiny random models."""
+"""The whole stage on tiny random models, with the bits that rules give."""
 
 import dataclasses
 import json
@@ -18,10 +18,10 @@ from segpt.quant.hessian import hessians
 from segpt.spec.base import fingerprint
 from segpt.spec.layout import Role, Weight, layout
 from segpt.spec.model import ModelSpec, expand
-from segpt.spec.quant import QuantSpec, Rule
+from segpt.spec.quant import Method, QuantSpec, Rule
 from segpt.stages.models import from_checkpoint, from_quantized
 from segpt.stages.quantize import HeldOut, Progress, quantize
-from segpt.values import Checkpoint, Grid, Half, Quantized, Tokenizer
+from segpt.values import Checkpoint, Grid, Half, Partial, Quantized, Tokenizer
 
 VOCAB, CONTEXT = 96, 24
 SIZES = 1 + np.arange(VOCAB) % 4
@@ -88,7 +88,10 @@ def everything(bits: int, method: str = "gptq", **changes: Any) -> QuantSpec:
     return QuantSpec(method=kind, rules=(*rules, Rule(role="vector", bits=16)))
 
 
-def run(source: Checkpoint, spec: QuantSpec) -> Quantized:
+GPTQ = QuantSpec(method="gptq")
+
+
+def run(source: Checkpoint, spec: QuantSpec = GPTQ) -> Quantized:
     return quantize(source, spec, blocks(1), held_out())
 
 
@@ -117,7 +120,7 @@ def test_the_quality_report_orders_bits_and_methods() -> None:
 
 def test_weights_follow_the_layout_and_decode_to_the_measured_model() -> None:
     source = checkpoint()
-    found = run(source, QuantSpec())
+    found = run(source)
     assert list(found.weights) == [w.name for w in layout(source.spec)]
     for weight in layout(source.spec):
         coded = found.weights[weight.name]
@@ -130,7 +133,7 @@ def test_weights_follow_the_layout_and_decode_to_the_measured_model() -> None:
         tokens = torch.from_numpy(blocks(2)[0])
         logits = from_quantized(found)(tokens[:, :-1]).flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
-    one = quantize(source, QuantSpec(), blocks(1), HeldOut(blocks(2)[:1], SIZES))
+    one = quantize(source, GPTQ, blocks(1), HeldOut(blocks(2)[:1], SIZES))
     assert float(loss) == pytest.approx(one.report["quality"]["loss_after"], rel=1e-5)
 
 
@@ -155,7 +158,7 @@ def test_the_report_names_every_weight_with_its_rule_as_plain_json() -> None:
         Rule(role="matrix", bits=4, layers="-1", clip=3.0, group=16),
         Rule(role="head", bits=16),
     )
-    spec = QuantSpec(rules=rules)
+    spec = QuantSpec(method="gptq", rules=rules)
     found = run(source, spec)
     report = json.loads(json.dumps(found.report, allow_nan=False))
     assert report == found.report
@@ -170,6 +173,9 @@ def test_the_report_names_every_weight_with_its_rule_as_plain_json() -> None:
         )
         assert entry["k"] == (None if rule.bits == 16 else rule.k)
         assert not entry["fallback"]
+        assert entry["damage"] is None
+        layer = weight.name.split(".")[1] if weight.name.startswith("layers.") else None
+        assert entry["layer"] == layer
         assert 0 <= entry["error"] < 0.05
         gptq_used = weight.role is Role.MATRIX
         assert entry["damping"] == (0.01 if gptq_used else None)
@@ -180,7 +186,7 @@ def test_the_report_names_every_weight_with_its_rule_as_plain_json() -> None:
 
 
 def test_bits_per_weight_are_measured() -> None:
-    found = run(checkpoint(), QuantSpec())
+    found = run(checkpoint())
     roles = found.report["roles"]
     table = found.weights["table"]
     assert isinstance(table, Grid)
@@ -222,14 +228,14 @@ def test_an_unknown_weight_is_refused() -> None:
     source = checkpoint()
     odd = dataclasses.replace(source, weights={**source.weights, "mlp_scale": np.ones(3)})
     with pytest.raises(CheckpointError, match="mlp_scale"):
-        run(odd, QuantSpec())
+        run(odd)
 
 
 def test_small_vectors_survive() -> None:
     source = checkpoint()
     name = "visits.0.0.mix"
     small = {**source.weights, name: np.full((2, 48), 1e-3, np.float32)}
-    found = run(dataclasses.replace(source, weights=small), QuantSpec())
+    found = run(dataclasses.replace(source, weights=small))
     assert np.allclose(found.weights[name].decoded(), 1e-3, rtol=1e-3)
 
 
@@ -286,7 +292,7 @@ def test_visits_that_have_not_joined_are_left_out() -> None:
 def test_a_hessian_that_overflows_falls_back_and_is_recorded() -> None:
     spec = model_spec(route=":", override=[{"layers": "1", "set": {"norm_scale": 1e9}}])
     source = dataclasses.replace(checkpoint(), spec=spec, weights=checkpoint(route=":").weights)
-    found = run(source, QuantSpec())
+    found = run(source)
     assert found.report["fallbacks"] == ["layers.1.feed.body.down"]
     entry = found.report["weights"]["layers.1.feed.body.down"]
     assert entry["fallback"]
@@ -308,7 +314,7 @@ def test_only_the_asked_number_of_tokens_is_read() -> None:
             yield blocks(1, count=1)[0]
 
     steps: list[Progress] = []
-    spec = QuantSpec(calibration_tokens=500, report_tokens=200)
+    spec = QuantSpec(method="gptq", calibration_tokens=500, report_tokens=200)
     found = quantize(
         checkpoint(),
         spec,
@@ -324,11 +330,49 @@ def test_only_the_asked_number_of_tokens_is_read() -> None:
     assert last.done == last.total == found.report["parameters"]
 
 
-def test_gptq_without_text_is_refused() -> None:
-    with pytest.raises(DataError, match="calibration"):
-        quantize(checkpoint(), QuantSpec())
+METHODS: tuple[Method, ...] = ("trellis", "rd", "gptq")
+
+
+def test_without_text_only_nearest_works() -> None:
+    for method in METHODS:
+        with pytest.raises(DataError, match="calibration"):
+            quantize(checkpoint(), QuantSpec(method=method))
 
 
 def test_text_of_another_tokenizer_is_refused() -> None:
-    with pytest.raises(DataError, match="vocabulary"):
-        quantize(checkpoint(), QuantSpec(), [np.full((1, 9), VOCAB)])
+    for method in METHODS:
+        with pytest.raises(DataError, match="vocabulary"):
+            quantize(checkpoint(), QuantSpec(method=method), [np.full((1, 9), VOCAB)])
+
+
+def test_going_on_gives_the_same_as_not_stopping() -> None:
+    source, saved = checkpoint(), list[Partial]()
+    steps: list[Progress] = []
+    whole = quantize(source, GPTQ, blocks(1), held_out(), save=saved.append)
+    assert [partial.done for partial in saved] == list(range(1, len(whole.weights) + 1))
+    for partial in saved[:: len(saved) // 3]:
+        steps.clear()
+        found = quantize(source, GPTQ, blocks(1), held_out(), resume=partial, report=steps.append)
+        assert found == whole
+        assert found.report == whole.report
+        assert steps[-1].task == "measure"
+
+
+class StopError(Exception):
+    """An interruption."""
+
+
+def test_what_is_saved_is_not_coded_again() -> None:
+    source, saved = checkpoint(), list[Partial]()
+
+    def save(partial: Partial) -> None:
+        saved.append(partial)
+        if partial.done == 5:
+            raise StopError
+
+    with pytest.raises(StopError):
+        quantize(source, GPTQ, blocks(1), save=save)
+    later: list[Partial] = []
+    found = quantize(source, GPTQ, blocks(1), resume=saved[-1], save=later.append)
+    assert later[0].done == 6
+    assert list(found.weights)[:5] == list(saved[-1].coded)
