@@ -28,6 +28,7 @@ _TRELLIS_STEP = 0.62
 _BAND = 32  # rows that are coded at once, before later rows are corrected
 _OUTPUT_DAMPING = 0.05
 _FLOOR = 0.02  # of the mean: rows that calibration hardly saw matter at least so much
+_WIDER = 24  # by how much a row's exponent may rise above its design, to hold the row
 _REACH = 48  # of row and column exponents about their mean: six octaves
 # The furthest point that may be wanted, as a fraction of the furthest one that has a code: the
 # corrections that come with the errors of earlier columns need room.
@@ -142,14 +143,19 @@ def to_stepped(
     kept = weight.float() if plan.stored is None else weight[plan.stored].float()
     if plan.centre is not None:
         kept = kept - plan.centre.float()
-    kept = kept / _powers(plan.rows)[:, None]
     relative = _powers(plan.columns)
     level = plan.level * scale * (_TRELLIS_STEP if states > 1 else 1.0)
     if plan.fallback:
-        level = min(level, _UNKNOWN * float((kept / relative).square().mean().sqrt()))
-    furthest = float((kept.abs() / relative).max())
-    finest = furthest / (_ROOM * LARGEST * (2 if states > 1 else 1))
-    level = float(np.float32(min(max(level, finest, _FINEST), _COARSEST)))
+        usual = (kept / _powers(plan.rows)[:, None] / relative).square().mean().sqrt()
+        level = min(level, _UNKNOWN * float(usual))
+    # A row that would need points beyond the last code gets wider steps; then, if need be, all.
+    furthest = (kept.abs() / relative).amax(1) / (_ROOM * LARGEST * (2 if states > 1 else 1))
+    level = max(level, float((furthest / _powers(plan.rows + _WIDER)).max()))
+    level = float(np.float32(min(max(level, _FINEST), _COARSEST)))
+    wider = (EXPONENTS * (furthest / level).log2()).ceil().clamp_min(-_REACH).to(plan.rows)
+    rows = torch.minimum(torch.maximum(plan.rows, wider), plan.rows + _WIDER)
+    plan = plan._replace(rows=rows)
+    kept = kept / _powers(rows)[:, None]
     steps = level * relative
     price = None
     if penalty:

@@ -8,7 +8,7 @@ arXiv 1503.05671). It is measured in nats, so it compares all weights of a model
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,8 +58,9 @@ def sensitivities(
 ) -> dict[str, Sensitivity]:
     """The sensitivity of the table, the head and every matrix.
 
-    Every visit of a looped layer adds its own share: its gradient carries what the visits after
-    it make of an error. A table adds up what its rows do as inputs and, if tied, as a head.
+    A looped layer makes the same error at every visit, whose gradients carry what later visits
+    make of it; what they do to one token together is counted, too. A table adds up what its rows
+    do as inputs and, if tied, as a head.
 
     Args:
         model: the model; its parameters' gradients are cleared.
@@ -126,30 +127,35 @@ class _Sums:
         self.model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for name, calls in self.calls.items():
-            for x, output in calls:
-                if output.grad is None:
-                    continue
-                if name == "table":
-                    self.looked_up.index_add_(
-                        0, x.flatten(), output.grad.flatten(0, 1).double().square()
-                    )
-                else:
-                    self._map(name, x, output.grad, together=name not in self.heads)
+            visits = [(x, output.grad) for x, output in calls if output.grad is not None]
+            if name != "table":
+                self._map(name, visits, together=name not in self.heads)
+                continue
+            for x, gradient in visits:
+                self.looked_up.index_add_(0, x.flatten(), gradient.flatten(0, 1).double().square())
         if self.model.head.matrix is None and logits.grad is not None:
             slope = logits.grad
             if (cap := self.model.head.softcap) is not None:
                 slope = slope * (1 - (logits.detach() / cap).square())
-            self._map("table", hidden.detach(), slope, together=False)
+            self._map("table", [(hidden.detach(), slope)], together=False)
         self.tokens += ids.numel()
 
-    def _map(self, name: str, x: Tensor, gradient: Tensor, *, together: bool) -> None:
-        x, gradient = x.flatten(0, -2).float(), gradient.flatten(0, -2).float()
-        squares, energy = gradient.square(), x.square().mean(1)
-        gram = (x * squares.mean(1, keepdim=True)).T @ x
-        self._sum(self.curvature, name, gram.double())
-        self._sum(self.rows, name, (energy @ squares).double())
-        if together:
-            self._sum(self.outputs, name, (gradient * energy[:, None]).T @ gradient)
+    def _map(self, name: str, visits: Sequence[tuple[Tensor, Tensor]], *, together: bool) -> None:
+        """Take in a token's inputs x and gradients g at every visit.
+
+        An error in the weight is made at each of them, so what counts is the square of a sum
+        over visits: products of one visit with another belong to it.
+        """
+        flat = [(x.flatten(0, -2).float(), g.flatten(0, -2).float()) for x, g in visits]
+        for x, gradient in flat:
+            for other_x, other_gradient in flat:
+                products, energy = gradient * other_gradient, (x * other_x).mean(1)
+                gram = (x * products.mean(1, keepdim=True)).T @ other_x
+                self._sum(self.curvature, name, gram.double())
+                self._sum(self.rows, name, (energy @ products).double())
+                if together:
+                    covariance = (gradient * energy[:, None]).T @ other_gradient
+                    self._sum(self.outputs, name, covariance)
 
     @staticmethod
     def _sum(sums: dict[str, Tensor], name: str, term: Tensor) -> None:

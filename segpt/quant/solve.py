@@ -35,6 +35,7 @@ _SHORT = 0.9965
 _HOPELESS = 1.1  # of the budget: coding part by part does not come down from there
 _ROUNDS = 6
 _LANDINGS = 12
+_TAIL = 0.01  # of the weights: what the last part has at least
 
 
 def parts(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -46,7 +47,15 @@ def parts(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         if weight.name in names:
             apart = table if weight.role is Role.TABLE else head
             (apart if weight.layer is None else layers[weight.layer]).append(weight.name)
-    return tuple(tuple(part) for part in (table, *layers, head) if part)
+    found = [part for part in (table, *layers, head) if part]
+    sizes = {w.name: w.size for w in layout(model.spec)}
+    # The last part is coded again to land on the budget: it has to be able to move the total.
+    while len(found) > 1 and sum(map(sizes.__getitem__, found[-1])) < _TAIL * sum(
+        map(sizes.__getitem__, names)
+    ):
+        last = found.pop()
+        found[-1] = found[-1] + last
+    return tuple(map(tuple, found))
 
 
 class Solver:

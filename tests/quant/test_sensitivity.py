@@ -3,6 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,17 +85,20 @@ def slow(model: Model, text: Text, seed: int) -> dict[str, Sensitivity]:
         )
         loss = -logits.flatten(0, 1).log_softmax(-1).gather(1, labels).sum()
         gradients = torch.autograd.grad(loss, [call.output for call in calls])
+        visits: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for call, gradient in zip(calls, gradients, strict=True):
             tokens = gradient.flatten(0, -2).double()
             if call.name == "lookup":
                 for token, g in zip(call.x.tolist(), tokens, strict=True):
                     looked_up[token] += g**2
                 continue
-            name = "table" if call.name == "head" else call.name
-            for x, g in zip(call.x.double(), tokens, strict=True):
-                curvature[name] = curvature[name] + (g**2).mean() * torch.outer(x, x)
-                rows[name] = rows[name] + (x**2).mean() * g**2
-                outputs[name] = outputs[name] + (x**2).mean() * torch.outer(g, g)
+            visits["table" if call.name == "head" else call.name].append((call.x.double(), tokens))
+        for name, seen in visits.items():
+            for (xs, gs), (others, slopes) in product(seen, seen):
+                for x, g, y, h in zip(xs, gs, others, slopes, strict=True):
+                    curvature[name] = curvature[name] + (g * h).mean() * torch.outer(x, y)
+                    rows[name] = rows[name] + (x * y).mean() * g * h
+                    outputs[name] = outputs[name] + (x * y).mean() * torch.outer(g, h)
     curvature["table"] = curvature["table"] + torch.diag(looked_up.mean(0))
     rows["table"] = rows["table"] + looked_up.mean(1)
     count = sum(batch.size for batch in text)
@@ -227,22 +231,35 @@ def test_damage_of_a_table_adds_up_over_its_rows(tiny: MakeModel) -> None:
     assert value.damage(change) == pytest.approx(alone, rel=1e-4)
 
 
-def test_a_looped_layer_adds_up_its_visits(tiny: MakeModel) -> None:
-    """The same model unrolled has a sensitivity per visit; the loop's is their sum."""
-    looped, unrolled = tiny(depth=2, route="0 (1)*3"), tiny(depth=4)
+def test_visits_of_a_looped_layer_add_up_before_they_are_squared(
+    trained: MakeModel, chain: Chain
+) -> None:
+    """The sum of what each visit would cost alone misses what they do to a token together."""
+    looped, unrolled = trained(depth=2, route="0 (1)*3"), trained(depth=4)
+    unrolled = copy.deepcopy(unrolled)
     with torch.no_grad():
         unrolled.table.weight.copy_(looped.table.weight)
         for layer, source in zip(unrolled.layers, (0, 1, 1, 1), strict=True):
             layer.load_state_dict(looped.layers[source].state_dict())
-    one, many = sensitivities(looped, batches()), sensitivities(unrolled, batches())
-    for name in ("mixer.body.query", "mixer.body.out", "feed.body.up", "feed.body.down"):
-        visits = [many[f"layers.{i}.{name}"] for i in (1, 2, 3)]
-        whole = one[f"layers.1.{name}"]
-        assert alike(whole.curvature, sum((v.curvature for v in visits), torch.zeros(())))
-        assert alike(whole.rows, sum((v.rows for v in visits), torch.zeros(())))
-        assert not alike(whole.curvature, visits[0].curvature, 0.1)
-        first, same = one[f"layers.0.{name}"], many[f"layers.0.{name}"]
-        assert alike(first.curvature, same.curvature)
+    text = [block[:, :-1] for block in chain(2, 8)]
+    one, many = sensitivities(looped, text), sensitivities(unrolled, text)
+    for name in ("mixer.body.value", "mixer.body.out", "feed.body.up", "feed.body.down"):
+        place = f"layers.1.{name}"
+        together, apart = [], []
+        for seed in range(6):
+            draw = torch.Generator().manual_seed(seed)
+            change = torch.randn(
+                looped.layers[1].get_parameter(f"{name}.weight").shape, generator=draw
+            )
+            change *= (1e-3 / one[place].damage(change)) ** 0.5
+            with torch.no_grad():
+                cost = float(
+                    divergence(looped, changed(looped, place, change), np.concatenate(text))
+                )
+            together.append(cost / 1e-3)
+            apart.append(cost / sum(many[f"layers.{i}.{name}"].damage(change) for i in (1, 2, 3)))
+        assert 0.7 < np.mean(together) < 1.5, name
+        assert abs(np.log(np.mean(together))) < abs(np.log(np.mean(apart))), name
 
 
 def hooks(model: nn.Module) -> int:
