@@ -69,7 +69,7 @@ def section(result: Mapping[str, Any]) -> str:
             float(np.mean([p[key] for p in points]))
             for key in ("bytes", "bits_per_weight", "kl", "bpb_gap")
         )
-        ratio = found["bytes_at_equal_kl"].get(name) or {"mean": None, "error": None}
+        ratio = found["by_rate"]["bytes_at_equal_kl"].get(name) or {"mean": None, "error": None}
         lines.append(
             f"| {label} | {size:,.0f} | {bits:.2f} | {kl:.4f} | {gap:+.4f} | {_ratio(ratio)} |"
         )

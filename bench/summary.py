@@ -30,14 +30,20 @@ def summary(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over checkpoints with their standard errors; None for what is not covered yet."""
     found = [_Checkpoint(c) for c in checkpoints if c["points"]]
     names = [f"{method} {rate:g}" for method in ("rd", "trellis") for rate in RATES]
+    size = mean([c.bytes_at_equal_kl(HEADLINE) for c in found])
+    damage = mean([c.kl_at_equal_bytes(HEADLINE) for c in found])
     return {
         "read_me": READ_ME,
-        "bytes_at_equal_kl": {n: mean([c.bytes_at_equal_kl(n) for c in found]) for n in names},
-        "kl_at_equal_bytes": {n: mean([c.kl_at_equal_bytes(n) for c in found]) for n in names},
+        "bytes_at_equal_kl": size["mean"],
+        "kl_at_equal_bytes": damage["mean"],
+        "by_rate": {
+            "bytes_at_equal_kl": {n: mean([c.bytes_at_equal_kl(n) for c in found]) for n in names},
+            "kl_at_equal_bytes": {n: mean([c.kl_at_equal_bytes(n) for c in found]) for n in names},
+        },
         "headline": {
             "point": HEADLINE,
-            "bytes_at_equal_kl": mean([c.bytes_at_equal_kl(HEADLINE) for c in found]),
-            "kl_at_equal_bytes": mean([c.kl_at_equal_bytes(HEADLINE) for c in found]),
+            "bytes_at_equal_kl": size,
+            "kl_at_equal_bytes": damage,
             "kl_ratio_pooled": _pooled(found, "divergence"),
             "bpb_gap_ratio": mean([c.gap_ratio() for c in found]),
             "bpb_gap_ratio_pooled": _pooled(found, "loss"),

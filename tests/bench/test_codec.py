@@ -102,8 +102,12 @@ def test_no_point_is_added_before_the_planned_ones_are_there() -> None:
 def test_the_summary_finds_what_was_put_in() -> None:
     found = summary([entry("one"), entry("two")])
     for rate in (3.0, 3.5, 4.0):
-        assert found["bytes_at_equal_kl"][f"trellis {rate:g}"]["mean"] == pytest.approx(0.8)
+        assert found["by_rate"]["bytes_at_equal_kl"][f"trellis {rate:g}"]["mean"] == pytest.approx(
+            0.8
+        )
     head = found["headline"]
+    assert found["bytes_at_equal_kl"] == head["bytes_at_equal_kl"]["mean"]
+    assert found["kl_at_equal_bytes"] == head["kl_at_equal_bytes"]["mean"]
     assert head["bytes_at_equal_kl"]["error"] == pytest.approx(0.0)
     assert head["kl_at_equal_bytes"]["mean"] == pytest.approx(2 ** (-0.2 * 665 / 100))
     assert head["bpb_gap_ratio"]["mean"] == pytest.approx(2 ** (-0.2 * 665 / 100))
@@ -120,7 +124,7 @@ def test_what_is_not_covered_is_missing() -> None:
     few = [p for p in curve() if p["name"] in ("field k=18", "field k=25", HEADLINE)]
     found = summary([entry(points=few)])
     assert found["headline"]["bytes_at_equal_kl"]["mean"] is None
-    assert found["bytes_at_equal_kl"]["rd 3"]["mean"] is None
+    assert found["by_rate"]["bytes_at_equal_kl"]["rd 3"]["mean"] is None
     assert summary([])["headline"]["bpb_gap_ratio_pooled"] is None
 
 
