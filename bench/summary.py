@@ -49,8 +49,12 @@ def summary(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "bpb_gap_ratio_pooled": _pooled(found, "loss"),
         },
         "states": {
-            name: mean([c.bytes_at_equal_kl(name) for c in found])
-            for name in ("4 states", HEADLINE, "16 states")
+            label: mean([c.bytes_at_equal_kl(name) for c in found])
+            for label, name in (
+                ("4 states", "4 states"),
+                ("8 states", "feedback between rows"),  # like the others neither searched nor tuned
+                ("16 states", "16 states"),
+            )
         },
         "ingredients": _ingredients(found),
         "coders": _coders(found),
