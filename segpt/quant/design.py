@@ -8,6 +8,7 @@ alike, so that one factor, the *scale*, sets the rate of a whole model.
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt import trellis
+from segpt.model.leaves import weights
+from segpt.model.model import Model
 from segpt.spec.layout import Role
+from segpt.spec.quant import QuantSpec
 from segpt.values import EXPONENTS, Stepped
 
 from .gptq import RETRIES, inverse_factor
@@ -126,6 +130,40 @@ def design(
         mixing,
         fallback,
     )
+
+
+def designs(
+    model: Model,
+    found: Mapping[str, Sensitivity],
+    spec: QuantSpec,
+    seen: Tensor | None = None,
+) -> dict[str, Design]:
+    """The :func:`design` of every weight of a model whose sensitivity is given, by name."""
+    return {
+        w.name: design(
+            w.tensor.detach(),
+            found[w.name],
+            w.role,
+            by_row=spec.by_row,
+            by_column=spec.by_column,
+            damping=spec.damping,
+            two_sided=spec.two_sided,
+            seen=seen,
+        )
+        for w in weights(model)
+        if w.name in found
+    }
+
+
+def scale_for(model: Model, plans: Mapping[str, Design], rate: float) -> float:
+    """About the scale at which Gaussian weights take ``rate`` bits each."""
+    bits = total = 0.0
+    for weight in weights(model):
+        if (plan := plans.get(weight.name)) is not None:
+            spread = float(weight.tensor.detach().square().mean().sqrt()) or 1e-9
+            bits += weight.tensor.numel() * (2.05 + np.log2(spread / plan.level))
+            total += weight.tensor.numel()
+    return float(2 ** (bits / total - rate))
 
 
 def to_stepped(

@@ -5,7 +5,7 @@ still float are tuned to what is coded, so that the errors of one part are made 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from segpt.spec.layout import Role, layout
 from segpt.spec.quant import QuantSpec
 from segpt.values import Coded, Half, Partial, Stepped
 
-from .design import Design, entropy, to_stepped
+from .design import Design, entropy, scale_for, to_stepped
 from .tune import divergence, tune
 
 Batch = NDArray[np.int64] | Tensor
@@ -121,7 +121,7 @@ class Solver:
             latent = {name: tensors[name].detach().clone() for name in part}
             for name in part:
                 self._code(name, latent[name], scale, coded, tensors)
-            drift += sum(map(entropy, _stepped(coded, part))) - state.planned[i]
+            drift += _entropy(coded, part) - state.planned[i]
             left -= self._weights(part)
             self._tune(student, coded, i)
             if part is not self.parts[-1]:
@@ -141,14 +141,15 @@ class Solver:
             multipliers, coded = self._search(multipliers, coded, scale)
         if multipliers:
             coded, scale = self._fit(multipliers, scale)
-        planned = tuple(sum(map(entropy, _stepped(coded, part))) for part in self.parts)
+        planned = tuple(_entropy(coded, part) for part in self.parts)
         return Partial(scale=scale, multipliers=multipliers, planned=planned)
 
     def _fit(
         self, multipliers: Mapping[str, float], scale: float | None = None
     ) -> tuple[dict[str, Coded], float]:
         """Find the scale by which the whole model, untuned, comes to the goal."""
-        scale = scale or self._guess()
+        if scale is None:
+            scale = scale_for(self.teacher, self.plans, min(8.0, 8 * self.goal / self.count))
         seen: list[tuple[float, float]] = []  # log2 of scales, bytes
         for turn in range(_ROUNDS):
             coded = self._code_all(scale, multipliers)
@@ -168,17 +169,6 @@ class Solver:
             raise self._over(got)
         return coded, scale
 
-    def _guess(self) -> float:
-        """A scale that gives Gaussian weights the bits there are."""
-        goal = min(8.0, 8 * self.goal / self.count)
-        bits = total = 0.0
-        for weight in weights(self.teacher):
-            if (plan := self.plans.get(weight.name)) is not None:
-                spread = float(weight.tensor.detach().square().mean().sqrt()) or 1e-9
-                bits += weight.tensor.numel() * (2.05 + np.log2(spread / plan.level))
-                total += weight.tensor.numel()
-        return float(2 ** (bits / total - goal))
-
     def _search(
         self, multipliers: Mapping[str, float], coded: dict[str, Coded], scale: float
     ) -> tuple[dict[str, float], dict[str, Coded]]:
@@ -189,11 +179,11 @@ class Solver:
         best_by = dict(multipliers)
         model = copy.deepcopy(self.teacher).requires_grad_(False)
         tensors = {w.name: w.tensor for w in weights(model)}
-        base = sum(map(entropy, _stepped(coded, list(self.plans))))
+        base = _entropy(coded, self.plans)
 
         def loss(candidate: Mapping[str, Coded]) -> float:
             self._load(candidate, tensors)
-            bits = sum(map(entropy, _stepped(candidate, list(self.plans)))) - base
+            bits = _entropy(candidate, self.plans) - base
             with torch.no_grad():
                 terms = [
                     float(divergence(self.teacher, model, self.batches(i)))
@@ -278,7 +268,7 @@ class Solver:
     def _measure(self, coded: Mapping[str, Coded]) -> float:
         if self.spec.budget is not None:
             return self.size(coded)
-        return sum(map(entropy, _stepped(coded, list(self.plans)))) / 8
+        return _entropy(coded, self.plans) / 8
 
     def _over(self, got: float) -> CheckError:
         budget = self.spec.budget or 0
@@ -301,7 +291,6 @@ class Solver:
         """Code the last part anew until the packed file is just below the budget."""
         budget = self.spec.budget or 0
         part = self.parts[-1]
-        values = latent or {name: tensors[name].detach().clone() for name in part}
         count = self._weights(part)
         got, aim, finest = self.size(coded), self.goal, False
         for _ in range(_LANDINGS):
@@ -311,7 +300,7 @@ class Solver:
             scale *= 2**change
             before = got
             for name in part:
-                self._code(name, values[name], scale, coded, tensors)
+                self._code(name, latent[name], scale, coded, tensors)
             got = self.size(coded)
             finest = change < 0 and abs(got - before) < 0.001 * budget
         if got > budget:
@@ -323,11 +312,8 @@ def kind(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
-def _stepped(coded: Mapping[str, Coded], names: Sequence[str]) -> Iterator[Stepped]:
-    for name in names:
-        value = coded[name]
-        if isinstance(value, Stepped):
-            yield value
+def _entropy(coded: Mapping[str, Coded], names: Iterable[str]) -> float:
+    return sum(entropy(w) for name in names if isinstance(w := coded[name], Stepped))
 
 
 def _half(weight: Weight) -> Half:

@@ -16,7 +16,7 @@ from segpt.artifact.container import pack
 from segpt.errors import CheckpointError, DataError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
-from segpt.quant.design import design, entropy
+from segpt.quant.design import designs, entropy
 from segpt.quant.gptq import gptq, output_error
 from segpt.quant.grid import nearest, scales, to_grid
 from segpt.quant.hessian import hessians
@@ -197,20 +197,8 @@ def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> 
             _coded(weight, work.rules[weight.name], None, spec)  # refuses what float16 cannot hold
     found = sensitivities(work.model, work.calibration())
     tokens = None if seen is None else torch.from_numpy(seen)
-    plans = {
-        weight.name: design(
-            weight.tensor.detach(),
-            found[weight.name],
-            weight.role,
-            by_row=spec.by_row,
-            by_column=spec.by_column,
-            damping=spec.damping,
-            two_sided=spec.two_sided,
-            seen=tokens,
-        )
-        for weight in weights(work.model)
-        if work.rules[weight.name].bits != 16
-    }
+    stepped = {n: one for n, one in found.items() if work.rules[n].bits != 16}
+    plans = designs(work.model, stepped, spec, tokens)
 
     def size(coded: Mapping[str, Coded]) -> int:
         return pack(dataclasses.replace(empty, weights=coded)).size

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from segpt.data.tokenizer import load
-from segpt.model.leaves import Weight, weights
+from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.quant.design import Design, design, entropy, to_stepped
+from segpt.quant.design import Design, designs, entropy, scale_for, to_stepped
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities
 from segpt.spec.quant import QuantSpec
@@ -68,12 +67,14 @@ def curve(
         blocks = in_order(held_out, context, HELD_OUT_TOKENS)
         return compare(model, from_quantized(weights_of, device), blocks, sizes).kl_mean
 
-    plans = _plans(model, spec, Text(drawn(tokens, context), now.spec.vocab), seen(tokens))
+    text = Text(drawn(tokens, context), now.spec.vocab)
+    found = sensitivities(model, text.first(spec.calibration_tokens, lambda _: None))
+    plans = designs(model, found, spec, torch.from_numpy(seen(tokens)))
     dots: list[Dot] = []
     missed = 0.0  # bits by which the last rate was missed
     for number, rate in enumerate(RATES):
         report((number + 1) / (len(RATES) + 1))
-        scale = _scale(model, plans, rate - missed)
+        scale = scale_for(model, plans, rate - missed)
         coded = dict(_coded(model, plans, scale, spec.states))
         whole = Quantized(now.spec, coded, checkpoint.tokenizer, checkpoint.origin)
         dots.append(Dot(_bits(coded), kl(whole)))
@@ -81,39 +82,6 @@ def curve(
     here = Dot(quantized.report["bits_per_weight"], kl(quantized))
     blocks = in_order(held_out, context, HELD_OUT_TOKENS)
     return Curve(tuple(sorted(dots)), here, sum(b[:, 1:].size for b in blocks))
-
-
-def _plans(
-    model: Model, spec: QuantSpec, text: Text, occurring: NDArray[np.bool_]
-) -> dict[str, Design]:
-    found = sensitivities(model, text.first(spec.calibration_tokens, lambda _: None))
-    trained = torch.from_numpy(occurring)
-    return {
-        w.name: design(
-            w.tensor.detach(),
-            found[w.name],
-            w.role,
-            by_row=spec.by_row,
-            by_column=spec.by_column,
-            damping=spec.damping,
-            two_sided=spec.two_sided,
-            seen=trained,
-        )
-        for w in weights(model)
-        if w.name in found
-    }
-
-
-def _scale(model: Model, plans: dict[str, Design], rate: float) -> float:
-    """About the scale at which Gaussian weights take ``rate`` bits each."""
-    coded = [w for w in weights(model) if w.name in plans]
-    octaves = [w.tensor.numel() * (2.05 + _octaves(w, plans[w.name])) for w in coded]
-    return float(2 ** (sum(octaves) / sum(w.tensor.numel() for w in coded) - rate))
-
-
-def _octaves(weight: Weight, plan: Design) -> float:
-    spread = float(weight.tensor.detach().square().mean().sqrt()) or 1e-9
-    return float(np.log2(spread / plan.level))
 
 
 def _coded(
