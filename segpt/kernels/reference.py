@@ -7,13 +7,14 @@ from .ops import Op
 
 
 @Op
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
     """Causal grouped-query attention, queries aligned with the last keys.
 
     Args:
         q: (batch, queries, heads, channels).
         k: (batch, keys, kv_heads, channels); heads is a multiple of kv_heads.
         v: like ``k``.
+        window: how many positions a query sees, its own and those just before it; None is all.
 
     Returns:
         (batch, queries, heads, channels): softmax(q k^T / sqrt(channels)) v in float32.
@@ -22,8 +23,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k, v = (t.repeat_interleave(groups, 2).float() for t in (k, v))
     logits = torch.einsum("bqhc,bkhc->bhqk", q.float(), k) / q.size(3) ** 0.5
     hidden = k.size(1) - q.size(1)  # keys that every query sees
-    future = torch.ones(q.size(1), k.size(1), dtype=torch.bool, device=q.device).triu(hidden + 1)
-    weights = logits.masked_fill(future, float("-inf")).softmax(-1)
+    seen = torch.ones(q.size(1), k.size(1), dtype=torch.bool, device=q.device).tril(hidden)
+    if window is not None:
+        seen = seen.triu(hidden + 1 - window)
+    weights = logits.masked_fill(~seen, float("-inf")).softmax(-1)
     return torch.einsum("bhqk,bkhc->bqhc", weights, v).to(q.dtype)
 
 

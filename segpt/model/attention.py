@@ -21,7 +21,7 @@ class Attention(nn.Module):
         output: list[nn.Module],
     ) -> None:
         super().__init__()
-        self.head_dim = s.head_dim
+        self.head_dim, self.window = s.head_dim, s.window
         self.query = Matrix(width, s.heads * s.head_dim)
         self.key = Matrix(width, s.kv_heads * s.head_dim)
         self.value = Matrix(width, s.kv_heads * s.head_dim)
@@ -39,9 +39,10 @@ class Attention(nn.Module):
             q, k = part(q, k, stream)
         for part in self.value_parts:
             v = part(v, x, stream)
-        keys, values = (k, v) if stream.past is None else stream.past.extend(k, v)
+        window = stream.narrowest(self.window)
+        keys, values = (k, v) if stream.past is None else stream.past.extend(k, v, window)
         q, v, x = stream.tail(q), stream.tail(v), stream.tail(x)
-        y = attend(q, keys, values)
+        y = attend(q, keys, values, window)
         for part in self.output_parts:
             y = part(y, v, x, stream)
         return self.out(y.flatten(-2))

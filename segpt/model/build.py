@@ -14,6 +14,7 @@ from segpt.spec.layout import Role
 
 from . import parts
 from .attention import Attention
+from .fast import FastWeight
 from .feed import Dense
 from .layer import Branch, Layer
 from .leaves import Matrix, weights
@@ -51,7 +52,8 @@ def _layer(s: spec.Layer, width: int) -> Layer:
     if s.mixer is not None:
         mixer = Branch(_attention(s.mixer, width), width, s.norm_scale)
     if s.feed is not None:
-        feed = Branch(Dense(s.feed, width), width, s.norm_scale)
+        fast = None if s.feed.fast is None else FastWeight(s.feed.fast, s.feed.hidden, width)
+        feed = Branch(Dense(s.feed, width, fast), width, s.norm_scale)
     join = [_join(part, width) for part in s.join]
     return Layer(join, mixer, feed, parallel=s.wiring == "parallel")
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from segpt.spec import model as spec
 
+from .fast import FastWeight
 from .leaves import Matrix
 from .stream import Stream
 
@@ -24,13 +25,16 @@ def activate(act: spec.Activation, x: Tensor) -> Tensor:
 
 
 class Dense(nn.Module):
-    """down(activate(up(x)))."""
+    """down(activate(up(x))), where down may be a fast weight."""
 
-    def __init__(self, s: spec.Dense, width: int) -> None:
+    def __init__(self, s: spec.Dense, width: int, fast: FastWeight | None = None) -> None:
         super().__init__()
         self.act = s.act
         self.up = Matrix(width, s.hidden * (2 if s.act == "swiglu" else 1))
         self.down = Matrix(s.hidden, width, zero=True)
+        self.fast = fast
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        return self.down(activate(self.act, self.up(x)))
+        hidden = activate(self.act, self.up(x))
+        y = self.down(hidden)
+        return y if self.fast is None else self.fast(y, hidden, x, stream)

@@ -30,6 +30,9 @@ class Layer(nn.Module):
         self.mixer, self.feed, self.parallel = mixer, feed, parallel
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        last = stream.last
+        if self.feed is not None and self.feed.body.fast is not None:
+            stream.last = None  # it learns from every position
         for part in self.join:
             x = part(x, stream)
         start = x
@@ -37,4 +40,5 @@ class Layer(nn.Module):
             x = stream.tail(x) + self.mixer(x, stream)
         if self.feed is not None:
             x = stream.tail(x) + self.feed(stream.tail(start if self.parallel else x), stream)
+        stream.last = last
         return stream.tail(x)

@@ -13,27 +13,53 @@ from torch import Tensor, nn
 
 from segpt.spec.layout import Role
 
-View = Callable[[Tensor], Tensor]
+
+class Adapted(NamedTuple):
+    """A weight, and what is added to it for each row of a batch: ``up[b] @ down[b]``.
+
+    ``down`` is (batch, rank, in) and ``up`` (batch, out, rank).
+    """
+
+    weight: Tensor
+    down: Tensor
+    up: Tensor
+
+
+View = Callable[[Tensor], Tensor | Adapted]
+
+
+def project(x: Tensor, used: Tensor | Adapted) -> Tensor:
+    """Compute x W^T in the dtype of ``x``: (batch, time, in) to (batch, time, out)."""
+    if isinstance(used, Adapted):
+        weight, down, up = (t.to(x.dtype) for t in used)
+        return F.linear(x, weight) + x @ down.mT @ up.mT
+    return F.linear(x, used.to(x.dtype))
 
 
 class Matrix(nn.Module):
     """A bias-free linear map, kept in float32 and applied in the dtype of its input.
 
+    It starts at random, at zero, or with random numbers of deviation ``diagonal`` on its diagonal.
     ``view`` is the one place where quantized training or a low-rank update attaches: it maps
     the weight to the one that is used.
     """
 
     def __init__(
-        self, fan_in: int, fan_out: int, *, role: Role = Role.MATRIX, zero: bool = False
+        self,
+        fan_in: int,
+        fan_out: int,
+        *,
+        role: Role = Role.MATRIX,
+        zero: bool = False,
+        diagonal: float | None = None,
     ) -> None:
         super().__init__()
-        self.role, self.zero = role, zero
+        self.role, self.zero, self.diagonal = role, zero, diagonal
         self.view: View | None = None
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.view is None else self.view(self.weight)
-        return F.linear(x, weight.to(x.dtype))
+        return project(x, self.weight if self.view is None else self.view(self.weight))
 
 
 class Table(nn.Module):
@@ -45,11 +71,13 @@ class Table(nn.Module):
         self.view: View | None = None
         self.weight = nn.Parameter(torch.empty(rows, width))
 
-    def used(self) -> Tensor:
+    def used(self) -> Tensor | Adapted:
         return self.weight if self.view is None else self.view(self.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.used())
+        used = self.used()
+        # What adapts a table to a document adapts what it predicts, as a head.
+        return F.embedding(ids, used.weight if isinstance(used, Adapted) else used)
 
 
 class Vector(nn.Module):

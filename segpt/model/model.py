@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segpt.spec.model import ModelSpec
 
-from .leaves import Matrix, Table
+from .leaves import Matrix, Table, project
 from .parts import rms
 from .stream import Cache, Past, Stream
 
@@ -25,14 +24,14 @@ class Head(nn.Module):
         if self.matrix is not None:
             logits = self.matrix(x).float()
         else:
-            logits = F.linear(x, table.used().to(x.dtype)).float()
+            logits = project(x, table.used()).float()
         if self.softcap is None:
             return logits
         return self.softcap * torch.tanh(logits / self.softcap)
 
 
 class Model(nn.Module):
-    """Token logits. ``progress`` (1 after training) decides which visits run."""
+    """Token logits. ``progress`` (1 after training) and ``loops`` decide which visits run."""
 
     def __init__(
         self,
@@ -47,28 +46,67 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.visits = nn.ModuleList(nn.ModuleList(parts) for parts in visits)
         self.head = head
-        self.active = spec.active(1.0)
+        self.at(1.0)
 
-    def at(self, progress: float) -> "Model":
-        """Run only the visits that have joined at this fraction of training."""
-        self.active = self.spec.active(progress)
+    def at(self, progress: float, loops: int | None = None, back: int | None = None) -> "Model":
+        """Run only the visits that have joined at this fraction of training.
+
+        Args:
+            progress: the fraction of training.
+            loops: how often the loop of the route runs; None is as often as the route says.
+            back: through how many of these passes, the last ones, gradients flow; None is all.
+                Earlier ones hand the gradient of their output to their input as it is.
+
+        Raises:
+            SpecError: if ``loops`` is given and the route has no loop, or it is out of range.
+        """
+        self.progress = progress
+        self.active = (
+            self.spec.active(progress) if loops is None else self.spec.looped(loops, progress)
+        )
+        self.fixed = range(0)
+        if loops is not None and back is not None:
+            early = [i for visits in self.spec.passes(loops, progress)[:-back] for i in visits]
+            begin = self.active.index(early[0]) if early else 0
+            self.fixed = range(begin, begin + len(early))
         return self
 
+    def loops(self, count: int | None) -> "Model":
+        """Run the loop of the route ``count`` times, or as often as it says if that is None.
+
+        Raises:
+            SpecError: if the route has no loop, or ``count`` is out of range.
+        """
+        return self.at(self.progress, count)
+
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, start: int = 0, last: int | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        start: int = 0,
+        last: int | None = None,
+        window: int | None = None,
     ) -> Tensor:
         """Logits (batch, time, vocab) of the token after each of ``tokens`` (batch, time).
 
         Args:
             tokens: token ids.
-            cache: what earlier calls have seen, one :class:`Past` per visit; extended in place.
+            cache: what earlier calls have seen, one :class:`Past` for each visit that runs;
+                extended in place.
             start: the position of the first token, that is, how many the cache holds.
             last: if given, only the logits of the last so many positions are computed.
+            window: if given, attention sees so many positions at most, the own one and those
+                just before it, and the cache keeps no more than later tokens can see.
         """
-        return self.logits(self.hidden(tokens, cache, start, last))
+        return self.logits(self.hidden(tokens, cache, start, last, window))
 
     def hidden(
-        self, tokens: Tensor, cache: Cache | None = None, start: int = 0, last: int | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        start: int = 0,
+        last: int | None = None,
+        window: int | None = None,
     ) -> Tensor:
         """The final normalised stream (batch, time, width), or its ``last`` positions.
 
@@ -79,15 +117,28 @@ class Model(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
-        stream = Stream(tokens, positions, x0=x)
-        for index in self.active:
-            for part in cast("nn.ModuleList", self.visits[index]):
-                x = part(x, stream)
-            stream.last = last if index == self.active[-1] else None
-            stream.past = None if cache is None else cache.setdefault(index, Past())
-            x = self.layers[self.spec.visits[index].layer](x, stream)
-            stream.visits[index] = x
+        stream = Stream(tokens, positions, x0=x, window=window)
+        entry = x
+        for place, index in enumerate(self.active):
+            stream.last = last if place == len(self.active) - 1 else None
+            stream.past = None if cache is None else cache.setdefault(place, Past())
+            if place == self.fixed.start:
+                entry = x
+            if place in self.fixed:
+                with torch.no_grad():
+                    x = self._visit(index, x, stream)
+            else:
+                x = self._visit(index, x, stream)
+            if place == self.fixed.stop - 1:
+                x = x.detach() + (entry - entry.detach())
         return rms(x)
+
+    def _visit(self, index: int, x: Tensor, stream: Stream) -> Tensor:
+        for part in cast("nn.ModuleList", self.visits[index]):
+            x = part(x, stream)
+        x = self.layers[self.spec.visits[index].layer](x, stream)
+        stream.visits[index] = x
+        return x
 
     def logits(self, x: Tensor) -> Tensor:
         """Float32 logits from the final normalised stream."""

@@ -35,8 +35,12 @@ class Rope(nn.Module):
         self.register_buffer("rates", rates.float(), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-        angle = stream.positions[:, None, None] * self.rates
-        cos, sin = angle.cos().to(q.dtype), (self.sign * angle.sin()).to(q.dtype)
+        # In float64, or float32 would lose the angles of positions in the millions; there is no
+        # float64 on MPS.
+        device = torch.device("cpu") if q.device.type == "mps" else q.device
+        rates, positions = self.rates.to(device).double(), stream.positions.to(device)
+        angle = positions[:, None, None] * rates
+        cos, sin = angle.cos().to(q), (self.sign * angle.sin()).to(q)
         return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ def initialise(model: Model, scaling: Scaling, seed: int) -> None:
             case Table():
                 noise = torch.randn(weight.tensor.shape, generator=generator)
                 weight.tensor.copy_(noise * scaling.table)
+            case Matrix(diagonal=float(spread)):
+                noise = torch.randn(min(weight.tensor.shape), generator=generator)
+                weight.tensor.zero_().diagonal().copy_(spread * noise)
             case Matrix(zero=zero):
                 noise = torch.randn(weight.tensor.shape, generator=generator)
                 weight.tensor.copy_(torch.zeros_like(noise) if zero else _spread(noise, scaling))

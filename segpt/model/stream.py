@@ -1,5 +1,6 @@
 """What travels beside the residual stream during one forward pass."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -8,17 +9,41 @@ from torch import Tensor
 
 @dataclass
 class Past:
-    """Keys and values one visit has already seen: (batch, time, kv_heads, channels)."""
+    """What one run of a visit has already seen.
+
+    ``key`` and ``value`` are (batch, time, kv_heads, channels), of the positions that later ones
+    can still see. ``change`` (batch, out, in) is what a fast weight has learned; ``hidden``
+    (batch, time, in) and ``source`` (batch, time, out) are of the chunk it has yet to learn from.
+    """
 
     key: Tensor | None = None
     value: Tensor | None = None
+    change: Tensor | None = None
+    hidden: Tensor | None = None
+    source: Tensor | None = None
 
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the new keys and values; return all of them."""
+    def extend(
+        self, key: Tensor, value: Tensor, window: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Append the new keys and values; return all of them, keep what ``window`` shows later."""
         if self.key is not None and self.value is not None:
             key, value = torch.cat([self.key, key], 1), torch.cat([self.value, value], 1)
-        self.key, self.value = key, value
+        self.key, self.value = (_latest(t, window) for t in (key, value))
         return key, value
+
+    def first_rows(self, count: int) -> None:
+        """Forget all but the first ``count`` rows of the batch."""
+        for field_ in dataclasses.fields(self):
+            kept = getattr(self, field_.name)
+            if isinstance(kept, Tensor):
+                setattr(self, field_.name, kept[:count])
+
+
+def _latest(x: Tensor, window: int | None) -> Tensor:
+    if window is None or x.size(1) < window:
+        return x
+    # A copy, so that the memory of what is dropped can be freed.
+    return x[:, x.size(1) - window + 1 :].clone()
 
 
 @dataclass
@@ -28,7 +53,8 @@ class Stream:
     ``tokens`` and ``positions`` are (batch, time) and (time,); ``x0`` is the normalised
     embedding; ``values`` those of the first value residual visited; ``visits`` maps a visit to its
     output; ``past`` is the memory of the visit that is running, or None for a full pass;
-    ``last`` is how many positions at the end anyone will read of its output, or None for all.
+    ``last`` is how many positions at the end anyone will read of its output, or None for all;
+    ``window`` is how many positions attention sees at most, or None for all.
     """
 
     tokens: Tensor
@@ -38,11 +64,24 @@ class Stream:
     visits: dict[int, Tensor] = field(default_factory=dict)
     past: Past | None = None
     last: int | None = None
+    window: int | None = None
+
+    def narrowest(self, window: int | None) -> int | None:
+        """The smaller of this pass's window and another one, where None is no limit."""
+        if window is None or self.window is None:
+            return self.window if window is None else window
+        return min(window, self.window)
 
     def tail(self, x: Tensor) -> Tensor:
         """The positions of ``x`` (batch, time, ...) that will be read; doing so twice is fine."""
         return x if self.last is None else x[:, -self.last :]
 
 
-# One per visit, not per layer: loops revisit layers.
+# One per place in the order that runs, not per layer nor per visit: loops run both again.
 Cache = dict[int, Past]
+
+
+def first_rows(cache: Cache, count: int) -> None:
+    """Forget all but the first ``count`` rows of a batch, whose other documents have ended."""
+    for past in cache.values():
+        past.first_rows(count)

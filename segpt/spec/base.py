@@ -24,10 +24,16 @@ _QUOTE.maxstring = _QUOTE.maxother = 80
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")  # YAML 1.1 takes 1e-3 for text
 
+# The metadata of a field that came after specs were stored: it is left out of plain values while it
+# holds its default, so that what was stored keeps its bytes and its fingerprint.
+ADDED: Mapping[str, bool] = types.MappingProxyType({"added": True})
+
 _hints = functools.cache(typing.get_type_hints)
 
 
-@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
+@typing.dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
+)
 def spec(cls: type[T]) -> type[T]:
     """A spec: a frozen, slotted dataclass whose fields are given by name."""
     return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
@@ -42,7 +48,11 @@ def kind(value: object) -> str:
 def encode(value: Any) -> Any:
     """Turn a spec into plain JSON values, tagging every dataclass with its kind."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: encode(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("added") and getattr(value, f.name) == f.default)
+        }
         return {"kind": kind(value)} | fields
     if isinstance(value, (list, tuple)):
         return [encode(v) for v in value]

@@ -14,6 +14,7 @@ from typing import NamedTuple, assert_never
 from .model import (
     Attention,
     ExcludeSelf,
+    FastWeight,
     Gain,
     HeadGate,
     Layer,
@@ -90,6 +91,9 @@ def _layer(layer: Layer, width: int) -> Iterator[_Entry]:
         yield "feed.gain", Role.VECTOR, (width,)
         yield "feed.body.up", Role.MATRIX, (up, width)
         yield "feed.body.down", Role.MATRIX, (width, layer.feed.hidden)
+        if layer.feed.fast is not None:
+            for name, role, shape in _fast(layer.feed.fast, width):
+                yield f"feed.body.fast.{name}", role, shape
 
 
 def _attention(s: Attention, width: int) -> Iterator[_Entry]:
@@ -119,6 +123,12 @@ def _attention(s: Attention, width: int) -> Iterator[_Entry]:
                 pass
             case _:
                 assert_never(output)
+
+
+def _fast(s: FastWeight, width: int) -> Iterator[_Entry]:
+    yield "taps", Role.VECTOR, (s.taps, width)
+    if s.projection:
+        yield "projection", Role.MATRIX, (width, width)
 
 
 def _join(part: MixInput | Skip, width: int) -> Iterator[_Entry]:

@@ -1,10 +1,11 @@
 """How a model is trained, as data: length, optimizers by role, schedules, averaging."""
 
+import dataclasses
 from typing import Literal
 
 from segpt.errors import SpecError
 
-from .base import spec
+from .base import ADDED, spec
 
 
 def _check_rates(rate: float, decay: float, *fractions: float) -> None:
@@ -127,12 +128,44 @@ class Scaling:
 
 
 @spec
+class Loops:
+    """How often the loop of the route runs, drawn for every step once the whole loop has joined.
+
+    A model that has seen several depths can be scored at any of them. The number is uniform from
+    ``least`` to ``most`` or, with a ``mean``, ``least`` plus a log-normal Poisson number, cut at
+    ``most`` (Geiping et al. 2025, arXiv 2502.05171). ``mean`` is the one before the cut and
+    ``spread`` the deviation of the logarithm. With ``back``, gradients see only so many passes,
+    the last ones; what comes before them learns as if earlier passes added a constant.
+    """
+
+    least: int = 1
+    most: int
+    mean: float | None = None
+    spread: float = 0.5
+    back: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.most:
+            raise SpecError(f"loops run from 1 time up; got {self.least} to {self.most}")
+        if self.mean is not None and not self.least < self.mean <= self.most:
+            raise SpecError(
+                f"the mean of loops lies above {self.least} and not above {self.most}, "
+                f"got {self.mean}"
+            )
+        if self.spread < 0:
+            raise SpecError(f"loops.spread is not negative, got {self.spread}")
+        if self.back is not None and self.back < 1:
+            raise SpecError(f"loops.back is at least one pass, got {self.back}")
+
+
+@spec
 class TrainSpec:
     """A training run: everything that, with the tokens, determines the result.
 
     ``batch`` sequences of the model's context make one step, in ``accumulation`` micro-batches,
     shared among the processes. ``precision: auto`` is bfloat16 autocast on CUDA and float32
     elsewhere; master weights are float32 always. ``clip`` bounds the global gradient norm.
+    ``loops`` varies how deep the model is; without it the route runs as written.
     """
 
     length: Steps | Seconds
@@ -151,6 +184,7 @@ class TrainSpec:
     save_every: int = 500
     keep: int = 2
     log_every: int = 10
+    loops: Loops | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.length.count <= 0:

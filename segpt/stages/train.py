@@ -71,6 +71,7 @@ def train(
         "tokens": tokens.fingerprint,
         "recipe": fingerprint(recipe),
         "documents": documents_digest(tokens.documents),
+        "seed": str(recipe.train.seed),
     }
     run = Run(recipe.model, recipe.train, mesh)
     if resume is not None:
@@ -136,6 +137,9 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     total = sum(by_role.values())
     copies = 2 + (recipe.train.average is not None)
     per_step = recipe.train.batch * recipe.model.context
+    loops = recipe.train.loops
+    if loops is not None:
+        recipe.model.passes(loops.most)  # raises if there is no loop
     length = recipe.train.length
     steps = length.count if isinstance(length, Steps) else None
     return {
@@ -144,6 +148,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         "parameters_by_role": by_role,
         "layers": len(recipe.model.layers),
         "visits": len(recipe.model.visits),
+        "loop": None if recipe.model.loop is None else recipe.model.loop._asdict(),
+        "loops": None if loops is None else encode(loops),
         "tokens_per_step": per_step,
         "steps": steps,
         "seconds": None if isinstance(length, Steps) else length.count,

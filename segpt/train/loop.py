@@ -56,6 +56,8 @@ class Run:
         self.model = build(spec)
         initialise(self.model, how.scaling, how.seed)
         self.model.to(mesh.device)
+        if how.loops is not None:
+            spec.passes(how.loops.most)  # raises if there is no loop
         self.forward: Callable[[Tensor], Tensor] = self.model
         self.optimizers = Optimizers(self.model, how.optimizer)
         self.average = Averaged(self.model, how.average)
@@ -79,6 +81,16 @@ class Run:
             case Seconds():
                 return self.progress
 
+    def coming(self) -> Model:
+        """The model in training mode, with the visits that run in the coming step."""
+        how, loop, progress = self.how.loops, self.spec.loop, self.progress
+        if how is None or loop is None:
+            return self.model.at(progress).train()
+        if not {*range(loop.start, loop.end)} <= {*self.spec.active(progress)}:
+            return self.model.at(progress).train()
+        drawn = schedule.loops(how, self.how.seed, self.step)
+        return self.model.at(progress, drawn, how.back).train()
+
     def advance(self, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Take one optimizer step on a global batch of (sequences, context + 1) tokens.
 
@@ -88,7 +100,7 @@ class Run:
         bfloat16 = self.how.precision == "bfloat16" or (
             self.how.precision == "auto" and self.mesh.device.type == "cuda"
         )
-        self.model.at(self.progress).train()
+        self.coming()
         for weight in weights(self.model):
             weight.tensor.grad = None
         loss = torch.zeros((), device=self.mesh.device)
@@ -156,6 +168,10 @@ def compile_model(run: Run, batch: NDArray[np.int64], notice: Callable[[str], No
     )
     if not wanted:
         return
+    if run.how.loops is not None:  # every number of loops is one more graph
+        numbers = run.how.loops.most - run.how.loops.least + 1
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 8 + numbers)
     compiled = torch.compile(run.model)
     tokens = torch.from_numpy(batch[run.rows[0]]).to(run.mesh.device)
     try:

@@ -1,8 +1,10 @@
-"""Rates and momenta as pure functions of progress, so that resuming is exact."""
+"""Rates, momenta and depths as pure functions of time, so that resuming is exact."""
 
 import math
 
-from segpt.spec.train import Muon, Schedule
+import numpy as np
+
+from segpt.spec.train import Loops, Muon, Schedule
 
 
 def rate(schedule: Schedule, progress: float) -> float:
@@ -30,3 +32,13 @@ def momentum(muon: Muon, progress: float) -> float:
         return muon.momentum
     risen = max(progress, 0.0) / muon.momentum_warmup
     return muon.momentum_start + risen * (muon.momentum - muon.momentum_start)
+
+
+def loops(how: Loops, seed: int, step: int) -> int:
+    """How often the loop runs in a step, the same in every process and after resuming."""
+    generator = np.random.default_rng([seed, step])
+    if how.mean is None:
+        return int(generator.integers(how.least, how.most, endpoint=True))
+    center = math.log(how.mean - how.least) - how.spread**2 / 2
+    more = generator.poisson(generator.lognormal(center, how.spread))
+    return min(how.least + int(more), how.most)

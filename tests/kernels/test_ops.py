@@ -35,12 +35,13 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 
 def attend_inputs(
-    batch: int, queries: int, keys: int, heads: int, kv_heads: int, channels: int
+    batch: int, queries: int, keys: int, heads: int, kv_heads: int, channels: int, *window: int
 ) -> tuple[Any, ...]:
     return (
         noise(batch, queries, heads, channels, seed=0),
         noise(batch, keys, kv_heads, channels, seed=1),
         noise(batch, keys, kv_heads, channels, seed=2),
+        *window,
     )
 
 
@@ -58,6 +59,18 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         attend_inputs(2, 1, 17, 4, 2, 8),
         attend_inputs(2, 5, 17, 4, 2, 8),
         attend_inputs(1, 1, 1, 1, 1, 2),
+        attend_inputs(2, 16, 16, 4, 2, 8, 99),  # wider than what there is
+        attend_inputs(2, 5, 9, 4, 2, 8, 5),
+        attend_inputs(2, 1, 17, 4, 2, 8, 5),
+        attend_inputs(2, 3, 17, 4, 2, 8, 5),
+        attend_inputs(2, 16, 16, 4, 2, 8, 5),
+        attend_inputs(2, 16, 19, 4, 2, 8, 5),
+        attend_inputs(2, 15, 40, 4, 1, 8, 5),
+        attend_inputs(1, 33, 33, 6, 6, 64, 8),
+        attend_inputs(3, 7, 9, 4, 2, 8, 1),
+        attend_inputs(1, 48, 63, 4, 2, 8, 16),  # blocks and nothing before them
+        attend_inputs(1, 50, 60, 4, 2, 8, 12),
+        attend_inputs(2, 40, 40, 2, 1, 8, 1),
     ],
     "orthogonalise": [
         orthogonalise_inputs(1, 1, 1),
@@ -131,6 +144,48 @@ def test_later_keys_are_invisible(backend: str) -> None:
     after = kernels.attend(q, k, v)
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3:], after[:, 3:])
+
+
+def test_a_window_equals_one_query_at_a_time() -> None:
+    q, k, v = attend_inputs(2, 16, 19, 4, 2, 8)
+    found = kernels.attend(q, k, v, 5)
+    for i in range(16):
+        seen = slice(max(0, i + 3 - 4), i + 3 + 1)  # its own position and the 4 before it
+        one = kernels.attend(q[:, i : i + 1], k[:, seen], v[:, seen])
+        torch.testing.assert_close(found[:, i : i + 1], one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "auto"])
+@pytest.mark.parametrize("queries", [4, 9, 17, 40])
+@pytest.mark.parametrize("key", [0, 3, 20, 38])
+def test_a_key_reaches_its_window_and_nothing_else(backend: str, queries: int, key: int) -> None:
+    kernels.use(backend)
+    q, k, v = attend_inputs(1, queries, 40, 2, 2, 8)
+    before = kernels.attend(q, k, v, 6)
+    k[:, key], v[:, key] = 7.0, 7.0
+    after = kernels.attend(q, k, v, 6)
+    position = torch.arange(40 - queries, 40)
+    sees = (position >= key) & (position < key + 6)
+    assert torch.equal(before[:, ~sees], after[:, ~sees])
+    assert ((before - after).abs().amax((0, 2, 3)) > 0).equal(sees)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [40, 43, 64])
+def test_windows_compile(keys: int) -> None:
+    inputs = attend_inputs(2, 40, keys, 4, 2, 8, 6)
+    torch.compiler.reset()
+    compiled = torch.compile(kernels.attend, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*inputs), kernels.attend(*inputs))
+    torch.compiler.reset()
+
+
+def test_memory_grows_with_the_window_not_with_the_square() -> None:
+    q, k, v = attend_inputs(1, 50_000, 50_000, 1, 1, 2)  # a square mask would take 2.5 GB
+    found = kernels.attend(q, k, v, 16)
+    some = slice(31_000, 31_100)
+    part = kernels.attend(q[:, some], k[:, 30_900:31_100], v[:, 30_900:31_100], 16)
+    torch.testing.assert_close(found[:, some], part, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])

@@ -36,17 +36,26 @@ EVERYTHING: dict[str, Any] = {
             "value": ["value_residual"],
             "output": ["exclude_self", {"kind": "head_gate", "inputs": 12}],
         },
-        "feed": {"hidden": 48, "act": "leaky_relu2"},
+        "feed": {"hidden": 48, "act": "leaky_relu2", "fast": {"chunk": 3}},
     },
     "override": [
         {"layers": "1", "set": {"wiring": "parallel", "feed": {"act": "swiglu"}}},
         {"layers": "2", "set": {"feed": None}},
-        {"layers": "3", "set": {"mixer": None, "feed": {"act": "silu"}}},
+        {
+            "layers": "3",
+            "set": {
+                "mixer": None,
+                "feed": {
+                    "act": "silu",
+                    "fast": {"chunk": 5, "taps": 3, "source": "input", "projection": False},
+                },
+            },
+        },
         {
             "layers": "4",
             "set": {
                 "wiring": "parallel",
-                "feed": {"act": "relu2"},
+                "feed": {"act": "relu2", "fast": {"clip": 0.05}},
                 "mixer": {
                     "query_key": [{"kind": "gain"}, {"kind": "rope", "dims": 8, "turn": "left"}]
                 },
@@ -90,12 +99,21 @@ def randomised(seed: int) -> ModelSpec:
         heads = kv_heads * chance.randint(1, 3)
         mixer = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim} | parts
         act = chance.choice(["relu2", "leaky_relu2", "silu", "swiglu"])
+        fast = {
+            "chunk": chance.randint(1, 6),
+            "source": chance.choice(["table", "input"]),
+            "projection": chance.random() < 0.5,
+        }
         return {
             "wiring": chance.choice(["serial", "parallel"]),
             "norm_scale": chance.choice([1.0, 0.5, "depth"]),
             "join": some("mix_input"),
             "mixer": mixer if chance.random() < 0.8 else None,
-            "feed": {"hidden": chance.randint(24, 40), "act": act},
+            "feed": {
+                "hidden": chance.randint(24, 40),
+                "act": act,
+                "fast": fast if chance.random() < 0.3 else None,
+            },
         }
 
     kv_heads, head_dim = chance.randint(1, 2), 2 * chance.randint(2, 6)

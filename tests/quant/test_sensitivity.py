@@ -28,6 +28,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "tied": {"head": {"tied": True, "softcap": None}},
     "untied and capped": {"head": {"tied": False, "softcap": 5.0}},
     "looped": {"route": "0 (1)*3"},
+    "fast": {
+        "route": "0 (1)*2",
+        "override": [{"layers": "1", "set": {"feed": {"fast": {"chunk": 4}}}}],
+    },
 }
 
 

@@ -76,10 +76,13 @@ def models(draw: st.DrawFn) -> ModelSpec:
         join = st.lists(st.just(MixInput()) | skip if i else st.just(MixInput()), max_size=2)
         since = st.sampled_from([0.0, 0.35]) if i >= len(layers) else st.just(0.0)
         visits.append(Visit(layer=layer, join=tuple(draw(join)), since=draw(since)))
+    feeds = [layer.feed for layer in layers if layer.feed is not None]
+    chunks = [feed.fast.chunk for feed in feeds if feed.fast is not None]
+    shortest = max(chunks, default=0) + 1
     return ModelSpec(
         vocab=draw(st.integers(1, 300)),
         width=draw(st.integers(16, 64)),
-        context=draw(st.integers(1, 300)),
+        context=draw(st.integers(shortest, shortest + 300)),
         embed=(Token(),),
         layers=tuple(layers),
         visits=tuple(visits),

@@ -44,6 +44,18 @@ def test_an_untied_head_is_one_more_table() -> None:
     assert layout(spec)[-1].name == "head.matrix"
 
 
+@pytest.mark.parametrize(("projection", "extra"), [(True, 5 + 192), (False, 5)])
+def test_a_fast_weight_brings_taps_and_a_projection(projection: bool, extra: int) -> None:
+    setting = f"model.layer.feed.fast={{chunk: 32, projection: {projection}}}"
+    plain, fast = read_recipe("demo").model, read_recipe("demo", [setting]).model
+    assert parameters(fast) == parameters(plain) + 3 * extra * 192
+    found = {w.name: w for w in layout(fast)}
+    taps = found["layers.1.feed.body.fast.taps"]
+    assert (taps.role, taps.shape, taps.layer) == (Role.VECTOR, (5, 192), 1)
+    matrix = found.get("layers.1.feed.body.fast.projection")
+    assert (None if matrix is None else matrix.role) == (Role.MATRIX if projection else None)
+
+
 @pytest.mark.parametrize(("name", "layer", "uses"), [("golf16", 3, 3), ("golf16", 2, 1)])
 def test_uses_count_the_visits(name: str, layer: int, uses: int) -> None:
     weights = layout(read_recipe(name).model)

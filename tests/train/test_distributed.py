@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segpt.spec.base import encode
 from segpt.spec.model import ModelSpec
-from segpt.spec.train import Adam, Muon, Optimizer, TrainSpec
+from segpt.spec.train import Adam, Loops, Muon, Optimizer, TrainSpec
 from segpt.train.loop import Run, train
 
 pytestmark = pytest.mark.slow
@@ -71,6 +71,19 @@ def test_two_processes_equal_one_and_resume_bit_exactly(
     alone = make(optimizer=Optimizer(matrix=matrix), accumulation=accumulation, save_every=1)
     train(alone, batches)
     ranks = run_two(alone.spec, alone.how, tmp_path / "w.npz", resume=list(range(1, 20)))
+    assert ranks[0]["digest"] == ranks[1]["digest"]
+    assert set(ranks[0]["resumed"]) == {ranks[0]["digest"]}
+    with np.load(tmp_path / "w.npz") as found:
+        for name, value in alone.used().items():
+            assert np.allclose(value, found[name], atol=5e-4), name
+
+
+def test_two_processes_draw_the_same_loops(
+    make: Callable[..., Run], batches: Callable[[int], NDArray[np.int64]], tmp_path: Path
+) -> None:
+    alone = make(loops=Loops(most=4, back=2))
+    train(alone, batches)
+    ranks = run_two(alone.spec, alone.how, tmp_path / "w.npz", resume=[5, 15])
     assert ranks[0]["digest"] == ranks[1]["digest"]
     assert set(ranks[0]["resumed"]) == {ranks[0]["digest"]}
     with np.load(tmp_path / "w.npz") as found:

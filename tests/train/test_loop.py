@@ -1,5 +1,6 @@
 """The loop: learning, averaging, stopping, and what a resumed run owes an uninterrupted one."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,11 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from segpt.errors import InterruptError, TrainError
+from segpt.errors import InterruptError, SpecError, TrainError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Adam, Average, Muon, Optimizer, Seconds
+from segpt.spec.model import ModelSpec, expand
+from segpt.spec.train import Adam, Average, Loops, Muon, Optimizer, Seconds, TrainSpec
 from segpt.stages.files import read_checkpoint, save_checkpoint
 from segpt.train.loop import Report, Run, train
 from segpt.train.mesh import Mesh
@@ -150,6 +151,73 @@ def test_loops_join_during_training(make: Make, batches: Batches) -> None:
     )
     assert {visits for progress, visits in seen if progress < 0.5} == {3}
     assert {visits for progress, visits in seen if progress >= 0.5} == {4}
+
+
+def test_loops_are_drawn_once_the_whole_loop_has_joined(make: Make, batches: Batches) -> None:
+    run = make(steps=40, loops=Loops(most=5))
+    seen: list[tuple[float, int]] = []
+    while run.progress < 1.0:
+        at = run.progress
+        run.advance(batches(run.step))
+        seen.append((at, len(run.model.active) - 2))  # layers 0 and 2 run once
+    assert {loops for progress, loops in seen if progress < 0.5} == {1}
+    assert {loops for progress, loops in seen if progress >= 0.5} == {1, 2, 3, 4, 5}
+
+
+def test_validation_runs_the_route_as_written(make: Make, batches: Batches) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def validate(model: Model) -> tuple[float, float]:
+        seen.append(model.active)
+        return 0.0, 0.0
+
+    run = make(steps=20, validate_every=1, loops=Loops(most=5))
+    train(run, batches, validate=validate)
+    assert seen[-10:] == [(0, 1, 2, 3)] * 10
+
+
+@pytest.mark.parametrize("back", [None, 1])
+def test_drawn_loops_resume_bit_exactly(
+    make: Make, batches: Batches, back: int | None, tmp_path: Path
+) -> None:
+    changes = {"loops": Loops(most=5, mean=2.5, back=back)}
+    whole = make(save_every=1, **changes)
+    train(whole, batches, save=lambda run: snapshot(run, tmp_path))
+    for k in (9, 10, 13, 19):
+        checkpoint = read_checkpoint(tmp_path / str(k), state=True)
+        assert checkpoint.state is not None
+        resumed = make(**changes)
+        resumed.restore(k, checkpoint.weights, checkpoint.state)
+        train(resumed, batches)
+        assert digest(resumed) == digest(whole), f"resumed from step {k}"
+
+
+def test_drawing_loops_teaches_every_depth(make: Make, batches: Batches) -> None:
+    fixed, drawn = make(steps=120), make(steps=120, loops=Loops(most=6))
+    tokens = torch.from_numpy(batches(10_000))
+
+    def loss(run: Run, loops: int) -> float:
+        with torch.no_grad():
+            logits = run.model.loops(loops)(tokens[:, :-1]).flatten(0, 1)
+            return float(torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()))
+
+    for run in (fixed, drawn):
+        train(run, batches)
+    assert loss(drawn, 6) - loss(drawn, 2) < 0.5 * (loss(fixed, 6) - loss(fixed, 2))
+
+
+def test_drawing_loops_needs_a_loop(how: TrainSpec) -> None:
+    spec = expand(
+        {
+            "vocab": 8,
+            "width": 8,
+            "context": 8,
+            "depth": 2,
+            "layer": {"mixer": None, "feed": {"hidden": 8}},
+        }
+    )
+    with pytest.raises(SpecError, match="has no loop"):
+        Run(spec, dataclasses.replace(how, loops=Loops(most=3)), Mesh(0, 1, torch.device("cpu")))
 
 
 def test_not_a_number_stops_and_keeps_the_last_good_checkpoint(
