@@ -9,6 +9,7 @@ from segpt.errors import SegptError
 RUNS = Path("runs")
 _POINTER = RUNS / "latest.json"
 _MADE_BY = {
+    "core": "segpt data fetch core",
     "data": "segpt data prepare",
     "checkpoint": "segpt train",
     "quantized": "segpt quantize",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.group("data")
 def command() -> None:
-    """Turn text into token shards, and check them."""
+    """Turn text into token shards, check them, and fetch the files of benchmarks."""
 
 
 @command.command("prepare")
@@ -122,3 +122,35 @@ def check_command(train: Path, validation: Path, as_json: bool) -> None:
     )
     if shared.size:
         raise SystemExit(1)
+
+
+@command.command("fetch")
+@click.argument("name", type=click.Choice(["core"]))
+@_options.out("The directory to write.  [default: runs/NAME]")
+@click.option("--url", help="Another place of the archive: a URL or a file.")
+@_options.as_json
+def fetch_command(name: str, out: Path | None, url: str | None, as_json: bool) -> None:
+    """Fetch the files of a benchmark: core, which is the 22 tasks of CORE.
+
+    Each file is compared with the original by its SHA-256. Where there is no network, fetch the
+    archive elsewhere and name it with --url.
+    """
+    from segpt.data import fetch
+
+    out = out or _latest.RUNS / name
+    with _report.Bar(f"fetch {name}") as bar:
+        found = fetch.fetch(
+            url or fetch.URL,
+            out,
+            report=lambda done, total: bar(done / total if total else 0, f"{done:,} bytes"),
+        )
+    _latest.remember(name, out)
+    files = {path: source.plain() for path, source in found.sources.items()}
+    others = [path for path, source in found.sources.items() if not source.verbatim]
+    _report.emit(
+        {"out": str(out), "sha256": found.archive, "files": files},
+        as_json,
+        [str(out), f"archive: SHA-256 {found.archive}"]
+        + [f"{len(files) - len(others)} of {len(files)} files are the original ones"]
+        + [f"  another: {path}, SHA-256 {found.sources[path].sha256}" for path in others],
+    )

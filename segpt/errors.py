@@ -23,6 +23,10 @@ class ArtifactError(SegptError):
     """A packed file that is not a valid artifact of a known format."""
 
 
+class MessageError(SegptError):
+    """A compressed file that is damaged, or was not made by the artifact at hand."""
+
+
 class ScoreError(SegptError):
     """A score that cannot be proved, and is therefore not printed."""
 

@@ -121,7 +121,7 @@ def _documents(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
     parse = {".txt": _split, ".jsonl": _lines, ".parquet": _rows}[_kind(path)]
     try:
         with path.open("rb") as file:
-            for document in parse(path, _plain(path, file), field):
+            for document in parse(path, plain(path, file), field):
                 yield document, file.tell()
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         raise DataError(
@@ -129,7 +129,8 @@ def _documents(path: Path, field: str) -> Iterator[tuple[bytes, int]]:
         ) from error
 
 
-def _plain(path: Path, file: IO[bytes]) -> _Opened:
+def plain(path: Path, file: IO[bytes]) -> _Opened:
+    """What a file holds, decompressed by the ending of its name."""
     match path.suffix:
         case ".gz":
             return gzip.GzipFile(fileobj=file)

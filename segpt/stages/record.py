@@ -57,6 +57,22 @@ def read_record(path: Path) -> Record:
     return _decode(Record, read_json(path, "record"), path)
 
 
+def score_line(table: Any, path: Path) -> ScoreLine:
+    """What ``segpt score --out`` wrote to ``path``, as records hold it.
+
+    Raises:
+        SpecError: naming the file, if it is not a score.
+    """
+    if not isinstance(table, dict) or not isinstance(origin := table.get("origin"), dict):
+        raise SpecError(f"{path}: not a score; make one with: segpt score ARTIFACT --out FILE")
+    named = table | {
+        "model": origin.get("artifact", table.get("model")),
+        "text": origin.get("text"),
+    }
+    kept = {f.name: named[f.name] for f in dataclasses.fields(ScoreLine) if f.name in named}
+    return _decode(ScoreLine, kept, path)
+
+
 def add(
     directory: Path,
     artifact: Path,
@@ -79,7 +95,7 @@ def add(
     """
     packed = container.load(artifact)
     model = container.unpack(packed)
-    lines = tuple(_read_score(path) for path in scores)
+    lines = tuple(score_line(read_json(path, "score"), path) for path in scores)
     if not lines:
         raise SegptError("a record needs a score; make one with: segpt score ARTIFACT --out FILE")
     record = Record(
@@ -146,18 +162,6 @@ def render_page(directory: Path, *, write: bool) -> bool:
 
 def _files(directory: Path) -> list[Path]:
     return sorted((directory / "records").glob("*.json"))
-
-
-def _read_score(path: Path) -> ScoreLine:
-    table = read_json(path, "score")
-    if not isinstance(table, dict) or not isinstance(origin := table.get("origin"), dict):
-        raise SpecError(f"{path}: not a score; make one with: segpt score ARTIFACT --out FILE")
-    named = table | {
-        "model": origin.get("artifact", table.get("model")),
-        "text": origin.get("text"),
-    }
-    kept = {f.name: named[f.name] for f in dataclasses.fields(ScoreLine) if f.name in named}
-    return _decode(ScoreLine, kept, path)
 
 
 def _decode(cls: type[T], value: Any, path: Path) -> T:
