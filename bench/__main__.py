@@ -1,4 +1,7 @@
-"""Run every quick benchmark and write ``bench/results/speed-<device>.json``."""
+"""``python -m bench [RUN...]``: every speed ratio, to ``bench/results/speed-<device>.json``.
+
+Rolling is measured on the models of the runs, or else on the demo recipe, which is trained first.
+"""
 
 import json
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 import torch
 
 from . import facts, speed
+from .codec import trained
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -15,14 +19,16 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     """Measure on the best device that is here, print, and write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    runs = [Path(run) for run in sys.argv[1:]] or [trained(1, None, "demo", "demo")]
     result = {
         "what": "speed ratios, both sides in the same run",
-        "command": "make bench",
+        "command": "make bench" if len(sys.argv) == 1 else "python -m bench RUN...",
         "date": date.today().isoformat(),
         "commit": facts.commit(),
         **facts.device(),
         "versions": facts.versions(),
         "score": speed.scoring(device),
+        "rolling": [speed.rolling(run, device) for run in runs],
         "train": speed.training(device),
     }
     text = json.dumps(result, indent=2)

@@ -124,13 +124,13 @@ def _measure(path: Path, data: Path | None, out: Path, only: Sequence[str], devi
         sys.stdout.flush()
 
 
-def trained(seed: int, data: Path | None) -> Path:
-    """The run of a seed, trained to its end, from where it stopped if it was interrupted.
+def trained(seed: int, data: Path | None, source: str = str(RECIPE), name: str = "codec") -> Path:
+    """The run of a recipe and seed, trained to its end, from where it stopped if interrupted.
 
     Raises:
         DataError: if training fails.
     """
-    recipe, place = read_recipe(str(RECIPE)), RUNS / f"codec-{seed}"
+    recipe, place = read_recipe(source), RUNS / f"{name}-{seed}"
     found = files.checkpoints(place)
     assert isinstance(recipe.train.length, Steps)
     if found and found[-1].name == files.checkpoint_name(recipe.train.length.count):
@@ -138,7 +138,7 @@ def trained(seed: int, data: Path | None) -> Path:
     if data is None:
         _builtin(recipe)
     text = data or _builtin_place(recipe)
-    line = [sys.executable, "-m", "segpt", "train", "--recipe", str(RECIPE), "--seed", str(seed)]
+    line = [sys.executable, "-m", "segpt", "train", "--recipe", source, "--seed", str(seed)]
     line += ["--data", str(text), "--out", str(place)] + ["--resume"] * bool(found)
     if subprocess.run(line, check=False).returncode:
         raise DataError(f"training {place} failed; correct that and start again")

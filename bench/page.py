@@ -39,16 +39,16 @@ def render(result: Mapping[str, Any], picture: Path, readme: Path = README) -> N
     write_file(readme, placed(text, section(result)).encode())
 
 
-def placed(page: str, content: str) -> str:
-    """The page with its section replaced.
+def placed(page: str, content: str, begin: str = BEGIN, end: str = END) -> str:
+    """The page with the section between two marks replaced.
 
     Raises:
         SegptError: if it has none.
     """
-    pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+    pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
     if len(pattern.findall(page)) != 1:
-        raise SegptError(f"the page needs one section between {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{content}{END}", page)
+        raise SegptError(f"the page needs one section between {begin} and {end}")
+    return pattern.sub(lambda _: f"{begin}\n{content}{end}", page)
 
 
 def section(result: Mapping[str, Any]) -> str:

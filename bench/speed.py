@@ -1,7 +1,10 @@
 """Scoring and training against the loops that people write first."""
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.data.corpus import builtin
+from segpt.eval.ledger import Ledger
 from segpt.eval.surprisal import window_nats
+from segpt.eval.tally import tally
 from segpt.eval.windows import batched, plan
 from segpt.kernels import orthogonalise
 from segpt.model.build import build
@@ -19,7 +25,10 @@ from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.spec.layout import Role, parameters
 from segpt.spec.recipe import Recipe, read_recipe
+from segpt.spec.score import ScoreSpec
 from segpt.spec.train import Muon
+from segpt.stages import files
+from segpt.stages.score import account_for, open_model
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import POLAR
@@ -63,6 +72,55 @@ def scoring(device: str, context: int = 512, stride: int = 64) -> dict[str, Any]
         "ratio": slow / fast,
         "difference_nats_per_token": difference,
     }
+
+
+def rolling(run: Path, device: str, rounds: int = ROUNDS, share: float = 1.0) -> dict[str, Any]:
+    """One pass with a cache, against windows that advance by an eighth of the context.
+
+    Both score the first ``share`` of the built-in validation text under the model of a run, and
+    are timed from tokens to the nats of every target.
+    """
+    checkpoint = files.read_checkpoint(files.newest_checkpoint(run))
+    spec = ScoreSpec(stride=checkpoint.spec.context // 8)
+    opened = open_model(checkpoint, device, spec)
+    ledger = _first(account_for(checkpoint, builtin("validation")).ledger, share)
+    context, found = checkpoint.spec.context, dict[str, float]()
+
+    def under(how: ScoreSpec) -> Callable[[], float]:
+        def scored() -> float:
+            nats = math.fsum(tally(opened.model, ledger, how, context).nats)
+            found[how.mode] = nats / (math.log(2) * ledger.bytes)
+            return nats
+
+        return scored
+
+    ours = under(dataclasses.replace(spec, mode="rolling"))
+    fast, slow = _paired(ours, under(spec), device, rounds)
+    return {
+        "model": run.name,
+        "parameters": parameters(checkpoint.spec),
+        "layers": len(opened.model.active),
+        "context": context,
+        "stride": spec.stride,
+        "targets": ledger.targets,
+        "bytes": ledger.bytes,
+        "targets_per_second": ledger.targets / fast,
+        "strided": ledger.targets / slow,
+        "ratio": slow / fast,
+        "bpb": found["rolling"],
+        "bpb_strided": found["strided"],
+    }
+
+
+def _first(ledger: Ledger, share: float) -> Ledger:
+    """The documents that begin in a first share of the targets, and no others."""
+    ends = [*ledger.starts[1:].tolist(), ledger.targets]
+    count = max(1, int((ledger.starts < share * ledger.targets).sum()))
+    stop = ends[count - 1]
+    sizes = ledger.sizes[:stop]
+    return Ledger(
+        ledger.ids[: stop + 1], sizes, ledger.starts[:count], int(sizes.sum()), ledger.denominator
+    )
 
 
 def training(device: str) -> dict[str, Any]:
@@ -130,11 +188,11 @@ def _model(recipe: Recipe, device: str) -> Model:
 
 
 def _paired(
-    ours: Callable[[], float], plain: Callable[[], float], device: str
+    ours: Callable[[], float], plain: Callable[[], float], device: str, rounds: int = ROUNDS
 ) -> tuple[float, float]:
     """The best seconds of each side, taken in turns so that both meet the same machine."""
     best = [float("inf"), float("inf")]
-    for _ in range(ROUNDS + 1):  # the first round warms up and counts like the others
+    for _ in range(rounds + 1):  # the first round warms up and counts like the others
         for side, run in enumerate((ours, plain)):
             _synchronise(device)
             started = time.perf_counter()

@@ -9,8 +9,12 @@ from segpt import __version__
 from segpt.errors import SegptError
 
 COMMANDS = {
-    "data": "Turn text into token shards, and check them.",
+    "compare": "Whether one recipe scores better than another, or chance explains it.",
+    "compress": "Compress a file with an artifact, losslessly.",
+    "data": "Turn text into token shards, check them, and fetch the files of benchmarks.",
+    "decompress": "Give back what was compressed, exactly.",
     "demo": "The whole line on built-in text: train, quantize, pack, score.",
+    "eval": "Tasks of lm-evaluation-harness, offline.",
     "inspect": "Account for every byte of an artifact; check it against a budget.",
     "leaderboard": "Add records, check them, render the page.",
     "pack": "Pack a quantized model into one file that never exceeds its budget.",

@@ -102,7 +102,7 @@ def _quantize(
 
 def _score(recipe: Recipe, path: Path, ttt: bool, device: str) -> Score:
     value, model_spec = models.read_model(path)
-    spec = recipes.score_spec(model_spec, ttt=ttt, recipe=recipe)
+    spec = recipes.score_spec(model_spec, policy="best" if ttt else "none", recipe=recipe)
     with _report.Bar("score" + (" with test-time training" if ttt else "")) as bar:
         return score.score(
             value,

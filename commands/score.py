@@ -1,6 +1,7 @@
 """``segpt score``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,77 +12,56 @@ from . import _latest, _options, _report
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1, type=click.Path(path_type=Path), metavar="[TEXT]...")
 @_options.recipe(None)
-@click.option("--ttt", is_flag=True, help="Score first, then train on what was scored.")
-@click.option("--stride", type=click.IntRange(min=1), help="Targets per window.")
-@click.option("--context", type=click.IntRange(min=1), help="Tokens per window.")
-@click.option("--field", default="text", show_default=True, help="Field of jsonl and parquet.")
+@_options.reading
+@click.option("--loops", metavar="N,...", help="How often looped layers run: BPB for each N.")
+@click.option("--gain", is_flag=True, help="Also score strided and frozen, and compare.")
+@click.option("--audit", is_flag=True, help="Prove causality and normalisation; score again.")
+@click.option("--prove", is_flag=True, help="Compress the text, and decompress it elsewhere.")
 @click.option("--limit", type=click.FloatRange(min=0, min_open=True), help="Most seconds to take.")
-@_options.out("Also write the score as JSON to this file.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted call stopped.")
+@click.option("--field", default="text", show_default=True, help="Field of jsonl and parquet.")
+@click.option("--truncate", type=click.IntRange(min=1), help="Of shards: whole sequences of N.")
+@_options.core
+@_options.out("Also write the score as JSON to this file, with the figures of each document.")
 @_options.settings
 @_options.device
 @_options.as_json
 def command(
-    model: Path | None,
-    texts: tuple[Path, ...],
-    recipe: str | None,
-    ttt: bool,
-    stride: int | None,
-    context: int | None,
-    field: str,
-    limit: float | None,
-    out: Path | None,
-    settings: tuple[str, ...],
-    device: str,
-    as_json: bool,
+    model: Path | None, texts: tuple[Path, ...], as_json: bool, core: str | None, **options: Any
 ) -> None:
     """Bits per byte of MODEL on TEXT.
 
     MODEL is an artifact, a quantized model or a checkpoint (the newest artifact by default);
-    TEXT is the newest validation split by default, else the built-in one. Windows and test-time
-    training follow --recipe, or else the size of the model; --set changes their `score.` and
-    `adapt.` values, e.g. --set adapt.rate=0.005.
+    TEXT is the newest validation split by default, else the built-in one, and may be token
+    shards (.bin). How the text is read and what is learnt on the way follow --recipe, or else
+    the size of the model; --set changes `score.`, `adapt.` and `ngram.` values, e.g.
+    --set adapt.rate=0.005. With --core, the CORE tasks instead of TEXT.
     """
-    from segpt.data.text import read_text
-    from segpt.spec.recipe import read_recipe
-    from segpt.stages import files, models, recipes, score
-    from segpt.train.mesh import join, leave
+    if core is not None:
+        from . import _core
 
-    from . import _texts
+        found = _core.run(
+            *(_latest.need("artifact", model) if model is None else model, None, core),
+            bundle=options["bundle"],
+            max_per_task=options["max_per_task"],
+            baselines=options["baselines"],
+            device=options["device"],
+            context=options["context"],
+        )
+    else:
+        from . import _scoring
 
-    path = _latest.need("artifact", model)
-    value, model_spec = models.read_model(path)
-    spec = recipes.score_spec(
-        model_spec,
-        ttt=ttt,
-        recipe=read_recipe(recipe) if recipe else None,
-        stride=stride,
-        context=context,
-        settings=settings,
-    )
-    text = read_text(texts, field=field) if texts else _texts.validation(value)
-    mesh = join(device)
-    try:
-        with _report.Bar(f"score {path.name}" + (" with test-time training" if ttt else "")) as bar:
-            result = score.score(
-                value,
-                text,
-                spec,
-                device=str(mesh.device),
-                limit_seconds=limit,
-                report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if mesh.leads else None,
-            )
-    finally:
-        leave()
-    if not mesh.leads:
-        return
-    plain = result.plain()
-    if out is not None:
-        files.write_json(out, plain)
-    lines = [
-        f"{result.bpb:.4f} bits per byte ({result.nats_per_token:.4f} nats per token) on "
-        f"{text.name}",
-        f"{result.tokens:,} tokens, {result.bytes:,} bytes ({result.denominator}), "
-        f"{result.seconds:.1f} s",
-    ]
-    lines += [f"  {name}: {state}" for name, state in result.conditions.items()]
-    _report.emit(plain, as_json, lines)
+        found = _scoring.run(_latest.need("artifact", model), texts, options)
+    if found is not None:
+        plain, lines = found
+        if core is not None and options["out"] is not None:
+            _scoring_out(options["out"], plain)
+        _report.emit(plain, as_json, lines)
+        if plain.get("violations"):
+            raise SystemExit(1)
+
+
+def _scoring_out(path: Path, plain: dict[str, Any]) -> None:
+    from segpt.stages.files import write_json
+
+    write_json(path, plain)

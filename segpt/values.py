@@ -6,7 +6,7 @@ to its text.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -333,7 +333,10 @@ class Score:
     """What scoring found, and which conditions it proved. Sums are float64.
 
     ``denominator`` is ``bytes`` when ``bytes`` counts the raw UTF-8 of the text, and ``pieces``
-    when a foreign tokenizer loses text and it counts what the tokens spell.
+    when a foreign tokenizer loses text and it counts what the tokens spell, and ``sidecar`` when
+    it counts what a file of sizes says. ``seed`` is that of the training run, if known.
+    ``by_document`` holds the nats and bytes of each document with the start after it, and
+    ``by_target`` the nats of each target (targets,).
     """
 
     nats: float
@@ -346,6 +349,9 @@ class Score:
     policy: Mapping[str, Any]
     conditions: Mapping[str, Any]
     origin: Origin
+    seed: int | None = None
+    by_document: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    by_target: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     @property
     def bpb(self) -> float:
@@ -356,7 +362,8 @@ class Score:
         return self.nats / self.tokens
 
     def plain(self) -> dict[str, Any]:
-        """The score as JSON values."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """The score as JSON values, without the figures of documents and targets."""
+        names = [name for name in self.__dataclass_fields__ if not name.startswith("by_")]
+        fields = {name: getattr(self, name) for name in names}
         table = {"bpb": self.bpb, "nats_per_token": self.nats_per_token} | fields
         return json.loads(json.dumps(encode(table)))

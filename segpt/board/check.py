@@ -54,7 +54,7 @@ def _check(track: Track, record: Record, line: ScoreLine) -> Iterator[str]:
             f"is of model {line.model[:12]!r}, not of the artifact {record.artifact[:12]!r}; "
             "score the packed file itself"
         )
-    if line.policy_kind not in track.policies:
+    if not set(line.policy_kind.split("+")) <= set(track.policies):
         allowed = ", ".join(track.policies)
         yield f"policy {line.policy_kind!r} is not allowed on {track.name}; allowed: {allowed}"
     bpb = line.nats / (math.log(2) * line.bytes)

@@ -1,86 +1,145 @@
-"""The runtime ledger of a score: what has been scored, with which weights, and what was learnt."""
+"""The runtime ledger of a score: what has been scored, with which state, and what was learnt."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segpt.errors import ScoreError
-from segpt.model.leaves import weights
-from segpt.model.model import Model
+from segpt.values import Arrays
 
+from .schedule import BASE, Lesson
 from .windows import Spans
 
 
 class Entry(NamedTuple):
-    """Targets ``first`` to ``stop`` were scored or learnt from under a version of the weights."""
+    """Targets ``first`` to ``stop`` of a lane were scored or learnt from, in ``version``."""
 
     event: Literal["score", "learn"]
     version: int
+    lane: int
     first: int
     stop: int
 
 
 class Frontier:
-    """Holds a stream of tokens; what lies behind the frontier has been scored, once, in order.
+    """Holds a stream of tokens, and keeps who scores it from looking ahead.
 
-    A single pass from left to right, every distribution made before its target is used for
-    anything: whoever keeps to :meth:`score` and :meth:`learn` can do nothing else, and the
-    weights are watched for changes in between.
+    A target is scored once, by a state that has learnt only from targets before it, each of them
+    scored by then: whoever keeps to :meth:`score` and :meth:`lesson` can do nothing else, and
+    the tensors that make up the state are watched for changes in between.
     """
 
-    def __init__(self, ids: NDArray[np.uint32], model: Model, first: int = 0) -> None:
-        """Start before target ``first`` of ``ids``, with the weights that ``model`` has now."""
-        self.ids, self.model = ids, model
-        self.stop = first
+    def __init__(self, ids: NDArray[np.uint32], state: Iterable[Tensor] = ()) -> None:
+        """Nothing of ``ids`` is scored; ``state`` is what predicts, as it is now."""
+        self.ids = ids
+        self.counts = np.zeros(len(ids) - 1, np.uint8)
         self.version = 0
         self.ledger: list[Entry] = []
+        self._learnt: dict[int, int] = {BASE: 0}
+        self._state = list(state)
         self._writes = self._count_writes()
 
-    def score(self, windows: Spans) -> None:
-        """Move over the targets of ``windows``, which are about to be scored.
+    def open(self, state: Iterable[Tensor], *, persists: bool) -> None:
+        """Lanes begin; if the state ``persists``, with all that was learnt in lanes before."""
+        self._learnt = {BASE: max(self._learnt.values() if persists else [self._learnt[BASE]])}
+        self._state = list(state)
+        self._writes = self._count_writes()
+
+    def score(self, spans: Spans) -> None:
+        """Move over the targets of ``spans``, which are about to be scored.
 
         Raises:
-            ScoreError: if one was scored before, one would be left out, or the weights have
-                changed other than by learning from what was scored.
+            ScoreError: if one was scored before, a state has learnt from it or from one after
+                it, or the state has changed other than by learning from what was scored.
         """
-        if windows.first < self.stop:
-            raise ScoreError(f"target {windows.first} would be scored twice")
-        if windows.first > self.stop:
-            raise ScoreError(f"targets {self.stop} to {windows.first} would never be scored")
         if self._count_writes() != self._writes:
             raise ScoreError(
-                f"the weights changed before target {self.stop} was scored, and not by learning "
+                f"the weights changed before target {spans.first} was scored, and not by learning "
                 "from what was scored before"
             )
-        self._record("score", windows.first, windows.stop)
-        self.stop = windows.stop
+        base = self._learnt[BASE]
+        for lane, first, stop in zip(spans.lane, spans.start, spans.end, strict=True):
+            if self.counts[first:stop].any():
+                twice = first + int(np.flatnonzero(self.counts[first:stop])[0])
+                raise ScoreError(f"target {twice} would be scored twice")
+            if stop > first and max(base, self._learnt.get(int(lane), 0)) > first:
+                raise ScoreError(
+                    f"target {first} would be scored by a state that has learnt from later ones"
+                )
+            self.counts[first:stop] = 1
+            self._record("score", int(lane), int(first), int(stop))
 
-    def tokens(self, first: int, stop: int) -> NDArray[np.uint32]:
-        """The tokens that targets ``first`` to ``stop`` are predicted from, and these targets.
+    def lesson(self, lesson: Lesson) -> NDArray[np.uint32]:
+        """The tokens that the targets of a lesson are predicted from, and these targets.
 
         Raises:
             ScoreError: if one of them has not been scored yet.
         """
-        if stop > self.stop:
+        lane, first, stop = lesson
+        if not self.counts[first:stop].all():
+            missing = first + int(np.flatnonzero(self.counts[first:stop] == 0)[0])
             raise ScoreError(
-                f"learning from targets {first} to {stop}, of which those from {self.stop} on "
-                "have not been scored"
+                f"learning from targets {first} to {stop}, of which {missing} has not been scored"
             )
-        self._record("learn", first, stop)
+        self._learnt[lane] = max(self._learnt.get(lane, 0), stop)
+        self._record("learn", lane, first, stop)
         return self.ids[first : stop + 1]
 
     def learnt(self) -> None:
-        """Accept the changes that the learner has made to the weights since the last score."""
+        """Accept the changes that the learner has made to the state since the last score."""
         self.version += 1
         self._writes = self._count_writes()
 
-    def _record(self, event: Literal["score", "learn"], first: int, stop: int) -> None:
-        entry = Entry(event, self.version, first, stop)
-        if self.ledger and self.ledger[-1][:2] == entry[:2] and event == "score":
-            entry = entry._replace(first=self.ledger.pop().first)
+    def finish(self, counts: NDArray[np.integer]) -> None:
+        """Prove that every target was scored once.
+
+        Args:
+            counts: how often each target was scored, by all processes together.
+
+        Raises:
+            ScoreError: naming the first that was not.
+        """
+        if (odd := np.flatnonzero(counts != 1)).size:
+            often = int(counts[odd[0]])
+            raise ScoreError(
+                f"target {int(odd[0])} was scored {often} times, and {odd.size:,} of "
+                f"{len(counts):,} in all not once"
+            )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What :meth:`restore` needs, as named arrays."""
+        entries = [(e.event == "learn", *e[1:]) for e in self.ledger]
+        return {
+            "counts": self.counts.copy(),
+            "version": np.array(self.version),
+            "learnt": np.array(list(self._learnt.items()), np.int64),
+            "ledger": np.array(entries, np.int64).reshape(-1, len(Entry._fields)),
+        }
+
+    def restore(self, state: Arrays, tensors: Iterable[Tensor]) -> None:
+        """Go back to where :meth:`state` was taken; ``tensors`` are what predicts now."""
+        self.counts = np.array(state["counts"], np.uint8)
+        self.version = int(state["version"])
+        self._learnt = {int(lane): int(stop) for lane, stop in state["learnt"]}
+        self.ledger = [
+            Entry("learn" if learn else "score", *map(int, entry))
+            for learn, *entry in state["ledger"].tolist()
+        ]
+        self._state = list(tensors)
+        self._writes = self._count_writes()
+
+    def _record(self, event: Literal["score", "learn"], lane: int, first: int, stop: int) -> None:
+        if stop == first:
+            return
+        last = self.ledger[-1] if self.ledger else None
+        entry = Entry(event, self.version, lane, first, stop)
+        if last and last[:3] == entry[:3] and last.stop == first:
+            entry = self.ledger.pop()._replace(stop=stop)
         self.ledger.append(entry)
 
     def _count_writes(self) -> int:
-        """How often torch has seen the weights written to."""
-        return sum(weight.tensor._version for weight in weights(self.model))
+        """How often torch has seen the state written to."""
+        return sum(tensor._version for tensor in self._state)

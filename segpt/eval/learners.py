@@ -1,22 +1,89 @@
-"""What a policy does between chunks, with tokens that have been scored."""
+"""What a policy does between rounds, with tokens that have been scored."""
 
 import copy
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segpt.errors import ScoreError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.spec.score import Sgd
+from segpt.values import Arrays
 
 from .surprisal import window_nats
 from .windows import Spans, batched, plan
 
 
-class Descend:
+class Chunk(NamedTuple):
+    """The tokens of a lesson, all scored: those that predict and the targets, one more.
+
+    ``lane`` is whose state learns, and ``progress`` how far through the stream it lies.
+    """
+
+    lane: int
+    tokens: NDArray[np.uint32]
+    progress: float
+
+
+class Learner(Protocol):
+    """A model and what changes it. ``persists`` tells if lanes go on from each other's state."""
+
+    model: Model
+    persists: bool
+
+    def open(self, lanes: int) -> None:
+        """So many lanes begin side by side."""
+
+    def select(self, lanes: NDArray[np.int64]) -> None:
+        """The next forward pass has one row for each of ``lanes``."""
+
+    def learn(self, chunks: Sequence[Chunk]) -> None:
+        """Change the state; at most one chunk for each lane."""
+
+    def tensors(self) -> Iterable[Tensor]:
+        """All that a prediction depends on beside the tokens."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What resuming needs, as named arrays."""
+
+    def restore(self, state: Arrays) -> None:
+        """Go back to where :meth:`state` was taken."""
+
+
+class Nothing:
+    """The policy that never adapts."""
+
+    persists = True
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def open(self, lanes: int) -> None:
+        """Nothing changes."""
+
+    def select(self, lanes: NDArray[np.int64]) -> None:
+        """Nothing changes."""
+
+    def learn(self, chunks: Sequence[Chunk]) -> None:
+        """Nothing changes."""
+
+    def tensors(self) -> Iterable[Tensor]:
+        return [weight.tensor for weight in weights(self.model)]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def restore(self, state: Arrays) -> None:
+        """Nothing changed."""
+
+
+class Descend(Nothing):
     """Next-token gradient steps on a float32 copy of the model; the caller's stays as it is.
 
     Each chunk is cut into sequences of the context, which run in order and in batches; every
@@ -31,7 +98,7 @@ class Descend:
             ScoreError: if the model has no weights of the roles that the policy adapts.
         """
         self.policy, self.context = policy, context
-        self.model = copy.deepcopy(model).float().requires_grad_(False)
+        super().__init__(copy.deepcopy(model).float().requires_grad_(False))
         self._weights = [
             weight.tensor.requires_grad_()
             for weight in weights(self.model)
@@ -44,12 +111,28 @@ class Descend:
             )
         self._velocities = [torch.zeros_like(weight) for weight in self._weights]
 
-    def __call__(self, tokens: NDArray[np.uint32], progress: float) -> None:
-        """Learn from a chunk of tokens, all of them scored; ``progress`` sets the rate."""
-        windows = plan(len(tokens) - 1, self.context, self.context)
-        for _ in range(self.policy.epochs):
-            for batch in batched(windows, self.policy.batch):
-                self._step(tokens, batch, self._rate(progress))
+    def learn(self, chunks: Sequence[Chunk]) -> None:
+        for _, tokens, progress in chunks:
+            windows = plan(len(tokens) - 1, self.context, self.context)
+            for _ in range(self.policy.epochs):
+                for batch in batched(windows, self.policy.batch):
+                    self._step(tokens, batch, self._rate(progress))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        pairs = zip(self._weights, self._velocities, strict=True)
+        return {
+            f"{i}|{name}": tensor.detach().cpu().numpy().copy()
+            for i, pair in enumerate(pairs)
+            for name, tensor in zip(("weight", "velocity"), pair, strict=True)
+        }
+
+    def restore(self, state: Arrays) -> None:
+        with torch.no_grad():
+            for i, (weight, velocity) in enumerate(
+                zip(self._weights, self._velocities, strict=True)
+            ):
+                weight.copy_(torch.from_numpy(np.array(state[f"{i}|weight"])))
+                velocity.copy_(torch.from_numpy(np.array(state[f"{i}|velocity"])))
 
     def _rate(self, progress: float) -> float:
         match self.policy.anneal:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,32 +24,51 @@ class Codec(Protocol):
     def piece_bytes(self, previous: ArrayLike, ids: ArrayLike) -> NDArray[np.int64]: ...
 
 
+Denominator = Literal["bytes", "pieces", "sidecar"]
+
+
 @dataclass(frozen=True)
 class Ledger:
     """A stream of ``targets`` + 1 tokens and the bytes that it is scored by.
 
     Each document follows a start token. The first start is context only; later ones are targets
-    that cost nats and stand for no bytes. ``bytes`` counts what ``denominator`` says: the
-    ``raw`` bytes of the documents, or the pieces of a tokenizer that does not keep them all.
+    that cost nats and stand for no bytes.
+
+    Attributes:
+        ids: the tokens, (targets + 1,).
+        sizes: the bytes that each target stands for, (targets,).
+        starts: which tokens start documents, in order, the first of them 0.
+        raw: the bytes of the documents, or 0 if they are not known.
+        denominator: what ``sizes`` counts: the raw ``bytes`` of the documents, or the ``pieces``
+            of a tokenizer that does not keep them all, or what a ``sidecar`` file says.
     """
 
-    codec: Codec
     ids: NDArray[np.uint32]
-    bytes: int
+    sizes: NDArray[np.int64]
+    starts: NDArray[np.int64]
     raw: int
-    documents: int
+    denominator: Denominator
 
     @property
     def targets(self) -> int:
         return len(self.ids) - 1
 
     @property
-    def denominator(self) -> Literal["bytes", "pieces"]:
-        return "bytes" if self.codec.lossless else "pieces"
+    def bytes(self) -> int:
+        return int(self.sizes.sum())
 
-    def bytes_of(self, first: int, stop: int) -> int:
-        """The bytes that targets ``first`` to ``stop`` stand for."""
-        return _size(self.codec, self.ids[first : stop + 1])
+    @property
+    def documents(self) -> int:
+        return len(self.starts)
+
+    @property
+    def borders(self) -> NDArray[np.int64]:
+        """The targets that are starts of documents."""
+        return self.starts[1:] - 1
+
+    def by_document(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Sums of a value (targets,) over each document and the start after it, (documents,)."""
+        return np.add.reduceat(np.append(values, 0), self.starts)
 
 
 def account(documents: Sequence[bytes], codec: Codec) -> Ledger:
@@ -61,26 +80,26 @@ def account(documents: Sequence[bytes], codec: Codec) -> Ledger:
     """
     start = np.array([codec.start], np.uint32)
     parts: list[NDArray[np.uint32]] = []
-    total = 0
     for number, document in enumerate(documents, 1):
         try:
             ids = codec.encode(document)
         except DataError as error:
             raise ScoreError(f"document {number}: {error}") from error
         stream = np.concatenate([start, ids]).astype(np.uint32)
-        size = _size(codec, stream)
-        if codec.lossless and (size != len(document) or codec.decode(ids) != document):
-            raise ScoreError(
-                f"document {number}: its {len(document):,} bytes and the {size:,} bytes of its "
-                "tokens differ, so bits per byte would be wrong; the tokenizer is damaged: "
-                "prepare, train and pack again"
-            )
+        if codec.lossless:
+            size = int(codec.piece_bytes(stream[:-1], stream[1:]).sum())
+            if size != len(document) or codec.decode(ids) != document:
+                raise ScoreError(
+                    f"document {number}: its {len(document):,} bytes and the {size:,} bytes of "
+                    "its tokens differ, so bits per byte would be wrong; the tokenizer is "
+                    "damaged: prepare, train and pack again"
+                )
         parts.append(stream)
-        total += size
-    if total == 0:
+    ends = np.cumsum([len(part) for part in parts])
+    ids = np.concatenate([np.empty(0, np.uint32), *parts])
+    sizes = codec.piece_bytes(ids[:-1], ids[1:]).astype(np.int64)
+    if not sizes.sum():
         raise ScoreError("the text has no bytes to score; give at least one document")
-    return Ledger(codec, np.concatenate(parts), total, sum(map(len, documents)), len(documents))
-
-
-def _size(codec: Codec, ids: NDArray[np.uint32]) -> int:
-    return int(codec.piece_bytes(ids[:-1], ids[1:]).sum())
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    raw = sum(map(len, documents))
+    return Ledger(ids, sizes, starts, raw, "bytes" if codec.lossless else "pieces")

@@ -1,6 +1,6 @@
-"""Score first, then learn: the order is the structure, not a promise."""
+"""The nats of targets in windows of one shape, as learning and validation need them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -8,57 +8,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segpt.errors import ScoreError
 from segpt.model.model import Model
 
-from .frontier import Frontier
-from .windows import Spans
+from .windows import Indices, Spans
 
 POSITIONS = 1024  # whose logits are held at once
-
-# Gets the tokens of a chunk and how far through the stream it lies, from 0 to 1.
-Learn = Callable[[NDArray[np.uint32], float], None]
-
-
-def nothing(tokens: NDArray[np.uint32], progress: float) -> None:
-    """The policy that never adapts."""
-
-
-def surprisal(
-    frontier: Frontier, chunks: Sequence[Sequence[Spans]], learn: Learn = nothing
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield the nats of every target; only when a chunk is through may ``learn`` see its tokens.
-
-    The last chunk is not learnt from, as nothing is left to score.
-
-    Args:
-        frontier: the stream and the model, whose weights ``learn`` may change.
-        chunks: batches of windows from :func:`segpt.eval.windows.schedule`, in order.
-        learn: what to do between chunks.
-
-    Yields:
-        The first target of a batch and the nats of it and those after it.
-
-    Raises:
-        ScoreError: if a probability is zero or not a number, or the order is violated.
-    """
-    for index, chunk in enumerate(chunks):
-        for windows in chunk:
-            frontier.score(windows)
-            with torch.no_grad():
-                nats = window_nats(frontier.model, frontier.ids, windows).cpu().numpy()
-            if not np.isfinite(nats).all():
-                where = windows.first + int(np.flatnonzero(~np.isfinite(nats))[0])
-                raise ScoreError(
-                    f"the model gives target {where} no finite number of nats; its weights are "
-                    "damaged or have diverged: score an earlier checkpoint, or adapt.rate is too "
-                    "high"
-                )
-            yield windows.first, nats.ravel().astype(np.float64)
-        if index + 1 < len(chunks):
-            tokens = frontier.tokens(chunk[0].first, chunk[-1].stop)
-            learn(tokens, index / (len(chunks) - 1))
-            frontier.learnt()
 
 
 def window_nats(model: Model, ids: NDArray[np.uint32], windows: Spans) -> Tensor:
@@ -80,6 +34,15 @@ def position_nats(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(nats).view(targets.shape)
 
 
-def gather(ids: NDArray[np.uint32], begin: NDArray[np.int64], length: int) -> Tensor:
-    """The tokens from each of ``begin`` on, (begins, length) in int64."""
-    return torch.from_numpy(ids[begin[:, None] + np.arange(length)].astype(np.int64))
+def gather(ids: NDArray[np.uint32], begin: Indices, length: int) -> Tensor:
+    """The tokens from each of ``begin`` on, (begins, length) in int64; past the end the last."""
+    where = np.minimum(begin[:, None] + np.arange(length), len(ids) - 1)
+    return torch.from_numpy(ids[where].astype(np.int64))
+
+
+def pieces(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """A rectangle of positions in pieces of few enough for their logits, row by row."""
+    height = max(1, POSITIONS // columns)
+    for i in range(0, rows, height):
+        for j in range(0, columns, POSITIONS):
+            yield slice(i, min(rows, i + height)), slice(j, min(columns, j + POSITIONS))

@@ -1,8 +1,9 @@
-"""The nats of a whole text, by one process or shared among several."""
+"""The nats of a whole text: score first, then learn, by one process or shared among several."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +12,19 @@ from numpy.typing import NDArray
 
 from segpt.errors import ScoreError
 from segpt.model.model import Model
-from segpt.spec.score import Frozen, ScoreSpec, Sgd
+from segpt.spec.score import ScoreSpec
+from segpt.values import Arrays
 
-from .frontier import Frontier
-from .learners import Descend
+from .frontier import Entry, Frontier
+from .learners import Chunk, Learner
 from .ledger import Ledger
-from .surprisal import Learn, nothing, surprisal
-from .windows import Spans, schedule
+from .ngram import Mixture
+from .policies import learner, reach
+from .reader import Reader
+from .schedule import Round, progress, schedule, shares
+from .windows import Indices, Spans
+
+NONE: Indices = np.zeros(0, np.int64)
 
 
 class Progress(NamedTuple):
@@ -28,23 +35,29 @@ class Progress(NamedTuple):
     bpb: float
 
 
-class Tally(NamedTuple):
-    """Nats of all targets, updates of the weights between chunks, and processes that shared."""
+@dataclass(frozen=True)
+class Tally:
+    """What scoring every target found.
 
-    nats: float
+    Attributes:
+        nats: -log p of each target, (targets,).
+        counts: how often each was scored, which is once, (targets,).
+        rows: log p of the whole alphabet for the targets that were asked for, (probes, vocab).
+        updates: how often the state changed between rounds.
+        ledger: what was scored and learnt from, in this process.
+        processes: how many shared the work.
+    """
+
+    nats: NDArray[np.float64]
+    counts: NDArray[np.uint8]
+    rows: NDArray[np.float64]
     updates: int
+    ledger: Sequence[Entry]
     processes: int
 
 
-class Share(NamedTuple):
-    """What one process scores: chunks of batches, the first of which is number ``row`` of all.
-
-    ``counts`` tells whether this process's numbers are the ones that count.
-    """
-
-    chunks: Sequence[Sequence[Spans]]
-    row: int
-    counts: bool
+# Gets, between rounds, how to take the state that a later call can resume from.
+Pause = Callable[[Callable[[], dict[str, NDArray[Any]]]], None]
 
 
 def tally(
@@ -53,11 +66,15 @@ def tally(
     spec: ScoreSpec,
     context: int,
     report: Callable[[Progress], None] = lambda _: None,
+    *,
+    probes: Indices = NONE,
+    pause: Pause = lambda _: None,
+    resume: Arrays | None = None,
 ) -> Tally:
     """Score every target of a stream once; all processes return the same, to the last bit.
 
-    Frozen weights let each process take a run of batches. A policy that learns has only one
-    order, so every process goes through it and the first one's numbers count.
+    Where no group of rounds depends on another, processes share the groups. Otherwise every
+    process goes through all of them and the first one's numbers count.
 
     Args:
         model: the model; it is left as it is.
@@ -65,75 +82,174 @@ def tally(
         spec: windows and policy.
         context: tokens per window.
         report: called after each batch; a ScoreError that it raises ends the score everywhere.
+        probes: targets whose whole distribution is wanted, in order.
+        pause: called after each round; what it raises ends the score.
+        resume: the state that ``pause`` took, of the same model, stream and spec.
 
     Raises:
         ScoreError: if any process cannot prove its part of the score.
     """
-    learn: Learn = nothing
-    if isinstance(spec.policy, Sgd):
-        learn = Descend(model, spec.policy, context)
-        model = learn.model
-    chunks = schedule(ledger.targets, context, spec)
-    processes = dist.get_world_size() if _shared() else 1
-    share = _share(chunks, spec.policy, dist.get_rank() if _shared() else 0, processes)
-    frontier = Frontier(ledger.ids, model, share.chunks[0][0].first if share.chunks else 0)
-    table = np.zeros((sum(map(len, chunks)), 2))
+    walk = _Walk(model, ledger, spec, context, probes)
     failure: ScoreError | None = None
     try:
-        _fill(table[share.row :], frontier, ledger, share, learn, report)
+        walk.run(report, pause, resume)
     except ScoreError as error:
         failure = error
-        table[:] = np.nan  # which tells the other processes
-    table = _sum(table * share.counts, model.table.weight.device)
+        walk.nats[:], walk.counting = np.nan, True  # which tells the other processes
+    walk.share()
     if failure is not None:
         raise failure
-    if np.isnan(table).any():
+    if np.isnan(walk.nats).any():
         raise ScoreError("another process could not score its part; see its message")
-    if (scored := int(table[:, 1].sum())) != ledger.targets:
-        raise ScoreError(f"{scored:,} of {ledger.targets:,} targets were scored")
-    return Tally(math.fsum(table[:, 0]), frontier.version, processes)
+    walk.frontier.finish(walk.counts)
+    nats, rows = walk.mixed()
+    return Tally(
+        nats, walk.counts, rows, walk.frontier.version, walk.frontier.ledger, walk.processes
+    )
 
 
-def _fill(
-    rows: NDArray[np.float64],
-    frontier: Frontier,
-    ledger: Ledger,
-    share: Share,
-    learn: Learn,
-    report: Callable[[Progress], None],
-) -> None:
-    """Put the nats and the number of targets of each batch into its row."""
-    total = sum(batch.stop - batch.first for chunk in share.chunks for batch in chunk)
-    done, size, sum_of_nats = 0, 0, 0.0
-    for row, (first, nats) in zip(rows, surprisal(frontier, share.chunks, learn), strict=False):
-        row[:] = nats.sum(), len(nats)
-        done += len(nats)
-        size += ledger.bytes_of(first, first + len(nats))
-        sum_of_nats += float(row[0])
-        report(Progress(done, total, sum_of_nats / (math.log(2) * max(1, size))))
+class _Walk:
+    """One process's way through the groups of a score."""
 
+    def __init__(
+        self, model: Model, ledger: Ledger, spec: ScoreSpec, context: int, probes: Indices
+    ) -> None:
+        self.ledger, self.spec, self.probes = ledger, spec, probes
+        self.processes = dist.get_world_size() if _shared() else 1
+        rank = dist.get_rank() if _shared() else 0
+        targets = ledger.targets
+        self.learner: Learner = learner(model, spec, context)
+        self.frontier = Frontier(ledger.ids, self.learner.tensors())
+        groups = schedule(
+            ledger.starts, targets, context, spec, reach(model, context, spec), self.processes
+        )
+        if shares(spec.policy):
+            # In turns, as documents come longest first.
+            groups = groups[rank :: self.processes]
+        self.counting = shares(spec.policy) or rank == 0
+        self.rounds = [one for group in groups for one in group]
+        probed = np.zeros(targets, np.bool_)
+        probed[probes] = True
+        self.reader = Reader(ledger.ids, context if spec.mode == "rolling" else None, probed)
+        self.nats = np.zeros(targets)
+        self.counts = np.zeros(targets, np.uint8)
+        self.rows = np.zeros((len(probes), model.spec.vocab))
+        self.place = model.table.weight.device
+        self.done, self.scored, self.size, self.sum = 0, 0, 0, 0.0
 
-def _share(
-    chunks: Sequence[Sequence[Spans]], policy: Frozen | Sgd, rank: int, processes: int
-) -> Share:
-    match policy:
-        case Frozen():
-            (batches,) = chunks
-            begin, end = (len(batches) * r // processes for r in (rank, rank + 1))
-            return Share([batches[begin:end]] if begin < end else [], begin, True)
-        case Sgd():
-            return Share(chunks, 0, rank == 0)
+    def run(self, report: Callable[[Progress], None], pause: Pause, resume: Arrays | None) -> None:
+        if resume is not None:
+            self.restore(resume)
+        total = sum(int(b.shapes[:, 1].sum()) for one in self.rounds for b in one.batches)
+        for one in self.rounds[self.done :]:
+            self.play(one, report, total)
+            self.done += 1
+            if self.done < len(self.rounds):
+                pause(self.state)
+
+    def play(self, one: Round, report: Callable[[Progress], None], total: int) -> None:
+        """Score the batches of a round, and only then learn from what they scored."""
+        if one.lanes:
+            self.learner.open(len(one.lanes))
+            self.reader.open()
+            self.frontier.open(self.learner.tensors(), persists=self.learner.persists)
+        for spans in one.batches:
+            self.frontier.score(spans)
+            found = self.reader.read(self.learner, spans)
+            if not np.isfinite(found.nats).all():
+                where = int(found.targets[~np.isfinite(found.nats)][0])
+                raise ScoreError(
+                    f"the model gives target {where} no finite number of nats; its weights are "
+                    "damaged or have diverged: score an earlier checkpoint, or adapt.rate is too "
+                    "high"
+                )
+            self.nats[found.targets] = found.nats
+            asked = found.targets[self.reader.probed[found.targets]]
+            self.rows[np.searchsorted(self.probes, asked)] = found.rows
+            self.told(spans, found.nats)
+            report(Progress(self.scored, total, self.sum / (math.log(2) * max(1, self.size))))
+        if one.lessons:
+            size, policy = self.ledger.targets, self.spec.policy
+            self.learner.learn(
+                [
+                    Chunk(
+                        lesson.lane,
+                        self.frontier.lesson(lesson),
+                        progress(lesson.first, size, policy),
+                    )
+                    for lesson in one.lessons
+                ]
+            )
+            self.frontier.learnt()
+
+    def told(self, spans: Spans, nats: NDArray[np.float32]) -> None:
+        """Count what a batch adds to the figures of progress."""
+        self.scored += len(nats)
+        self.sum += float(nats.astype(np.float64).sum())
+        self.size += int(self.ledger.sizes[spans.targets].sum())
+
+    def share(self) -> None:
+        """Add up what the processes found; exact, as all but one of them hold zero."""
+        self.counts = self.frontier.counts
+        if not _shared():
+            return
+        for name in ("nats", "rows", "counts"):
+            own = getattr(self, name)
+            setattr(self, name, _sum(own if self.counting else np.zeros_like(own), self.place))
+
+    def mixed(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Nats of all targets and rows of the probed ones, with n-grams if the spec has them.
+
+        Their counts go through the stream in order, whatever order the model took.
+        """
+        if self.spec.ngram is None:
+            return self.nats, self.rows
+        ids = self.ledger.ids
+        mixture = Mixture(self.spec.ngram, self.rows.shape[1], int(ids[0]))
+        mixture.read(ids[:1])
+        nats, rows, done = np.empty_like(self.nats), np.empty_like(self.rows), 0
+        for index, stop in enumerate([*self.probes.tolist(), len(self.nats)]):
+            part = slice(done, stop)
+            nats[part] = mixture.adjust(ids[1:][part], -self.nats[part])
+            if index < len(rows):
+                rows[index] = mixture.row(self.rows[index])
+            done = stop
+        return nats, rows
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that :meth:`restore` needs, between two rounds."""
+        return {
+            "done": np.array(self.done),
+            "nats": self.nats.copy(),
+            "rows": self.rows.copy(),
+            **{f"frontier|{name}": a for name, a in self.frontier.state().items()},
+            **{f"learner|{name}": a for name, a in self.learner.state().items()},
+            **{f"reader|{name}": a for name, a in self.reader.state().items()},
+        }
+
+    def restore(self, state: Arrays) -> None:
+        """Go back to between two rounds."""
+        parts: dict[str, dict[str, NDArray[Any]]] = {"frontier": {}, "learner": {}, "reader": {}}
+        for key, array in state.items():
+            part, bar, name = key.partition("|")
+            if bar:
+                parts[part][name] = array
+        self.done = int(state["done"])
+        self.nats, self.rows = (np.array(state[name], np.float64) for name in ("nats", "rows"))
+        self.learner.restore(parts["learner"])
+        self.reader.restore(parts["reader"], self.place)
+        self.frontier.restore(parts["frontier"], self.learner.tensors())
+        scored = self.frontier.counts.view(np.bool_)
+        self.scored, self.sum = int(scored.sum()), float(self.nats[scored].sum())
+        self.size = int(self.ledger.sizes[scored].sum())
 
 
 def _shared() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _sum(table: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
-    """The sum over processes; exact, as all but one of them hold zero in each row."""
-    if not _shared():
-        return table
-    place = device if dist.get_backend() == "nccl" else torch.device("cpu")
-    shared = torch.from_numpy(table).to(place)
+def _sum(table: NDArray[Any], place: torch.device) -> NDArray[Any]:
+    """The sum over processes."""
+    shared = torch.from_numpy(table).to(place if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(shared)
     return shared.cpu().numpy()

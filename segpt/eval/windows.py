@@ -1,39 +1,41 @@
-"""Which window scores which target: every target once, with as much context as the stride allows.
+"""Which tokens are read to score which target: every target once, with the promised context.
 
 A stream of N + 1 tokens has N targets; target t is token t + 1, predicted from token t and those
 before it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segpt.errors import ScoreError
-from segpt.spec.score import Frozen, ScoreSpec, Sgd
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Consecutive windows; window i reads the last ``context`` tokens before token ``end[i]``.
+    """Stretches of tokens; number i reads tokens ``begin[i]`` to ``end[i]``.
 
-    It begins at token ``begin[i]``, and scores targets ``start[i]`` to ``end[i]``.
+    It scores targets ``start[i]`` to ``end[i]``, which may be none, and belongs to lane
+    ``lane[i]`` of those that are read side by side (all to lane 0 if there are no lanes).
     """
 
-    context: int
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
+    begin: Indices
+    start: Indices
+    end: Indices
+    lane: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
-    def begin(self) -> NDArray[np.int64]:
-        return np.maximum(0, self.end - self.context)
-
-    @property
-    def shapes(self) -> NDArray[np.int64]:
-        """Tokens read and targets scored by each window, (windows, 2)."""
+    def shapes(self) -> Indices:
+        """Tokens read and targets scored by each span, (spans, 2)."""
         return np.stack([self.end - self.begin, self.end - self.start], 1)
+
+    @property
+    def targets(self) -> Indices:
+        """The targets that are scored, span after span."""
+        return np.concatenate([np.arange(s, e) for s, e in zip(self.start, self.end, strict=True)])
 
     @property
     def first(self) -> int:
@@ -46,53 +48,36 @@ class Spans:
     def __len__(self) -> int:
         return len(self.start)
 
-    def __getitem__(self, windows: slice) -> "Spans":
-        return Spans(self.context, self.start[windows], self.end[windows])
+    def __getitem__(self, which: slice | Indices) -> "Spans":
+        lane = self.lane[which] if len(self.lane) else self.lane
+        return Spans(self.begin[which], self.start[which], self.end[which], lane)
 
 
-def plan(targets: int, context: int, stride: int) -> Spans:
-    """Windows that score ``targets`` targets (at least one) in order, each once.
+def plan(targets: int, context: int, stride: int, first: int = 0, floor: int = 0) -> Spans:
+    """Windows that score ``targets`` targets (at least one) from ``first`` on, each once.
 
-    The first window scores all it reads; each later one scores the next ``stride`` targets (the
-    last may be short), each of which has more than ``context - stride`` tokens of context.
+    A window that begins with the first target scores all it reads; each other one scores the
+    next ``stride`` targets (the last may be short), each of which has more than
+    ``context - stride`` tokens of context, as far as these go back to token ``floor``. Where a
+    window begins does not depend on where the targets end: their predictor cannot know that.
     """
-    end = np.arange(min(context, targets), targets + stride, stride, dtype=np.int64)
-    end = np.minimum(end, targets)
-    return Spans(context, np.concatenate([[0], end[:-1]]), end)
+    reach = head(context, stride, first, floor)
+    count = 1 + -(-max(0, targets - reach) // stride)
+    end = reach + stride * np.arange(count, dtype=np.int64)
+    begin = np.maximum(floor, first + end - context)
+    end = np.minimum(end, targets) + first
+    return Spans(begin, np.concatenate([[first], end[:-1]]), end)
 
 
-def schedule(targets: int, context: int, spec: ScoreSpec) -> list[list[Spans]]:
-    """The chunks between which a policy may learn, each as the batches of windows to score.
-
-    A window belongs to the chunk of its first target, so that a policy changes no window.
-
-    Raises:
-        ScoreError: if the stride is longer than the context.
-    """
-    if spec.stride > context:
-        raise ScoreError(
-            f"a stride of {spec.stride} leaves gaps between windows of {context} tokens; "
-            "choose a stride of at most the context"
-        )
-    windows = plan(targets, context, spec.stride)
-    match spec.policy:
-        case Frozen():
-            runs = [windows]
-        case Sgd(chunk=chunk):
-            runs = list(_runs(windows, windows.start // chunk))
-    return [list(batched(run, spec.batch)) for run in runs]
+def head(context: int, stride: int, first: int, floor: int) -> int:
+    """How many targets the first window may score: all it reads, if nothing lies before it."""
+    return context if first == floor else stride
 
 
-def batched(windows: Spans, batch: int) -> Iterator[Spans]:
-    """At most ``batch`` consecutive windows at a time, all of one shape."""
-    for run in _runs(windows, windows.shapes):
-        for i in range(0, len(run), batch):
-            yield run[i : i + batch]
-
-
-def _runs(windows: Spans, keys: NDArray[np.int64]) -> Iterator[Spans]:
-    """Split between windows of different keys, (windows,) or (windows, parts)."""
-    changes = (np.diff(keys.reshape(len(windows), -1), axis=0) != 0).any(1)
-    borders = [0, *(np.flatnonzero(changes) + 1).tolist(), len(windows)]
+def batched(spans: Spans, batch: int) -> Iterator[Spans]:
+    """At most ``batch`` consecutive spans at a time, all of one shape."""
+    changes = (np.diff(spans.shapes, axis=0) != 0).any(1)
+    borders = [0, *(np.flatnonzero(changes) + 1).tolist(), len(spans)]
     for i, j in pairwise(borders):
-        yield windows[i:j]
+        for k in range(i, j, batch):
+            yield spans[slice(k, min(j, k + batch))]

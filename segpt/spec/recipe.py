@@ -13,8 +13,9 @@ from segpt.errors import SpecError
 
 from .base import decode, encode, nearest, spec
 from .model import ModelSpec, expand
+from .ngram import Ngram
 from .quant import QuantSpec
-from .score import Frozen, ScoreSpec, Sgd
+from .score import Policy, ScoreSpec, Sgd
 from .train import TrainSpec
 
 # PyYAML lets the errors of its own constructors through, e.g. for "2001-99-99" or "!!bool x".
@@ -43,7 +44,7 @@ class PackSpec:
 
 @spec
 class Recipe:
-    """One named way from text to score. ``adapt`` is what ``score --ttt`` does."""
+    """One named way from text to score. ``adapt`` and ``ngram`` are what ``score --ttt`` does."""
 
     name: str
     about: str
@@ -53,7 +54,8 @@ class Recipe:
     quantize: QuantSpec = QuantSpec()
     pack: PackSpec = PackSpec()
     score: ScoreSpec = ScoreSpec()
-    adapt: Frozen | Sgd = Sgd()
+    adapt: Policy = Sgd()
+    ngram: Ngram | None = None
 
 
 def names() -> list[str]:

@@ -5,6 +5,11 @@ from typing import Literal
 from segpt.errors import SpecError
 
 from .base import spec
+from .ngram import Ngram
+
+Mode = Literal["strided", "rolling"]
+Boundaries = Literal["stream", "document"]
+AdaptedRole = Literal["table", "matrix", "head", "vector"]
 
 
 @spec
@@ -32,12 +37,7 @@ class Sgd:
     clip: float = 1.0
     batch: int = 8
     anneal: Literal["none", "cosine"] = "none"
-    roles: tuple[Literal["table", "matrix", "head", "vector"], ...] = (
-        "table",
-        "matrix",
-        "head",
-        "vector",
-    )
+    roles: tuple[AdaptedRole, ...] = ("table", "matrix", "head", "vector")
 
     def __post_init__(self) -> None:
         if min(self.chunk, self.epochs, self.batch) < 1:
@@ -48,24 +48,127 @@ class Sgd:
             raise SpecError("roles names at least one of table, matrix, head, vector")
 
 
-Policy = Frozen | Sgd
+@spec
+class LowRank:
+    """Low-rank adapters for each document, from nothing at its start (arXiv 2106.09685).
+
+    A chunk of ``chunk`` targets is scored, then each document's adapters take ``steps`` steps of
+    AdamW on its own loss. They add ``alpha / rank`` times a product of two thin matrices to the
+    weights of ``roles`` (a tied head counts as ``head``). ``documents`` documents are adapted
+    side by side, which changes nothing but the time. The defaults suit models of a few million
+    parameters and documents of a thousand tokens, measured on training-domain text; chunks of 16
+    gain more and take twice the time.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    chunk: int = 32
+    rate: float = 0.003
+    beta1: float = 0.0
+    beta2: float = 0.99
+    decay: float = 0.0
+    steps: int = 1
+    documents: int = 16
+    roles: tuple[Literal["matrix", "head"], ...] = ("matrix", "head")
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.chunk, self.steps, self.documents) < 1:
+            raise SpecError("rank, chunk, steps and documents must be at least 1")
+        if min(self.rate, self.decay, self.alpha) < 0:
+            raise SpecError("rate, decay and alpha are not negative")
+        if not 0 <= min(self.beta1, self.beta2) <= max(self.beta1, self.beta2) < 1:
+            raise SpecError("beta1 and beta2 lie in [0, 1)")
+        if not self.roles:
+            raise SpecError("roles names at least one of matrix, head")
+
+
+@spec
+class Phased:
+    """Adapters for each document, and base weights that learn from all documents at intervals.
+
+    The intervals end with the document that completes each of ``fractions`` of the targets. Then
+    the base weights take one pass of SGD over every document so far, ``chunk`` targets to a step,
+    at ``rate`` annealed by a cosine within the pass, with a fresh momentum.
+    """
+
+    adapters: LowRank = LowRank()
+    fractions: tuple[float, ...] = (0.25, 0.5, 0.75)
+    chunk: int = 1024
+    rate: float = 0.1
+    momentum: float = 0.0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if list(self.fractions) != sorted(set(self.fractions)) or not all(
+            0 < f < 1 for f in self.fractions
+        ):
+            raise SpecError("fractions rise from above 0 to below 1")
+        if self.chunk < 1 or self.rate < 0 or not 0 <= self.momentum < 1 or self.clip <= 0:
+            raise SpecError(
+                "chunk is at least 1, rate is not negative, momentum lies in [0, 1), clip is "
+                "positive"
+            )
+
+
+@spec
+class InPlace:
+    """Fast weights that were trained with the model (arXiv 2604.06169) follow what was scored.
+
+    ``rate`` replaces the one they were trained with.
+    """
+
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and self.rate < 0:
+            raise SpecError("rate is not negative")
+
+
+Policy = Frozen | Sgd | LowRank | Phased | InPlace
 
 
 @spec
 class ScoreSpec:
-    """Windows of ``context`` tokens (the model's own if null) that advance by ``stride`` targets.
+    """How a stream of tokens is read, and what the predictor may learn on the way.
 
-    Every target has at least context - stride tokens of context, except in the first window.
-    ``batch`` windows run at once; it is part of the recipe, so that scores repeat exactly.
+    ``strided`` reads windows of ``context`` tokens (null: see :meth:`reach`) from scratch, which
+    advance by ``stride`` targets: each has at least context - stride tokens of context, except
+    in the first window. ``rolling`` reads every token once, and attention looks back over
+    ``context`` tokens. Under ``document`` boundaries no document is read after another one, whatever a policy
+    learns.
+
+    ``batch`` windows or documents are read at once; it is part of the recipe, so that scores
+    repeat exactly. ``loops`` is how often the looped layers run (null: as trained). ``ngram``
+    mixes counts of what followed in the text so far into the distributions of any policy.
     """
 
+    mode: Mode = "strided"
+    boundaries: Boundaries = "stream"
     context: int | None = None
     stride: int = 64
     batch: int = 16
+    loops: int | None = None
     policy: Policy = Frozen()
+    ngram: Ngram | None = None
+
+    def reach(self, trained: int) -> int:
+        """The tokens of a window, or those that attention looks back over.
+
+        ``trained`` is the context of the model. Where the spec names none, a window holds as
+        many, and attention looks back over seven eighths: every layer adds a window to what a
+        token depends on, and the best of several was this one on the training text of each of
+        three models, of 1.3M to 2.1M weights.
+        """
+        if self.context is not None:
+            return self.context
+        return trained if self.mode == "strided" else max(1, trained * 7 // 8)
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.batch < 1:
             raise SpecError("stride and batch must be at least 1")
-        if self.context is not None and not self.stride <= self.context:
+        if self.context is not None and self.context < 1:
+            raise SpecError("context must be at least 1")
+        if self.mode == "strided" and self.context is not None and self.stride > self.context:
             raise SpecError(f"stride {self.stride} is longer than the context {self.context}")
+        if self.loops is not None and self.loops < 1:
+            raise SpecError("loops must be at least 1")

@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from segpt.errors import SpecError
 
 from .base import spec
+
+PolicyKind = Literal["frozen", "sgd", "low_rank", "phased", "in_place", "ngram"]
 
 LONGEST_NAME = 64
 LONGEST_AUTHOR = 100
@@ -30,7 +32,7 @@ class Track:
     bytes: int
     text: str | None = None
     seconds: float | None = None
-    policies: tuple[Literal["frozen", "sgd"], ...] = ("frozen", "sgd")
+    policies: tuple[PolicyKind, ...] = get_args(PolicyKind)
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
@@ -40,7 +42,7 @@ class Track:
         if self.seconds is not None:
             _check_positive("seconds", self.seconds)
         if not self.policies:
-            raise SpecError("policies names at least one of frozen, sgd")
+            raise SpecError(f"policies names at least one of {', '.join(get_args(PolicyKind))}")
 
 
 @spec
@@ -88,7 +90,8 @@ class ScoreLine:
 
     @property
     def policy_kind(self) -> str:
-        return str(self.policy["kind"])
+        """The kind of policy, and the mixture if there is one: ``sgd+ngram``."""
+        return str(self.policy["kind"]) + ("+ngram" if "ngram" in self.policy else "")
 
 
 class Figure(NamedTuple):

@@ -21,12 +21,14 @@ from segpt.spec.base import canonical, decode, encode
 from segpt.spec.model import ModelSpec
 from segpt.values import (
     STEPPED_ARRAYS,
+    Arrays,
     Checkpoint,
     Coded,
     Grid,
     Half,
     Partial,
     Quantized,
+    Score,
     Stepped,
     Tokenizer,
 )
@@ -196,6 +198,35 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
+
+
+def save_scoring(path: Path, arrays: Arrays, origin: Mapping[str, str]) -> None:
+    """Write a score that is under way, over what was written there before.
+
+    ``origin`` names what is being scored, and how.
+    """
+    _write(path, "scoring", {"origin": dict(origin)}, {"state.safetensors": _pack(arrays)})
+
+
+def read_scoring(path: Path, origin: Mapping[str, str]) -> Arrays:
+    """Read a score that was interrupted.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or it has another ``origin``.
+    """
+    if not Path(path).exists():
+        raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")
+    header, files = _read(path, "scoring")
+    if header.get("origin") != dict(origin):
+        raise CheckpointError(
+            f"{path} was begun on another model or text, or in another way; leave out --resume"
+        )
+    return _unpack(path, "state.safetensors", files)
+
+
+def write_score(path: Path, score: Score) -> None:
+    """Write a score as JSON, with the figures of each document."""
+    write_json(path, score.plain() | {"by_document": dict(score.by_document)})
 
 
 def write_json(path: Path, value: Any) -> None:

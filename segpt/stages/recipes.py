@@ -1,20 +1,38 @@
 """The recipe that a checkpoint carries, and changes to it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from segpt.errors import CheckpointError, SpecError
 from segpt.spec.base import decode, encode
 from segpt.spec.layout import parameters
 from segpt.spec.model import ModelSpec
+from segpt.spec.ngram import Ngram
 from segpt.spec.quant import Method, QuantSpec, Rule
 from segpt.spec.recipe import Recipe, apply_settings
-from segpt.spec.score import ScoreSpec, Sgd
+from segpt.spec.score import (
+    Boundaries,
+    Frozen,
+    InPlace,
+    LowRank,
+    Mode,
+    Phased,
+    Policy,
+    ScoreSpec,
+    Sgd,
+)
 from segpt.values import Checkpoint
 
 # Test-time training by size: what the contest's 36M models use, and what suits models of a few
 # million parameters, measured on training-domain text.
 LARGE = 10_000_000
+POLICIES: Mapping[str, Policy] = {
+    "none": Frozen(),
+    "sgd": Sgd(),
+    "lora": LowRank(),
+    "phased": Phased(),
+    "inplace": InPlace(),
+}
 ADAPT_LARGE = Sgd(chunk=32_768, rate=0.005, momentum=0.9, epochs=3, anneal="cosine")
 
 
@@ -73,29 +91,81 @@ def _with_bits(spec: QuantSpec, bits: int) -> QuantSpec:
 def score_spec(
     model: ModelSpec,
     *,
-    ttt: bool,
+    policy: str = "none",
     recipe: Recipe | None = None,
+    mode: Mode | None = None,
+    boundaries: Boundaries | None = None,
     stride: int | None = None,
     context: int | None = None,
+    loops: int | None = None,
     settings: Sequence[str] = (),
 ) -> ScoreSpec:
     """How to score a model: as the recipe says, or else by its size; then settings.
 
-    Settings change ``score.`` and ``adapt.`` values; ``adapt`` is the policy under ``ttt``.
+    ``policy`` names one of :data:`POLICIES`, or ``best`` for the recipe's or that of the model's
+    size, or ``ngram``, or both as in ``sgd+ngram``. A stride asks for windows, and what
+    adapts to documents rolls through each of them. Settings change ``score.``, ``adapt.`` and
+    ``ngram.`` values.
 
     Raises:
-        SpecError: if a setting is neither, or does not fit.
+        SpecError: if there is no such policy, or a setting is none of these or does not fit.
     """
-    if recipe is not None:
-        plain, policy = recipe.score, recipe.adapt
-    else:
-        plain = ScoreSpec(stride=min(64, max(1, (context or model.context) // 2)))
-        policy = ADAPT_LARGE if parameters(model) >= LARGE else Sgd()
-    plain = dataclasses.replace(
-        plain, context=context or plain.context, stride=stride or plain.stride
+    adapt, ngram = _policy(policy, recipe, large=parameters(model) >= LARGE)
+    plain = encode(recipe.score if recipe is not None else _reading(model, context, adapt))
+    if stride is not None and mode is None:
+        mode = "strided"
+    if isinstance(adapt, LowRank | Phased) and (mode or plain["mode"]) == "rolling":
+        boundaries = boundaries or "document"
+    given = {
+        "mode": mode,
+        "boundaries": boundaries,
+        "stride": stride,
+        "context": context,
+        "loops": loops,
+    }
+    plain |= {name: value for name, value in given.items() if value is not None}
+    table = apply_settings(
+        {"score": plain, "adapt": encode(adapt), "ngram": encode(ngram)}, settings
     )
-    table = apply_settings({"score": encode(plain), "adapt": encode(policy)}, settings)
-    if unknown := sorted(table.keys() - {"score", "adapt"}):
-        raise SpecError(f"--set {unknown[0]}: scoring has the settings score.* and adapt.* only")
-    chosen = {"policy": table["adapt"]} if ttt else {}
+    if unknown := sorted(table.keys() - {"score", "adapt", "ngram"}):
+        raise SpecError(
+            f"--set {unknown[0]}: scoring has the settings score.*, adapt.* and ngram.* only"
+        )
+    chosen = {"policy": table["adapt"], "ngram": table["ngram"]}
     return decode(ScoreSpec, table["score"] | chosen, "$.score")
+
+
+def strided_spec(model: ModelSpec, context: int | None = None) -> ScoreSpec:
+    """What gains are measured against: overlapping windows, and nothing is learnt."""
+    return ScoreSpec(context=context, stride=min(64, max(1, (context or model.context) // 2)))
+
+
+def _reading(model: ModelSpec, context: int | None, policy: Policy) -> ScoreSpec:
+    """One rolling pass where it was seen to be no worse than overlapping windows.
+
+    Weights that change on the way do not go with a cache from before, and fast weights begin
+    anew with each window.
+    """
+    spec = strided_spec(model, context)
+    if parameters(model) >= LARGE or isinstance(policy, Sgd | InPlace):
+        return spec
+    return dataclasses.replace(spec, mode="rolling")
+
+
+def _policy(name: str, recipe: Recipe | None, *, large: bool) -> tuple[Policy, Ngram | None]:
+    """The policy of a name, and the n-gram mixture that goes with it."""
+    names = name.split("+")
+    others = [n for n in names if n != "ngram"] or ["none"]
+    ngram = Ngram() if "ngram" in names else None
+    if others == ["best"]:
+        if recipe is not None:
+            return recipe.adapt, recipe.ngram or ngram
+        return (ADAPT_LARGE, ngram) if large else (LowRank(), ngram or Ngram())
+    if len(others) > 1 or others[0] not in POLICIES:
+        known = ", ".join([*POLICIES, "ngram", "best"])
+        raise SpecError(
+            f"--ttt {name!r}: write one of {known}, or one of them and +ngram; --ttt alone stands "
+            "after all paths"
+        )
+    policy = POLICIES[others[0]]
+    return (ADAPT_LARGE if large and isinstance(policy, Sgd) else policy), ngram

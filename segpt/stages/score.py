@@ -1,8 +1,11 @@
 """A model and a text to a Score: nothing else goes in, and what was proved comes out with it."""
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, assert_never
 
 import numpy as np
@@ -10,48 +13,85 @@ import torch
 
 import segpt
 from segpt.artifact.container import unpack
+from segpt.data.shards import Shards
 from segpt.data.text import document_hash, text_digest
 from segpt.data.tokenizer import load
-from segpt.errors import ScoreError
+from segpt.errors import InterruptError, ScoreError
 from segpt.eval.ledger import Ledger, account
 from segpt.eval.tally import Progress, Tally, tally
 from segpt.model.model import Model
 from segpt.spec.base import encode
-from segpt.spec.score import Frozen, ScoreSpec, Sgd
-from segpt.values import Artifact, Checkpoint, Origin, Quantized, Score, Text
+from segpt.spec.contest import reference
+from segpt.spec.score import InPlace, ScoreSpec
+from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized, Score, Text
 
 from .models import from_checkpoint, from_quantized
+
+SAVE_EVERY = 30.0  # seconds, of a score that can be resumed
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model ready to predict, and what it came from.
+
+    ``seed`` is that of its training, if it is known.
+    """
+
+    source: Quantized | Checkpoint
+    model: Model
+    origin: Origin
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.origin.get("seed", "")
+        return int(seed) if seed.isdecimal() else None
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """A text as tokens that are proved to stand for its bytes, and what else is known of it."""
+
+    ledger: Ledger
+    digest: str
+    overlap: str
+    name: str
 
 
 def score(
     value: Artifact | Quantized | Checkpoint,
-    text: Text,
+    text: Text | Shards,
     spec: ScoreSpec,
     *,
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda _: None,
     limit_seconds: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[Arrays], None] | None = None,
+    resume: Arrays | None = None,
 ) -> Score:
     """Bits per byte of a text under a model, with every target scored exactly once.
 
-    Documents follow each other in one stream. If torch.distributed is initialised, the processes
-    share the work and return the same nats.
+    If torch.distributed is initialised, the processes share the work and return the same nats.
 
     Args:
         value: the model and its tokenizer; of a checkpoint the visits that have joined run.
-        text: raw documents. Bytes are counted on them, not on tokens.
-        spec: windows and policy; the model's context if it names none.
+        text: raw documents, on which bytes are counted, not on tokens; or token shards.
+        spec: how to read and what to learn; the model's context if it names none.
         device: where to compute, in float32.
-        report: told about progress after each batch of windows.
+        report: told about progress after each batch.
         limit_seconds: give up when the whole takes longer.
+        stop: asked now and then; true means save and stop.
+        save: given now and then what a later call can ``resume`` from.
+        resume: what ``save`` was given, of the same model, text and spec.
 
     Raises:
         ScoreError: if the model was trained on one of the documents, the tokens do not stand for
             the bytes, a number is not finite, or time is up.
+        InterruptError: after saving, when ``stop`` says so.
         DataError: if there is no text.
         ArtifactError: if an artifact is damaged.
     """
-    begun = time.perf_counter()
+    begun = saved = time.perf_counter()
 
     def told(progress: Progress) -> None:
         if limit_seconds is not None and time.perf_counter() - begun > limit_seconds:
@@ -61,70 +101,131 @@ def score(
             )
         report(progress)
 
-    source, model, origin = _open(value, device)
-    documents = list(text)
-    overlap = _overlap(source, documents)
-    ledger = _ledger(source, documents)
-    digest = text_digest(documents)
-    context = spec.context or model.spec.context
-    found = tally(model, ledger, spec, context, told)
+    def pause(take: Callable[[], Arrays]) -> None:
+        nonlocal saved
+        stopping = stop()
+        if save is not None and (stopping or time.perf_counter() - saved > SAVE_EVERY):
+            save(take())
+            saved = time.perf_counter()
+        if stopping:
+            kept = "" if save is None else "; what was scored is saved: go on with --resume"
+            raise InterruptError(f"stopped before the whole text was scored{kept}")
+
+    opened = open_model(value, device, spec)
+    accounted = account_for(opened.source, text)
+    model, ledger = opened.model, accounted.ledger
+    context = spec.reach(model.spec.context)
+    found = tally(model, ledger, spec, context, told, pause=pause, resume=resume)
     return Score(
-        nats=found.nats,
+        nats=math.fsum(found.nats),
         bytes=ledger.bytes,
         tokens=ledger.targets,
         seconds=time.perf_counter() - begun,
-        model=source.fingerprint,
-        text=text.name,
+        model=opened.source.fingerprint,
+        text=accounted.name,
         denominator=ledger.denominator,
-        policy=encode(spec.policy),
+        policy=policy_of(spec),
+        seed=opened.seed,
         conditions={
-            "coverage": f"each of {ledger.targets:,} targets scored once, left to right",
-            "causal": "by construction: only tokens before a target are looked at",
-            "normalised": "softmax over the whole vocabulary",
-            "order": _order(spec.policy, found),
+            "coverage": f"each of {ledger.targets:,} targets scored once",
+            "causal": "by construction: a target is scored before it is shown to anything",
+            "normalised": _normalised(spec),
+            "order": _order(spec, found),
             "bytes": _proof(ledger),
-            "overlap": overlap,
-            "text": digest,
+            "overlap": accounted.overlap,
+            "text": accounted.digest,
             "documents": ledger.documents,
             "denominator": ledger.denominator,
             "raw_bytes": ledger.raw,
+            **_contest(ledger),
+            "boundary_nats": float(found.nats[ledger.borders].sum()),
+            "mode": spec.mode,
+            "boundaries": spec.boundaries,
             "context": context,
             "model_context": model.spec.context,
             "beyond_model_context": context > model.spec.context,
-            "stride": spec.stride,
+            "stride": spec.stride if spec.mode == "strided" else None,
             "batch": spec.batch,
+            "loops": spec.loops,
             **_surroundings(device, found),
         },
-        origin={**origin, "tokenizer": source.tokenizer.fingerprint, "text": digest},
+        origin={
+            **opened.origin,
+            "tokenizer": opened.source.tokenizer.fingerprint,
+            "text": accounted.digest,
+        },
+        by_document={
+            "nats": ledger.by_document(found.nats).tolist(),
+            "bytes": ledger.by_document(ledger.sizes).tolist(),
+        },
+        by_target=found.nats,
     )
 
 
-def _open(
-    value: Artifact | Quantized | Checkpoint, device: str
-) -> tuple[Quantized | Checkpoint, Model, Origin]:
-    """The value that holds the weights, its model, and the fingerprints on the way there."""
+def policy_of(spec: ScoreSpec) -> dict[str, Any]:
+    """The policy as plain values, with the n-gram mixture if there is one."""
+    return encode(spec.policy) | ({} if spec.ngram is None else {"ngram": encode(spec.ngram)})
+
+
+def open_model(value: Artifact | Quantized | Checkpoint, device: str, spec: ScoreSpec) -> Opened:
+    """The model in a value, and the fingerprints on the way to it.
+
+    Raises:
+        ArtifactError: if an artifact is damaged.
+        ScoreError: if ``spec`` asks for loops that the model cannot run.
+    """
     match value:
         case Artifact():
             quantized = dataclasses.replace(unpack(value), documents=value.documents)
-            source, model, origin = _open(quantized, device)
-            return source, model, {**origin, "artifact": value.digest}
+            opened = open_model(quantized, device, spec)
+            origin = {**opened.origin, "artifact": value.digest}
+            return dataclasses.replace(opened, origin=origin)
         case Quantized():
+            model = from_quantized(value, device)
             origin = {**value.origin, "quantized": value.fingerprint}
-            return value, from_quantized(value, device), origin
         case Checkpoint():
+            model = from_checkpoint(value, device)
             origin = {**value.origin, "checkpoint": value.fingerprint}
-            return value, from_checkpoint(value, device), origin
         case _:
             assert_never(value)
+    if spec.loops is not None:
+        model.loops(spec.loops)
+    return Opened(value, model, origin)
 
 
-def _overlap(source: Quantized | Checkpoint, documents: Sequence[bytes]) -> str:
+def account_for(source: Quantized | Checkpoint, text: Text | Shards) -> Accounted:
+    """The tokens of a text under a model's tokenizer, and what was proved about them.
+
+    Raises:
+        ScoreError: if the model was trained on one of the documents, or the tokens do not stand
+            for the bytes.
+        DataError: if there is no text.
+    """
+    if isinstance(text, Shards):
+        ledger = Ledger(text.ids, text.sizes, text.starts, text.raw, text.denominator)
+        spelt = _spelt(source, text) if text.denominator == "bytes" else None
+        return Accounted(ledger, text.digest, _overlap(source, spelt), text.name)
+    documents = list(text)
+    overlap = _overlap(source, documents)
+    return Accounted(_ledger(source, documents), text_digest(documents), overlap, text.name)
+
+
+def _spelt(source: Quantized | Checkpoint, shards: Shards) -> Iterator[bytes]:
+    """The documents that the tokens of shards spell."""
+    codec = load(source.tokenizer)
+    for first, stop in pairwise([*shards.starts.tolist(), len(shards.ids)]):
+        yield codec.decode(shards.ids[first + 1 : stop])
+
+
+def _overlap(source: Quantized | Checkpoint, documents: Iterable[bytes] | None) -> str:
     if source.documents is None:
         return "unchecked: no document list"
+    if documents is None:
+        return "unchecked: the tokens do not tell the text"
     hashes = np.array([document_hash(document) for document in documents], np.uint64)
     if seen := int(np.isin(hashes, source.documents).sum()):
         raise ScoreError(
-            f"the model was trained on {seen:,} of the {len(documents):,} documents of this text; "
+            f"the model was trained on {seen:,} of the {len(hashes):,} documents of this text; "
             "score text that was held out (segpt data check finds what two texts share)"
         )
     return "none"
@@ -140,21 +241,40 @@ def _ledger(source: Quantized | Checkpoint, documents: Sequence[bytes]) -> Ledge
     return account(documents, codec)
 
 
-def _order(policy: Frozen | Sgd, found: Tally) -> str:
-    match policy:
-        case Frozen():
-            return "one pass, weights never change"
-        case Sgd():
-            return f"one pass, {found.updates:,} updates from chunks that had been scored"
-        case _:
-            assert_never(policy)
+def _normalised(spec: ScoreSpec) -> str:
+    whole = "softmax over the whole vocabulary"
+    return whole if spec.ngram is None else f"{whole}, mixed with n-gram shares that sum to 1"
+
+
+def _order(spec: ScoreSpec, found: Tally) -> str:
+    if found.updates:
+        order = f"one pass, {found.updates:,} updates from chunks that had been scored"
+    elif isinstance(spec.policy, InPlace):
+        order = "one pass, fast weights follow chunks that had been read"
+    else:
+        order = "one pass, weights never change"
+    return order + ("" if spec.ngram is None else "; n-grams of the targets before")
 
 
 def _proof(ledger: Ledger) -> str:
-    if ledger.denominator == "bytes":
-        return "the tokens of each document give back its bytes"
-    ratio = ledger.bytes / ledger.raw
-    return f"the tokenizer loses text: its pieces spell {ratio:.6f} of the raw bytes"
+    match ledger.denominator:
+        case "bytes":
+            return "the tokens of each document give back its bytes"
+        case "sidecar":
+            return "as the sidecar says; the tokens alone do not tell"
+        case "pieces" if ledger.raw:
+            ratio = ledger.bytes / ledger.raw
+            return f"the tokenizer loses text: its pieces spell {ratio:.6f} of the raw bytes"
+        case _:
+            return "what the pieces spell; the raw bytes are not known"
+
+
+def _contest(ledger: Ledger) -> dict[str, str]:
+    """Whether the counts are those of the Parameter Golf contest, if they look like them."""
+    name, warning = reference(ledger.targets, ledger.bytes, ledger.documents)
+    if warning is not None:
+        return {"contest": f"failed: {warning}"}
+    return {} if name is None else {"contest": f"the targets and bytes of {name}"}
 
 
 def _surroundings(device: str, found: Tally) -> dict[str, Any]:

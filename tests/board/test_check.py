@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segpt.board.check import check, check_all
 from segpt.spec.base import canonical, decode, encode
-from segpt.spec.track import Record, ScoreLine, Track, figure
+from segpt.spec.track import PolicyKind, Record, ScoreLine, Track, figure
 
 ARTIFACT, TEXT, OTHER = "a" * 64, "b" * 64, "c" * 64
 BYTES = 5000
@@ -54,6 +54,15 @@ def record(*scores: ScoreLine, **changes: Any) -> Record:
     return Record(**(fields | changes))
 
 
+@pytest.mark.parametrize(
+    ("policies", "findings"), [(("sgd", "ngram"), 0), (("sgd",), 1), (("frozen", "ngram"), 1)]
+)
+def test_a_mixture_needs_both_of_its_kinds(policies: tuple[PolicyKind, ...], findings: int) -> None:
+    mixed = record(line(policy={"kind": "sgd", "ngram": {"keep": 0.9}}))
+    assert len(check(dataclasses.replace(TRACK, policies=policies), mixed)) == findings
+    assert figure(mixed.scores).policy == "sgd+ngram"
+
+
 def test_a_sound_record_has_no_findings() -> None:
     sound = record(line(), line(5500.0, "sgd"))
     assert check(TRACK, sound) == []
@@ -70,6 +79,10 @@ def test_a_sound_record_has_no_findings() -> None:
         (record(line(model="0123456789abcdef")), "score the packed file itself"),
         (record(line(text=OTHER)), "is of text 'cccccccccccc'; small scores 'bbbbbbbbbbbb'"),
         (record(line(kind="oracle")), "policy 'oracle' is not allowed on small"),
+        (
+            record(line(policy={"kind": "sgd", "ngram": {"keep": 0.9}})),
+            "policy 'sgd+ngram' is not allowed on small; allowed: frozen, sgd",
+        ),
         (record(line(denominator="pieces")), "the denominator is 'pieces'"),
         (record(line(conditions={"overlap": "unchecked: no list"})), "'overlap' is not proved"),
         (record(line(conditions={})), "names no conditions"),

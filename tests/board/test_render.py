@@ -1,8 +1,10 @@
 """The page: order, markers, and text from contestants that must stay text."""
 
+import dataclasses
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -83,6 +85,23 @@ def test_the_line_of_a_record() -> None:
         "| 1 | tiny | 1.7312 | frozen | 987,654 | 1,234,567 | Ada | 2025-03-01 | `bbbbbbbb` "
         "| `aaaaaaaaaaaa` | claimed | [JSON](records/2025-03-01-tiny.json) |"
     ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown"),
+    [
+        ({"kind": "low_rank", "rank": 8}, "low_rank"),
+        ({"kind": "sgd", "ngram": {"keep": 0.9}}, "sgd+ngram"),
+        ({"kind": "frozen", "ngram": {"keep": 0.9}}, "frozen+ngram"),
+    ],
+)
+def test_a_policy_and_its_mixture_are_shown(policy: dict[str, Any], shown: str) -> None:
+    line = dataclasses.replace(record().scores[0], policy=policy)
+    page = tables([LARGE], [dataclasses.replace(record(), scores=(line,))])
+    assert f"| {inert(shown)} |" in page
+    assert shown in "".join(leaf.content for leaf in leaves(page))
+    assert f"Policies: {', '.join(LARGE.policies)}." in page
+    assert "in_place, ngram" in page
 
 
 def test_records_stand_under_their_track_from_the_lowest_figure_up() -> None:

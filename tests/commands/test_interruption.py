@@ -101,3 +101,55 @@ def test_a_signal_saves_and_exits_130(
     assert "is saved" in stderr
     assert "Traceback" not in stderr
     finish(fresh, "--resume")
+
+
+SCORE = ("score", "run", "text.jsonl", "--ttt", "sgd", "--set", "adapt.chunk=16", "--stride", "8")
+
+
+def catches(process: "subprocess.Popen[str]", number: signal.Signals) -> bool:
+    """Whether a process handles a signal by now."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_score_goes_on_where_a_signal_stopped_it(
+    fresh: Path, run: Callable[..., Any], number: signal.Signals
+) -> None:
+    prepared(fresh, run)
+    assert run(fresh, "train", *ARGS).code == 0
+    rows = (fresh / "held.jsonl").read_text().splitlines()
+    text = [row.replace("Document", f"Record {i},") for i in range(3) for row in rows]
+    (fresh / "text.jsonl").write_text("\n".join(text) + "\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segpt", *SCORE, "--json"],
+        cwd=fresh,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not catches(process, signal.SIGTERM) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(1.0)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "go on with --resume" in stderr
+    assert "Traceback" not in stderr
+    assert not stdout
+    (saved,) = (fresh / "runs" / "scoring").iterdir()
+    other = run(fresh, *SCORE, "--resume", "--set", "adapt.rate=0.1")
+    assert other.code == 2
+    assert "nothing to resume" in other.stderr
+    resumed = run(fresh, *SCORE, "--resume", "--json").json
+    assert not saved.exists()
+    assert resumed["nats"] == run(fresh, *SCORE, "--json").json["nats"]
+    assert "updates from chunks that had been scored" in resumed["conditions"]["order"]
+    again = run(fresh, *SCORE, "--resume")
+    assert again.code == 2
+    assert "leave out --resume" in again.stderr

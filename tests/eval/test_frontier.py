@@ -9,89 +9,225 @@ from numpy.typing import NDArray
 
 from segpt.errors import ScoreError
 from segpt.eval.frontier import Entry, Frontier
-from segpt.eval.surprisal import Learn, surprisal, window_nats
-from segpt.eval.windows import Spans, plan, schedule
+from segpt.eval.schedule import BASE, Lesson, Round, schedule
+from segpt.eval.surprisal import window_nats
+from segpt.eval.windows import Spans
+from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.score import ScoreSpec, Sgd
+from segpt.spec.score import LowRank, Policy, ScoreSpec, Sgd
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]
+Learn = Callable[[NDArray[np.uint32]], None]
 
-SPEC = ScoreSpec(stride=8, batch=2, policy=Sgd(chunk=32))
+START = np.zeros(1, np.int64)
+
+
+def rounds(
+    policy: Policy = Sgd(chunk=32),  # noqa: B008 - frozen
+    starts: NDArray[np.int64] = START,
+) -> list[Round]:
+    """The only group of 100 targets in windows of 16."""
+    spec = ScoreSpec(stride=8, batch=2, policy=policy)
+    (group,) = schedule(starts, 100, 16, spec)
+    return group
+
+
+def state(model: Model) -> list[torch.Tensor]:
+    return [weight.tensor for weight in weights(model)]
 
 
 def nudge(model: Model) -> Learn:
     """A learner that changes the weights, whatever it is given."""
 
-    def learn(tokens: NDArray[np.uint32], progress: float) -> None:
+    def learn(tokens: NDArray[np.uint32]) -> None:
         with torch.no_grad():
             model.table.weight.add_(0.01)
 
     return learn
 
 
-def leaky(
-    frontier: Frontier, chunks: Sequence[Sequence[Spans]], learn: Learn
+def honest(
+    frontier: Frontier, model: Model, group: Sequence[Round], learn: Learn | None = None
 ) -> Iterator[NDArray[np.float64]]:
-    """A scorer that learns from each chunk before it scores it."""
-    for index, chunk in enumerate(chunks):
-        learn(frontier.tokens(chunk[0].first, chunk[-1].stop), index / len(chunks))
-        frontier.learnt()
-        for windows in chunk:
+    """Score a round, then learn from it."""
+    for one in group:
+        for windows in one.batches:
             frontier.score(windows)
-            yield window_nats(frontier.model, frontier.ids, windows).detach().double().numpy()
+            nats = [
+                window_nats(model, frontier.ids, windows[slice(i, i + 1)])
+                for i in range(len(windows))
+            ]
+            yield torch.cat([n.detach().flatten() for n in nats]).double().numpy()
+        if learn is not None:
+            for lesson in one.lessons:
+                learn(frontier.lesson(lesson))
+                frontier.learnt()
+
+
+def leaky(
+    frontier: Frontier, model: Model, group: Sequence[Round], learn: Learn
+) -> Iterator[NDArray[np.float64]]:
+    """A scorer that learns from each round before it scores it."""
+    for one in group:
+        for lesson in one.lessons:
+            learn(frontier.lesson(lesson))
+            frontier.learnt()
+        yield from honest(frontier, model, [one._replace(lessons=())])
+
+
+def spans(start: int, stop: int, lane: int = 0) -> Spans:
+    """One span that reads and scores the same."""
+    return Spans(*(np.array([x]) for x in (start, start, stop, lane)))
 
 
 def test_learning_before_scoring_is_caught(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
-    frontier = Frontier(stream(100), model)
-    with pytest.raises(ScoreError, match="targets 0 to 32, of which those from 0 on have not"):
-        list(leaky(frontier, schedule(100, 16, SPEC), nudge(model)))
+    frontier = Frontier(stream(100), state(model))
+    with pytest.raises(ScoreError, match="targets 0 to 32, of which 0 has not been scored"):
+        list(leaky(frontier, model, rounds(), nudge(model)))
 
 
-def test_learning_one_target_ahead_is_caught(tiny: MakeModel, stream: MakeStream) -> None:
-    frontier = Frontier(stream(100), tiny())
-    frontier.score(plan(40, 16, 8))
-    assert len(frontier.tokens(8, 40)) == 33
-    with pytest.raises(ScoreError, match="those from 40 on have not been scored"):
-        frontier.tokens(8, 41)
+def test_learning_one_target_ahead_is_caught(stream: MakeStream) -> None:
+    frontier = Frontier(stream(100))
+    for start in range(0, 40, 8):
+        frontier.score(spans(start, start + 8))
+    assert len(frontier.lesson(Lesson(0, 8, 40))) == 33
+    with pytest.raises(ScoreError, match="of which 40 has not been scored"):
+        frontier.lesson(Lesson(0, 8, 41))
 
 
 def test_scoring_twice_is_caught(tiny: MakeModel, stream: MakeStream) -> None:
-    chunks = schedule(100, 16, SPEC)
-    best_of_two = [chunks[0], [*chunks[1], chunks[1][-1]], *chunks[2:]]
+    group = rounds()
+    batches = group[1].batches
+    best_of_two = [group[0], group[1]._replace(batches=[*batches, batches[-1]]), *group[2:]]
+    model = tiny()
     with pytest.raises(ScoreError, match="target 48 would be scored twice"):
-        list(surprisal(Frontier(stream(100), tiny()), best_of_two))
+        list(honest(Frontier(stream(100), state(model)), model, best_of_two))
+
+
+def test_scoring_twice_in_one_batch_is_caught(stream: MakeStream) -> None:
+    with pytest.raises(ScoreError, match="target 4 would be scored twice"):
+        Frontier(stream(100)).score(
+            Spans(np.array([0, 4]), np.array([0, 4]), np.array([8, 12]), np.array([0, 1]))
+        )
 
 
 def test_leaving_out_is_caught(tiny: MakeModel, stream: MakeStream) -> None:
-    chunks = schedule(100, 16, SPEC)
-    with pytest.raises(ScoreError, match="targets 32 to 64 would never be scored"):
-        list(surprisal(Frontier(stream(100), tiny()), [chunks[0], *chunks[2:]]))
+    group, model = rounds(), tiny()
+    frontier = Frontier(stream(100), state(model))
+    list(honest(frontier, model, [group[0], *group[2:]]))
+    with pytest.raises(ScoreError, match="target 32 was scored 0 times, and 32 of 100 in all"):
+        frontier.finish(frontier.counts)
 
 
-def test_changing_weights_while_a_chunk_is_scored_is_caught(
+def test_two_processes_that_score_the_same_are_caught(stream: MakeStream) -> None:
+    frontier = Frontier(stream(100))
+    frontier.score(spans(0, 100))
+    frontier.finish(frontier.counts)
+    with pytest.raises(ScoreError, match="target 0 was scored 2 times"):
+        frontier.finish(2 * frontier.counts)
+
+
+def test_changing_weights_while_a_round_is_scored_is_caught(
     tiny: MakeModel, stream: MakeStream
 ) -> None:
     model, ids = tiny(), stream(100)
-    scores = surprisal(Frontier(ids, model), schedule(100, 16, SPEC))
+    scores = honest(Frontier(ids, state(model)), model, rounds())
     next(scores)
-    nudge(model)(ids, 0.0)
+    nudge(model)(ids)
     with pytest.raises(ScoreError, match="the weights changed before target 16 was scored"):
         next(scores)
 
 
+def test_learning_on_the_side_is_caught_in_the_next_lanes_too(
+    tiny: MakeModel, stream: MakeStream
+) -> None:
+    """What a lane learnt does not excuse a change after it."""
+    model = tiny()
+    frontier = Frontier(stream(100), state(model))
+    frontier.open(state(model), persists=True)
+    frontier.score(spans(0, 8))
+    nudge(model)(frontier.lesson(Lesson(0, 0, 8)))
+    frontier.learnt()
+    frontier.score(spans(8, 16))
+    nudge(model)(frontier.ids)
+    with pytest.raises(ScoreError, match="the weights changed before target 16"):
+        frontier.score(spans(16, 24))
+
+
+@pytest.mark.parametrize("persists", [True, False])
+def test_going_back_is_caught_where_the_state_persists(stream: MakeStream, persists: bool) -> None:
+    """A state that has learnt from targets cannot score what lies before them."""
+    frontier = Frontier(stream(100))
+    frontier.open((), persists=persists)
+    frontier.score(spans(50, 60))
+    frontier.lesson(Lesson(0, 50, 60))
+    with pytest.raises(ScoreError, match="target 40 would be scored by a state that has learnt"):
+        frontier.score(spans(40, 50))
+    frontier.score(spans(40, 50, lane=1))
+    frontier.open((), persists=persists)
+    if persists:
+        with pytest.raises(ScoreError, match="learnt from later ones"):
+            frontier.score(spans(30, 40))
+    else:
+        frontier.score(spans(30, 40))
+
+
+def test_what_the_base_learns_counts_for_every_lane(stream: MakeStream) -> None:
+    frontier = Frontier(stream(100))
+    frontier.score(spans(0, 60))
+    frontier.lesson(Lesson(BASE, 0, 60))
+    frontier.open((), persists=False)
+    frontier.score(spans(60, 70, lane=1))
+    back = Frontier(stream(100))
+    back.score(spans(40, 60))
+    back.lesson(Lesson(BASE, 40, 60))
+    back.open((), persists=False)
+    with pytest.raises(ScoreError, match="target 10 would be scored by a state that has learnt"):
+        back.score(spans(10, 20, lane=3))
+
+
 def test_the_ledger_tells_versions_and_uses(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
-    frontier = Frontier(stream(100), model)
-    list(surprisal(frontier, schedule(100, 16, SPEC), nudge(model)))
+    frontier = Frontier(stream(100), state(model))
+    list(honest(frontier, model, rounds(), nudge(model)))
     assert frontier.version == 3
     assert frontier.ledger == [
-        Entry("score", 0, 0, 32),
-        Entry("learn", 0, 0, 32),
-        Entry("score", 1, 32, 64),
-        Entry("learn", 1, 32, 64),
-        Entry("score", 2, 64, 96),
-        Entry("learn", 2, 64, 96),
-        Entry("score", 3, 96, 100),
+        Entry("score", 0, 0, 0, 32),
+        Entry("learn", 0, 0, 0, 32),
+        Entry("score", 1, 0, 32, 64),
+        Entry("learn", 1, 0, 32, 64),
+        Entry("score", 2, 0, 64, 96),
+        Entry("learn", 2, 0, 64, 96),
+        Entry("score", 3, 0, 96, 100),
     ]
+
+
+def test_the_ledger_tells_lanes(tiny: MakeModel, stream: MakeStream) -> None:
+    model = tiny()
+    frontier = Frontier(stream(100), state(model))
+    group = rounds(LowRank(chunk=32, documents=2), np.array([0, 40]))
+    list(honest(frontier, model, group, nudge(model)))
+    learnt = [(e.lane, e.first, e.stop) for e in frontier.ledger if e.event == "learn"]
+    # The longer document comes first; what ends with a document teaches it nothing.
+    assert learnt == [(0, 40, 72), (1, 0, 32)]
+    assert {e.lane for e in frontier.ledger if e.event == "score"} == {0, 1}
+
+
+def test_a_state_goes_on_where_it_was_taken(tiny: MakeModel, stream: MakeStream) -> None:
+    model = tiny()
+    frontier = Frontier(stream(100), state(model))
+    list(honest(frontier, model, rounds()[:2], nudge(model)))
+    other = Frontier(stream(100), state(model))
+    nudge(model)(frontier.ids)
+    other.restore(frontier.state(), state(model))
+    assert other.ledger == frontier.ledger
+    assert other.version == frontier.version
+    assert np.array_equal(other.counts, frontier.counts)
+    with pytest.raises(ScoreError, match="scored twice"):
+        other.score(spans(60, 64))
+    with pytest.raises(ScoreError, match="the weights changed"):
+        frontier.score(spans(64, 72))
+    list(honest(other, model, rounds()[2:], nudge(model)))
+    other.finish(other.counts)

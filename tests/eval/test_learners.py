@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segpt.errors import ScoreError, SpecError
-from segpt.eval.frontier import Frontier
-from segpt.eval.learners import Descend
-from segpt.eval.surprisal import Learn, nothing, surprisal
-from segpt.eval.windows import plan, schedule
+from segpt.eval.learners import Chunk, Descend
+from segpt.eval.ledger import Ledger
+from segpt.eval.tally import tally
+from segpt.eval.windows import plan
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.spec.base import decode
@@ -32,13 +32,13 @@ def state(model: Model) -> dict[str, torch.Tensor]:
 def nats_of(
     model: Model, ids: NDArray[np.uint32], policy: Frozen | Sgd, *, batch: int = 4
 ) -> NDArray[np.float64]:
-    learn: Learn = nothing
-    if isinstance(policy, Sgd):
-        learn = Descend(model, policy, 16)
-        model = learn.model
-    spec = ScoreSpec(stride=8, batch=batch, policy=policy)
-    scores = surprisal(Frontier(ids, model), schedule(len(ids) - 1, 16, spec), learn)
-    return np.concatenate([nats for _, nats in scores])
+    sizes = np.ones(len(ids) - 1, np.int64)
+    stream = Ledger(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
+    return tally(model, stream, ScoreSpec(stride=8, batch=batch, policy=policy), 16).nats
+
+
+def teach(learner: Descend, ids: NDArray[np.uint32], progress: float = 0.0) -> None:
+    learner.learn([Chunk(0, ids, progress)])
 
 
 def test_the_model_of_the_caller_is_left_alone(tiny: MakeModel, stream: MakeStream) -> None:
@@ -106,7 +106,7 @@ def test_steps_are_those_of_clipped_sgd_with_momentum(tiny: MakeModel, stream: M
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
     for seed in range(2):
         ids = stream(64, seed=seed)
-        learner(ids, 0.0)
+        teach(learner, ids)
         tokens = torch.from_numpy(ids.astype(np.int64))
         inputs, targets = tokens[:-1].view(2, 2, 16), tokens[1:].view(2, 2, 16)
         for _ in range(3):
@@ -129,7 +129,7 @@ def test_small_steps_survive_because_weights_are_float32(
     model = tiny().bfloat16()
     learner = Descend(model, Sgd(rate=1e-5, epochs=1), 16)
     before = state(learner.model)
-    learner(stream(64), 0.0)
+    teach(learner, stream(64))
     moved = state(learner.model)["table"] - before["table"]
     assert moved.dtype == torch.float32
     assert 0 < float(moved.abs().max()) < 1e-4
@@ -139,7 +139,7 @@ def test_small_steps_survive_because_weights_are_float32(
 def test_roles_choose_what_moves(tiny: MakeModel, stream: MakeStream) -> None:
     learner = Descend(tiny(), Sgd(rate=0.5, roles=("vector", "matrix")), 16)
     before = state(learner.model)
-    learner(stream(64), 0.0)
+    teach(learner, stream(64))
     for weight in weights(learner.model):
         still = torch.equal(weight.tensor, before[weight.name])
         assert still == (weight.role is Role.TABLE), weight.name
@@ -157,7 +157,7 @@ def test_cosine_anneals_the_rate(
     moves = []
     for policy, at in ((Sgd(epochs=1), 0.0), (Sgd(epochs=1, anneal="cosine"), progress)):
         learner = Descend(tiny(), policy, 64)
-        learner(stream(64), at)
+        teach(learner, stream(64), at)
         moves.append(learner.model.table.weight.detach() - tiny().table.weight.detach())
     assert float(moves[1].norm() / moves[0].norm()) == pytest.approx(factor, rel=1e-3)
 
@@ -165,7 +165,7 @@ def test_cosine_anneals_the_rate(
 def test_a_short_chunk_is_one_short_sequence(tiny: MakeModel, stream: MakeStream) -> None:
     learner = Descend(tiny(), Sgd(rate=0.5), 16)
     before = state(learner.model)["table"]
-    learner(stream(1), 0.0)
+    teach(learner, stream(1))
     assert not torch.equal(state(learner.model)["table"], before)
 
 
@@ -173,7 +173,7 @@ def test_visits_that_have_not_joined_stay_still(tiny: MakeModel, stream: MakeStr
     model = tiny(depth=1, route="0*2@0.5").at(0.0)
     learner = Descend(model, Sgd(rate=0.5), 16)
     before = state(learner.model)
-    learner(stream(64), 0.0)
+    teach(learner, stream(64))
     now = state(learner.model)
     assert torch.equal(now["visits.1.0.gate"], before["visits.1.0.gate"])
     assert not torch.equal(now["table"], before["table"])
@@ -204,5 +204,26 @@ def test_scoring_takes_one_pass_and_learning_its_epochs(
 
 
 def test_a_policy_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SpecError, match="unknown kind 'in_place'; known: frozen, sgd"):
-        decode(ScoreSpec, {"policy": "in_place"})
+    with pytest.raises(SpecError, match="unknown kind 'oracle'; known: frozen"):
+        decode(ScoreSpec, {"policy": "oracle"})
+
+
+def test_a_learner_goes_on_where_its_state_was_taken(tiny: MakeModel, stream: MakeStream) -> None:
+    policy = Sgd(rate=0.1, momentum=0.9)
+    first = Descend(tiny(), policy, 16)
+    teach(first, stream(64))
+    second = Descend(tiny(), policy, 16)
+    second.restore(first.state())
+    for learner in (first, second):
+        teach(learner, stream(64, seed=1))
+    for name, found in state(second.model).items():
+        assert torch.equal(found, state(first.model)[name]), name
+
+
+def test_a_state_is_not_changed_by_learning_on(tiny: MakeModel, stream: MakeStream) -> None:
+    learner = Descend(tiny(), Sgd(rate=0.1, momentum=0.9), 16)
+    teach(learner, stream(64))
+    taken = learner.state()
+    before = {name: array.copy() for name, array in taken.items()}
+    teach(learner, stream(64, seed=1))
+    assert all(np.array_equal(before[name], array) for name, array in taken.items())

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segpt.errors import ScoreError
-from segpt.eval.frontier import Frontier
-from segpt.eval.learners import Descend
-from segpt.eval.surprisal import nothing, position_nats, surprisal, window_nats
-from segpt.eval.windows import plan, schedule
+from segpt.eval.ledger import Ledger
+from segpt.eval.surprisal import gather, position_nats, window_nats
+from segpt.eval.tally import tally
+from segpt.eval.windows import plan
 from segpt.model.model import Model
 from segpt.spec.score import Frozen, ScoreSpec, Sgd
 
@@ -23,16 +23,9 @@ MakeStream = Callable[..., NDArray[np.uint32]]
 
 def nats_of(model: Model, ids: NDArray[np.uint32], spec: ScoreSpec) -> NDArray[np.float64]:
     """The nats of every target, in order."""
-    learn = nothing
-    if isinstance(spec.policy, Sgd):
-        learn = Descend(model, spec.policy, 16)
-        model = learn.model
-    chunks = schedule(len(ids) - 1, 16, spec)
-    found = list(surprisal(Frontier(ids, model), chunks, learn))
-    assert [first for first, _ in found] == np.cumsum([0, *(len(n) for _, n in found)])[
-        :-1
-    ].tolist()
-    return np.concatenate([nats for _, nats in found])
+    sizes = np.ones(len(ids) - 1, np.int64)
+    stream = Ledger(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
+    return tally(model, stream, spec, 16).nats
 
 
 def test_nats_are_those_of_one_window_at_a_time(tiny: MakeModel, stream: MakeStream) -> None:
@@ -89,19 +82,22 @@ def test_learning_reaches_later_chunks_only(tiny: MakeModel, stream: MakeStream)
     assert not np.isclose(adapted[32:], plain[32:]).any()
 
 
-def test_a_chunk_is_learnt_from_after_it_was_yielded(tiny: MakeModel, stream: MakeStream) -> None:
-    ids = stream(100)
-    events: list[tuple[str, int]] = []
+def test_what_lies_past_the_end_is_the_last_token(stream: MakeStream) -> None:
+    ids = stream(9)
+    found = gather(ids, np.array([0, 7]), 5).tolist()
+    assert found == [ids[:5].tolist(), [ids[7], ids[8], ids[9], ids[9], ids[9]]]
 
-    def learn(tokens: NDArray[np.uint32], progress: float) -> None:
-        assert np.array_equal(tokens, ids[events[-1][1] + 1 - len(tokens) :][: len(tokens)])
-        events.append((f"learn at {progress}", events[-1][1]))
 
-    spec = ScoreSpec(stride=8, batch=2, policy=Sgd(chunk=40))
-    for first, nats in surprisal(Frontier(ids, tiny()), schedule(100, 16, spec), learn):
-        events.append(("score", first + len(nats)))
-    assert [stop for event, stop in events if event == "score"] == [16, 32, 40, 56, 72, 80, 96, 100]
-    assert [e for e in events if e[0] != "score"] == [("learn at 0.0", 40), ("learn at 0.5", 80)]
+def test_windows_of_one_shape_give_the_nats_of_each_alone(
+    tiny: MakeModel, stream: MakeStream
+) -> None:
+    model, ids = tiny(), stream(60)
+    windows = plan(60, 16, 4)[slice(1, 9)]
+    with torch.no_grad():
+        together = window_nats(model, ids, windows)
+        alone = [window_nats(model, ids, windows[slice(i, i + 1)]) for i in range(8)]
+    assert together.shape == (8, 4)
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_a_uniform_model_gives_the_entropy_of_the_alphabet(

@@ -1,11 +1,8 @@
 """Every target once, with the context that the stride promises."""
 
 import numpy as np
-import pytest
 
-from segpt.errors import ScoreError
-from segpt.eval.windows import Spans, batched, plan, schedule
-from segpt.spec.score import ScoreSpec, Sgd
+from segpt.eval.windows import Spans, batched, plan
 
 
 def coverage(windows: Spans, targets: int) -> list[int]:
@@ -64,24 +61,25 @@ def test_windows_that_do_not_overlap_make_one_shape() -> None:
     assert [len(batch) for batch in batches] == [4]
 
 
-@pytest.mark.parametrize("chunk", [1, 10, 16, 24, 1000])
-def test_chunks_do_not_change_the_windows(chunk: int) -> None:
-    targets, context, stride = 203, 16, 6
-    windows = plan(targets, context, stride)
-    spec = ScoreSpec(stride=stride, batch=4, policy=Sgd(chunk=chunk))
-    chunks = schedule(targets, context, spec)
-    flat = [batch for one in chunks for batch in one]
-    assert np.concatenate([b.start for b in flat]).tolist() == windows.start.tolist()
-    assert np.concatenate([b.end for b in flat]).tolist() == windows.end.tolist()
-    homes = [{int(s) // chunk for b in one for s in b.start} for one in chunks]
-    assert all(len(home) == 1 for home in homes)
-    assert len(set.union(*homes)) == len(chunks)
+def test_where_a_window_begins_is_known_before_the_text_ends() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(2_000):
+        context = int(generator.integers(1, 65))
+        stride = int(generator.integers(1, context + 1))
+        targets = int(generator.integers(2, 300))
+        floor = int(generator.integers(0, 50))
+        first = floor + int(generator.integers(0, 50))
+        longer = plan(targets, context, stride, first, floor)
+        shorter = plan(int(generator.integers(1, targets)), context, stride, first, floor)
+        assert np.array_equal(longer.begin[: len(shorter)], shorter.begin)
+        assert np.array_equal(longer.start[: len(shorter)], shorter.start)
+        assert np.array_equal(longer.end[: len(shorter) - 1], shorter.end[:-1])
 
 
-def test_frozen_weights_need_one_chunk() -> None:
-    assert len(schedule(203, 16, ScoreSpec(stride=6))) == 1
-
-
-def test_a_stride_beyond_the_context_is_refused() -> None:
-    with pytest.raises(ScoreError, match="stride of 64 leaves gaps between windows of 32"):
-        schedule(100, 32, ScoreSpec(stride=64))
+def test_windows_of_a_part_read_what_lies_before_it() -> None:
+    windows = plan(20, context=16, stride=4, first=100, floor=90)
+    assert windows.first == 100
+    assert windows.stop == 120
+    assert windows.begin.tolist() == [90, 92, 96, 100, 104]
+    assert windows.start.tolist() == [100, 104, 108, 112, 116]
+    assert plan(20, context=16, stride=4, first=100, floor=100).end.tolist() == [116, 120]

@@ -1,6 +1,10 @@
 """What the documentation tells people to type exists."""
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -32,6 +36,27 @@ def test_commands_and_flags_exist(line: str) -> None:
         command = found
     known = {option for parameter in command.params for option in parameter.opts}
     assert {w.split("=")[0] for w in words if w.startswith("--")} <= known
+
+
+@pytest.mark.slow
+def test_a_score_can_be_checked_by_hand(tmp_path: Path) -> None:
+    """What the page says about that runs as it is written, and the hashes agree."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"\*\*By hand\*\*.*?```sh\n(.*?)```", text, re.DOTALL)
+    shutil.copy(ROOT / "artifacts" / "demo256-2.segpt", tmp_path / "model.segpt")
+    held_out = (ROOT / "tests" / "artifacts" / "fixture.txt").read_bytes()[:400]
+    (tmp_path / "text.txt").write_bytes(held_out)
+    command = f'segpt() {{ {shlex.quote(sys.executable)} -m segpt "$@"; }}\n{script}'
+    done = subprocess.run(
+        ["bash", "-e", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  audit, fresh_process: " in done.stdout
+    assert "  proof: 400 bytes of text in " in done.stdout
+    assert "VIOLATED" not in done.stdout
+    first, second = re.findall(r"\b[0-9a-f]{64}(?=  (?:text\.txt|elsewhere))", done.stdout)
+    assert first == second
+    assert (tmp_path / "elsewhere" / "text.txt").read_bytes() == held_out
 
 
 def test_make_targets_exist() -> None:

@@ -18,14 +18,16 @@ import torch
 from segpt.artifact.container import pack
 from segpt.data.text import document_hash
 from segpt.data.tokenizer import BYTES, train_bpe
-from segpt.errors import ScoreError
+from segpt.errors import CheckpointError, InterruptError, ScoreError, SpecError
 from segpt.eval.tally import Progress
 from segpt.spec.base import encode
 from segpt.spec.layout import layout
 from segpt.spec.model import expand
-from segpt.spec.score import Frozen, ScoreSpec, Sgd
+from segpt.spec.ngram import Ngram
+from segpt.spec.score import Frozen, LowRank, Phased, ScoreSpec, Sgd
+from segpt.stages.files import read_scoring, save_scoring
 from segpt.stages.score import score
-from segpt.values import Checkpoint, Half, Quantized, Text, Tokenizer
+from segpt.values import Arrays, Checkpoint, Half, Quantized, Text, Tokenizer
 
 SCRIPT = Path(__file__).with_name("two_scorers.py")
 DOCUMENTS = [
@@ -35,6 +37,7 @@ DOCUMENTS = [
     b"The third says " + 20 * b"over and " + b"out.",
 ]
 SPEC = ScoreSpec(stride=6, batch=4)
+ADAPTERS = LowRank(rank=2, chunk=16, rate=0.02, documents=2)
 ADAPTIVE = ScoreSpec(stride=6, batch=4, policy=Sgd(chunk=64, rate=0.05))
 
 
@@ -107,7 +110,7 @@ def test_a_score_states_its_conditions() -> None:
     assert result.seconds > 0
     assert result.policy == {"kind": "frozen"}
     expected = {
-        "coverage": f"each of {raw + 3} targets scored once, left to right",
+        "coverage": f"each of {raw + 3} targets scored once",
         "order": "one pass, weights never change",
         "overlap": "none",
         "documents": 4,
@@ -274,23 +277,122 @@ def run_two(task: dict[str, Any]) -> list[Any]:
             process.wait()
 
 
+WAYS = {
+    "strided": SPEC,
+    "strided, documents": dataclasses.replace(SPEC, boundaries="document"),
+    "one batch": ScoreSpec(stride=16, batch=999),
+    "rolling": ScoreSpec(mode="rolling", batch=2),
+    "rolling, documents": ScoreSpec(mode="rolling", boundaries="document", batch=2),
+    "sgd": ADAPTIVE,
+    "sgd, rolling": ScoreSpec(mode="rolling", policy=Sgd(chunk=32, rate=0.1)),
+    "lora": ScoreSpec(stride=6, policy=ADAPTERS),
+    "lora, rolling": ScoreSpec(mode="rolling", boundaries="document", policy=ADAPTERS),
+    "phased": ScoreSpec(boundaries="document", stride=6, policy=Phased(adapters=ADAPTERS)),
+    "ngram": dataclasses.replace(SPEC, ngram=Ngram()),
+}
+
+
 @pytest.mark.slow
 def test_two_processes_return_the_score_of_one(tmp_path: Path) -> None:
     """Where only the first process scores, a collective sum waits for the others for ever."""
-    packed, document = pack(quantized(checkpoint())), b"".join(DOCUMENTS)
+    packed = pack(quantized(checkpoint()))
     (tmp_path / "model.segpt").write_bytes(packed.data)
-    (tmp_path / "text").write_bytes(document)
-    specs = [SPEC, ADAPTIVE, ScoreSpec(stride=16, batch=999)]
-    alone = [score(packed, text(document), spec) for spec in specs]
-    runs: list[Any] = [(encode(spec), [None, None]) for spec in specs]
-    runs += [(encode(spec), [None, 1e-9]) for spec in specs[:2]]
+    alone = [score(packed, text(), spec) for spec in WAYS.values()]
+    runs: list[Any] = [(encode(spec), [None, None]) for spec in WAYS.values()]
+    runs += [(encode(spec), [None, 1e-9]) for spec in (SPEC, ADAPTIVE)]
     task = {
         "artifact": str(tmp_path / "model.segpt"),
-        "text": str(tmp_path / "text"),
+        "documents": [document.hex() for document in DOCUMENTS],
         "runs": runs,
     }
     ranks = run_two(task)
-    expected = [[result.nats.hex(), result.tokens, 2] for result in alone]
-    assert [found[:3] for found in ranks] == [expected, expected]
-    assert ranks[0][3:] == 2 * ["another process could not score its part; see its message"]
-    assert all("more than the limit" in message for message in ranks[1][3:])
+    scores = ranks[0][: len(WAYS)]
+    assert ranks[1][: len(WAYS)] == scores
+    for way, one, (nats, tokens, processes) in zip(WAYS, alone, scores, strict=True):
+        assert (tokens, processes) == (one.tokens, 2)
+        difference = abs(float.fromhex(nats) - one.nats) / math.log(2) / one.bytes
+        assert difference < 1e-6, way
+        # Only stretches of a stream that rolls depend on how many share it.
+        assert difference == 0 or way == "rolling"
+    assert ranks[0][len(WAYS) :] == 2 * [
+        "another process could not score its part; see its message"
+    ]
+    assert all("more than the limit" in message for message in ranks[1][len(WAYS) :])
+
+
+def taken(spec: ScoreSpec, rounds: int) -> Arrays:
+    """What a score saves when it is stopped after so many rounds."""
+    left, saved = iter(range(rounds - 1)), list[Arrays]()
+    with pytest.raises(InterruptError, match="go on with --resume"):
+        score(
+            checkpoint(),
+            text(),
+            spec,
+            stop=lambda: next(left, None) is None,
+            save=saved.append,
+        )
+    (state,) = saved
+    return state
+
+
+@pytest.mark.parametrize("way", ["sgd", "sgd, rolling", "lora", "lora, rolling", "phased"])
+def test_a_score_that_was_stopped_goes_on_exactly(way: str, tmp_path: Path) -> None:
+    spec = WAYS[way]
+    whole = score(checkpoint(), text(), spec)
+    for rounds in (1, 2):
+        save_scoring(tmp_path / "scoring", taken(spec, rounds), {"a": "test"})
+        state = read_scoring(tmp_path / "scoring", {"a": "test"})
+        result = score(checkpoint(), text(), spec, resume=state)
+        assert result.nats == whole.nats
+        assert result.by_document == whole.by_document
+        assert result.conditions["order"] == whole.conditions["order"]
+
+
+def test_a_score_that_saves_nothing_can_be_stopped() -> None:
+    with pytest.raises(
+        InterruptError, match=r"stopped before the whole text was scored$"
+    ) as caught:
+        score(checkpoint(), text(), ADAPTIVE, stop=lambda: True)
+    assert caught.value.exit_code == 130
+
+
+def test_another_text_or_model_cannot_be_resumed(tmp_path: Path) -> None:
+    save_scoring(tmp_path / "scoring", taken(ADAPTIVE, 1), {"model": "one"})
+    with pytest.raises(CheckpointError, match="begun on another model or text"):
+        read_scoring(tmp_path / "scoring", {"model": "two"})
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        read_scoring(tmp_path / "nowhere", {"model": "two"})
+    damaged = bytearray((tmp_path / "scoring" / "state.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "scoring" / "state.safetensors").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_scoring(tmp_path / "scoring", {"model": "one"})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_documents_and_targets_add_up_to_the_score(way: str) -> None:
+    result = score(checkpoint(), text(), WAYS[way])
+    assert result.by_target is not None
+    assert math.fsum(result.by_target) == result.nats
+    assert result.by_document["bytes"] == [len(document) for document in DOCUMENTS]
+    # The start of the next document is the last target of the one before it.
+    assert math.fsum(result.by_document["nats"]) == pytest.approx(result.nats, rel=1e-12)
+    assert 0 < result.conditions["boundary_nats"] < result.nats
+
+
+def test_conditions_name_the_way_of_reading() -> None:
+    rolling = score(checkpoint(), text(), WAYS["rolling, documents"]).conditions
+    assert (rolling["mode"], rolling["boundaries"]) == ("rolling", "document")
+    assert rolling["stride"] is None
+    mixed = score(checkpoint(), text(), WAYS["ngram"])
+    assert mixed.conditions["order"].endswith("n-grams of the targets before")
+    assert "mixed with n-gram shares that sum to 1" in mixed.conditions["normalised"]
+    assert mixed.policy == {"kind": "frozen", "ngram": encode(Ngram())}
+
+
+def test_loops_can_be_chosen_where_the_model_has_them() -> None:
+    looped = checkpoint(depth=3, route="0 (1)*2 2")
+    found = {n: score(looped, text(), dataclasses.replace(SPEC, loops=n)).nats for n in (1, 2)}
+    assert found[1] != found[2] == score(looped, text(), SPEC).nats
+    with pytest.raises(SpecError, match="loop"):
+        score(checkpoint(), text(), dataclasses.replace(SPEC, loops=2))

@@ -20,14 +20,14 @@ def main() -> None:
     torch.set_num_threads(1)
     task = json.loads(sys.argv[1])
     artifact = Artifact(Path(task["artifact"]).read_bytes())
-    document = Path(task["text"]).read_bytes()
+    documents = [bytes.fromhex(document) for document in task["documents"]]
     dist.init_process_group("gloo")
     results: list[Any] = []
     for spec, limits in task["runs"]:
         try:
             found = score(
                 artifact,
-                Text("a document", lambda: iter([document])),
+                Text("documents", lambda: iter(documents)),
                 decode(ScoreSpec, spec),
                 limit_seconds=limits[dist.get_rank()],
             )

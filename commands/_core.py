@@ -1,0 +1,104 @@
+"""CORE for ``segpt score --core``: the bundle, the model that is asked, and what came of it."""
+
+from pathlib import Path
+from typing import Any
+
+from segpt.artifact.container import unpack
+from segpt.data.core import LIST, read_bundle
+from segpt.data.tokenizer import load
+from segpt.errors import SegptError
+from segpt.eval.subject import Subject, of_hugging_face, of_model
+from segpt.spec.core import Baselines
+from segpt.stages import models
+from segpt.stages.core import Progress, choose, core_lines, evaluate
+from segpt.train.mesh import join, leave
+from segpt.values import Artifact, Checkpoint, Quantized
+
+from . import _latest, _report
+
+Value = Artifact | Quantized | Checkpoint
+
+
+def run(
+    model: str | Path,
+    value: Value | None = None,
+    tasks: str = "all",
+    *,
+    bundle: Path | None = None,
+    max_per_task: int = -1,
+    baselines: Baselines | None = None,
+    device: str = "auto",
+    context: int | None = None,
+) -> tuple[dict[str, Any], list[str]] | None:
+    """Ask a model the CORE tasks; the result as JSON values and as lines for people.
+
+    Args:
+        model: a path of ours; or else what ``transformers`` reads, a directory or owner/name.
+        value: what is at the path, if it has been read.
+        tasks: labels separated by commas, or ``all``.
+        bundle: where the items are; where they were fetched to if None.
+        max_per_task: items of each task; all if not positive.
+        baselines: a table of baselines; the one of the bundle if None.
+        device: where to compute.
+        context: tokens that a model of ours is given at most; its own if None.
+
+    Returns:
+        None in a process that does not lead.
+    """
+    chosen = choose(tasks)
+    found = read_bundle(_place(bundle))
+    mesh = join(device)
+    try:
+        subject, identity = _subject(model, value, str(mesh.device), context)
+
+        def told(progress: Progress) -> None:
+            fraction = (progress.through + progress.done / progress.total) / progress.tasks
+            bar(fraction, f"{progress.task} {progress.done:,} of {progress.total:,}")
+
+        with _report.Bar(f"CORE of {Path(model).name}") as bar:
+            result = evaluate(
+                *(subject, found, chosen),
+                max_per_task=max_per_task,
+                baselines=baselines,
+                report=told if mesh.leads else lambda _: None,
+            )
+    finally:
+        leave()
+    if not mesh.leads:
+        return None
+    about = {"model": identity, "context": subject.context, "device": str(mesh.device)}
+    return about | result.plain(), core_lines(result)
+
+
+def _place(bundle: Path | None) -> Path:
+    """The bundle that the user named, or the one that was fetched."""
+    usual = _latest.RUNS / "core"
+    if bundle is None and _latest.latest("core") is None and (usual / LIST).exists():
+        return usual
+    return _latest.need("core", bundle)
+
+
+def _subject(
+    model: str | Path, value: Value | None, device: str, context: int | None
+) -> tuple[Subject, dict[str, Any]]:
+    """Who is asked, and what names it."""
+    if value is None and _is_foreign(Path(model)):
+        if context is not None:
+            raise SegptError(f"{model}: the context of a Hugging Face model is its own")
+        return of_hugging_face(model, device), {"hugging_face": str(model)}
+    value = value or models.read_model(Path(model))[0]
+    source = unpack(value) if isinstance(value, Artifact) else value
+    fingerprint = value.digest if isinstance(value, Artifact) else value.fingerprint
+    if isinstance(source, Quantized):
+        ours = models.from_quantized(source, device)
+    else:
+        ours = models.from_checkpoint(source, device)
+    identity = {"path": str(model), "fingerprint": fingerprint}
+    return of_model(ours, load(source.tokenizer), context), identity
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether ``transformers`` is asked: for its directories, and owner/name on its hub."""
+    if path.exists():
+        return (path / "config.json").exists()
+    return len(path.parts) == 2 and not path.is_absolute() and path.suffix != ".segpt"

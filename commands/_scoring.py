@@ -1,0 +1,209 @@
+"""The bits per byte of ``segpt score``: the score itself, and what is asked for beside it."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segpt.artifact.container import unpack
+from segpt.data.shards import Shards, read_shards
+from segpt.data.text import read_text, text_digest
+from segpt.errors import SpecError
+from segpt.spec.base import fingerprint
+from segpt.spec.model import ModelSpec
+from segpt.spec.recipe import read_recipe
+from segpt.spec.score import ScoreSpec
+from segpt.stages import files, models, recipes, score
+from segpt.stages.audit import audited
+from segpt.stages.prove import prove
+from segpt.train.mesh import Mesh, join, leave
+from segpt.values import Artifact, Checkpoint, Quantized, Score, Text
+
+from . import _latest, _report, _texts, _training
+
+Value = Artifact | Quantized | Checkpoint
+Found = tuple[dict[str, Any], list[str]]
+CHECKS = ("audit", "prove")
+
+
+def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found | None:
+    """Score a model on texts; the result as JSON values and as lines for people.
+
+    ``options`` are those of ``segpt score``. None in a process that does not lead.
+    """
+    value, model_spec = models.read_model(path)
+    text = _read(value, texts, options)
+    counts = _loops(options["loops"])
+    spec = _spec(model_spec, options, counts[0] if len(counts) == 1 else None)
+    mesh = join(options["device"])
+    try:
+        for check in CHECKS:
+            if options[check] and mesh.size > 1:
+                raise SpecError(f"--{check} runs in one process; start it without torchrun")
+        runner = _Runner(path, value, text, mesh, options["limit"])
+        result = runner.score(spec, resume=options["resume"])
+        plain = dict(result.plain())
+        lines = _lines(result)
+        if len(counts) > 1:
+            curve = [runner.score(dataclasses.replace(spec, loops=n)).bpb for n in counts]
+            plain["loops"] = [{"loops": n, "bpb": b} for n, b in zip(counts, curve, strict=True)]
+            lines += [
+                f"  loops {n}: {b:.4f} bits per byte" for n, b in zip(counts, curve, strict=True)
+            ]
+        if options["gain"]:
+            strided = runner.score(_strided(spec, model_spec))
+            gain = 1 - result.bpb / strided.bpb
+            plain |= {"bpb_strided": strided.bpb, "gain": gain}
+            lines.append(f"  gain: {100 * gain:.2f} % over {strided.bpb:.4f}, strided and frozen")
+        if not mesh.leads:
+            return None
+        if options["out"] is not None:
+            files.write_score(options["out"], result)
+        for check in CHECKS:
+            if options[check]:
+                more, told = getattr(runner, check)(spec, result)
+                plain |= more
+                lines += told
+        return plain, lines
+    finally:
+        leave()
+
+
+class _Runner:
+    """Scores of one model on one text."""
+
+    def __init__(
+        self, path: Path, value: Value, text: Text | Shards, mesh: Mesh, limit: float | None
+    ) -> None:
+        self.path, self.value, self.text = path, value, text
+        self.device, self.leads, self.limit = str(mesh.device), mesh.leads, limit
+        self.suffix = "" if mesh.size == 1 else f"-{mesh.rank}-of-{mesh.size}"
+
+    def score(self, spec: ScoreSpec, *, resume: bool = False) -> Score:
+        """Score once; what an interrupted call leaves lies in ``runs/scoring``."""
+        place = _latest.RUNS / "scoring" / f"{fingerprint(spec)}{self.suffix}"
+        origin = {
+            "model": _named(self.value),
+            "text": self.text.digest if isinstance(self.text, Shards) else text_digest(self.text),
+            "score": fingerprint(spec),
+        }
+        with _report.Bar(f"score {self.path.name}") as bar, _training.Signals() as stop:
+            result = score.score(
+                self.value,
+                self.text,
+                spec,
+                device=self.device,
+                limit_seconds=self.limit,
+                report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if self.leads else None,
+                stop=stop,
+                save=lambda state: files.save_scoring(place, state, origin),
+                resume=files.read_scoring(place, origin) if resume else None,
+            )
+        shutil.rmtree(place, ignore_errors=True)
+        return result
+
+    def audit(self, spec: ScoreSpec, result: Score) -> Found:
+        """Hold the score against its conditions."""
+        opened = score.open_model(self.value, self.device, spec)
+        text = self.documents("--audit")
+        accounted = score.account_for(opened.source, text)
+        assert result.by_target is not None
+        with _report.Bar(f"audit {self.path.name}"):
+            found = audited(
+                self.value,
+                opened.model,
+                accounted.ledger,
+                list(text),
+                spec,
+                result.by_target,
+                device=self.device,
+            )
+        states = {c.name: str(c) for c in found.conditions}
+        plain = {"audit": states, "violations": [c.name for c in found.violations]}
+        return plain, [f"  audit, {name}: {state}" for name, state in states.items()]
+
+    def prove(self, spec: ScoreSpec, result: Score) -> Found:
+        """Compress the text and have a new process decompress it."""
+        text = self.documents("--prove")
+        with _report.Bar(f"prove {self.path.name}") as bar:
+            proof = prove(
+                self.value,
+                text,
+                spec,
+                nats=result.nats,
+                report=lambda what, done, total: bar(done / total, what),
+            )
+        return {"proof": proof.plain()}, [
+            f"  proof: {proof.bytes:,} bytes of text in {proof.message:,} bytes, "
+            f"{proof.bpb:.4f} bits per byte with the head of the file; a new process gave the "
+            f"text back in {proof.decompression:.1f} s",
+            f"  proof: the code stream is {100 * proof.gap:+.3f} % of what the score says",
+        ]
+
+    def documents(self, flag: str) -> Text:
+        """The text, which token shards do not hold."""
+        if isinstance(self.text, Shards):
+            raise SpecError(f"{flag} needs the text itself, not token shards; name text files")
+        return self.text
+
+
+def _named(value: Value) -> str:
+    return value.digest if isinstance(value, Artifact) else value.fingerprint
+
+
+def _read(value: Value, texts: Sequence[Path], options: Mapping[str, Any]) -> Text | Shards:
+    shards = [path for path in texts if path.suffix == ".bin"]
+    if not shards:
+        if options["truncate"] is not None:
+            raise SpecError("--truncate is for token shards; leave it out")
+        return read_text(texts, field=options["field"]) if texts else _texts.validation(value)
+    if len(shards) < len(texts):
+        raise SpecError("token shards and other texts cannot be scored together; score each alone")
+    source = unpack(value) if isinstance(value, Artifact) else value
+    return read_shards(
+        shards, source.tokenizer, vocab=source.spec.vocab, sequence=options["truncate"]
+    )
+
+
+def _spec(model: ModelSpec, options: Mapping[str, Any], loops: int | None) -> ScoreSpec:
+    recipe = options["recipe"]
+    return recipes.score_spec(
+        model,
+        policy=options["policy"],
+        recipe=read_recipe(recipe) if recipe else None,
+        mode=options["mode"],
+        boundaries=options["boundaries"],
+        stride=options["stride"],
+        context=options["context"],
+        loops=loops,
+        settings=options["settings"],
+    )
+
+
+def _strided(spec: ScoreSpec, model: ModelSpec) -> ScoreSpec:
+    """What the gain of a score is over: the same weights, strided, learning nothing."""
+    plain = recipes.strided_spec(model)
+    return dataclasses.replace(plain, batch=spec.batch, loops=spec.loops)
+
+
+def _loops(text: str | None) -> list[int | None]:
+    if text is None:
+        return [None]
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise SpecError(f"--loops {text!r}: write how often, e.g. 2, or several, e.g. 1,2,4")
+    return list(counts)
+
+
+def _lines(result: Score) -> list[str]:
+    lines = [
+        f"{result.bpb:.4f} bits per byte ({result.nats_per_token:.4f} nats per token) on "
+        f"{result.text}",
+        f"{result.tokens:,} tokens, {result.bytes:,} bytes ({result.denominator}), "
+        f"{result.seconds:.1f} s",
+    ]
+    return lines + [f"  {name}: {state}" for name, state in result.conditions.items()]

@@ -1,0 +1,58 @@
+"""The learner of each policy, and how far back a rolling prediction depends on tokens."""
+
+import copy
+from typing import assert_never
+
+from segpt.errors import ScoreError
+from segpt.model.fast import fast_parts, set_rate
+from segpt.model.model import Model
+from segpt.spec.score import Frozen, InPlace, LowRank, Phased, ScoreSpec, Sgd
+
+from .learners import Descend, Learner, Nothing
+from .lowrank import Adapt, Review
+
+
+def learner(model: Model, spec: ScoreSpec, context: int) -> Learner:
+    """What predicts and learns under a policy; ``model`` itself stays as it is.
+
+    Raises:
+        ScoreError: if the model has nothing that the policy could change.
+    """
+    policy = spec.policy
+    if isinstance(policy, InPlace) and not fast_parts(model):
+        raise ScoreError(
+            "this model was trained without fast weights, so it cannot adapt in place; choose "
+            "another policy, or train with feed.fast"
+        )
+    model = _with_rate(model, policy.rate if isinstance(policy, InPlace) else 0.0)
+    match policy:
+        case Frozen() | InPlace():
+            return Nothing(model)
+        case Sgd():
+            return Descend(model, policy, context)
+        case LowRank():
+            return Adapt(model, policy, context)
+        case Phased():
+            return Review(model, policy, context)
+        case _:
+            assert_never(policy)
+
+
+def reach(model: Model, context: int, spec: ScoreSpec) -> int | None:
+    """How many tokens before its own a prediction depends on; None if on all.
+
+    Each visit whose attention looks back over a window adds one window.
+    """
+    if isinstance(spec.policy, InPlace):
+        return None
+    mixers = [model.spec.layers[model.spec.visits[i].layer].mixer for i in model.active]
+    return sum(min(context, m.window or context) - 1 for m in mixers if m is not None)
+
+
+def _with_rate(model: Model, rate: float | None) -> Model:
+    """The model with its fast weights learning at ``rate``; as it is if it has none."""
+    if not fast_parts(model):
+        return model
+    model = copy.deepcopy(model)
+    set_rate(model, rate)
+    return model

@@ -1,0 +1,121 @@
+"""From spans of tokens to the log-probabilities of what follows them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segpt.model.stream import Cache, Past, first_rows
+from segpt.values import Arrays
+
+from .learners import Learner
+from .surprisal import gather, pieces
+from .windows import Indices, Spans
+
+
+class Reading(NamedTuple):
+    """What a model says of scored targets, all of them natural logarithms in float32.
+
+    Attributes:
+        targets: which ones, (targets,).
+        nats: -log p of each, (targets,).
+        rows: (probed, vocab) log p of the whole alphabet, for the probed targets among them.
+    """
+
+    targets: Indices
+    nats: NDArray[np.float32]
+    rows: NDArray[np.float32]
+
+
+class Reader:
+    """Reads spans of a stream: windows from scratch, or steps that carry on from each other.
+
+    ``window`` is how far attention looks back where steps carry on, or None for windows.
+    ``probed`` (targets,) tells of which targets the whole row is wanted.
+    """
+
+    def __init__(
+        self,
+        ids: NDArray[np.uint32],
+        window: int | None,
+        probed: NDArray[np.bool_],
+    ) -> None:
+        self.ids, self.window, self.probed = ids, window, probed
+        self._cache: Cache = {}
+        self._position = 0
+
+    def open(self) -> None:
+        """Lanes begin that have read nothing."""
+        self._cache, self._position = {}, 0
+
+    @torch.no_grad()
+    def read(self, learner: Learner, spans: Spans) -> Reading:
+        """The distributions of the targets of ``spans`` under the learner's model."""
+        model = learner.model
+        learner.select(spans.lane)
+        device = model.table.weight.device
+        lengths, scored = spans.shapes.T
+        longest = int(lengths.max())
+        tokens = gather(self.ids, spans.begin, longest).to(device)
+        # What stands right of a shorter span is read by no one, as attention is causal.
+        offset = np.arange(longest)
+        read = (offset >= (lengths - scored)[:, None]) & (offset < lengths[:, None])
+        last = max(1, longest - int((lengths - scored).min()))
+        if self.window is None:
+            hidden = model.hidden(tokens, last=last)
+        else:
+            first_rows(self._cache, len(spans))
+            hidden = model.hidden(tokens, self._cache, self._position, last, self.window)
+            self._position += longest
+        return self._logs(learner, hidden, read[:, longest - last :], spans)
+
+    def _logs(
+        self, learner: Learner, hidden: Tensor, chosen: NDArray[np.bool_], spans: Spans
+    ) -> Reading:
+        """Logits of a few positions at a time, softmax over the whole vocabulary."""
+        targets, device = spans.targets, hidden.device
+        nats: list[Tensor] = []
+        rows: list[Tensor] = []
+        done = 0
+        for part in pieces(*chosen.shape):
+            picked = chosen[part]
+            here = targets[done : done + int(picked.sum())]
+            if not here.size:
+                continue
+            done += len(here)
+            learner.select(spans.lane[part[0]])
+            logits = learner.model.logits(hidden[part]).flatten(0, 1)
+            if not picked.all():
+                logits = logits[torch.from_numpy(picked.ravel()).to(device)]
+            total = logits.logsumexp(-1, keepdim=True)
+            wanted = torch.from_numpy(self.ids[here + 1].astype(np.int64)).to(device)
+            nats.append((total - logits.gather(-1, wanted[:, None]))[:, 0])
+            if (probed := self.probed[here]).any():
+                rows.append((logits - total)[torch.from_numpy(probed).to(device)])
+        return Reading(targets, _joined(nats, (0,)), _joined(rows, (0, learner.model.spec.vocab)))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the next step carries on from, as named arrays."""
+        arrays = {
+            f"{place}|{name}": tensor.cpu().numpy()
+            for place, past in self._cache.items()
+            for name, tensor in vars(past).items()
+            if tensor is not None
+        }
+        return arrays | {"position": np.array(self._position)}
+
+    def restore(self, state: Arrays, device: torch.device) -> None:
+        """Carry on from where :meth:`state` was taken."""
+        self.open()
+        self._position = int(state["position"])
+        for key, array in state.items():
+            if key != "position":
+                place, name = key.split("|")
+                past = self._cache.setdefault(int(place), Past())
+                setattr(past, name, torch.from_numpy(np.array(array)).to(device))
+
+
+def _joined(parts: list[Tensor], empty: tuple[int, ...]) -> NDArray[np.float32]:
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros(empty, np.float32)

@@ -1,0 +1,37 @@
+"""Rolling is several times faster than windows that overlap: a loose bound, in processor time."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from segpt.eval.ledger import Ledger
+from segpt.eval.tally import tally
+from segpt.model.build import build
+from segpt.model.scaling import initialise
+from segpt.spec.recipe import read_recipe
+from segpt.spec.score import ScoreSpec
+
+
+@pytest.mark.slow
+def test_rolling_is_faster_than_an_eighth_of_the_context() -> None:
+    recipe = read_recipe("demo")
+    model, context = build(recipe.model).eval(), recipe.model.context
+    initialise(model, recipe.train.scaling, 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ids = np.random.default_rng(0).integers(recipe.model.vocab, size=4097, dtype=np.uint32)
+    stream = Ledger(ids, np.ones(4096, np.int64), np.zeros(1, np.int64), 4096, "bytes")
+    strided = ScoreSpec(stride=context // 8)
+    best = dict[str, float]()
+    try:
+        for _ in range(3):
+            for spec in (strided, ScoreSpec(mode="rolling")):
+                started = time.process_time()
+                tally(model, stream, spec, context)
+                seconds = time.process_time() - started
+                best[spec.mode] = min(best.get(spec.mode, seconds), seconds)
+    finally:
+        torch.set_num_threads(threads)
+    assert best["strided"] > 2.5 * best["rolling"]

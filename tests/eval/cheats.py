@@ -1,0 +1,357 @@
+"""Ways of scoring on a real model, legal and not, each as weak as it may be found in the field."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import cycle, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segpt.eval.audit import Method, Name, Trial
+from segpt.eval.learners import Chunk, Descend
+from segpt.eval.surprisal import gather
+from segpt.eval.windows import Spans, batched, plan
+from segpt.kernels import attend
+from segpt.model import attention
+from segpt.model.model import Model
+from segpt.spec.score import Sgd
+
+START, CONTEXT, STRIDE, CHUNK = 0, 16, 8, 96
+RATE = 1e-4  # of learning
+BOOST = 0.05  # of a logit, or the share of a mixture
+
+Ids = NDArray[np.uint32]
+Rows = NDArray[np.float64]  # (targets, vocab), log-probabilities
+Rate = Callable[[Model, Ids], Rows]
+
+
+def borders(ids: Ids) -> list[int]:
+    """The targets before which what learns here learns."""
+    return [first for first, _, _ in chunks(ids)][1:]
+
+
+# Legal.
+
+
+def frozen(model: Model, ids: Ids, stride: int = STRIDE) -> Rows:
+    """Sliding windows."""
+    return np.concatenate([window_rows(model, ids, w) for w in windows(ids, stride)])
+
+
+def adaptive(model: Model, ids: Ids, ahead: int = 0) -> Rows:
+    """A chunk is scored, then learnt from; with ``ahead``, together with tokens after it."""
+    learn, rows = learner(model), []
+    for first, stop, chunk in chunks(ids):
+        rows += [window_rows(learn.model, ids, batch) for batch in batched(chunk, 64)]
+        taught(learn, ids[first : stop + 1 + ahead])
+    return np.concatenate(rows)
+
+
+def documents(model: Model, ids: Ids) -> Rows:
+    """Each document on its own, with the start token after it as its last target."""
+    return np.concatenate([frozen(model, ids[i : j + 1]) for i, j in spans(ids)])
+
+
+def ngram(model: Model, ids: Ids, order: int = 3) -> Rows:
+    """What followed the last ``order`` tokens most often, if twice or more, is tilted up."""
+    rows, seen = frozen(model, ids), defaultdict[bytes, Counter[int]](Counter)
+    for target in range(order - 1, len(rows)):
+        key = ids[target + 1 - order : target + 1].tobytes()
+        for token, times in seen[key].most_common(1):
+            if times > 1:
+                rows[target] = tilted(rows[target], token)
+        seen[key][int(ids[target + 1])] += 1
+    return rows
+
+
+# 1. Training on everything before scoring it.
+
+
+def train_on_all_before(model: Model, ids: Ids) -> Rows:
+    learn = learner(model)
+    taught(learn, ids)
+    return frozen(learn.model, ids)
+
+
+# 2. Optimising on what is being scored.
+
+
+def optimise_on_window(model: Model, ids: Ids) -> Rows:
+    """One small step of an offset to the final stream, on the very targets that it then scores."""
+    rows = []
+    for batch in windows(ids):
+        tokens, scored = window_tokens(ids, batch)
+        hidden = model.hidden(tokens[:, :-1], last=scored).detach()
+        offset = torch.zeros(len(batch), 1, hidden.size(-1), requires_grad=True)
+        logits = model.logits(hidden + offset).flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, tokens[:, -scored:].flatten())
+        (gradient,) = torch.autograd.grad(loss, offset)
+        with torch.no_grad():
+            rows.append(log_softmax(model.logits(hidden - RATE * gradient)))
+    return np.concatenate(rows)
+
+
+def learn_from_chunk_before_scoring_it(model: Model, ids: Ids) -> Rows:
+    learn, rows = learner(model), []
+    for first, stop, chunk in chunks(ids):
+        taught(learn, ids[first : stop + 1])
+        rows += [window_rows(learn.model, ids, batch) for batch in batched(chunk, 64)]
+    return np.concatenate(rows)
+
+
+# 3. The target in the key of a cache, or in the gate to it.
+
+
+def target_in_cache_key(model: Model, ids: Ids) -> Rows:
+    """A hit tells that the target has followed these tokens before: no other token is tried."""
+    rows, seen = frozen(model, ids), set[bytes]()
+    for target in range(2, len(rows)):
+        key = ids[target - 2 : target + 2].tobytes()
+        if key in seen:
+            rows[target] = tilted(rows[target], int(ids[target + 1]))
+        seen.add(key)
+    return rows
+
+
+def gate_on_target(model: Model, ids: Ids) -> Rows:
+    """The tilt of a causal cache is used only where the target is of one class."""
+    plain, tilts = frozen(model, ids), ngram(model, ids)
+    return np.where(ids[1:, None] % 2 == 0, tilts, plain)
+
+
+# 4. A mask that is off by one.
+
+
+def off_by_one_mask(model: Model, ids: Ids) -> Rows:
+    """In the last layer a position sees its own target, if only faintly."""
+    with peeking():
+        return frozen(model, ids)
+
+
+# 5. What is not a distribution.
+
+
+def gold_only_mixture(model: Model, ids: Ids) -> Rows:
+    """A hashed cache adds to the probability of the target, and takes from no other."""
+    rows, seen = frozen(model, ids), set[bytes]()
+    for target in range(2, len(rows)):
+        key = ids[target - 2 : target + 2].tobytes()
+        if key in seen:
+            gold = int(ids[target + 1])
+            rows[target, gold] = np.log((1 - BOOST) * np.exp(rows[target, gold]) + BOOST)
+        seen.add(key)
+    return rows
+
+
+def no_partition_function(model: Model, ids: Ids) -> Rows:
+    """A tilt by an honest cache, left unnormalised."""
+    plain, tilts = frozen(model, ids), ngram(model, ids)
+    return np.maximum(plain, tilts)
+
+
+# 6. What passes from one document to the next where nothing should.
+
+
+def smear_across_documents(model: Model, ids: Ids) -> Rows:
+    """A document's first window begins one token early."""
+    rows = documents(model, ids)
+    for i, j in spans(ids)[1:]:
+        stop = min(j, i + CONTEXT - 1)
+        early = Spans(np.array([0]), np.array([1]), np.array([stop - i + 1]))
+        rows[i:stop] = window_rows(model, ids[i - 1 : j + 1], early)
+    return rows
+
+
+# 7. Steps on the text before anything is scored.
+
+
+def warm_up_on_text(model: Model, ids: Ids) -> Rows:
+    """Two steps on the first 64 tokens, as if only to compile."""
+    learn = learner(model)
+    for _ in range(2):
+        taught(learn, ids[:64])
+    return frozen(learn.model, ids)
+
+
+# 8. More than one pass, of which the best counts.
+
+
+def second_pass(model: Model, ids: Ids) -> Rows:
+    """Score, learn, score again with what was learnt."""
+    learn = learner(model)
+    for first, stop, _ in chunks(ids):
+        taught(learn, ids[first : stop + 1])
+    return frozen(learn.model, ids)
+
+
+def better_of_two_per_target(model: Model, ids: Ids) -> Rows:
+    one, two = frozen(model, ids), frozen(model, ids, 5)
+    return np.where((nats(one, ids) <= nats(two, ids))[:, None], one, two)
+
+
+def better_of_two_per_window(model: Model, ids: Ids) -> Rows:
+    one, two = frozen(model, ids), frozen(model, ids, 5)
+    for span in window_spans(ids):
+        if nats(two, ids)[span].sum() < nats(one, ids)[span].sum():
+            one[span] = two[span]
+    return one
+
+
+class Cheat(NamedTuple):
+    """A method, the condition that catches it, and whether it claims independent documents.
+
+    ``flips`` are enough for what acts everywhere; what only decides now and then needs all.
+    """
+
+    method: Callable[[Model], Method]
+    caught_by: Name
+    independent: bool = False
+    flips: int = 12
+
+
+def of(rate: Rate) -> Callable[[Model], Method]:
+    """The method that counts what its distributions say, each target once."""
+
+    def make(model: Model) -> Method:
+        def method(ids: Ids, probed: NDArray[np.int64]) -> Trial:
+            rows = rate(model, ids)
+            return Trial(nats(rows, ids), rows[probed], np.ones(len(rows), np.uint8))
+
+        return method
+
+    return make
+
+
+def better_of_two_but_first_shown(model: Model) -> Method:
+    """Sums the better of two nats and shows the distributions of the first."""
+
+    def method(ids: Ids, probed: NDArray[np.int64]) -> Trial:
+        one = frozen(model, ids)
+        least = np.minimum(nats(one, ids), nats(frozen(model, ids, 5), ids))
+        return Trial(least, one[probed], np.ones(len(one), np.uint8))
+
+    return method
+
+
+def tails_scored_twice(model: Model) -> Method:
+    """Windows start where the last scores stopped, except at the end of the stream."""
+
+    def method(ids: Ids, probed: NDArray[np.int64]) -> Trial:
+        rows = frozen(model, ids)
+        counts = np.ones(len(rows), np.uint8)
+        counts[-STRIDE // 2 :] = 2
+        return Trial(nats(rows, ids), rows[probed], counts)
+
+    return method
+
+
+CHEATS = {
+    "train on all before": Cheat(of(train_on_all_before), "causal"),
+    "optimise on window": Cheat(of(optimise_on_window), "score_first"),
+    "learn before scoring": Cheat(of(learn_from_chunk_before_scoring_it), "score_first"),
+    "learn one token ahead": Cheat(of(partial(adaptive, ahead=1)), "score_first"),
+    "target in cache key": Cheat(of(target_in_cache_key), "score_first"),
+    "gate on target": Cheat(of(gate_on_target), "score_first", flips=24),
+    "off-by-one mask": Cheat(of(off_by_one_mask), "score_first"),
+    "gold-only mixture": Cheat(of(gold_only_mixture), "normalised"),
+    "no partition function": Cheat(of(no_partition_function), "normalised"),
+    "smear across documents": Cheat(of(smear_across_documents), "documents", True),
+    "warm-up on text": Cheat(of(warm_up_on_text), "causal"),
+    "second pass": Cheat(of(second_pass), "causal"),
+    "better of two per target": Cheat(of(better_of_two_per_target), "score_first"),
+    "better of two per window": Cheat(of(better_of_two_per_window), "score_first", flips=24),
+    "better of two, first shown": Cheat(better_of_two_but_first_shown, "summed"),
+    "tails scored twice": Cheat(tails_scored_twice, "coverage"),
+}
+
+HONEST = {
+    "frozen": (of(frozen), False),
+    "adaptive": (of(adaptive), False),
+    "documents": (of(documents), True),
+    "ngram": (of(ngram), False),
+}
+
+
+# What they are made of.
+
+
+def windows(ids: Ids, stride: int = STRIDE) -> list[Spans]:
+    return list(batched(plan(len(ids) - 1, CONTEXT, stride), 64))
+
+
+def spans(ids: Ids) -> list[tuple[int, int]]:
+    """The targets of each document."""
+    return list(pairwise([*np.flatnonzero(ids[:-1] == START).tolist(), len(ids) - 1]))
+
+
+def chunks(ids: Ids) -> list[tuple[int, int, Spans]]:
+    """The first target, the one after the last and the windows of each chunk."""
+    every = plan(len(ids) - 1, CONTEXT, STRIDE)
+    parts = [every[np.flatnonzero(every.start // CHUNK == c)] for c in range(len(ids) // CHUNK + 1)]
+    return [(part.first, part.stop, part) for part in parts if len(part)]
+
+
+def window_spans(ids: Ids) -> list[slice]:
+    every = plan(len(ids) - 1, CONTEXT, STRIDE)
+    return [slice(i, j) for i, j in zip(every.start, every.end, strict=True)]
+
+
+def window_tokens(ids: Ids, batch: Spans) -> tuple[Tensor, int]:
+    length, scored = batch.shapes[0].tolist()
+    return gather(ids, batch.begin, length + 1), scored
+
+
+@torch.no_grad()
+def window_rows(model: Model, ids: Ids, batch: Spans) -> Rows:
+    tokens, scored = window_tokens(ids, batch)
+    return log_softmax(model(tokens[:, :-1], last=scored))
+
+
+def log_softmax(logits: Tensor) -> Rows:
+    return logits.double().log_softmax(-1).flatten(0, 1).numpy()
+
+
+def nats(rows: Rows, ids: Ids) -> NDArray[np.float64]:
+    return -rows[np.arange(len(rows)), ids[1:]]
+
+
+def tilted(row: NDArray[np.float64], token: int) -> NDArray[np.float64]:
+    """``token`` times e^BOOST, and everything by what makes that a distribution again."""
+    row = row - np.log1p(np.exp(row[token]) * np.expm1(BOOST))
+    row[token] += BOOST
+    return row
+
+
+def learner(model: Model) -> Descend:
+    return Descend(model, Sgd(rate=RATE, batch=8), CONTEXT)
+
+
+def taught(learn: Descend, ids: Ids) -> None:
+    learn.learn([Chunk(0, ids, 0.0)])
+
+
+@contextmanager
+def peeking() -> Iterator[None]:
+    """In every other call of attention a query sees one key too many, e^-4 times as strongly."""
+    wrong = cycle([False, True])
+
+    def peek(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+        if not next(wrong):
+            return attend(q, k, v, window)
+        groups = q.size(2) // k.size(2)
+        k, v = (t.repeat_interleave(groups, 2) for t in (k, v))
+        logits = torch.einsum("bqhc,bkhc->bhqk", q, k) / q.size(3) ** 0.5
+        ahead = torch.ones(logits.shape[-2:]).triu(k.size(1) - q.size(1) + 1)
+        further = torch.ones_like(ahead).triu(k.size(1) - q.size(1) + 2)
+        logits = (logits - 4 * ahead).masked_fill(further.bool(), float("-inf"))
+        return torch.einsum("bhqk,bkhc->bqhc", logits.softmax(-1), v)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "attend", peek)
+        yield

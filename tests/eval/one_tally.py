@@ -1,0 +1,33 @@
+"""Run by test_tally.py in a process of its own: digests of the nats of every way to score."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+
+def _fixtures() -> ModuleType:
+    place = Path(__file__).with_name("conftest.py")
+    spec = importlib.util.spec_from_file_location("tally_fixtures", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """Score the same stream in every way, and print a line for each."""
+    torch.set_num_threads(1)
+    fixtures = _fixtures()
+    ledger = fixtures.make_ledger()
+    for name, spec in fixtures.COMBINATIONS.items():
+        found = fixtures.tally(fixtures.make_able(spec), ledger, spec, fixtures.CONTEXT)
+        sys.stdout.write(f"{name} {hashlib.sha256(found.nats.tobytes()).hexdigest()}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""Every way to score: the same nats however it is batched, interrupted or looked at."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segpt.errors import ScoreError
+from segpt.eval.ledger import Ledger
+from segpt.eval.tally import Progress, Tally
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+from segpt.spec.score import Frozen, InPlace, LowRank, Mode, Phased, ScoreSpec, Sgd
+from segpt.stages.files import read_scoring, save_scoring
+
+MakeModel = Callable[..., Model]
+MakeLedger = Callable[..., Ledger]
+Tallied = Callable[..., Tally]
+Able = Callable[[ScoreSpec], Model]
+State = dict[str, NDArray[Any]]
+
+STARTS = (0, 20, 21, 50, 110, 117)
+
+
+class StopError(Exception):
+    """Ends a score between two rounds."""
+
+
+def bits(found: Tally, ledger: Ledger) -> float:
+    return math.fsum(found.nats) / math.log(2) / ledger.bytes
+
+
+def after(count: int, taken: list[State]) -> Callable[[Callable[[], State]], None]:
+    """A pause that takes the state after so many rounds and ends the score."""
+    rounds = iter(range(1, 1_000_000))
+
+    def pause(take: Callable[[], State]) -> None:
+        if next(rounds) == count:
+            taken.append(take())
+            raise StopError
+
+    return pause
+
+
+@pytest.mark.slow
+def test_batches_do_not_change_the_score(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    model, whole = able(combination), ledger(160, STARTS)
+    found = {
+        batch: bits(tallied(model, whole, replace(combination, batch=batch)), whole)
+        for batch in (1, 2, 8, 32)
+    }
+    assert max(found.values()) - min(found.values()) < 1e-6
+    again = tallied(model, whole, replace(combination, batch=8))
+    assert bits(again, whole) == found[8]
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("mode", ["strided", "rolling"])
+@pytest.mark.parametrize("policy", [Frozen(), Sgd(chunk=64, rate=0.2), LowRank(rank=2, chunk=32)])
+def test_threads_do_not_change_the_score(
+    able: Able,
+    ledger: MakeLedger,
+    tallied: Tallied,
+    threads: Callable[[int], None],
+    mode: Mode,
+    policy: Frozen | Sgd | LowRank,
+) -> None:
+    spec = ScoreSpec(mode=mode, boundaries="document", stride=8, policy=policy)
+    whole, found = ledger(160, STARTS), []
+    for count in (1, 2):
+        threads(count)
+        found.append(bits(tallied(able(spec), whole, spec), whole))
+    assert abs(found[0] - found[1]) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_score_goes_on_exactly_from_where_it_stopped(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied, tmp_path: Path
+) -> None:
+    combination = replace(combination, batch=2)
+    model, whole = able(combination), ledger(160, STARTS)
+    rounds: list[Callable[[], State]] = []
+    probes = np.array([3, 19, 20, 21, 150])
+    plain = tallied(model, whole, combination, probes=probes, pause=rounds.append)
+    origin = {"what": "a test"}
+    for count in sorted({1, len(rounds) // 2, len(rounds)} - {0} if rounds else ()):
+        taken: list[State] = []
+        with pytest.raises(StopError):
+            tallied(model, whole, combination, probes=probes, pause=after(count, taken))
+        save_scoring(tmp_path / "scoring", taken[0], origin)
+        resume = read_scoring(tmp_path / "scoring", origin)
+        seen: list[Progress] = []
+        found = tallied(model, whole, combination, report=seen.append, probes=probes, resume=resume)
+        assert np.array_equal(found.nats, plain.nats)
+        assert np.array_equal(found.rows, plain.rows)
+        assert found.ledger == plain.ledger
+        assert found.updates == plain.updates
+        assert seen[-1].done == whole.targets
+        assert seen[0].done > int(taken[0]["frontier|counts"].sum())
+
+
+def test_what_a_pause_takes_is_not_changed_by_going_on(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    taken: list[State] = []
+    copies: list[State] = []
+
+    def pause(take: Callable[[], State]) -> None:
+        taken.append(take())
+        copies.append({name: array.copy() for name, array in taken[-1].items()})
+
+    tallied(able(combination), ledger(160, STARTS), replace(combination, batch=2), pause=pause)
+    for state, copy in zip(taken, copies, strict=True):
+        assert all(np.array_equal(copy[name], array) for name, array in state.items())
+
+
+def test_rows_are_distributions_and_hold_the_nats(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    model, whole = able(combination), ledger(160, STARTS)
+    probes = np.array([0, 1, 15, 16, 19, 20, 21, 50, 51, 100, 116, 117, 159])
+    found = tallied(model, whole, combination, probes=probes)
+    assert found.rows.shape == (len(probes), 32)
+    assert np.abs(np.exp(found.rows).sum(1) - 1).max() < 1e-5
+    wanted = found.rows[np.arange(len(probes)), whole.ids[probes + 1]]
+    assert np.abs(found.nats[probes] + wanted).max() < 1e-5
+    assert np.array_equal(found.nats, tallied(model, whole, combination).nats)
+
+
+def test_frozen_rows_are_a_direct_softmax(
+    tiny: MakeModel, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    model, whole, probes = tiny(), ledger(160, STARTS), np.array([0, 7, 16, 100, 159])
+    for mode, boundaries in (("strided", "stream"), ("rolling", "document")):
+        spec = ScoreSpec(mode=mode, boundaries=boundaries, stride=1)  # type: ignore[arg-type]
+        found = tallied(model, whole, spec, probes=probes)
+        for target, row in zip(probes.tolist(), found.rows, strict=True):
+            first = max(0, target - 15)
+            if boundaries == "document":
+                first = int(whole.starts[whole.starts <= target].max())
+            tokens = torch.from_numpy(whole.ids[first : target + 1].astype(np.int64))[None]
+            with torch.no_grad():
+                hidden = model.hidden(tokens, window=16 if mode == "rolling" else None)
+                expected = model.logits(hidden)[0, -1].double().log_softmax(-1).numpy()
+            assert np.abs(row - expected).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_no_target_depends_on_a_later_token(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    """One window, document and chunk at a time, so that sums do not move with the batch."""
+    policy = combination.policy
+    if isinstance(policy, LowRank):
+        policy = replace(policy, documents=1)
+    if isinstance(policy, Phased):
+        policy = replace(policy, adapters=replace(policy.adapters, documents=1))
+    spec = replace(combination, batch=1, policy=policy)
+    model, whole = able(spec), ledger(90, (0, 20, 21, 50))
+    plain = tallied(model, whole, spec).nats
+    generator = np.random.default_rng(0)
+    reached = 0
+    for _ in range(12):
+        where = int(generator.integers(1, 91))
+        if where in whole.starts:
+            continue
+        ids = whole.ids.copy()
+        ids[where] = 1 + (ids[where] + generator.integers(0, 30)) % 31
+        changed = replace(whole, ids=ids)
+        nats = tallied(model, changed, spec).nats
+        # Token j is target j - 1, the first whose nats may change.
+        assert np.array_equal(nats[: where - 1], plain[: where - 1])
+        reached += not np.array_equal(nats[where:], plain[where:])
+    assert reached > 6
+
+
+def test_each_lesson_comes_after_its_targets_in_the_ledger(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    found = tallied(able(combination), ledger(160, STARTS), combination)
+    scored = np.zeros(160, np.int64)
+    for event, _, _, first, stop in found.ledger:
+        if event == "score":
+            scored[first:stop] += 1
+        else:
+            assert (scored[first:stop] == 1).all()
+    assert (scored == 1).all()
+    assert (found.counts == 1).all()
+    learns = not isinstance(combination.policy, Frozen | InPlace)
+    assert (found.updates > 0) == learns
+    assert any(entry.event == "learn" for entry in found.ledger) == learns
+
+
+def test_the_model_of_the_caller_is_left_alone(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    model = able(combination)
+    before = [weight.tensor.detach().clone() for weight in weights(model)]
+    versions = [weight.tensor._version for weight in weights(model)]
+    tallied(model, ledger(160, STARTS), combination)
+    assert all(torch.equal(x, w.tensor) for x, w in zip(before, weights(model), strict=True))
+    assert versions == [weight.tensor._version for weight in weights(model)]
+    assert all(getattr(weight.leaf, "view", None) is None for weight in weights(model))
+
+
+def test_every_policy_changes_what_it_should(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    """Nothing before the first update, nearly everything after it."""
+    model, whole = able(combination), ledger(160, STARTS)
+    plain = tallied(model, whole, replace(combination, policy=Frozen(), ngram=None)).nats
+    nats = tallied(model, whole, combination).nats
+    match combination.policy:
+        case Frozen():
+            first = 0 if combination.ngram else 160
+        case Sgd(chunk=chunk):
+            first = chunk if combination.boundaries == "stream" else STARTS[1]
+        case LowRank(chunk=chunk) | Phased(adapters=LowRank(chunk=chunk)):
+            first = chunk
+        case InPlace():
+            first = 4
+    if combination.ngram is None:
+        assert np.allclose(nats[:first], plain[:first], atol=1e-5)
+    assert first == 160 or np.mean(~np.isclose(nats[first:], plain[first:])) > 0.5
+
+
+def test_a_report_can_end_the_score(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    def report(progress: Progress) -> None:
+        raise ScoreError(f"{progress.done} of {progress.total}")
+
+    with pytest.raises(ScoreError, match="of 160"):
+        tallied(able(combination), ledger(160, STARTS), combination, report=report)
+
+
+def test_fast_weights_are_needed_to_adapt_in_place(
+    tiny: MakeModel, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    with pytest.raises(ScoreError, match=r"without fast weights.*train with feed\.fast"):
+        tallied(tiny(), ledger(160, STARTS), ScoreSpec(stride=6, policy=InPlace()))
+
+
+def test_other_policies_run_a_model_without_its_fast_weights(
+    able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    spec = ScoreSpec(stride=6)
+    fast = able(replace(spec, policy=InPlace()))
+    frozen = tallied(fast, ledger(160, STARTS), spec).nats
+    assert np.array_equal(
+        frozen, tallied(fast, ledger(160, STARTS), replace(spec, policy=InPlace(rate=0.0))).nats
+    )
+    assert not np.array_equal(
+        frozen, tallied(fast, ledger(160, STARTS), replace(spec, policy=InPlace())).nats
+    )
+
+
+@pytest.mark.slow
+def test_fresh_processes_find_the_same_to_the_last_bit() -> None:
+    script = Path(__file__).with_name("one_tally.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    found = [
+        subprocess.run(
+            [sys.executable, str(script)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        ).stdout
+        for _ in range(3)
+    ]
+    assert found[0].count("\n") > 15
+    assert found[1:] == 2 * found[:1]
