@@ -134,8 +134,8 @@ class ScoreSpec:
     ``strided`` reads windows of ``context`` tokens (null: see :meth:`reach`) from scratch, which
     advance by ``stride`` targets: each has at least context - stride tokens of context, except
     in the first window. ``rolling`` reads every token once, and attention looks back over
-    ``context`` tokens. Under ``document`` boundaries no document is read after another one, whatever a policy
-    learns.
+    ``context`` tokens. Under ``document`` boundaries no document is read after another one,
+    whatever a policy learns.
 
     ``batch`` windows or documents are read at once; it is part of the recipe, so that scores
     repeat exactly. ``loops`` is how often the looped layers run (null: as trained). ``ngram``

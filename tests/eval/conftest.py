@@ -145,10 +145,16 @@ def ledger() -> MakeLedger:
 def tallied() -> Tallied:
     """``tallied(model, ids, spec)`` scores a stream, by default as a single document."""
 
-    def run(model: Model, ids: NDArray[np.uint32] | Ledger, spec: ScoreSpec, **more: Any) -> Tally:
+    def run(
+        model: Model,
+        ids: NDArray[np.uint32] | Ledger,
+        spec: ScoreSpec,
+        context: int = CONTEXT,
+        **more: Any,
+    ) -> Tally:
         if not isinstance(ids, Ledger):
             sizes = np.ones(len(ids) - 1, np.int64)
             ids = Ledger(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
-        return tally(model, ids, spec, CONTEXT, **more)
+        return tally(model, ids, spec, context, **more)
 
     return run

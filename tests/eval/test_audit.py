@@ -21,7 +21,7 @@ Probed = NDArray[np.int64]
 
 SEEDS = [
     pytest.param(range(1), id="1 seed"),
-    pytest.param(range(1, 20), id="19 more", marks=pytest.mark.slow),
+    pytest.param(range(1, 20), id="19 more", marks=pytest.mark.campaign),
 ]
 ADAPTERS = LowRank(rank=2, chunk=48, documents=4)
 SPECS = {
@@ -261,11 +261,11 @@ def test_replays_are_compared_to_the_last_bit() -> None:
 # Slices.
 
 
-def test_a_slice_makes_the_audit_as_cheap_as_a_score() -> None:
+def test_a_slice_makes_the_audit_cheaper_than_a_score() -> None:
     ids = text(11, [400] * 200)
     short = slice_of(ids, START)
     assert 512 <= len(short) - 1 <= (len(ids) - 1) / runs()
-    assert runs() * (len(short) - 1) > 0.7 * len(ids)
+    assert 0.3 * len(ids) < runs() * (len(short) - 1) < 0.5 * len(ids)
     assert (short == START).sum() >= 3
 
 

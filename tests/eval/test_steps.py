@@ -34,7 +34,8 @@ def test_steps_find_what_the_score_finds(
 ) -> None:
     model, whole = able(combination), ledger()
     rows = stepped(model, whole.ids, combination)
-    found = tallied(model, whole, combination).nats
+    reads = combination.reach(model.spec.context)
+    found = tallied(model, whole, combination, context=reads).nats
     assert np.abs(np.exp(rows).sum(1) - 1).max() < 1e-9
     assert np.abs(found + rows[np.arange(300), whole.ids[1:]]).max() < 1e-4
 
