@@ -35,11 +35,12 @@ BEGIN, END = "<!-- policies: python -m bench.policies --render -->", "<!-- /poli
 SEEDS = (1, 2, 3)
 BASE = "strided"
 
-# Names, and the options of ``segpt score``; ``stride`` is in eighths of the context.
+# Names, and options of ``segpt score``; strides in eighths of the context.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     BASE: {"mode": "strided"},
     "strided by an eighth of the context": {"eighths": 1},
-    "rolling": {"mode": "rolling"},
+    "rolling over 7/8 of the context": {"mode": "rolling"},
+    "rolling over the whole context": {"mode": "rolling", "whole": True},
     "`--ttt sgd`": {"policy": "sgd"},
     "`--ttt lora`": {"policy": "lora"},
     "`--ttt phased`": {"policy": "phased"},
@@ -109,6 +110,8 @@ def scored(checkpoint: Checkpoint, way: str) -> dict[str, Any]:
     options = dict(SETTINGS[way])
     if eighths := options.pop("eighths", None):
         options["stride"] = max(1, checkpoint.spec.context * eighths // 8)
+    if options.pop("whole", False):
+        options["context"] = checkpoint.spec.context
     spec = score_spec(checkpoint.spec, **options)
     found = score(checkpoint, builtin("validation"), spec)
     return {

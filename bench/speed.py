@@ -1,6 +1,5 @@
 """Scoring and training against the loops that people write first."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -74,34 +73,39 @@ def scoring(device: str, context: int = 512, stride: int = 64) -> dict[str, Any]
     }
 
 
-def rolling(run: Path, device: str, rounds: int = ROUNDS, share: float = 1.0) -> dict[str, Any]:
+def rolling(
+    run: Path, device: str, window: int | None = None, rounds: int = ROUNDS, share: float = 1.0
+) -> dict[str, Any]:
     """One pass with a cache, against windows that advance by an eighth of the context.
 
-    Both score the first ``share`` of the built-in validation text under the model of a run, and
-    are timed from tokens to the nats of every target.
+    Attention looks back over ``window`` tokens, or as far as it does by default. Both score the
+    first ``share`` of the built-in validation text under the model of a run, and are timed from
+    tokens to the nats of every target.
     """
     checkpoint = files.read_checkpoint(files.newest_checkpoint(run))
-    spec = ScoreSpec(stride=checkpoint.spec.context // 8)
+    context = checkpoint.spec.context
+    spec = ScoreSpec(stride=context // 8)
+    one_pass = ScoreSpec(mode="rolling", context=window)
     opened = open_model(checkpoint, device, spec)
     ledger = _first(account_for(checkpoint, builtin("validation")).ledger, share)
-    context, found = checkpoint.spec.context, dict[str, float]()
+    found = dict[str, float]()
 
     def under(how: ScoreSpec) -> Callable[[], float]:
         def scored() -> float:
-            nats = math.fsum(tally(opened.model, ledger, how, context).nats)
+            nats = math.fsum(tally(opened.model, ledger, how, how.reach(context)).nats)
             found[how.mode] = nats / (math.log(2) * ledger.bytes)
             return nats
 
         return scored
 
-    ours = under(dataclasses.replace(spec, mode="rolling"))
-    fast, slow = _paired(ours, under(spec), device, rounds)
+    fast, slow = _paired(under(one_pass), under(spec), device, rounds)
     return {
         "model": run.name,
         "parameters": parameters(checkpoint.spec),
         "layers": len(opened.model.active),
         "context": context,
         "stride": spec.stride,
+        "window": one_pass.reach(context),
         "targets": ledger.targets,
         "bytes": ledger.bytes,
         "targets_per_second": ledger.targets / fast,

@@ -9,7 +9,7 @@ from segpt.data.tokenizer import load
 from segpt.errors import SegptError
 from segpt.eval.subject import Subject, of_hugging_face, of_model
 from segpt.spec.core import Baselines
-from segpt.stages import models
+from segpt.stages import files, models
 from segpt.stages.core import Progress, choose, core_lines, evaluate
 from segpt.train.mesh import join, leave
 from segpt.values import Artifact, Checkpoint, Quantized
@@ -29,6 +29,7 @@ def run(
     baselines: Baselines | None = None,
     device: str = "auto",
     context: int | None = None,
+    out: Path | None = None,
 ) -> tuple[dict[str, Any], list[str]] | None:
     """Ask a model the CORE tasks; the result as JSON values and as lines for people.
 
@@ -41,6 +42,7 @@ def run(
         baselines: a table of baselines; the one of the bundle if None.
         device: where to compute.
         context: tokens that a model of ours is given at most; its own if None.
+        out: also write the result as JSON to this file.
 
     Returns:
         None in a process that does not lead.
@@ -67,7 +69,10 @@ def run(
     if not mesh.leads:
         return None
     about = {"model": identity, "context": subject.context, "device": str(mesh.device)}
-    return about | result.plain(), core_lines(result)
+    plain = about | result.plain()
+    if out is not None:
+        files.write_json(out, plain)
+    return plain, core_lines(result)
 
 
 def _place(bundle: Path | None) -> Path:

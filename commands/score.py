@@ -37,31 +37,21 @@ def command(
     the size of the model; --set changes `score.`, `adapt.` and `ngram.` values, e.g.
     --set adapt.rate=0.005. With --core, the CORE tasks instead of TEXT.
     """
-    if core is not None:
-        from . import _core
-
-        found = _core.run(
-            *(_latest.need("artifact", model) if model is None else model, None, core),
-            bundle=options["bundle"],
-            max_per_task=options["max_per_task"],
-            baselines=options["baselines"],
-            device=options["device"],
-            context=options["context"],
-        )
-    else:
+    if core is None:
         from . import _scoring
 
         found = _scoring.run(_latest.need("artifact", model), texts, options)
+    else:
+        from . import _core
+
+        asked = ("bundle", "max_per_task", "baselines", "device", "context", "out")
+        found = _core.run(
+            model or _latest.need("artifact", None),
+            tasks=core,
+            **{name: options[name] for name in asked},
+        )
     if found is not None:
         plain, lines = found
-        if core is not None and options["out"] is not None:
-            _scoring_out(options["out"], plain)
         _report.emit(plain, as_json, lines)
         if plain.get("violations"):
             raise SystemExit(1)
-
-
-def _scoring_out(path: Path, plain: dict[str, Any]) -> None:
-    from segpt.stages.files import write_json
-
-    write_json(path, plain)
