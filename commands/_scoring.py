@@ -24,7 +24,6 @@ from . import _latest, _report, _texts, _training
 
 Value = Artifact | Quantized | Checkpoint
 Found = tuple[dict[str, Any], list[str]]
-CHECKS = ("audit", "prove")
 
 
 def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found | None:
@@ -38,9 +37,8 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
     spec = _spec(model_spec, options, counts[0] if len(counts) == 1 else None)
     mesh = join(options["device"])
     try:
-        for check in CHECKS:
-            if options[check] and mesh.size > 1:
-                raise SpecError(f"--{check} runs in one process; start it without torchrun")
+        if mesh.size > 1 and (options["audit"] or options["prove"]):
+            raise SpecError("--audit and --prove run in one process; start them without torchrun")
         runner = _Runner(path, value, text, mesh, options["limit"])
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain())
@@ -60,9 +58,9 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
             return None
         if options["out"] is not None:
             files.write_score(options["out"], result)
-        for check in CHECKS:
-            if options[check]:
-                more, told = getattr(runner, check)(spec, result)
+        for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
+            if options[name]:
+                more, told = check(spec, result)
                 plain |= more
                 lines += told
         return plain, lines
