@@ -106,4 +106,5 @@ def _is_foreign(path: Path) -> bool:
     """Whether ``transformers`` is asked: for its directories, and owner/name on its hub."""
     if path.exists():
         return (path / "config.json").exists()
-    return len(path.parts) == 2 and not path.is_absolute() and path.suffix != ".segpt"
+    named = len(path.parts) == 2 and not path.is_absolute() and path.suffix != ".segpt"
+    return named and not path.parent.exists()  # a misspelt runs/name is no owner's

@@ -83,3 +83,12 @@ def test_no_network_says_what_to_do(tmp_path: Path, run: Run) -> None:
     for word in (url, "cannot be fetched", "--url FILE", "unpack it into runs/core"):
         assert word in line
     assert not (tmp_path / "runs" / "core").exists()
+
+
+def test_a_misspelt_run_is_not_looked_for_on_the_hub(
+    archive: Path, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "runs").mkdir()
+    asked = run(tmp_path, "score", "runs/dmeo", "--core", "copa", "--bundle", "bundle")
+    assert asked.code == 2
+    assert "runs/dmeo does not exist" in asked.stderr
