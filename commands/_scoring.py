@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segpt.artifact.container import unpack
 from segpt.data.shards import Shards, read_shards
-from segpt.data.text import read_text, text_digest
+from segpt.data.text import read_text
 from segpt.errors import SpecError
 from segpt.spec.base import fingerprint
 from segpt.spec.model import ModelSpec
@@ -16,7 +15,8 @@ from segpt.spec.recipe import read_recipe
 from segpt.spec.score import ScoreSpec
 from segpt.stages import files, models, recipes, score
 from segpt.stages.audit import audited
-from segpt.stages.prove import prove
+from segpt.stages.prove import packed, prove
+from segpt.stages.score import Accounted
 from segpt.train.mesh import Mesh, join, leave
 from segpt.values import Artifact, Checkpoint, Quantized, Score, Text
 
@@ -32,14 +32,17 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
     ``options`` are those of ``segpt score``. None in a process that does not lead.
     """
     value, model_spec = models.read_model(path)
-    text = _read(value, texts, options)
+    source = score.source_of(value)
+    text = _read(source, texts, options)
+    _check_checks(value, text, options)
     counts = _loops(options["loops"])
     spec = _spec(model_spec, options, counts[0] if len(counts) == 1 else None)
     mesh = join(options["device"])
     try:
         if mesh.size > 1 and (options["audit"] or options["prove"]):
             raise SpecError("--audit and --prove run in one process; start them without torchrun")
-        runner = _Runner(path, value, text, mesh, options["limit"])
+        accounted = score.account_for(source, text)
+        runner = _Runner(path, value, accounted, mesh, options["limit"])
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain())
         lines = _lines(result)
@@ -60,7 +63,8 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
             files.write_score(options["out"], result)
         for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
             if options[name]:
-                more, told = check(spec, result)
+                assert isinstance(text, Text)  # as was checked
+                more, told = check(spec, result, text)
                 plain |= more
                 lines += told
         return plain, lines
@@ -72,7 +76,7 @@ class _Runner:
     """Scores of one model on one text."""
 
     def __init__(
-        self, path: Path, value: Value, text: Text | Shards, mesh: Mesh, limit: float | None
+        self, path: Path, value: Value, text: Accounted, mesh: Mesh, limit: float | None
     ) -> None:
         self.path, self.value, self.text = path, value, text
         self.device, self.leads, self.limit = str(mesh.device), mesh.leads, limit
@@ -83,7 +87,7 @@ class _Runner:
         place = _latest.RUNS / "scoring" / f"{fingerprint(spec)}{self.suffix}"
         origin = {
             "model": _named(self.value),
-            "text": self.text.digest if isinstance(self.text, Shards) else text_digest(self.text),
+            "text": self.text.digest,
             "score": fingerprint(spec),
         }
         with _report.Bar(f"score {self.path.name}") as bar, _training.Signals() as stop:
@@ -101,29 +105,26 @@ class _Runner:
         shutil.rmtree(place, ignore_errors=True)
         return result
 
-    def audit(self, spec: ScoreSpec, result: Score) -> Found:
+    def audit(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
         """Hold the score against its conditions."""
         opened = score.open_model(self.value, self.device, spec)
-        text = self.documents("--audit")
-        accounted = score.account_for(opened.source, text)
         assert result.by_target is not None
         with _report.Bar(f"audit {self.path.name}"):
             found = audited(
                 self.value,
                 opened.model,
-                accounted.ledger,
+                self.text.ledger,
                 list(text),
                 spec,
                 result.by_target,
                 device=self.device,
             )
-        states = {c.name: str(c) for c in found.conditions}
+        states = found.plain()
         plain = {"audit": states, "violations": [c.name for c in found.violations]}
         return plain, [f"  audit, {name}: {state}" for name, state in states.items()]
 
-    def prove(self, spec: ScoreSpec, result: Score) -> Found:
+    def prove(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
         """Compress the text and have a new process decompress it."""
-        text = self.documents("--prove")
         with _report.Bar(f"prove {self.path.name}") as bar:
             proof = prove(
                 self.value,
@@ -139,26 +140,30 @@ class _Runner:
             f"  proof: the code stream is {100 * proof.gap:+.3f} % of what the score says",
         ]
 
-    def documents(self, flag: str) -> Text:
-        """The text, which token shards do not hold."""
-        if isinstance(self.text, Shards):
-            raise SpecError(f"{flag} needs the text itself, not token shards; name text files")
-        return self.text
+
+def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be audited or proved before anything is scored."""
+    for name in ("audit", "prove"):
+        if options[name] and isinstance(text, Shards):
+            raise SpecError(f"--{name} needs the text itself, not token shards; name text files")
+    if options["prove"]:
+        packed(value)
 
 
 def _named(value: Value) -> str:
     return value.digest if isinstance(value, Artifact) else value.fingerprint
 
 
-def _read(value: Value, texts: Sequence[Path], options: Mapping[str, Any]) -> Text | Shards:
+def _read(
+    source: Quantized | Checkpoint, texts: Sequence[Path], options: Mapping[str, Any]
+) -> Text | Shards:
     shards = [path for path in texts if path.suffix == ".bin"]
     if not shards:
         if options["truncate"] is not None:
             raise SpecError("--truncate is for token shards; leave it out")
-        return read_text(texts, field=options["field"]) if texts else _texts.validation(value)
+        return read_text(texts, field=options["field"]) if texts else _texts.validation(source)
     if len(shards) < len(texts):
         raise SpecError("token shards and other texts cannot be scored together; score each alone")
-    source = unpack(value) if isinstance(value, Artifact) else value
     return read_shards(
         shards, source.tokenizer, vocab=source.spec.vocab, sequence=options["truncate"]
     )

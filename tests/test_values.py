@@ -13,22 +13,7 @@ from hypothesis import strategies as st
 from segpt import trellis
 from segpt.spec.model import expand
 from segpt.values import OCTAVE, Half, Quantized, Stepped, Tokenizer
-
-
-def stepped(seed: int, states: int, **changes: Any) -> Stepped:
-    """Five rows of seven, four of them stored."""
-    draw = np.random.default_rng(seed)
-    fields: dict[str, Any] = {
-        "states": states,
-        "codes": draw.integers(-127, 128, (4, 7)).astype(np.int8),
-        "step": float(np.float32(draw.uniform(1e-4, 1e-2))),
-        "rows": draw.integers(-120, 121, 4).astype(np.int8),
-        "columns": draw.integers(-120, 121, 7).astype(np.int8),
-        "centre": draw.normal(size=7).astype(np.float16),
-        "stored": np.array([True, True, False, True, True]),
-        "shared": draw.normal(size=7).astype(np.float16),
-    }
-    return Stepped(**fields | changes)
+from tests.artifact.weights import stepped
 
 
 def rounded(exact: Fraction) -> Fraction:

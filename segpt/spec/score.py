@@ -12,6 +12,11 @@ Boundaries = Literal["stream", "document"]
 AdaptedRole = Literal["table", "matrix", "head", "vector"]
 
 
+def _check_descent(rate: float, momentum: float, clip: float) -> None:
+    if rate < 0 or not 0 <= momentum < 1 or clip <= 0:
+        raise SpecError("rate is not negative, momentum lies in [0, 1), clip is positive")
+
+
 @spec
 class Frozen:
     """The policy that never adapts."""
@@ -42,8 +47,7 @@ class Sgd:
     def __post_init__(self) -> None:
         if min(self.chunk, self.epochs, self.batch) < 1:
             raise SpecError("chunk, epochs and batch must be at least 1")
-        if self.rate < 0 or not 0 <= self.momentum < 1 or self.clip <= 0:
-            raise SpecError("rate is not negative, momentum lies in [0, 1), clip is positive")
+        _check_descent(self.rate, self.momentum, self.clip)
         if not self.roles:
             raise SpecError("roles names at least one of table, matrix, head, vector")
 
@@ -103,11 +107,9 @@ class Phased:
             0 < f < 1 for f in self.fractions
         ):
             raise SpecError("fractions rise from above 0 to below 1")
-        if self.chunk < 1 or self.rate < 0 or not 0 <= self.momentum < 1 or self.clip <= 0:
-            raise SpecError(
-                "chunk is at least 1, rate is not negative, momentum lies in [0, 1), clip is "
-                "positive"
-            )
+        if self.chunk < 1:
+            raise SpecError("chunk must be at least 1")
+        _check_descent(self.rate, self.momentum, self.clip)
 
 
 @spec

@@ -176,13 +176,8 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
     Raises:
         CheckpointError: if there is none, it is damaged, or it has another ``origin``.
     """
-    if not Path(path).exists():
-        raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")
-    header, files = _read(path, "partial")
-    if header.get("origin") != dict(origin):
-        raise CheckpointError(
-            f"{path} was begun on another checkpoint or with other settings; leave out --resume"
-        )
+    begun = "on another checkpoint or with other settings"
+    header, files = _read_begun(path, "partial", origin, begun)
     arrays = _unpack(path, "weights.safetensors", files)
     floats = {k.removeprefix("float|"): a for k, a in arrays.items() if k.startswith("float|")}
     try:
@@ -214,13 +209,8 @@ def read_scoring(path: Path, origin: Mapping[str, str]) -> Arrays:
     Raises:
         CheckpointError: if there is none, it is damaged, or it has another ``origin``.
     """
-    if not Path(path).exists():
-        raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")
-    header, files = _read(path, "scoring")
-    if header.get("origin") != dict(origin):
-        raise CheckpointError(
-            f"{path} was begun on another model or text, or in another way; leave out --resume"
-        )
+    begun = "on another model or text, or in another way"
+    _, files = _read_begun(path, "scoring", origin, begun)
     return _unpack(path, "state.safetensors", files)
 
 
@@ -375,4 +365,16 @@ def _read(
                 f"{path / name} is damaged: its SHA-256 does not match; use an older checkpoint"
             )
         files[name] = data
+    return header, files
+
+
+def _read_begun(
+    path: Path, kind: str, origin: Mapping[str, str], otherwise: str
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read what an interrupted call left, if it was about the same ``origin``."""
+    if not Path(path).exists():
+        raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")
+    header, files = _read(path, kind)
+    if header.get("origin") != dict(origin):
+        raise CheckpointError(f"{path} was begun {otherwise}; leave out --resume")
     return header, files

@@ -94,18 +94,13 @@ def prove(
         ScoreError: if the value is no artifact, or cannot be scored.
         DataError: if the tokenizer loses text.
     """
-    if not isinstance(value, Artifact):
-        raise ScoreError(
-            "only an artifact can be proved, as only that is all a decoder has; make one with: "
-            "segpt pack"
-        )
-    documents = list(text)
+    artifact, documents = packed(value), list(text)
     if nats is None:
-        nats = score(value, text, spec).nats
+        nats = score(artifact, text, spec).nats
     begun = time.perf_counter()
-    made = compress(value, documents, spec, report=lambda *at: report("compress", *at))
+    made = compress(artifact, documents, spec, report=lambda *at: report("compress", *at))
     between = time.perf_counter()
-    if _elsewhere(value, made, lambda *at: report("decompress", *at)) != documents:
+    if _elsewhere(artifact, made, lambda *at: report("decompress", *at)) != documents:
         raise CheckError("the compressed text decodes to another one; the score is not proved")
     proof = Proof(
         bytes=sum(map(len, documents)),
@@ -124,6 +119,20 @@ def prove(
             f"{made.payload:,}; the predictions of the score and of the decoder differ"
         )
     return proof
+
+
+def packed(value: Artifact | Quantized | Checkpoint) -> Artifact:
+    """The value, if it is an artifact.
+
+    Raises:
+        ScoreError: if it is none.
+    """
+    if isinstance(value, Artifact):
+        return value
+    raise ScoreError(
+        "only an artifact can be proved, as only that is all a decoder has; make one with: "
+        "segpt pack"
+    )
 
 
 def _elsewhere(

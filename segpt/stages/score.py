@@ -49,17 +49,21 @@ class Opened:
 
 @dataclass(frozen=True)
 class Accounted:
-    """A text as tokens that are proved to stand for its bytes, and what else is known of it."""
+    """A text as tokens that are proved to stand for its bytes, and what else is known of it.
+
+    ``seconds`` is what that took.
+    """
 
     ledger: Ledger
     digest: str
     overlap: str
     name: str
+    seconds: float
 
 
 def score(
     value: Artifact | Quantized | Checkpoint,
-    text: Text | Shards,
+    text: Text | Shards | Accounted,
     spec: ScoreSpec,
     *,
     device: str = "cpu",
@@ -75,7 +79,8 @@ def score(
 
     Args:
         value: the model and its tokenizer; of a checkpoint the visits that have joined run.
-        text: raw documents, on which bytes are counted, not on tokens; or token shards.
+        text: raw documents, on which bytes are counted, not on tokens; or token shards; or either
+            as :func:`account_for` returned it for this value, so that it is tokenized only once.
         spec: how to read and what to learn; the model's context if it names none.
         device: where to compute, in float32.
         report: told about progress after each batch.
@@ -92,6 +97,8 @@ def score(
         ArtifactError: if an artifact is damaged.
     """
     begun = saved = time.perf_counter()
+    if isinstance(text, Accounted):
+        begun -= text.seconds
 
     def told(progress: Progress) -> None:
         if limit_seconds is not None and time.perf_counter() - begun > limit_seconds:
@@ -112,7 +119,7 @@ def score(
             raise InterruptError(f"stopped before the whole text was scored{kept}")
 
     opened = open_model(value, device, spec)
-    accounted = account_for(opened.source, text)
+    accounted = text if isinstance(text, Accounted) else account_for(opened.source, text)
     model, ledger = opened.model, accounted.ledger
     context = spec.reach(model.spec.context)
     found = tally(model, ledger, spec, context, told, pause=pause, resume=resume)
@@ -176,8 +183,7 @@ def open_model(value: Artifact | Quantized | Checkpoint, device: str, spec: Scor
     """
     match value:
         case Artifact():
-            quantized = dataclasses.replace(unpack(value), documents=value.documents)
-            opened = open_model(quantized, device, spec)
+            opened = open_model(source_of(value), device, spec)
             origin = {**opened.origin, "artifact": value.digest}
             return dataclasses.replace(opened, origin=origin)
         case Quantized():
@@ -193,6 +199,17 @@ def open_model(value: Artifact | Quantized | Checkpoint, device: str, spec: Scor
     return Opened(value, model, origin)
 
 
+def source_of(value: Artifact | Quantized | Checkpoint) -> Quantized | Checkpoint:
+    """What holds the weights and the tokenizer, with the training documents if they are listed.
+
+    Raises:
+        ArtifactError: if an artifact is damaged.
+    """
+    if isinstance(value, Artifact):
+        return dataclasses.replace(unpack(value), documents=value.documents)
+    return value
+
+
 def account_for(source: Quantized | Checkpoint, text: Text | Shards) -> Accounted:
     """The tokens of a text under a model's tokenizer, and what was proved about them.
 
@@ -201,13 +218,16 @@ def account_for(source: Quantized | Checkpoint, text: Text | Shards) -> Accounte
             for the bytes.
         DataError: if there is no text.
     """
+    begun = time.perf_counter()
     if isinstance(text, Shards):
         ledger = Ledger(text.ids, text.sizes, text.starts, text.raw, text.denominator)
         spelt = _spelt(source, text) if text.denominator == "bytes" else None
-        return Accounted(ledger, text.digest, _overlap(source, spelt), text.name)
-    documents = list(text)
-    overlap = _overlap(source, documents)
-    return Accounted(_ledger(source, documents), text_digest(documents), overlap, text.name)
+        overlap, digest = _overlap(source, spelt), text.digest
+    else:
+        documents = list(text)
+        overlap = _overlap(source, documents)
+        ledger, digest = _ledger(source, documents), text_digest(documents)
+    return Accounted(ledger, digest, overlap, text.name, time.perf_counter() - begun)
 
 
 def _spelt(source: Quantized | Checkpoint, shards: Shards) -> Iterator[bytes]:

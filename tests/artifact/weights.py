@@ -1,6 +1,7 @@
 """Weights to pack: codes as quantizers make them, with steps of all kinds."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,3 +66,19 @@ def with_rows(random: np.random.Generator, weight: Stepped, parts: int) -> Stepp
         codes = weight.codes[stored]
         weight = replace(weight, codes=codes, rows=rows[stored], stored=stored, shared=shared)
     return weight
+
+
+def stepped(seed: int, states: int = 8, **changes: Any) -> Stepped:
+    """Five rows of seven, four of them stored, all fields at random."""
+    draw = np.random.default_rng(seed)
+    fields: dict[str, Any] = {
+        "states": states,
+        "codes": draw.integers(-127, 128, (4, 7)).astype(np.int8),
+        "step": float(np.float32(draw.uniform(1e-4, 1e-2))),
+        "rows": draw.integers(-120, 121, 4).astype(np.int8),
+        "columns": draw.integers(-120, 121, 7).astype(np.int8),
+        "centre": draw.normal(size=7).astype(np.float16),
+        "stored": np.array([True, True, False, True, True]),
+        "shared": draw.normal(size=7).astype(np.float16),
+    }
+    return Stepped(**fields | changes)

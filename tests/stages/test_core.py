@@ -1,11 +1,7 @@
 """CORE from end to end: the same answers as one text after another gives, and sooner."""
 
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -26,6 +22,7 @@ from segpt.spec.core import TASKS, Task, centred, core, task
 from segpt.stages.core import Progress, choose, core_lines, evaluate
 from segpt.stages.models import from_checkpoint
 from tests.bundles import SHARED, write_bundle, write_table
+from tests.processes import in_two
 from tests.stages.random_models import checkpoint
 
 SCRIPT = Path(__file__).with_name("two_askers.py")
@@ -193,43 +190,13 @@ def test_candidates_together_are_faster_than_each_alone(place: Path) -> None:
     assert max(found) > 1.5, found
 
 
-def run_two(tasks: str, *places: Path) -> list[list[Any]]:
-    """What each of two processes printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    world |= {"PYTHONPATH": str(SCRIPT.parents[2])}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), tasks, *map(str, places)],
-            env=os.environ | world | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        results = []
-        for process in processes:
-            stdout, stderr = process.communicate(timeout=180)
-            assert process.returncode == 0, stderr
-            results.append([json.loads(line) for line in stdout.splitlines()[-2:]])
-        return results
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
 @pytest.mark.slow
 def test_two_processes_return_the_result_of_one(place: Path, tmp_path: Path) -> None:
     broken = write_bundle(tmp_path)
     (broken / "eval_data" / task("jeopardy").path).write_text("{")
     alone = evaluate(subject(), read_bundle(place), choose(MIXED), max_per_task=11)
     expected = [[t.task.label, t.right, t.items, t.cropped, t.moved] for t in alone.tasks]
-    (first, failed), (second, told) = run_two(MIXED, place, broken)
+    (first, failed), (second, told) = in_two(SCRIPT, MIXED, str(place), str(broken), last=2)
     assert first == second == [alone.mean, 2, expected]
     assert failed == "another process could not do its part of CORE; see its message"
     assert "jeopardy_all.jsonl:1: not a JSON object" in told

@@ -14,24 +14,10 @@ from segpt.spec.base import canonical
 from segpt.spec.layout import layout
 from segpt.stages import files
 from segpt.values import Coded, Grid, Half, Partial, Quantized, Stepped
+from tests.artifact.weights import stepped
 from tests.stages.random_models import checkpoint
 
 ORIGIN = {"checkpoint": "0123456789abcdef", "quantize": "fedcba9876543210"}
-
-
-def stepped(seed: int, **changes: Any) -> Stepped:
-    draw = np.random.default_rng(seed)
-    fields: dict[str, Any] = {
-        "states": 8,
-        "codes": draw.integers(-127, 128, (4, 7)).astype(np.int8),
-        "step": float(np.float32(draw.uniform(1e-4, 1e-2))),
-        "rows": draw.integers(-120, 121, 4).astype(np.int8),
-        "columns": draw.integers(-120, 121, 7).astype(np.int8),
-        "centre": draw.normal(size=7).astype(np.float16),
-        "stored": np.array([True, True, False, True, True]),
-        "shared": draw.normal(size=7).astype(np.float16),
-    }
-    return Stepped(**fields | changes)
 
 
 def every_kind() -> dict[str, Coded]:

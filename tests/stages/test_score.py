@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +24,7 @@ from segpt.spec.score import Frozen, LowRank, Phased, ScoreSpec, Sgd
 from segpt.stages.files import read_scoring, save_scoring
 from segpt.stages.score import score
 from segpt.values import Arrays, Checkpoint, Half, Quantized, Text, Tokenizer
+from tests.processes import in_two
 
 SCRIPT = Path(__file__).with_name("two_scorers.py")
 DOCUMENTS = [
@@ -248,35 +245,6 @@ def test_threads_do_not_change_the_score() -> None:
     assert two.conditions["threads"] == 2
 
 
-def run_two(task: dict[str, Any]) -> list[Any]:
-    """What each of two processes printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), json.dumps(task)],
-            env=os.environ | place | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        results = []
-        for process in processes:
-            stdout, stderr = process.communicate(timeout=120)
-            assert process.returncode == 0, stderr
-            results.append(json.loads(stdout.splitlines()[-1]))
-        return results
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
 WAYS = {
     "strided": SPEC,
     "strided, documents": dataclasses.replace(SPEC, boundaries="document"),
@@ -305,7 +273,7 @@ def test_two_processes_return_the_score_of_one(tmp_path: Path) -> None:
         "documents": [document.hex() for document in DOCUMENTS],
         "runs": runs,
     }
-    ranks = run_two(task)
+    ranks = [lines[0] for lines in in_two(SCRIPT, json.dumps(task))]
     scores = ranks[0][: len(WAYS)]
     assert ranks[1][: len(WAYS)] == scores
     for way, one, (nats, tokens, processes) in zip(WAYS, alone, scores, strict=True):

@@ -1,10 +1,6 @@
 """Two gloo processes train the same model as one, and agree on everything."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from segpt.spec.base import encode
 from segpt.spec.model import ModelSpec
 from segpt.spec.train import Adam, Loops, Muon, Optimizer, TrainSpec
 from segpt.train.loop import Run, train
+from tests.processes import in_two
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -32,31 +29,7 @@ def run_two(spec: ModelSpec, how: TrainSpec, out: Path, **task: Any) -> list[dic
         }
         | task
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(SCRIPT), json.dumps(task)],
-                env=os.environ | place | {"MASTER_PORT": str(port)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    results = []
-    try:
-        for process in processes:
-            stdout, stderr = process.communicate(timeout=180)
-            assert process.returncode == 0, stderr
-            results.append(json.loads(stdout.splitlines()[-1]))
-    finally:
-        for process in processes:
-            process.kill()
-    return results
+    return [lines[0] for lines in in_two(SCRIPT, json.dumps(task))]
 
 
 @pytest.mark.parametrize("matrix", [Muon(decay=0.1), Adam(decay=0.1)])
