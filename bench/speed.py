@@ -39,7 +39,7 @@ def scoring(device: str, context: int = 512, stride: int = 64) -> dict[str, Any]
     """Targets per second of batched windows, against one window at a time through all logits."""
     recipe = read_recipe("demo" if device == "cpu" else "golf16")
     model = _model(recipe, device).eval()
-    targets = context + stride * (16 if device == "cpu" else 256)
+    targets = context + stride * (64 if device == "cpu" else 256)
     ids = np.random.default_rng(0).integers(recipe.model.vocab, size=targets + 1, dtype=np.uint32)
     windows = plan(targets, context, stride)
 

@@ -11,7 +11,7 @@ from segpt.model.stream import Cache, Past, first_rows
 from segpt.values import Arrays
 
 from .learners import Learner
-from .surprisal import gather, pieces
+from .surprisal import gather, pieces, window_hidden
 from .windows import Indices, Spans
 
 
@@ -54,18 +54,22 @@ class Reader:
     def read(self, learner: Learner, spans: Spans) -> Reading:
         """The distributions of the targets of ``spans`` under the learner's model."""
         model = learner.model
-        learner.select(spans.lane)
+        # Lanes may differ in their weights, so only windows of one lane can share tokens.
+        shared = self.window is None and bool((spans.lane == spans.lane[:1]).all())
+        learner.select(spans.lane[:1] if shared else spans.lane)
         device = model.table.weight.device
         lengths, scored = spans.shapes.T
         longest = int(lengths.max())
-        tokens = gather(self.ids, spans.begin, longest).to(device)
         # What stands right of a shorter span is read by no one, as attention is causal.
         offset = np.arange(longest)
         read = (offset >= (lengths - scored)[:, None]) & (offset < lengths[:, None])
         last = max(1, longest - int((lengths - scored).min()))
-        if self.window is None:
-            hidden = model.hidden(tokens, last=last)
+        if shared:
+            hidden = window_hidden(model, self.ids, spans.begin, longest, last)
+        elif self.window is None:
+            hidden = model.hidden(gather(self.ids, spans.begin, longest).to(device), last=last)
         else:
+            tokens = gather(self.ids, spans.begin, longest).to(device)
             first_rows(self._cache, len(spans))
             hidden = model.hidden(tokens, self._cache, self._position, last, self.window)
             self._position += longest

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.model.model import Model
+from segpt.model.stream import Overlap
 
 from .windows import Indices, Spans
 
 POSITIONS = 1024  # whose logits are held at once
+LEAST_SHARED = 1.5  # times as many tokens in windows as there are make sharing them pay
 
 
 def window_nats(model: Model, ids: NDArray[np.uint32], windows: Spans) -> Tensor:
@@ -21,9 +23,28 @@ def window_nats(model: Model, ids: NDArray[np.uint32], windows: Spans) -> Tensor
     The softmax runs over the whole vocabulary, and only where a target is scored.
     """
     length, scored = windows.shapes[0].tolist()
-    tokens = gather(ids, windows.begin, length + 1).to(model.table.weight.device)
-    hidden = model.hidden(tokens[:, :-1], last=scored)
-    return position_nats(model, hidden, tokens[:, -scored:])
+    hidden = window_hidden(model, ids, windows.begin, length, scored)
+    return position_nats(
+        model, hidden, gather(ids, windows.end - scored + 1, scored).to(hidden.device)
+    )
+
+
+def window_hidden(
+    model: Model, ids: NDArray[np.uint32], begin: Indices, length: int, last: int
+) -> Tensor:
+    """The final stream (windows, last, width) of windows of ``length`` tokens.
+
+    Where windows overlap, their tokens run once up to the first attention.
+    """
+    where, device = _places(ids, begin, length), model.table.weight.device
+    tokens, index = np.unique(where, return_inverse=True)
+    if tokens.size * LEAST_SHARED > where.size or not model.alone:
+        return model.hidden(_ids(ids, where).to(device), last=last)
+    overlap = Overlap(
+        torch.from_numpy(index.reshape(where.shape)).to(device),
+        torch.from_numpy(tokens).to(device),
+    )
+    return model.hidden(_ids(ids, tokens)[None].to(device), last=last, overlap=overlap)
 
 
 def position_nats(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -36,7 +57,15 @@ def position_nats(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
 
 def gather(ids: NDArray[np.uint32], begin: Indices, length: int) -> Tensor:
     """The tokens from each of ``begin`` on, (begins, length) in int64; past the end the last."""
-    where = np.minimum(begin[:, None] + np.arange(length), len(ids) - 1)
+    return _ids(ids, _places(ids, begin, length))
+
+
+def _places(ids: NDArray[np.uint32], begin: Indices, length: int) -> Indices:
+    """Where these tokens are, (begins, length)."""
+    return np.minimum(begin[:, None] + np.arange(length), len(ids) - 1)
+
+
+def _ids(ids: NDArray[np.uint32], where: Indices) -> Tensor:
     return torch.from_numpy(ids[where].astype(np.int64))
 
 

@@ -40,8 +40,11 @@ class Attention(nn.Module):
         for part in self.value_parts:
             v = part(v, x, stream)
         window = stream.narrowest(self.window)
-        keys, values = (k, v) if stream.past is None else stream.past.extend(k, v, window)
-        q, v, x = stream.tail(q), stream.tail(v), stream.tail(x)
+        if stream.past is None:
+            keys, values = stream.rows(k), stream.rows(v)
+        else:
+            keys, values = stream.past.extend(k, v, window)
+        q, v, x = stream.read(q), stream.read(v), stream.read(x)
         y = attend(q, keys, values, window)
         for part in self.output_parts:
             y = part(y, v, x, stream)

@@ -11,17 +11,24 @@ from .stream import Stream
 
 
 def activate(act: spec.Activation, x: Tensor) -> Tensor:
-    """Apply an activation; ``swiglu`` halves the last dimension (arXiv 2002.05202)."""
+    """Apply an activation; ``swiglu`` halves the last dimension (arXiv 2002.05202).
+
+    Where no gradient will ask for ``x``, its memory is used again: this is the largest tensor of
+    a layer.
+    """
+    again = not x.requires_grad
     match act:
         case "relu2":
-            return F.relu(x).square()
+            x = F.relu(x, again)
+            return x.square_() if again else x.square()
         case "leaky_relu2":
-            return F.leaky_relu(x, 0.5).square()
+            x = F.leaky_relu(x, 0.5, again)
+            return x.square_() if again else x.square()
         case "silu":
-            return F.silu(x)
+            return F.silu(x, again)
         case "swiglu":
             gate, up = x.chunk(2, -1)
-            return F.silu(gate) * up
+            return F.silu(gate, again) * up
 
 
 class Dense(nn.Module):

@@ -35,10 +35,19 @@ class Layer(nn.Module):
             stream.last = None  # it learns from every position
         for part in self.join:
             x = part(x, stream)
-        start = x
-        if self.mixer is not None:
-            x = stream.tail(x) + self.mixer(x, stream)
-        if self.feed is not None:
-            x = stream.tail(x) + self.feed(stream.tail(start if self.parallel else x), stream)
+        fed = None
+        if self.feed is not None and (self.parallel or self.mixer is None):
+            fed = self.feed(stream.tail(x), stream)
+        if self.mixer is None:
+            x = stream.tail(x)
+        else:
+            mixed = self.mixer(x, stream)
+            x = stream.read(x) + mixed
+            fed = None if fed is None else stream.read(fed)
+            stream.part()
+        if fed is not None:
+            x = x + fed
+        elif self.feed is not None:
+            x = x + self.feed(x, stream)
         stream.last = last
         return stream.tail(x)

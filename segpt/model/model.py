@@ -10,7 +10,7 @@ from segpt.spec.model import ModelSpec
 
 from .leaves import Matrix, Table, project
 from .parts import rms
-from .stream import Cache, Past, Stream
+from .stream import Cache, Overlap, Past, Stream
 
 
 class Head(nn.Module):
@@ -107,17 +107,25 @@ class Model(nn.Module):
         start: int = 0,
         last: int | None = None,
         window: int | None = None,
+        overlap: Overlap | None = None,
     ) -> Tensor:
         """The final normalised stream (batch, time, width), or its ``last`` positions.
 
         Before the last visit every position matters to later ones; in it, only those that are
         asked for run beyond the keys and values of the mixer.
+
+        With ``overlap``, ``tokens`` is one row and the batch is the windows in it. Up to the first
+        attention a token depends on nothing else, so until then it runs once for all of them;
+        :attr:`alone` says whether that is so.
         """
         x = rms(self.table(tokens))
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
-        stream = Stream(tokens, positions, x0=x, window=window)
+        if overlap is None:
+            positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
+        else:
+            positions = overlap.positions
+        stream = Stream(tokens, positions, x0=x, window=window, overlap=overlap)
         entry = x
         for place, index in enumerate(self.active):
             stream.last = last if place == len(self.active) - 1 else None
@@ -131,7 +139,14 @@ class Model(nn.Module):
                 x = self._visit(index, x, stream)
             if place == self.fixed.stop - 1:
                 x = x.detach() + (entry - entry.detach())
-        return rms(x)
+        return rms(stream.read(x) if stream.overlap is not None else x)
+
+    @property
+    def alone(self) -> bool:
+        """Whether a token depends on no other one up to the first attention that runs."""
+        layers = [self.spec.layers[self.spec.visits[index].layer] for index in self.active]
+        until = next((i for i, layer in enumerate(layers) if layer.mixer), len(layers) - 1)
+        return all(layer.feed is None or layer.feed.fast is None for layer in layers[: until + 1])
 
     def _visit(self, index: int, x: Tensor, stream: Stream) -> Tensor:
         for part in cast("nn.ModuleList", self.visits[index]):

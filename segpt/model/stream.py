@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,20 @@ def _latest(x: Tensor, window: int | None) -> Tensor:
     return x[:, x.size(1) - window + 1 :].clone()
 
 
+class Overlap(NamedTuple):
+    """Windows that share tokens: ``where`` (windows, time) says which ones each of them holds.
+
+    ``positions`` (tokens,) are those of the tokens in their text.
+    """
+
+    where: Tensor
+    positions: Tensor
+
+    def rows(self, x: Tensor) -> Tensor:
+        """One row per window, (windows, time, ...), of ``x`` (1, tokens, ...)."""
+        return x[0, self.where]
+
+
 @dataclass
 class Stream:
     """Everything a part may read beside x, so that a new part never changes a signature.
@@ -54,7 +69,8 @@ class Stream:
     embedding; ``values`` those of the first value residual visited; ``visits`` maps a visit to its
     output; ``past`` is the memory of the visit that is running, or None for a full pass;
     ``last`` is how many positions at the end anyone will read of its output, or None for all;
-    ``window`` is how many positions attention sees at most, or None for all.
+    ``window`` is how many positions attention sees at most, or None for all; ``overlap`` the
+    windows that attention has yet to tell apart, before which a token runs once for all of them.
     """
 
     tokens: Tensor
@@ -65,6 +81,7 @@ class Stream:
     past: Past | None = None
     last: int | None = None
     window: int | None = None
+    overlap: Overlap | None = None
 
     def narrowest(self, window: int | None) -> int | None:
         """The smaller of this pass's window and another one, where None is no limit."""
@@ -74,7 +91,28 @@ class Stream:
 
     def tail(self, x: Tensor) -> Tensor:
         """The positions of ``x`` (batch, time, ...) that will be read; doing so twice is fine."""
+        if self.last is None or self.overlap is not None:  # each is read by some window
+            return x
+        return x[:, -self.last :]
+
+    def rows(self, x: Tensor) -> Tensor:
+        """``x`` by window, if windows share its tokens."""
+        return x if self.overlap is None else self.overlap.rows(x)
+
+    def read(self, x: Tensor) -> Tensor:
+        """``x`` by window, and of it what will be read."""
+        x = self.rows(x)
         return x if self.last is None else x[:, -self.last :]
+
+    def part(self) -> None:
+        """From here on each window runs on its own."""
+        if self.overlap is None:
+            return
+        self.tokens, self.x0 = self.rows(self.tokens), self.rows(self.x0)
+        self.values = None if self.values is None else self.rows(self.values)
+        self.visits = {place: self.rows(x) for place, x in self.visits.items()}
+        self.positions = self.positions[: self.tokens.size(1)]
+        self.overlap = None
 
 
 # One per place in the order that runs, not per layer nor per visit: loops run both again.

@@ -9,7 +9,7 @@ from torch import Tensor
 from segpt.model.build import build, load_weights
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.model.stream import Cache
+from segpt.model.stream import Cache, Overlap
 from segpt.spec.model import Head, ModelSpec, Skip, expand, settle
 
 Make = Callable[..., Model]
@@ -214,3 +214,46 @@ def test_recipes_run_in_bfloat16(
         assert weight.tensor.dtype == torch.float32
         assert weight.tensor.grad is not None
         assert weight.tensor.grad.isfinite().all(), weight.name
+
+
+@pytest.mark.parametrize("last", [None, 5])
+def test_windows_that_share_tokens_give_what_each_gives_alone(
+    spec: ModelSpec, make: Make, last: int | None
+) -> None:
+    model = make(spec)
+    if not model.alone:
+        pytest.skip("a token depends on others before attention")
+    ids = torch.randint(spec.vocab, (1, 40), generator=torch.Generator().manual_seed(3))
+    where = torch.tensor([0, 4, 19, 20])[:, None] + torch.arange(16)
+    # The positions of the text, from which only differences matter.
+    overlap = Overlap(where, 1000 + torch.arange(40))
+    with torch.no_grad():
+        apart = model.hidden(ids[0, where], last=last)
+        together = model.hidden(ids, last=last, overlap=overlap)
+    assert together.shape == apart.shape
+    assert torch.allclose(together, apart, atol=2e-5)
+
+
+def test_windows_share_what_comes_before_attention_only(make: Make) -> None:
+    spec = expand(
+        {
+            "vocab": 20,
+            "width": 16,
+            "context": 8,
+            "depth": 3,
+            "layer": {
+                "mixer": {"heads": 2, "kv_heads": 1, "head_dim": 8},
+                "feed": {"hidden": 8},
+                "wiring": "parallel",
+            },
+            "override": [{"layers": "0", "set": {"mixer": None}}],
+        }
+    )
+    model = make(spec)
+    ran: list[int] = []
+    for layer in model.layers:
+        layer.feed.body.register_forward_hook(lambda m, i, y: ran.append(y[..., 0].numel()))
+    where = torch.arange(4)[:, None] + torch.arange(6)
+    with torch.no_grad():
+        model.hidden(torch.arange(9)[None], overlap=Overlap(where, torch.arange(9)), last=2)
+    assert ran == [9, 9, 8]
