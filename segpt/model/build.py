@@ -10,6 +10,7 @@ from torch import nn
 
 from segpt.errors import CheckpointError
 from segpt.spec import model as spec
+from segpt.spec import parts as slot
 from segpt.spec.layout import Role
 
 from . import parts
@@ -68,41 +69,41 @@ def _attention(s: spec.Attention, width: int) -> Attention:
     )
 
 
-def _query_key(s: spec.Norm | spec.Rope | spec.Gain, a: spec.Attention) -> nn.Module:
+def _query_key(s: slot.Norm | slot.Rope | slot.Gain, a: spec.Attention) -> nn.Module:
     match s:
-        case spec.Norm():
+        case slot.Norm():
             return parts.Norm()
-        case spec.Rope():
+        case slot.Rope():
             return parts.Rope(s)
-        case spec.Gain():
+        case slot.Gain():
             return parts.Gain(s, a.heads)
         case _:
             assert_never(s)
 
 
-def _value(s: spec.ValueResidual) -> nn.Module:
+def _value(s: slot.ValueResidual) -> nn.Module:
     match s:
-        case spec.ValueResidual():
+        case slot.ValueResidual():
             return parts.ValueResidual()
         case _:
             assert_never(s)
 
 
-def _output(s: spec.HeadGate | spec.ExcludeSelf, a: spec.Attention) -> nn.Module:
+def _output(s: slot.HeadGate | slot.ExcludeSelf, a: spec.Attention) -> nn.Module:
     match s:
-        case spec.HeadGate():
+        case slot.HeadGate():
             return parts.HeadGate(s, a.heads)
-        case spec.ExcludeSelf():
+        case slot.ExcludeSelf():
             return parts.ExcludeSelf()
         case _:
             assert_never(s)
 
 
-def _join(s: spec.MixInput | spec.Skip, width: int) -> nn.Module:
+def _join(s: slot.MixInput | slot.Skip, width: int) -> nn.Module:
     match s:
-        case spec.MixInput():
+        case slot.MixInput():
             return parts.MixInput(width)
-        case spec.Skip():
+        case slot.Skip():
             return parts.Skip(s, width)
         case _:
             assert_never(s)

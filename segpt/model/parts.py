@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segpt.spec import model as spec
+from segpt.spec import parts as spec
 
 from .leaves import Matrix, Vector
 from .stream import Stream

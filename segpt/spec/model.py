@@ -5,75 +5,29 @@ in which they run. Looping is visiting a layer twice. Optional features are part
 absent feature is an empty tuple, never a flag.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from segpt.errors import SpecError
 
-from .base import ADDED, decode, nearest, patch, spec
-from .route import MOST_VISITS, indices, parse_route
+from .base import ADDED, spec
+from .parts import (
+    ExcludeSelf,
+    Gain,
+    HeadGate,
+    MixInput,
+    Norm,
+    Rope,
+    Skip,
+    Token,
+    ValueResidual,
+)
+from .role import Entry, matrix, vector, within
+from .route import MOST_VISITS
 
 Activation = Literal["relu2", "leaky_relu2", "silu", "swiglu"]
-
-
-# Parts of the ``query_key`` slot: (q, k, stream) -> (q, k).
-@spec
-class Norm:
-    """RMS-normalise each head of queries and keys."""
-
-
-@spec
-class Rope:
-    """Rotate the first ``dims`` channels of each head (Su et al. 2021, arXiv 2104.09864).
-
-    Channels i and i + dims/2 form a pair. ``turn`` is the sign convention: ``"left"`` maps
-    (a, b) to (a cos - b sin, a sin + b cos) as in LLaMA, ``"right"`` to
-    (a cos + b sin, b cos - a sin) as in the nanoGPT speed runs. A converter must carry it.
-    """
-
-    dims: int
-    base: float = 10_000.0
-    turn: Literal["left", "right"] = "right"
-
-    def __post_init__(self) -> None:
-        if self.dims < 2 or self.dims % 2:
-            raise SpecError(f"rope rotates pairs of channels, so dims is even; got {self.dims}")
-        if self.base <= 0:
-            raise SpecError(f"rope needs a positive base, got {self.base}")
-
-
-@spec
-class Gain:
-    """Scale queries by a learned gain per head."""
-
-    init: float = 1.0
-
-
-# Parts of the ``value`` slot: (v, x, stream) -> v.
-@spec
-class ValueResidual:
-    """Blend in the values of the first visit with this part (Zhou et al., arXiv 2410.17897)."""
-
-
-# Parts of the ``output`` slot: (y, v, x, stream) -> y.
-@spec
-class HeadGate:
-    """Gate each head by twice the sigmoid of a map of the first ``inputs`` channels."""
-
-    inputs: int = 12
-
-    def __post_init__(self) -> None:
-        if self.inputs < 1:
-            raise SpecError(f"a head gate reads at least one channel, got {self.inputs}")
-
-
-@spec
-class ExcludeSelf:
-    """Remove from each head the component along the value of its own position."""
 
 
 @spec
@@ -100,6 +54,20 @@ class Attention:
         for part in self.query_key:
             if isinstance(part, Rope) and part.dims > self.head_dim:
                 raise SpecError(f"rope rotates {part.dims} of {self.head_dim} channels")
+
+    def weights(self, width: int) -> tuple[Entry, ...]:
+        """Its matrices, then those of the parts in its slots."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        found = [
+            matrix("query", queries, width),
+            matrix("key", keys, width),
+            matrix("value", keys, width),
+            matrix("out", width, queries),
+        ]
+        for slot in ("query_key", "value", "output"):
+            for j, part in enumerate(getattr(self, slot)):
+                found += within(f"{slot}_parts.{j}", part.weights(width, self))
+        return tuple(found)
 
 
 @spec
@@ -135,6 +103,11 @@ class FastWeight:
         if self.clip is not None and self.clip <= 0:
             raise SpecError(f"clip must be positive or null, got {self.clip}")
 
+    def weights(self, width: int) -> tuple[Entry, ...]:
+        """The convolution, and the projection if there is one."""
+        taps = vector("taps", self.taps, width)
+        return (taps, matrix("projection", width, width)) if self.projection else (taps,)
+
 
 @spec
 class Dense:
@@ -148,18 +121,11 @@ class Dense:
         if self.hidden < 1:
             raise SpecError(f"hidden must be positive, got {self.hidden}")
 
-
-# Parts of the ``join`` slot: (x, stream) -> x. A layer's parts are shared by its visits.
-@spec
-class MixInput:
-    """Blend the embedding back in: ``a * x + b * x0``, per channel."""
-
-
-@spec
-class Skip:
-    """Receive the output of an earlier visit: ``lerp(w * skip, x, sigmoid(g))``, per channel."""
-
-    source: int
+    def weights(self, width: int) -> tuple[Entry, ...]:
+        """Both matrices, and what makes the second one fast."""
+        rows = self.hidden * (2 if self.act == "swiglu" else 1)
+        fast = () if self.fast is None else within("fast", self.fast.weights(width))
+        return (matrix("up", rows, width), matrix("down", width, self.hidden), *fast)
 
 
 @spec
@@ -176,6 +142,16 @@ class Layer:
     norm_scale: float = 1.0
     join: tuple[MixInput, ...] = ()
 
+    def weights(self, width: int) -> tuple[Entry, ...]:
+        """Those of its join parts and of its branches, each with a gain."""
+        found: list[Entry] = []
+        for j, part in enumerate(self.join):
+            found += within(f"join.{j}", part.weights(width))
+        for name, body in (("mixer", self.mixer), ("feed", self.feed)):
+            if body is not None:
+                found += within(name, (vector("gain", width), *within("body", body.weights(width))))
+        return tuple(found)
+
 
 @spec
 class Visit:
@@ -187,12 +163,6 @@ class Visit:
     layer: int
     join: tuple[MixInput | Skip, ...] = ()
     since: float = 0.0
-
-
-# Parts of the ``embed`` slot: (x, stream) -> x.
-@spec
-class Token:
-    """Look up the token's row of the table."""
 
 
 @spec
@@ -333,82 +303,6 @@ def _loop(order: tuple[int, ...]) -> Loop | None:
             if times > 1 and (found is None or size * times > found.size * found.times):
                 found = Loop(i - same - size + 1, size, times)
     return found
-
-
-def expand(recipe: Mapping[str, Any], path: str = "$.model") -> ModelSpec:
-    """Expand the short form people write into the full form everything else reads.
-
-    ``depth`` copies of ``layer``, patched by each ``override`` in turn, visited in ``route``
-    order. ``norm_scale: depth`` gives layer i the scale 1/sqrt(i + 1). ``skips: mirror`` treats
-    the first half of the visits as a stack that the second half pops, as in a U-Net.
-    """
-    full = {f.name for f in dataclasses.fields(ModelSpec)} - {"layers", "visits"}
-    if unknown := sorted(map(str, recipe.keys() - _SHORT - full)):
-        hint = nearest(unknown[0], _SHORT | full)
-        raise SpecError(f"{path}: unknown key {unknown[0]!r}; {hint}")
-    layers = _layers(recipe, path)
-    visits = _visits(recipe, len(layers), path)
-    table = {name: value for name, value in recipe.items() if name not in _SHORT}
-    table.setdefault("embed", ["token"])
-    return decode(ModelSpec, table | {"layers": layers, "visits": visits}, path)
-
-
-_SHORT = {"depth", "layer", "override", "route", "join", "skips"}
-
-
-def _layers(recipe: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
-    for name in ("depth", "layer"):
-        if name not in recipe:
-            raise SpecError(f"{path}: missing key {name!r}")
-    depth, base, overrides = recipe["depth"], recipe["layer"], recipe.get("override", [])
-    if type(depth) is not int or not 1 <= depth <= 1024:
-        raise SpecError(f"{path}.depth: expected a number of layers from 1 to 1024")
-    if not isinstance(base, Mapping):
-        raise SpecError(f"{path}.layer: expected a table of mixer and feed")
-    if not isinstance(overrides, list):
-        raise SpecError(f"{path}.override: expected a list of tables")
-    layers = [dict(base)] * depth
-    for n, override in enumerate(overrides):
-        here = f"{path}.override[{n}]"
-        if not isinstance(override, Mapping) or override.keys() != {"layers", "set"}:
-            raise SpecError(f"{here}: expected the keys 'layers' and 'set'")
-        if not isinstance(override["set"], Mapping):
-            raise SpecError(f"{here}.set: expected a table of changes to a layer")
-        with _at(f"{here}.layers"):
-            chosen = indices(override["layers"], depth)
-        for i in chosen:
-            layers[i] = patch(layers[i], override["set"])
-    for i, layer in enumerate(layers):
-        if layer.get("norm_scale") == "depth":
-            layers[i] = layer | {"norm_scale": (i + 1) ** -0.5}
-    return layers
-
-
-def _visits(recipe: Mapping[str, Any], depth: int, path: str) -> list[dict[str, Any]]:
-    with _at(f"{path}.route"):
-        order = parse_route(str(recipe.get("route", ":")), depth)
-    join, skips = recipe.get("join", []), recipe.get("skips")
-    if not isinstance(join, list):
-        raise SpecError(f"{path}.join: expected a list of parts")
-    if skips not in (None, "mirror"):
-        raise SpecError(f"{path}.skips: expected 'mirror' or nothing")
-    joins: list[list[Any]] = [list(join) for _ in order]
-    if skips == "mirror":
-        half = len(order) // 2
-        for i in range(half):
-            joins[half + i].insert(0, {"kind": "skip", "source": half - 1 - i})
-    return [
-        {"layer": layer, "join": join, "since": since}
-        for (layer, since), join in zip(order, joins, strict=True)
-    ]
-
-
-@contextlib.contextmanager
-def _at(path: str) -> Iterator[None]:
-    try:
-        yield
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
 
 
 def settle(spec: ModelSpec, progress: float) -> tuple[ModelSpec, dict[int, int]]:

@@ -12,7 +12,8 @@ import yaml
 from segpt.errors import SpecError
 
 from .base import decode, encode, nearest, spec
-from .model import ModelSpec, expand
+from .expand import expand
+from .model import ModelSpec
 from .ngram import Ngram
 from .quant import QuantSpec
 from .score import Policy, ScoreSpec, Sgd

@@ -7,7 +7,8 @@ from segpt.artifact.container import unpack
 from segpt.model.build import build, load_weights
 from segpt.model.model import Model
 from segpt.spec.layout import layout
-from segpt.spec.model import ModelSpec, Skip, settle
+from segpt.spec.model import ModelSpec, settle
+from segpt.spec.parts import Skip
 from segpt.values import Arrays, Artifact, Checkpoint, Quantized
 
 from .files import kind_of, newest_checkpoint, read_checkpoint, read_quantized

@@ -24,7 +24,8 @@ from segpt.artifact.container import load, pack, sections, unpack, usage
 from segpt.errors import ArtifactError
 from segpt.spec.base import canonical
 from segpt.spec.layout import layout
-from segpt.spec.model import Attention, Dense, Gain, Head, Layer, ModelSpec, Rope, Token, Visit
+from segpt.spec.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.spec.parts import Gain, Rope, Token
 from segpt.values import Artifact, Coded, Grid, Half, Quantized, Tokenizer
 from tests.artifact.weights import make_stepped, with_rows
 

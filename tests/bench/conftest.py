@@ -14,7 +14,7 @@ from segpt.data.tokens import write_tokens
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.scaling import initialise
-from segpt.spec.model import expand
+from segpt.spec.expand import expand
 from segpt.spec.train import Scaling
 from segpt.stages.calibrate import in_order
 from segpt.stages.models import from_checkpoint

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from segpt.spec.expand import expand
 from segpt.spec.layout import Role, layout
-from segpt.spec.model import expand
 from segpt.stages.pack import pack
 from segpt.values import Half, Quantized, Tokenizer, documents_digest
 

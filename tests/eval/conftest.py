@@ -15,7 +15,7 @@ from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.spec.model import expand
+from segpt.spec.expand import expand
 from segpt.spec.ngram import Ngram
 from segpt.spec.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.spec.train import Scaling

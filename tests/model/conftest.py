@@ -12,7 +12,8 @@ from segpt.model.build import build
 from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.expand import expand
+from segpt.spec.model import ModelSpec
 from segpt.spec.recipe import read_recipe
 from segpt.spec.train import Scaling
 

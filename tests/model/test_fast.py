@@ -18,7 +18,8 @@ from segpt.model.scaling import initialise
 from segpt.model.stream import Cache, Past, Stream
 from segpt.spec import model as spec
 from segpt.spec.base import decode, encode
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.expand import expand
+from segpt.spec.model import ModelSpec
 from segpt.spec.train import Scaling
 
 Make = Callable[..., Model]

@@ -11,7 +11,9 @@ from segpt.model.build import load_weights
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.stream import Cache
-from segpt.spec.model import ModelSpec, Skip, expand
+from segpt.spec.expand import expand
+from segpt.spec.model import ModelSpec
+from segpt.spec.parts import Skip
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

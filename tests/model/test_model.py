@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from segpt.model.build import build, load_weights
+from segpt.model.feed import Dense
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.stream import Cache, Overlap
-from segpt.spec.model import Head, ModelSpec, Skip, expand, settle
+from segpt.spec.expand import expand
+from segpt.spec.model import Head, ModelSpec, settle
+from segpt.spec.parts import Skip
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -251,8 +254,9 @@ def test_windows_share_what_comes_before_attention_only(make: Make) -> None:
     )
     model = make(spec)
     ran: list[int] = []
-    for layer in model.layers:
-        layer.feed.body.register_forward_hook(lambda m, i, y: ran.append(y[..., 0].numel()))
+    for part in model.modules():
+        if isinstance(part, Dense):
+            part.register_forward_hook(lambda m, i, y: ran.append(y[..., 0].numel()))
     where = torch.arange(4)[:, None] + torch.arange(6)
     with torch.no_grad():
         model.hidden(torch.arange(9)[None], overlap=Overlap(where, torch.arange(9)), last=2)

@@ -9,8 +9,9 @@ from segpt.model.build import build
 from segpt.model.leaves import Matrix, Weight, weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
+from segpt.spec.expand import expand
 from segpt.spec.layout import Role
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.model import ModelSpec
 from segpt.spec.train import Scaling
 
 SPEC = {

@@ -13,9 +13,10 @@ from segpt.model.build import build
 from segpt.model.fast import set_rate
 from segpt.model.model import Model
 from segpt.model.stream import Cache, Stream, first_rows
-from segpt.spec import model as spec
+from segpt.spec import parts as slot
 from segpt.spec.base import decode, encode
-from segpt.spec.model import Attention, ModelSpec, expand
+from segpt.spec.expand import expand
+from segpt.spec.model import Attention, ModelSpec
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -197,7 +198,7 @@ def test_windows_leave_the_fingerprint_of_other_models_alone() -> None:
 @pytest.mark.parametrize("turn", ["left", "right"])
 @pytest.mark.parametrize("dims", [2, 8, 64])
 def test_positions_in_the_millions_turn_as_exactly_as_small_ones(turn: str, dims: int) -> None:
-    rope = parts.Rope(spec.Rope(dims=dims, turn="left" if turn == "left" else "right"))
+    rope = parts.Rope(slot.Rope(dims=dims, turn="left" if turn == "left" else "right"))
     noise = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, 50, 2, 64, generator=noise) for _ in range(2))
 

@@ -12,8 +12,8 @@ from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
+from segpt.spec.expand import expand
 from segpt.spec.layout import Role
-from segpt.spec.model import expand
 from segpt.spec.train import Scaling
 
 MakeModel = Callable[..., Model]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from segpt.errors import SpecError
-from segpt.spec.model import Attention, Head, Layer, MixInput, ModelSpec, Skip, Token, Visit
+from segpt.spec.model import Attention, Head, Layer, ModelSpec, Visit
+from segpt.spec.parts import MixInput, Skip, Token
 from segpt.spec.recipe import Recipe
 
 Strategy = st.SearchStrategy[Any]

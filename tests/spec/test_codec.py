@@ -14,20 +14,8 @@ from hypothesis import strategies as st
 
 from segpt.errors import SpecError
 from segpt.spec.base import canonical, decode, encode, fingerprint, kind, nearest, patch, spec
-from segpt.spec.model import (
-    Attention,
-    Dense,
-    Gain,
-    Head,
-    Layer,
-    ModelSpec,
-    Norm,
-    Rope,
-    Skip,
-    Token,
-    ValueResidual,
-    Visit,
-)
+from segpt.spec.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.spec.parts import Gain, Norm, Rope, Skip, Token, ValueResidual
 from segpt.spec.recipe import Recipe, names, read_recipe
 from segpt.spec.score import ScoreSpec, Sgd
 from segpt.spec.train import Adam, Average, Muon, Schedule, TrainSpec

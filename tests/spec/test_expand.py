@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segpt.errors import SpecError
+from segpt.spec.expand import expand
 from segpt.spec.layout import layout
-from segpt.spec.model import Dense, MixInput, ModelSpec, Skip, Token, expand, settle
+from segpt.spec.model import Dense, ModelSpec, settle
+from segpt.spec.parts import MixInput, Skip, Token
 from segpt.spec.recipe import read_recipe
 
 SHORT: dict[str, Any] = {

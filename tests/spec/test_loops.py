@@ -6,7 +6,8 @@ import pytest
 
 from segpt.errors import SpecError
 from segpt.spec.base import decode, encode
-from segpt.spec.model import Loop, ModelSpec, expand
+from segpt.spec.expand import expand
+from segpt.spec.model import Loop, ModelSpec
 from segpt.spec.recipe import read_recipe
 from segpt.spec.route import MOST_VISITS
 from segpt.spec.train import Loops, Steps, TrainSpec

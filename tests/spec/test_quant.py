@@ -4,14 +4,14 @@ import pytest
 
 from segpt.errors import SpecError
 from segpt.spec.base import decode
-from segpt.spec.layout import Role, Weight, layout
+from segpt.spec.layout import Place, Role, Weight, layout
 from segpt.spec.quant import CLIP, DEFAULT_RULES, STATES, Method, QuantSpec, Rule
 from segpt.spec.recipe import read_recipe
 from segpt.trellis import machine
 
 
 def matrix(layer: int | None) -> Weight:
-    return Weight("m", Role.MATRIX, (4, 4), layer, 1)
+    return Weight("m", Role.MATRIX, (4, 4), layer, 1, Place.MIXER)
 
 
 def test_the_last_matching_rule_wins() -> None:
@@ -33,7 +33,7 @@ def test_weights_outside_layers_match_only_rules_for_all_layers() -> None:
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_weight_without_a_rule_is_refused(role: Role) -> None:
-    weight = Weight("the.weight", role, (4, 4), 0, 1)
+    weight = Weight("the.weight", role, (4, 4), 0, 1, Place.FEED)
     others = tuple(rule for rule in DEFAULT_RULES if rule.role != role.value)
     assert len(others) == 3
     with pytest.raises(SpecError, match=rf"no quantization rule for the\.weight \({role.value}\)"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segpt.errors import SpecError
 from segpt.spec.base import decode, encode
-from segpt.spec.model import Rope
+from segpt.spec.parts import Rope
 from segpt.spec.recipe import Bpe, Bytes, Recipe, apply_settings, names, read_recipe
 from segpt.spec.score import Frozen
 from segpt.spec.train import Seconds, Steps

@@ -12,8 +12,8 @@ from segpt.artifact.container import pack, unpack
 from segpt.model.fast import fast_parts, set_rate
 from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.spec.expand import expand
 from segpt.spec.layout import layout
-from segpt.spec.model import expand
 from segpt.spec.quant import QuantSpec
 from segpt.spec.recipe import read_recipe
 from segpt.spec.train import Steps

@@ -17,8 +17,8 @@ from segpt.artifact.container import load, pack, unpack
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import BYTES
 from segpt.errors import ScoreError
+from segpt.spec.expand import expand
 from segpt.spec.layout import layout
-from segpt.spec.model import expand
 from segpt.spec.score import ScoreSpec
 from segpt.stages.evaluate import evaluate
 from segpt.stages.recipes import score_spec

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from segpt.errors import CheckpointError
+from segpt.spec.expand import expand
 from segpt.spec.layout import layout
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.model import ModelSpec
 from segpt.stages.models import from_checkpoint, settled
 from segpt.values import Checkpoint, Tokenizer
 

@@ -16,8 +16,9 @@ from segpt.quant.gptq import gptq
 from segpt.quant.grid import scales
 from segpt.quant.hessian import hessians
 from segpt.spec.base import fingerprint
+from segpt.spec.expand import expand
 from segpt.spec.layout import Role, Weight, layout
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.model import ModelSpec
 from segpt.spec.quant import Method, QuantSpec, Rule
 from segpt.stages.models import from_checkpoint, from_quantized
 from segpt.stages.quantize import HeldOut, Progress, quantize

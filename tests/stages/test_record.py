@@ -10,8 +10,9 @@ import pytest
 
 from segpt.artifact.container import unpack
 from segpt.errors import ArtifactError, CheckError, SegptError, SpecError
+from segpt.spec.expand import expand
 from segpt.spec.layout import Role, layout, parameters
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.model import ModelSpec
 from segpt.spec.score import Frozen, ScoreSpec, Sgd
 from segpt.spec.track import Record
 from segpt.stages import record

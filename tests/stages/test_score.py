@@ -17,8 +17,8 @@ from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.errors import CheckpointError, InterruptError, ScoreError, SpecError
 from segpt.eval.tally import Progress
 from segpt.spec.base import encode
+from segpt.spec.expand import expand
 from segpt.spec.layout import layout
-from segpt.spec.model import expand
 from segpt.spec.ngram import Ngram
 from segpt.spec.score import Frozen, LowRank, Phased, ScoreSpec, Sgd
 from segpt.stages.files import read_scoring, save_scoring

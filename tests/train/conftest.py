@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.spec.base import decode
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.expand import expand
+from segpt.spec.model import ModelSpec
 from segpt.spec.train import Steps, TrainSpec
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh

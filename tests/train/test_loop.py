@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from segpt.errors import InterruptError, SpecError, TrainError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.model import ModelSpec, expand
+from segpt.spec.expand import expand
+from segpt.spec.model import ModelSpec
 from segpt.spec.train import Adam, Average, Loops, Muon, Optimizer, Seconds, TrainSpec
 from segpt.stages.files import read_checkpoint, save_checkpoint
 from segpt.train.loop import Report, Run, train
@@ -113,7 +114,7 @@ def test_average_is_float32(make: Make) -> None:
         for tensor in run.average.shadow.values():
             tensor.fill_(0.5)
     for _ in range(5000):
-        run.average.update()
+        run.average.update(0.5)
     for tensor in run.average.shadow.values():
         assert tensor.dtype == torch.float32
         assert torch.all(tensor > 0.99)
