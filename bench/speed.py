@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.data.core import read_bundle, read_items
 from segpt.data.corpus import builtin
+from segpt.data.tokenizer import load
+from segpt.eval.continuations import Request, continuations
 from segpt.eval.ledger import Ledger
-from segpt.eval.surprisal import window_nats
+from segpt.eval.prompts import arrange, example
+from segpt.eval.subject import of_model
 from segpt.eval.tally import tally
-from segpt.eval.windows import batched, plan
+from segpt.eval.windows import plan
 from segpt.kernels import orthogonalise
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
+from segpt.spec.core import TASKS
 from segpt.spec.layout import Role, parameters
 from segpt.spec.recipe import Recipe, read_recipe
 from segpt.spec.score import ScoreSpec
@@ -33,6 +38,7 @@ from segpt.train.mesh import Mesh
 from segpt.train.optim import POLAR
 
 ROUNDS = 5
+STEPS = 31  # of each side, to compare training
 
 
 def scoring(device: str, context: int = 512, stride: int = 64) -> dict[str, Any]:
@@ -41,12 +47,11 @@ def scoring(device: str, context: int = 512, stride: int = 64) -> dict[str, Any]
     model = _model(recipe, device).eval()
     targets = context + stride * (64 if device == "cpu" else 256)
     ids = np.random.default_rng(0).integers(recipe.model.vocab, size=targets + 1, dtype=np.uint32)
+    stream = Ledger(ids, np.ones(targets, np.int64), np.zeros(1, np.int64), targets, "bytes")
     windows = plan(targets, context, stride)
 
     def ours() -> float:
-        with torch.no_grad():
-            batches = batched(windows, recipe.score.batch)
-            return sum(float(window_nats(model, ids, b).double().sum()) for b in batches)
+        return math.fsum(tally(model, stream, ScoreSpec(stride=stride), context).nats)
 
     def plain() -> float:
         total = 0.0
@@ -127,6 +132,54 @@ def _first(ledger: Ledger, share: float) -> Ledger:
     )
 
 
+def core(run: Path, device: str, bundle: Path, context: int, items: int) -> dict[str, Any]:
+    """Examples of the CORE tasks per second, against a loop over one example at a time.
+
+    The loop stacks the candidates of an example, padded, and takes all their logits. Both answer
+    the same ``items`` examples of each task, cropped to ``context`` tokens.
+    """
+    checkpoint = files.read_checkpoint(files.newest_checkpoint(run))
+    opened = open_model(checkpoint, device, ScoreSpec())
+    subject = of_model(opened.model, load(checkpoint.tokenizer), context)
+    seconds: dict[str, tuple[float, float]] = {}
+    for task in TASKS:
+        asked = arrange(read_items(read_bundle(bundle), task)[0], items)
+        requests = [example(task, asked, i, subject).requests for i in range(len(asked))]
+
+        def ours(requests: Sequence[Sequence[Request]] = requests) -> float:
+            return math.fsum(f.nats for each in continuations(subject, requests) for f in each)
+
+        def plain(requests: Sequence[Sequence[Request]] = requests) -> float:
+            return math.fsum(_example_nats(opened.model, each, context) for each in requests)
+
+        assert abs(ours() - plain()) < 1e-2 * len(requests)
+        seconds[task.label] = _paired(ours, plain, device, 1)
+    fast, slow = (math.fsum(both[side] for both in seconds.values()) for side in (0, 1))
+    return {
+        "model": run.name,
+        "parameters": parameters(checkpoint.spec),
+        "context": context,
+        "items_per_task": items,
+        "examples_per_second": items * len(seconds) / fast,
+        "one_example_at_a_time": items * len(seconds) / slow,
+        "ratio": slow / fast,
+        "ratios": {label: plain / ours for label, (ours, plain) in seconds.items()},
+    }
+
+
+@torch.no_grad()
+def _example_nats(model: Model, requests: Sequence[Request], context: int) -> float:
+    rows = [[*r.context, *r.continuation][-context:] for r in requests]
+    longest, total = max(map(len, rows)), 0.0
+    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    tokens = tokens.to(model.table.weight.device)
+    nats = -F.log_softmax(model(tokens[:, :-1]), -1).gather(2, tokens[:, 1:, None])[..., 0]
+    for row, request, each in zip(rows, requests, nats, strict=True):
+        scored = min(len(request.continuation), len(row) - 1)
+        total += float(each[len(row) - 1 - scored : len(row) - 1].double().sum())
+    return total
+
+
 def training(device: str) -> dict[str, Any]:
     """Tokens per second of the demo recipe, against a plain loop with unbatched Muon."""
     recipe = read_recipe("demo")
@@ -141,14 +194,19 @@ def training(device: str) -> dict[str, Any]:
     def plain() -> float:
         return float(loop.step(batch))
 
-    fast, slow = _paired(ours, plain, device)
+    found = _rounds(ours, plain, device, STEPS)[1:]  # the first step warms up
+    fast, slow = (min(side) for side in zip(*found, strict=True))
+    ratios = np.percentile([theirs / mine for mine, theirs in found], [25, 50, 75])
     tokens = how.batch * spec.context
     return {
         "model": recipe.name,
         "parameters": parameters(spec),
+        "threads": torch.get_num_threads(),
+        "steps": len(found),
         "tokens_per_second": tokens / fast,
         "plain_loop": tokens / slow,
         "ratio": slow / fast,
+        "ratio_of_pairs": dict(zip(("low", "middle", "high"), ratios.tolist(), strict=True)),
     }
 
 
@@ -195,15 +253,26 @@ def _paired(
     ours: Callable[[], float], plain: Callable[[], float], device: str, rounds: int = ROUNDS
 ) -> tuple[float, float]:
     """The best seconds of each side, taken in turns so that both meet the same machine."""
-    best = [float("inf"), float("inf")]
-    for _ in range(rounds + 1):  # the first round warms up and counts like the others
-        for side, run in enumerate((ours, plain)):
+    # The first round warms up and counts like the others.
+    found = _rounds(ours, plain, device, rounds + 1)
+    return min(mine for mine, _ in found), min(theirs for _, theirs in found)
+
+
+def _rounds(
+    ours: Callable[[], float], plain: Callable[[], float], device: str, rounds: int
+) -> list[tuple[float, float]]:
+    """The seconds of both sides, round by round."""
+    found = []
+    for _ in range(rounds):
+        seconds = []
+        for run in (ours, plain):
             _synchronise(device)
             started = time.perf_counter()
             run()
             _synchronise(device)
-            best[side] = min(best[side], time.perf_counter() - started)
-    return best[0], best[1]
+            seconds.append(time.perf_counter() - started)
+        found.append((seconds[0], seconds[1]))
+    return found
 
 
 def _synchronise(device: str) -> None:

@@ -9,6 +9,7 @@ from segpt import __version__
 from segpt.errors import SegptError
 
 COMMANDS = {
+    "average": "Average the weights of the last checkpoints of a run.",
     "compare": "Whether one recipe scores better than another, or chance explains it.",
     "compress": "Compress a file with an artifact, losslessly.",
     "data": "Turn text into token shards, check them, and fetch the files of benchmarks.",

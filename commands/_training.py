@@ -1,7 +1,7 @@
 """What ``train`` and ``demo`` share: data, processes, signals and progress around the stage."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from segpt.errors import CheckpointError
 from segpt.spec.layout import parameters
 from segpt.spec.recipe import Bpe, Recipe
+from segpt.spec.rules import Rules
 from segpt.stages import files, prepare
 from segpt.stages.train import train
 from segpt.train.loop import Report
@@ -50,6 +51,8 @@ def run(
     *,
     resume: bool,
     fresh: bool,
+    init: Path | None = None,
+    rules: Rules | None = None,
 ) -> dict[str, Any] | None:
     """Train on what ``read`` returns, and say what came of it as ``segpt train --json`` does.
 
@@ -57,7 +60,7 @@ def run(
     """
     mesh = join(device)
     try:
-        return _run(recipe, read, out, mesh, resume=resume, fresh=fresh)
+        return _run(recipe, read, out, mesh, resume, fresh, init, rules)
     finally:
         leave()
 
@@ -67,11 +70,13 @@ def _run(
     read: Callable[[], tuple[Tokens, Tokens]],
     out: Path,
     mesh: Mesh,
-    *,
     resume: bool,
     fresh: bool,
+    init: Path | None,
+    rules: Rules | None,
 ) -> dict[str, Any] | None:
     checkpoint = None
+    begun = None if init is None else files.read_checkpoint(files.newest_checkpoint(init))
     if resume:
         out = (_latest.latest("checkpoint") or out) if fresh else out
         found = files.checkpoints(out)
@@ -88,6 +93,7 @@ def _run(
         _latest.remember("checkpoint", out)
     last: list[Report] = []
     bpb: list[float] = []
+    about: dict[str, Any] = {}
     with _report.Bar(f"train {recipe.name}") as bar, Signals() as stop:
 
         def show(step: Report) -> None:
@@ -104,9 +110,12 @@ def _run(
             out,
             mesh,
             resume=checkpoint,
+            init=begun,
+            rules=rules,
             report=show,
             notice=_report.notice,
             stop=stop,
+            finished=about.update,
         )
     if not mesh.leads:
         return None
@@ -121,7 +130,18 @@ def _run(
         "tokens_per_second": last[0].tokens_per_second,
         "seconds": last[0].seconds,
         "parameters": parameters(recipe.model),
+        "read": about["read"],
+        "best": _best(out, about),
+        "rules": about.get("rules"),
     }
+
+
+def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint of the best validation, if the recipe keeps it."""
+    best = about.get("best")
+    if best is None:
+        return None
+    return {"checkpoint": str(out / files.checkpoint_name(best["step"]))} | best
 
 
 class Signals:

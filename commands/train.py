@@ -1,6 +1,8 @@
 """``segpt train``."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +19,13 @@ from . import _latest, _options, _report
 @_options.settings
 @_options.device
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    metavar="CHECKPOINT",
+    help="Begin with the weights of a checkpoint or run, and with nothing else of it.",
+)
+@click.option("--rules", metavar="NAME", help="Keep to the rules of a contest: lapp0 or golf.")
 @click.option("--dry-run", is_flag=True, help="Only say what the run would be.")
 @_options.as_json
 def command(
@@ -29,15 +38,36 @@ def command(
     settings: tuple[str, ...],
     device: str,
     resume: bool,
+    init: Path | None,
+    rules: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Train a model from a recipe; without arguments, the demo's on built-in text.
 
     An interrupted run saves itself; `--resume` goes on exactly where it stopped.
-    """
+
+    With --rules, what can be known before the run is checked before it, the run ends when the
+    rules say so, and findings are printed and stored in the checkpoint. The exit code is 2 if a
+    rule is broken before the run, and 1 if one is broken at its end; the checkpoint is saved then.
+
+    \b
+    --dry-run --json prints, beside what the recipe says:
+      parameters_by_role     weights of tables, matrices, heads and vectors
+      step_seconds, _source  a step, measured or estimated, and how
+      seconds                of the whole run
+      tokens                 that the run trains on
+      flops_per_token        matrices, attention, head, forward, training
+      memory                 bytes: weights, gradients, optimizer by rule,
+                             average, activations of a micro-batch
+      memory_bytes           their sum
+      artifact_bytes         predicted size of the packed file, and _source
+      rules                  findings, with --rules
+    """  # noqa: D301 - Click reads a backspace
     if steps is not None and seconds is not None:
         raise click.UsageError("give --steps or --seconds, not both")
+    if resume and init is not None:
+        raise click.UsageError("give --resume or --init, not both")
     changes = list(settings)
     if steps is not None:
         changes.append(f"train.length={{kind: steps, count: {steps}}}")
@@ -46,16 +76,20 @@ def command(
     if seed is not None:
         changes.append(f"train.seed={seed}")
 
+    from segpt.errors import CheckError
+    from segpt.spec import rules as contests
     from segpt.spec.recipe import read_recipe
 
     from . import _training
 
+    held = None if rules is None else contests.find(rules)
     chosen = read_recipe(recipe, changes)
     if dry_run:
         from segpt.stages.train import describe
+        from segpt.train.mesh import pick
 
-        about = describe(chosen)
-        _report.emit(about, as_json, [f"{key}: {value}" for key, value in about.items()])
+        about = describe(chosen, pick(device), held)
+        _report.emit(about, as_json, [f"{key}: {_plain(value)}" for key, value in about.items()])
         return
     place = out or Path(_latest.RUNS / chosen.name)
     result = _training.run(
@@ -65,16 +99,45 @@ def command(
         device,
         resume=resume,
         fresh=out is None,
+        init=init,
+        rules=held,
     )
     if result is None:
         return
-    _report.emit(
-        result,
-        as_json,
-        [
-            f"{result['checkpoint']}: {result['parameters']:,} parameters, "
-            f"{result['steps']:,} steps, {result['tokens']:,} tokens",
-            f"loss {result['loss']:.4f} nats per token, validation {result['bpb']:.4f} bits per "
-            f"byte, {result['tokens_per_second']:,.0f} tokens/s",
-        ],
-    )
+    _report.emit(result, as_json, _lines(result))
+    if result["rules"] is not None:
+        from segpt.stages.rules import lines
+
+        findings = [contests.Finding(**finding) for finding in result["rules"]["findings"]]
+        if not as_json:
+            _report.emit({}, False, lines(findings))
+        if wrong := contests.broken(findings):
+            raise CheckError(
+                f"the rules {result['rules']['name']} are broken: {contests.told(wrong)}; "
+                f"{result['checkpoint']} is saved"
+            )
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    read, best = result["read"], result["best"]
+    bpb = "" if result["bpb"] is None else f"validation {result['bpb']:.4f} bits per byte, "
+    lines = [
+        f"{result['checkpoint']}: {result['parameters']:,} parameters, "
+        f"{result['steps']:,} steps, {result['tokens']:,} tokens",
+        f"loss {result['loss']:.4f} nats per token, {bpb}"
+        f"{result['tokens_per_second']:,.0f} tokens/s",
+        f"{read['distinct']:,} targets of the text in {read['epochs']:.2f} epochs, none twice in "
+        f"one; {read['left_out']:,} left out by the cuts of whole epochs",
+    ]
+    if best is not None:
+        lines.append(f"best: {best['checkpoint']}, {best['bpb']:.4f} bits per byte")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    """A value of the dry run for people."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.errors import ScoreError
+from segpt.kernels import onednn
 
 from .subject import Shared, Subject
 
@@ -91,7 +92,7 @@ def continuations(
     rows = [_crop(i, request, subject) for i, request in enumerate(flat)]
     found: dict[int, Found] = {}
     for families in _batches(_families(rows, batch), batch):
-        with torch.no_grad():
+        with torch.no_grad(), onednn.wanted():
             found |= _run(subject, families)
         report(len(found), len(flat))
     each = iter(found[i] for i in range(len(flat)))

@@ -4,6 +4,7 @@ import copy
 from typing import assert_never
 
 from segpt.errors import ScoreError
+from segpt.model.embed import Backward
 from segpt.model.fast import fast_parts, set_rate
 from segpt.model.model import Model
 from segpt.spec.score import Frozen, InPlace, LowRank, Phased, ScoreSpec, Sgd
@@ -41,12 +42,14 @@ def learner(model: Model, spec: ScoreSpec, context: int) -> Learner:
 def reach(model: Model, context: int, spec: ScoreSpec) -> int | None:
     """How many tokens before its own a prediction depends on; None if on all.
 
-    Each visit whose attention looks back over a window adds one window.
+    Each visit whose attention looks back over a window adds one window, and each part of the
+    embedding that looks one token back adds one token.
     """
     if isinstance(spec.policy, InPlace):
         return None
-    mixers = [model.spec.layers[model.spec.visits[i].layer].mixer for i in model.active]
-    return sum(min(context, m.window or context) - 1 for m in mixers if m is not None)
+    mixing = [i for i in model.active if model.spec.layers[model.spec.visits[i].layer].mixer]
+    before = sum(isinstance(part, Backward) for part in model.embed)
+    return before + sum(min(context, model.windows[i] or context) - 1 for i in mixing)
 
 
 def _with_rate(model: Model, rate: float | None) -> Model:

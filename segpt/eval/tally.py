@@ -11,6 +11,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from segpt.errors import ScoreError
+from segpt.kernels import onednn
 from segpt.model.model import Model
 from segpt.spec.score import ScoreSpec
 from segpt.values import Arrays
@@ -92,7 +93,8 @@ def tally(
     walk = _Walk(model, ledger, spec, context, probes)
     failure: ScoreError | None = None
     try:
-        walk.run(report, pause, resume)
+        with onednn.wanted():
+            walk.run(report, pause, resume)
     except ScoreError as error:
         failure = error
         walk.nats[:], walk.counting = np.nan, True  # which tells the other processes

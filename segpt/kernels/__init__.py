@@ -1,7 +1,7 @@
 """Named operations: a reference in plain torch, and faster back ends beside it."""
 
-from . import torch_backend
+from . import onednn, torch_backend  # the first that supports a call runs
 from .ops import OPS, use
-from .reference import attend, orthogonalise
+from .reference import attend, linear, orthogonalise
 
-__all__ = ["OPS", "attend", "orthogonalise", "torch_backend", "use"]
+__all__ = ["OPS", "attend", "linear", "onednn", "orthogonalise", "torch_backend", "use"]

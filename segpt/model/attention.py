@@ -21,11 +21,11 @@ class Attention(nn.Module):
         output: list[nn.Module],
     ) -> None:
         super().__init__()
-        self.head_dim, self.window = s.head_dim, s.window
+        self.head_dim, self.window, self.scale = s.head_dim, s.window, s.scale
         self.query = Matrix(width, s.heads * s.head_dim)
         self.key = Matrix(width, s.kv_heads * s.head_dim)
         self.value = Matrix(width, s.kv_heads * s.head_dim)
-        self.out = Matrix(s.heads * s.head_dim, width, zero=True)
+        self.out = Matrix(s.heads * s.head_dim, width, zero=True, output=True)
         self.query_key_parts = nn.ModuleList(query_key)
         self.value_parts = nn.ModuleList(value)
         self.output_parts = nn.ModuleList(output)
@@ -42,10 +42,14 @@ class Attention(nn.Module):
         window = stream.narrowest(self.window)
         if stream.past is None:
             keys, values = stream.rows(k), stream.rows(v)
+            documents = None if stream.documents is None else stream.rows(stream.documents)
         else:
             keys, values = stream.past.extend(k, v, window)
+            documents = stream.documents
+            if documents is not None:
+                documents = stream.past.number(documents, window)
         q, v, x = stream.read(q), stream.read(v), stream.read(x)
-        y = attend(q, keys, values, window)
+        y = attend(q, keys, values, window, documents, self.scale)
         for part in self.output_parts:
             y = part(y, v, x, stream)
         return self.out(y.flatten(-2))

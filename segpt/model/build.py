@@ -13,21 +13,23 @@ from segpt.spec import model as spec
 from segpt.spec import parts as slot
 from segpt.spec.layout import Role
 
-from . import parts
+from . import embed, parts
 from .attention import Attention
 from .fast import FastWeight
 from .feed import Dense
-from .layer import Branch, Layer
-from .leaves import Matrix, weights
-from .model import Head, Model
+from .head import Head
+from .layer import Branch, Lanes, Layer
+from .leaves import Matrix, Table, Vector, weights
+from .model import Model
 
 
 def build(s: spec.ModelSpec) -> Model:
     """The model a spec describes, with weights still to be initialised or loaded."""
     layers = [_layer(layer, s.width) for layer in s.layers]
     visits = [[_join(part, s.width) for part in visit.join] for visit in s.visits]
-    matrix = None if s.head.tied else Matrix(s.width, s.vocab, role=Role.HEAD)
-    return Model(s, layers, visits, Head(s.head.softcap, matrix))
+    tables = [Table(*rows.shape) for rows, _ in s.value_table_weights()]
+    before = [_embed(part, s.width) for part in s.embed]
+    return Model(s, layers, visits, _head(s.head, s.vocab, s.width), before, tables)
 
 
 def load_weights(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -48,15 +50,55 @@ def load_weights(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
             tensor.copy_(torch.from_numpy(array))
 
 
+def _head(s: spec.Head, vocab: int, width: int) -> Head:
+    matrix = cap = None
+    if not s.tied:
+        rows = s.rows(vocab)
+        used = None if rows == vocab else vocab
+        matrix = Matrix(width, rows, role=Role.HEAD, zero=s.zero, rows=used)
+    if isinstance(s.softcap, slot.Sigmoid | slot.Algebraic | slot.Asymmetric):
+        cap = _cap(s.softcap)
+    softcap = s.softcap if isinstance(s.softcap, float | int) else None
+    gain = Vector(width, init=1.0) if s.gain else None
+    return Head(softcap, matrix, cap=cap, gain=gain, scale=s.scale)
+
+
+def _cap(s: slot.Sigmoid | slot.Algebraic | slot.Asymmetric) -> nn.Module:
+    match s:
+        case slot.Sigmoid():
+            return parts.Sigmoid(s)
+        case slot.Algebraic():
+            return parts.Algebraic(s)
+        case slot.Asymmetric():
+            return parts.Asymmetric(s)
+        case _:
+            assert_never(s)
+
+
+def _embed(s: slot.EmbedPart, width: int) -> nn.Module:
+    match s:
+        case slot.Token():
+            return embed.Token(s)
+        case slot.Smear():
+            return embed.Smear(s, width)
+        case slot.Bigram():
+            return embed.Bigram(s, width)
+        case slot.Normalise():
+            return embed.Normalise()
+        case _:
+            assert_never(s)
+
+
 def _layer(s: spec.Layer, width: int) -> Layer:
     mixer = feed = None
     if s.mixer is not None:
-        mixer = Branch(_attention(s.mixer, width), width, s.norm_scale)
+        mixer = Branch(s, _attention(s.mixer, width), width, norm=s.norms == "both")
     if s.feed is not None:
         fast = None if s.feed.fast is None else FastWeight(s.feed.fast, s.feed.hidden, width)
-        feed = Branch(Dense(s.feed, width, fast), width, s.norm_scale)
+        feed = Branch(s, Dense(s.feed, width, fast), width, norm=True)
     join = [_join(part, width) for part in s.join]
-    return Layer(join, mixer, feed, parallel=s.wiring == "parallel")
+    lanes = None if s.lanes is None else Lanes(s.lanes)
+    return Layer(join, mixer, feed, parallel=s.wiring == "parallel", lanes=lanes)
 
 
 def _attention(s: spec.Attention, width: int) -> Attention:
@@ -64,12 +106,12 @@ def _attention(s: spec.Attention, width: int) -> Attention:
         s,
         width,
         [_query_key(part, s) for part in s.query_key],
-        [_value(part) for part in s.value],
-        [_output(part, s) for part in s.output],
+        [_value(part, s) for part in s.value],
+        [_output(part, s, width) for part in s.output],
     )
 
 
-def _query_key(s: slot.Norm | slot.Rope | slot.Gain, a: spec.Attention) -> nn.Module:
+def _query_key(s: slot.QueryKeyPart, a: spec.Attention) -> nn.Module:
     match s:
         case slot.Norm():
             return parts.Norm()
@@ -81,29 +123,39 @@ def _query_key(s: slot.Norm | slot.Rope | slot.Gain, a: spec.Attention) -> nn.Mo
             assert_never(s)
 
 
-def _value(s: slot.ValueResidual) -> nn.Module:
+def _value(s: slot.ValuePart, a: spec.Attention) -> nn.Module:
     match s:
+        case slot.ValueNorm():
+            return parts.ValueNorm()
+        case slot.ValueEmbedding():
+            return parts.ValueEmbedding(s, a.kv_heads)
         case slot.ValueResidual():
-            return parts.ValueResidual()
+            return parts.ValueResidual(s)
         case _:
             assert_never(s)
 
 
-def _output(s: slot.HeadGate | slot.ExcludeSelf, a: spec.Attention) -> nn.Module:
+def _output(s: slot.OutputPart, a: spec.Attention, width: int) -> nn.Module:
     match s:
         case slot.HeadGate():
-            return parts.HeadGate(s, a.heads)
+            return parts.HeadGate(s, a.heads, a.head_dim, width)
         case slot.ExcludeSelf():
-            return parts.ExcludeSelf()
+            return parts.ExcludeSelf(s, a.heads)
         case _:
             assert_never(s)
 
 
-def _join(s: slot.MixInput | slot.Skip, width: int) -> nn.Module:
+def _join(s: slot.JoinPart, width: int) -> nn.Module:
     match s:
         case slot.MixInput():
-            return parts.MixInput(width)
+            return parts.MixInput(s, width)
         case slot.Skip():
             return parts.Skip(s, width)
+        case slot.LoopEmbedding():
+            return parts.LoopEmbedding(width)
+        case slot.LoopBlend():
+            return parts.LoopBlend()
+        case slot.LoopGain():
+            return parts.LoopGain(width)
         case _:
             assert_never(s)

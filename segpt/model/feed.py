@@ -38,7 +38,7 @@ class Dense(nn.Module):
         super().__init__()
         self.act = s.act
         self.up = Matrix(width, s.hidden * (2 if s.act == "swiglu" else 1))
-        self.down = Matrix(s.hidden, width, zero=True)
+        self.down = Matrix(s.hidden, width, zero=True, output=True)
         self.fast = fast
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segpt.kernels import linear
 from segpt.spec.layout import Role
 
 
@@ -32,14 +33,16 @@ def project(x: Tensor, used: Tensor | Adapted) -> Tensor:
     """Compute x W^T in the dtype of ``x``: (batch, time, in) to (batch, time, out)."""
     if isinstance(used, Adapted):
         weight, down, up = (t.to(x.dtype) for t in used)
-        return F.linear(x, weight) + x @ down.mT @ up.mT
-    return F.linear(x, used.to(x.dtype))
+        return linear(x, weight) + x @ down.mT @ up.mT
+    return linear(x, used.to(x.dtype))
 
 
 class Matrix(nn.Module):
     """A bias-free linear map, kept in float32 and applied in the dtype of its input.
 
-    It starts at random, at zero, or with random numbers of deviation ``diagonal`` on its diagonal.
+    It starts at random, at zero, with random numbers of deviation ``std``, or with such numbers of
+    deviation ``diagonal`` on its diagonal. Rows from ``rows`` on, if that is given, start at zero.
+    An ``output`` writes to the stream: whether one of zero really starts so, scaling decides.
     ``view`` is the one place where quantized training or a low-rank update attaches: it maps
     the weight to the one that is used.
     """
@@ -52,9 +55,13 @@ class Matrix(nn.Module):
         role: Role = Role.MATRIX,
         zero: bool = False,
         diagonal: float | None = None,
+        std: float | None = None,
+        rows: int | None = None,
+        output: bool = False,
     ) -> None:
         super().__init__()
         self.role, self.zero, self.diagonal = role, zero, diagonal
+        self.std, self.rows, self.output = std, rows, output
         self.view: View | None = None
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
 
@@ -63,11 +70,11 @@ class Matrix(nn.Module):
 
 
 class Table(nn.Module):
-    """One row per token. A tied head multiplies by the same rows."""
+    """One row per id, at random or zero. A tied head multiplies by those of the tokens."""
 
-    def __init__(self, rows: int, width: int) -> None:
+    def __init__(self, rows: int, width: int, *, zero: bool = False) -> None:
         super().__init__()
-        self.role = Role.TABLE
+        self.role, self.zero = Role.TABLE, zero
         self.view: View | None = None
         self.weight = nn.Parameter(torch.empty(rows, width))
 

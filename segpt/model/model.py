@@ -1,33 +1,23 @@
 """The model: embed, visit layers along the route, predict."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from segpt.spec.model import ModelSpec
+from segpt.spec.model import ModelSpec, narrower
 
-from .leaves import Matrix, Table, project
-from .parts import rms
+from .embed import Backward
+from .head import Head
+from .leaves import Table
 from .stream import Cache, Overlap, Past, Stream
 
 
-class Head(nn.Module):
-    """Float32 logits, soft-capped if the spec says so, from the final normalised stream."""
-
-    def __init__(self, softcap: float | None, matrix: Matrix | None) -> None:
-        super().__init__()
-        self.softcap, self.matrix = softcap, matrix
-
-    def forward(self, x: Tensor, table: Table) -> Tensor:
-        if self.matrix is not None:
-            logits = self.matrix(x).float()
-        else:
-            logits = project(x, table.used()).float()
-        if self.softcap is None:
-            return logits
-        return self.softcap * torch.tanh(logits / self.softcap)
+def _passing(x: Tensor, entry: Tensor) -> Tensor:
+    """``x``, whose gradient goes to ``entry`` as it is."""
+    return x.detach() + (entry - entry.detach())
 
 
 class Model(nn.Module):
@@ -39,17 +29,23 @@ class Model(nn.Module):
         layers: Sequence[nn.Module],
         visits: Sequence[Sequence[nn.Module]],
         head: Head,
+        embed: Sequence[nn.Module],
+        value_tables: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.spec = spec
         self.table = Table(spec.vocab, spec.width)
+        self.embed = nn.ModuleList(embed)
+        self.value_tables = nn.ModuleList(value_tables)
         self.layers = nn.ModuleList(layers)
         self.visits = nn.ModuleList(nn.ModuleList(parts) for parts in visits)
         self.head = head
+        self.recompute = 0  # how many visits backward computes again, or -1 for all
+        self.watch: Callable[[Tensor], None] | None = None  # sees the input of every visit
         self.at(1.0)
 
     def at(self, progress: float, loops: int | None = None, back: int | None = None) -> "Model":
-        """Run only the visits that have joined at this fraction of training.
+        """Run only the visits that have joined at this fraction of training, as wide as they are.
 
         Args:
             progress: the fraction of training.
@@ -64,6 +60,7 @@ class Model(nn.Module):
         self.active = (
             self.spec.active(progress) if loops is None else self.spec.looped(loops, progress)
         )
+        self.windows = self.spec.windows(progress)
         self.fixed = range(0)
         if loops is not None and back is not None:
             early = [i for visits in self.spec.passes(loops, progress)[:-back] for i in visits]
@@ -118,40 +115,82 @@ class Model(nn.Module):
         attention a token depends on nothing else, so until then it runs once for all of them;
         :attr:`alone` says whether that is so.
         """
-        x = rms(self.table(tokens))
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
         if overlap is None:
             positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
         else:
             positions = overlap.positions
-        stream = Stream(tokens, positions, x0=x, window=window, overlap=overlap)
-        entry = x
+        x = self.table(tokens)
+        stream = Stream(tokens, positions, x0=x, overlap=overlap, start=self.spec.start)
+        stream.documents = stream.opens.cumsum(1) if self.spec.documents else None
+        stream.value_tables = tuple(self.value_tables)
+        x = stream.x0 = self._embed(x, stream, cache)
+        entry, lane = x, stream.lane
         for place, index in enumerate(self.active):
             stream.last = last if place == len(self.active) - 1 else None
+            stream.window = narrower(window, self.windows[index])
+            stream.merges = self._merges(place)
             stream.past = None if cache is None else cache.setdefault(place, Past())
             if place == self.fixed.start:
-                entry = x
+                entry, lane = x, stream.lane
+            if self.watch is not None:
+                self.watch(x)
             if place in self.fixed:
                 with torch.no_grad():
                     x = self._visit(index, x, stream)
+            elif self._forgets(place) and cache is None and torch.is_grad_enabled():
+                x = self._visit_twice(index, x, stream)
             else:
                 x = self._visit(index, x, stream)
             if place == self.fixed.stop - 1:
-                x = x.detach() + (entry - entry.detach())
-        return rms(stream.read(x) if stream.overlap is not None else x)
+                x = _passing(x, entry)
+                if stream.lane is not None:
+                    stream.lane = _passing(stream.lane, entry if lane is None else lane)
+        return self.head.normalise(stream.read(x) if stream.overlap is not None else x)
 
     @property
     def alone(self) -> bool:
         """Whether a token depends on no other one up to the first attention that runs."""
+        if any(isinstance(part, Backward) for part in self.embed):
+            return False
         layers = [self.spec.layers[self.spec.visits[index].layer] for index in self.active]
         until = next((i for i, layer in enumerate(layers) if layer.mixer), len(layers) - 1)
         return all(layer.feed is None or layer.feed.fast is None for layer in layers[: until + 1])
 
+    def _merges(self, place: int) -> bool:
+        """Whether the visit that runs there is not followed by one with two lanes."""
+        after = self.active[place + 1 : place + 2]
+        return all(self.spec.layers[self.spec.visits[i].layer].lanes is None for i in after)
+
+    def _embed(self, x: Tensor, stream: Stream, cache: Cache | None) -> Tensor:
+        for j, part in enumerate(self.embed):
+            if cache is not None and isinstance(part, Backward):
+                stream.past = cache.setdefault(-1 - j, Past())
+            x = part(x, stream)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return x
+
+    def _forgets(self, place: int) -> bool:
+        return self.recompute < 0 or place < self.recompute
+
+    def _visit_twice(self, index: int, x: Tensor, stream: Stream) -> Tensor:
+        """A visit that backward computes again, from the stream as it is now."""
+        before, first = stream.copy(), [stream]
+
+        def visit(x: Tensor) -> Tensor:
+            return self._visit(index, x, first.pop() if first else before.copy())
+
+        found: Tensor = checkpoint(visit, x, use_reentrant=False)
+        return found
+
     def _visit(self, index: int, x: Tensor, stream: Stream) -> Tensor:
+        visit = self.spec.visits[index]
+        stream.norm_scale, stream.gain, stream.blend = visit.norm_scale, None, None
+        if stream.lane is None and self.spec.layers[visit.layer].lanes is not None:
+            stream.lane = x
         for part in cast("nn.ModuleList", self.visits[index]):
             x = part(x, stream)
-        x = self.layers[self.spec.visits[index].layer](x, stream)
+        x = self.layers[visit.layer](x, stream)
         stream.visits[index] = x
         return x
 

@@ -27,10 +27,15 @@ class Norm(nn.Module):
 class Rope(nn.Module):
     def __init__(self, s: spec.Rope) -> None:
         super().__init__()
-        self.dims = s.dims
+        self.dims, self.pairs = s.dims, s.pairs
         self.sign = 1.0 if s.turn == "right" else -1.0
         # float64 on the CPU, so that every device and library rotates by the same angles
-        rates = s.base ** -(torch.arange(0, s.dims, 2, dtype=torch.float64, device="cpu") / s.dims)
+        count = torch.arange(0, s.dims, 2, dtype=torch.float64, device="cpu") / s.dims
+        if s.rates == "half":
+            turning = torch.linspace(0, 1, s.dims // 4, dtype=torch.float64, device="cpu")
+            rates = F.pad(s.base**-turning, (0, s.dims // 4))
+        else:
+            rates = s.base**-count
         self.rates: Tensor
         self.register_buffer("rates", rates.float(), persistent=False)
 
@@ -44,15 +49,19 @@ class Rope(nn.Module):
         return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        half = self.dims // 2
-        a, b, rest = torch.split(x, [half, half, x.size(-1) - self.dims], -1)
+        turned, rest = torch.split(x, [self.dims, x.size(-1) - self.dims], -1)
+        if self.pairs == "neighbours":
+            a, b = turned.view(*turned.shape[:-1], -1, 2).unbind(-1)
+            both = torch.stack([a * cos + b * sin, b * cos - a * sin], -1)
+            return torch.cat([both.flatten(-2), rest], -1)
+        a, b = turned.chunk(2, -1)
         return torch.cat([a * cos + b * sin, b * cos - a * sin, rest], -1)
 
 
 class Gain(nn.Module):
     def __init__(self, s: spec.Gain, heads: int) -> None:
         super().__init__()
-        self.gain = Vector(heads, 1, init=s.init)
+        self.gain = Vector(heads if s.per == "head" else 1, 1, init=s.init)
 
     def forward(self, q: Tensor, k: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
         return q * self.gain(q), k
@@ -60,57 +69,163 @@ class Gain(nn.Module):
 
 # value: (v, x, stream) -> v
 class ValueResidual(nn.Module):
-    """v <- (a v + b v1) / sqrt(a^2 + b^2), with a = 1 and b = 0 at the start."""
+    """v <- s (a v + b first) / sqrt(a^2 + b^2) or (1 - m) v + m first."""
 
-    def __init__(self) -> None:
+    def __init__(self, s: spec.ValueResidual) -> None:
         super().__init__()
-        self.mix = Vector(2, init=(1.0, 0.0))
+        self.first = s.first
+        self.mix = Vector(1, init=s.init) if s.mode == "lerp" else Vector(2, init=(1.0, 0.0))
+        self.scale = Vector(1, init=1.0) if s.scaled else None
 
     def forward(self, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
+        first = v if stream.values is None else stream.values
+        mixed = self.blend(v, first, stream.blend)
         if stream.values is None:
-            stream.values = v
-        here, first = self.mix(v).unbind()
-        norm = torch.rsqrt(here.square() + first.square() + 1e-8)
-        return (here * v + first * stream.values) * norm
+            stream.values = v if self.first == "raw" else mixed
+        return mixed
+
+    def blend(self, v: Tensor, first: Tensor, more: Tensor | None) -> Tensor:
+        mix = self.mix(v)
+        if mix.numel() == 1:
+            return torch.lerp(v, first, mix if more is None else mix + more)
+        here, there = mix.unbind()
+        there = there if more is None else there + more
+        norm = torch.rsqrt(here.square() + there.square() + 1e-8)
+        mixed = (here * v + there * first) * norm
+        return mixed if self.scale is None else self.scale(v) * mixed
+
+
+class ValueNorm(nn.Module):
+    def forward(self, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
+        return rms(v)
+
+
+class ValueEmbedding(nn.Module):
+    def __init__(self, s: spec.ValueEmbedding, kv_heads: int) -> None:
+        super().__init__()
+        self.table = s.table
+        init = (s.keep, s.blend)
+        self.mix = Vector(2, kv_heads, 1, init=init) if s.per_head else Vector(2, init=init)
+
+    def forward(self, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
+        rows = stream.value_tables[self.table](stream.tokens[:, -v.size(1) :])
+        keep, blend = self.mix(v).unbind()
+        return keep * v + blend * rows.view(v.shape).to(v.dtype)
 
 
 # output: (y, v, x, stream) -> y
 class HeadGate(nn.Module):
-    def __init__(self, s: spec.HeadGate, heads: int) -> None:
+    def __init__(self, s: spec.HeadGate, heads: int, head_dim: int, width: int) -> None:
         super().__init__()
-        self.inputs, self.gate = s.inputs, Matrix(s.inputs, heads, zero=True)
+        self.inputs, self.scale, self.sharpness = s.inputs, s.scale, s.sharpness
+        inputs = width if s.inputs is None else s.inputs
+        std = inputs**-0.5 if s.std is None else s.std
+        rows = heads * (head_dim if s.per == "element" else 1)
+        self.channels = head_dim if s.per == "element" else 1
+        self.gate = Matrix(inputs, rows, zero=std == 0, std=std or None)
 
     def forward(self, y: Tensor, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
-        return y * (2 * torch.sigmoid(self.gate(x[..., : self.inputs])))[..., None]
+        gate = self.gate(x if self.inputs is None else x[..., : self.inputs])
+        opened = self.scale * torch.sigmoid(gate if self.sharpness == 1 else self.sharpness * gate)
+        return y * opened.view(*y.shape[:-1], self.channels)
 
 
 class ExcludeSelf(nn.Module):
+    def __init__(self, s: spec.ExcludeSelf, heads: int) -> None:
+        super().__init__()
+        self.alpha = Vector(heads, 1) if s.gated else None
+
     def forward(self, y: Tensor, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
         batch, time, heads, _ = v.shape
         grouped = y.view(batch, time, heads, -1, y.size(3))
         unit = F.normalize(v, dim=-1)[:, :, :, None]
-        return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).flatten(2, 3)
+        own = (grouped * unit).sum(-1, keepdim=True) * unit
+        if self.alpha is not None:
+            own = own * torch.tanh(self.alpha(y)).view(heads, -1, 1)
+        return (grouped - own).flatten(2, 3)
 
 
 # join: (x, stream) -> x
 class MixInput(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, s: spec.MixInput, width: int) -> None:
         super().__init__()
-        self.mix = Vector(2, width, init=(1.0, 0.0))
+        self.mix = Vector(2, *spec.shape_per(s.per, width), init=(1.0, 0.0))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         keep, blend = self.mix(x).unbind()
-        return keep * x + blend * stream.x0
+        return keep * x + blend * stream.x0[:, -x.size(1) :]  # x may be the last positions only
 
 
 class Skip(nn.Module):
     def __init__(self, s: spec.Skip, width: int) -> None:
         super().__init__()
         self.source = s.source
-        self.scale, self.gate = Vector(width, init=1.0), Vector(width)
+        shape = spec.shape_per(s.per, width)
+        self.scale = Vector(*shape, init=1.0)
+        self.gate = Vector(*shape) if s.form == "lerp" else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         source = stream.visits.get(self.source)
         if source is None:  # a loop that has not joined the model yet
             return x
-        return torch.lerp(self.scale(x) * source, x, torch.sigmoid(self.gate(x)))
+        skip = self.scale(x) * source
+        return x + skip if self.gate is None else torch.lerp(skip, x, torch.sigmoid(self.gate(x)))
+
+
+class LoopEmbedding(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.shift = Vector(width)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        return x + self.shift(x)
+
+
+class LoopBlend(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = Vector(1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        stream.blend = self.shift(x)
+        return x
+
+
+class LoopGain(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = Vector(width, init=1.0)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        stream.gain = self.gain(x)
+        return x
+
+
+# soft caps of the head: logits -> logits
+class Sigmoid(nn.Module):
+    def __init__(self, s: spec.Sigmoid) -> None:
+        super().__init__()
+        self.cap, self.divisor = s.cap, s.divisor
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.cap * torch.sigmoid(logits / self.divisor)
+
+
+class Algebraic(nn.Module):
+    def __init__(self, s: spec.Algebraic) -> None:
+        super().__init__()
+        self.cap = s.cap
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.cap * logits * torch.rsqrt(logits.square() + self.cap**2)
+
+
+class Asymmetric(nn.Module):
+    def __init__(self, s: spec.Asymmetric) -> None:
+        super().__init__()
+        self.caps = Vector(2, init=s.init)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        above, below = self.caps(logits).unbind()
+        cap = torch.where(logits > 0, above, below)
+        return cap * torch.tanh(logits / cap)

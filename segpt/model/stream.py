@@ -1,11 +1,14 @@
 """What travels beside the residual stream during one forward pass."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from segpt.spec.model import narrower
 
 
 @dataclass
@@ -15,6 +18,8 @@ class Past:
     ``key`` and ``value`` are (batch, time, kv_heads, channels), of the positions that later ones
     can still see. ``change`` (batch, out, in) is what a fast weight has learned; ``hidden``
     (batch, time, in) and ``source`` (batch, time, out) are of the chunk it has yet to learn from.
+    ``documents`` (batch, time) numbers those of the keys. ``previous`` (batch, 1, ...) is what a
+    part that looks one token back read last.
     """
 
     key: Tensor | None = None
@@ -22,6 +27,8 @@ class Past:
     change: Tensor | None = None
     hidden: Tensor | None = None
     source: Tensor | None = None
+    documents: Tensor | None = None
+    previous: Tensor | None = None
 
     def extend(
         self, key: Tensor, value: Tensor, window: int | None = None
@@ -31,6 +38,13 @@ class Past:
             key, value = torch.cat([self.key, key], 1), torch.cat([self.value, value], 1)
         self.key, self.value = (_latest(t, window) for t in (key, value))
         return key, value
+
+    def number(self, documents: Tensor, window: int | None = None) -> Tensor:
+        """The documents of all keys, given those of the new ones, counted from the first."""
+        if self.documents is not None and self.documents.size(1):
+            documents = torch.cat([self.documents, documents + self.documents[:, -1:]], 1)
+        self.documents = _latest(documents, window)
+        return documents
 
     def first_rows(self, count: int) -> None:
         """Forget all but the first ``count`` rows of the batch."""
@@ -65,12 +79,19 @@ class Overlap(NamedTuple):
 class Stream:
     """Everything a part may read beside x, so that a new part never changes a signature.
 
-    ``tokens`` and ``positions`` are (batch, time) and (time,); ``x0`` is the normalised
-    embedding; ``values`` those of the first value residual visited; ``visits`` maps a visit to its
+    ``tokens`` and ``positions`` are (batch, time) and (time,); ``x0`` is what tokens
+    start as; ``values`` those of the first value residual visited; ``visits`` maps a visit to its
     output; ``past`` is the memory of the visit that is running, or None for a full pass;
     ``last`` is how many positions at the end anyone will read of its output, or None for all;
     ``window`` is how many positions attention sees at most, or None for all; ``overlap`` the
-    windows that attention has yet to tell apart, before which a token runs once for all of them.
+    windows that attention has yet to tell apart, before which a token runs once for all of them;
+    ``norm_scale`` and ``gain`` (width,) scale what the branches of the running visit read and add;
+    ``blend`` is how much more of ``values`` it blends in;
+    ``lane`` is the second residual lane while there is one, and ``merges`` whether it ends with
+    the visit that is running;
+    ``start`` is the token that opens a document, and ``documents`` (batch, time) numbers those that
+    attention keeps apart, or is None if it crosses from one to the next; ``value_tables`` map
+    tokens to values.
     """
 
     tokens: Tensor
@@ -82,12 +103,41 @@ class Stream:
     last: int | None = None
     window: int | None = None
     overlap: Overlap | None = None
+    start: int | None = None
+    documents: Tensor | None = None
+    value_tables: Sequence[nn.Module] = ()
+    norm_scale: float = 1.0
+    gain: Tensor | None = None
+    blend: Tensor | None = None
+    lane: Tensor | None = None
+    merges: bool = False
+
+    @property
+    def opens(self) -> Tensor:
+        """Which tokens open a document, (batch, time)."""
+        return self.tokens == (-1 if self.start is None else self.start)
+
+    def before(self, x: Tensor, first: int) -> Tensor:
+        """``x`` (batch, time, ...) of the token before; ``first`` where nothing was read before."""
+        past = self.past
+        previous = None if past is None else past.previous
+        if previous is None:
+            previous = torch.full_like(x[:, :1], first)
+        if past is not None:
+            past.previous = x[:, -1:].clone()
+        return torch.cat([previous, x[:, :-1]], 1)
+
+    def copy(self) -> "Stream":
+        """The state as it is, for a visit that will run again when this one has changed."""
+        state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        held: dict[str, Any] = {
+            n: s.copy() for n, s in state.items() if isinstance(s, dict | list | set)
+        }
+        return dataclasses.replace(self, **held)
 
     def narrowest(self, window: int | None) -> int | None:
         """The smaller of this pass's window and another one, where None is no limit."""
-        if window is None or self.window is None:
-            return self.window if window is None else window
-        return min(window, self.window)
+        return narrower(self.window, window)
 
     def tail(self, x: Tensor) -> Tensor:
         """The positions of ``x`` (batch, time, ...) that will be read; doing so twice is fine."""
@@ -110,12 +160,15 @@ class Stream:
             return
         self.tokens, self.x0 = self.rows(self.tokens), self.rows(self.x0)
         self.values = None if self.values is None else self.rows(self.values)
+        self.lane = None if self.lane is None else self.rows(self.lane)
         self.visits = {place: self.rows(x) for place, x in self.visits.items()}
+        self.documents = None if self.documents is None else self.rows(self.documents)
         self.positions = self.positions[: self.tokens.size(1)]
         self.overlap = None
 
 
-# One per place in the order that runs, not per layer nor per visit: loops run both again.
+# One per place in the order that runs, not per layer nor per visit: loops run both again. What part
+# j of the embedding remembers is at -1 - j.
 Cache = dict[int, Past]
 
 

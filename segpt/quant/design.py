@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt import trellis
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.layout import Role
+from segpt.spec.layout import Role, layout
 from segpt.spec.quant import QuantSpec
 from segpt.values import EXPONENTS, Stepped
 
@@ -139,6 +140,7 @@ def designs(
     seen: Tensor | None = None,
 ) -> dict[str, Design]:
     """The :func:`design` of every weight of a model whose sensitivity is given, by name."""
+    hashed = {w.name for w in layout(model.spec) if w.role is Role.TABLE and not w.by_token}
     return {
         w.name: design(
             w.tensor.detach(),
@@ -148,7 +150,7 @@ def designs(
             by_column=spec.by_column,
             damping=spec.damping,
             two_sided=spec.two_sided,
-            seen=seen,
+            seen=None if w.name in hashed else seen,
         )
         for w in weights(model)
         if w.name in found
@@ -278,6 +280,7 @@ def _shared(weight: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor 
     if seen is None or int((~seen).sum()) < _FEWEST_SHARED or not seen.any():
         return None, None
     seen = seen.to(weight.device)
+    seen = F.pad(seen, (0, len(weight) - len(seen)))  # rows to spare are of no token
     unseen = weight[~seen].double()
     mean = unseen.mean(0)
     alike = (unseen - mean).square().sum(1) <= _ALIKE * unseen.square().sum(1)

@@ -19,7 +19,7 @@ def hessians(model: Model, batches: Iterable[NDArray[np.int64] | Tensor]) -> dic
     """The Hessian of every weight's squared output error: the sum of x x^T over its inputs x.
 
     Every visit of a looped layer adds to its one sum. A tied table counts as the head alone:
-    what looking up a token's row costs is not in any Hessian. An untied table has none.
+    what looking up a row costs is not in any Hessian. Other tables have none.
 
     Args:
         model: the model to run.

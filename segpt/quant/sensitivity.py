@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segpt.errors import DataError
-from segpt.model.leaves import Matrix, weights
+from segpt.model.leaves import Table, Vector, weights
 from segpt.model.model import Model
 from segpt.spec.layout import Role
 
@@ -56,11 +56,12 @@ class Sensitivity(NamedTuple):
 def sensitivities(
     model: Model, batches: Iterable[NDArray[np.int64] | Tensor], seed: int = 0
 ) -> dict[str, Sensitivity]:
-    """The sensitivity of the table, the head and every matrix.
+    """The sensitivity of every table, the head and every matrix.
 
     A looped layer makes the same error at every visit, whose gradients carry what later visits
-    make of it; what they do to one token together is counted, too. A table adds up what its rows
-    do as inputs and, if tied, as a head.
+    make of it; what they do to one token together is counted, too. So it is with a table that
+    several layers look the same token up in. A tied one adds up what its rows do as inputs and as
+    a head.
 
     Args:
         model: the model; its parameters' gradients are cleared.
@@ -76,9 +77,8 @@ def sensitivities(
     hooks = [
         weight.leaf.register_forward_hook(sums.watch(weight.name))
         for weight in weights(model)
-        if isinstance(weight.leaf, Matrix)
+        if not isinstance(weight.leaf, Vector)
     ]
-    hooks.append(model.table.register_forward_hook(sums.watch("table")))
     try:
         for batch in batches:
             ids = torch.as_tensor(batch, device=device)
@@ -105,7 +105,11 @@ class _Sums:
         self.curvature: dict[str, Tensor] = {}
         self.rows: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
-        self.looked_up = torch.zeros_like(model.table.weight, dtype=torch.float64)
+        self.looked_up = {
+            w.name: torch.zeros_like(w.tensor, dtype=torch.float64)
+            for w in weights(model)
+            if isinstance(w.leaf, Table)
+        }
         self.calls: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def watch(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
@@ -119,8 +123,10 @@ class _Sums:
         """Run one batch (rows, time), draw labels, and take the gradients in."""
         self.calls.clear()
         hidden = self.model.hidden(ids)
-        logits = self.model.logits(hidden)
-        logits.retain_grad()
+        head, table = self.model.head, self.model.table
+        product = head.product(hidden, table)
+        product.retain_grad()
+        logits = head.capped(product, table)
         shares = logits.detach().flatten(0, 1).softmax(-1)
         labels = torch.multinomial(shares, 1, generator=generator)[:, 0]
         loss = F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum")
@@ -128,16 +134,14 @@ class _Sums:
         loss.backward()  # type: ignore[no-untyped-call]
         for name, calls in self.calls.items():
             visits = [(x, output.grad) for x, output in calls if output.grad is not None]
-            if name != "table":
+            if name not in self.looked_up:
                 self._map(name, visits, together=name not in self.heads)
-                continue
-            for x, gradient in visits:
-                self.looked_up.index_add_(0, x.flatten(), gradient.flatten(0, 1).double().square())
-        if self.model.head.matrix is None and logits.grad is not None:
-            slope = logits.grad
-            if (cap := self.model.head.softcap) is not None:
-                slope = slope * (1 - (logits.detach() / cap).square())
-            self._map("table", [(hidden.detach(), slope)], together=False)
+            elif visits:
+                together = torch.stack([gradient.double() for _, gradient in visits]).sum(0)
+                squares = together.flatten(0, 1).square()
+                self.looked_up[name].index_add_(0, visits[0][0].flatten(), squares)
+        if head.matrix is None and product.grad is not None:
+            self._map("table", [(hidden.detach(), product.grad)], together=False)
         self.tokens += ids.numel()
 
     def _map(self, name: str, visits: Sequence[tuple[Tensor, Tensor]], *, together: bool) -> None:
@@ -162,8 +166,9 @@ class _Sums:
         sums[name] = sums[name] + term if name in sums else term
 
     def mean(self) -> dict[str, Sensitivity]:
-        self._sum(self.curvature, "table", torch.diag(self.looked_up.mean(0)))
-        self._sum(self.rows, "table", self.looked_up.mean(1))
+        for name, squares in self.looked_up.items():
+            self._sum(self.curvature, name, torch.diag(squares.mean(0)))
+            self._sum(self.rows, name, squares.mean(1))
         found = {}
         for name, total in self.curvature.items():
             outputs = self.outputs.get(name)

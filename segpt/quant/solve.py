@@ -16,7 +16,7 @@ from torch import Tensor
 from segpt.errors import CheckError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
-from segpt.spec.layout import Role, layout
+from segpt.spec.layout import Place, layout
 from segpt.spec.quant import QuantSpec
 from segpt.values import Coded, Half, Partial, Stepped
 
@@ -45,7 +45,7 @@ def parts(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     layers: list[list[str]] = [[] for _ in model.spec.layers]
     for weight in layout(model.spec):
         if weight.name in names:
-            apart = table if weight.role is Role.TABLE else head
+            apart = head if weight.place is Place.HEAD else table
             (apart if weight.layer is None else layers[weight.layer]).append(weight.name)
     found = [part for part in (table, *layers, head) if part]
     sizes = {w.name: w.size for w in layout(model.spec)}
@@ -308,8 +308,8 @@ class Solver:
 
 
 def kind(name: str) -> str:
-    """What a weight is in its layer: ``query``, ``up``, ``table``, ..."""
-    return name.rsplit(".", 1)[-1]
+    """What a weight is in its layer: ``query``, ``up``, ``table``, ``value_tables``, ..."""
+    return next(word for word in reversed(name.split(".")) if not word.isdigit())
 
 
 def _entropy(coded: Mapping[str, Coded], names: Iterable[str]) -> float:

@@ -140,7 +140,11 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
         given = value if isinstance(value, Mapping) else {}
         return _decode_dataclass(members[tag], given, path)
     plain = [a for a in args if a is not type(None) and not dataclasses.is_dataclass(a)]
-    if len(plain) == 1:
+    words = [word for a in plain if typing.get_origin(a) is typing.Literal for word in a.__args__]
+    if members and words and tag not in words:
+        raise _unknown("kind", tag, [*words, *members], path)
+    named = members and tag is not None and isinstance(value, Mapping)
+    if len(plain) == 1 and not named:
         return _decode(plain[0], value, path)
     if len(members) == 1 and isinstance(value, Mapping) and tag is None:
         return _decode_dataclass(next(iter(members.values())), value, path)

@@ -36,14 +36,28 @@ class Weight(NamedTuple):
         return self.name.rpartition(".")[2]
 
     @property
+    def by_token(self) -> bool:
+        """Whether its rows are those of tokens: not where they are looked up by a hash."""
+        if self.role is Role.TABLE:
+            return self.place is Place.VALUE or self.name == "table"
+        return self.role is Role.HEAD
+
+    @property
     def size(self) -> int:
         return math.prod(self.shape)
 
 
 def layout(spec: ModelSpec) -> tuple[Weight, ...]:
-    """Every weight once, in canonical order: table, layers, visits, head."""
+    """Every weight once, in canonical order: embedding, value tables, layers, visits, head."""
     uses = Counter(visit.layer for visit in spec.visits)
-    found = [Weight("table", Role.TABLE, (spec.vocab, spec.width), None, 1, Place.EMBED)]
+    found = [
+        Weight(name, role, shape, None, 1, Place.EMBED)
+        for name, role, shape in spec.embed_weights()
+    ]
+    found += [
+        Weight(name, role, shape, None, count, Place.VALUE)
+        for (name, role, shape), count in spec.value_table_weights()
+    ]
     for i, layer in enumerate(spec.layers):
         found += [
             Weight(f"layers.{i}.{name}", role, shape, i, uses[i], Place(name.partition(".")[0]))
@@ -55,9 +69,10 @@ def layout(spec: ModelSpec) -> tuple[Weight, ...]:
                 Weight(f"visits.{i}.{j}.{name}", role, shape, visit.layer, 1, Place.JOIN)
                 for name, role, shape in part.weights(spec.width)
             ]
-    if not spec.head.tied:
-        shape = (spec.vocab, spec.width)
-        found.append(Weight("head.matrix", Role.HEAD, shape, None, 1, Place.HEAD))
+    found += [
+        Weight(f"head.{name}", role, shape, None, 1, Place.HEAD)
+        for name, role, shape in spec.head.weights(spec.vocab, spec.width)
+    ]
     return tuple(found)
 
 

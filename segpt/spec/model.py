@@ -8,31 +8,54 @@ absent feature is an empty tuple, never a flag.
 import dataclasses
 import functools
 import itertools
+import math
+from collections import Counter
 from typing import Literal, NamedTuple
 
 from segpt.errors import SpecError
 
 from .base import ADDED, spec
 from .parts import (
-    ExcludeSelf,
-    Gain,
+    Algebraic,
+    Asymmetric,
+    Bigram,
+    EmbedPart,
     HeadGate,
+    JoinPart,
+    LoopBlend,
     MixInput,
-    Norm,
+    OutputPart,
+    QueryKeyPart,
     Rope,
+    Sigmoid,
     Skip,
+    Smear,
     Token,
+    ValueEmbedding,
+    ValuePart,
     ValueResidual,
 )
-from .role import Entry, matrix, vector, within
+from .role import Entry, Role, matrix, table, vector, within
 from .route import MOST_VISITS
 
 Activation = Literal["relu2", "leaky_relu2", "silu", "swiglu"]
 
 
+def narrower(first: int | None, second: int | None) -> int | None:
+    """The narrower of two windows; None is no limit."""
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
+
+
+def _check_window(window: int | None) -> None:
+    if window is not None and window < 1:
+        raise SpecError(f"a window holds at least the own position, got {window}")
+
+
 @spec
 class Attention:
-    """Causal grouped-query attention.
+    """Causal grouped-query attention; ``scale`` multiplies its logits, null being 1/sqrt(head_dim).
 
     With a ``window`` a position sees so many positions at most, its own and those just before it
     (Beltagy et al. 2020, arXiv 2004.05150).
@@ -41,14 +64,16 @@ class Attention:
     heads: int
     kv_heads: int
     head_dim: int
-    query_key: tuple[Norm | Rope | Gain, ...] = ()
-    value: tuple[ValueResidual, ...] = ()
-    output: tuple[HeadGate | ExcludeSelf, ...] = ()
+    query_key: tuple[QueryKeyPart, ...] = ()
+    value: tuple[ValuePart, ...] = ()
+    output: tuple[OutputPart, ...] = ()
     window: int | None = dataclasses.field(default=None, metadata=ADDED)
+    scale: float | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise SpecError(f"a window holds at least the own position, got {self.window}")
+        _check_window(self.window)
+        if self.scale is not None and self.scale <= 0:
+            raise SpecError(f"the scale of attention is positive or null, got {self.scale}")
         if min(self.heads, self.kv_heads, self.head_dim) < 1 or self.heads % self.kv_heads:
             raise SpecError(f"{self.heads} heads do not divide among {self.kv_heads} kv_heads")
         for part in self.query_key:
@@ -129,27 +154,69 @@ class Dense:
 
 
 @spec
+class Lanes:
+    """Wiring with two residual lanes: the mixer reads the first one, the feed the second.
+
+    Lanes start equal in the first such layer of a route. Each adds what both branches make, times
+    a learned weight that starts at 1, to itself times a learned ``keep``; with ``order: serial``
+    that happens twice, after the mixer and after the feed. Parts of a visit, such as skips, change
+    the first lane only; those of a layer change what its branches read, with ``order: parallel``
+    the mixer alone. Where a layer is followed by one without lanes, or by none, the stream goes on
+    as their mean, or as m of the first and 1 - m of the second with a ``learned`` merge; m starts
+    at 1/2.
+    """
+
+    order: Literal["parallel", "serial"] = "parallel"
+    keep: float = 1.1
+    merge: Literal["mean", "learned"] = "mean"
+
+    def weights(self) -> tuple[Entry, ...]:
+        """How much lanes keep and branches add, and how much of each is left."""
+        found = (vector("keep", 2), vector("route", 2, 2))
+        return found if self.merge == "mean" else (*found, vector("share", 1))
+
+
+@spec
 class Layer:
     """Unique parameters: a mixer and a feed, each in a residual branch with a gain per channel.
 
-    ``parallel`` wiring gives both branches the same input (GPT-J, PaLM). ``norm_scale``
-    multiplies the normalised input of both (arXiv 2502.05795).
+    ``parallel`` wiring gives both branches the same input (GPT-J, PaLM). ``norms`` says which
+    branches normalise their input, and ``norm_scale`` multiplies what is normalised
+    (arXiv 2502.05795). The ``gain`` scales the output of a branch or, as in a norm with weights,
+    its input.
     """
 
     mixer: Attention | None
     feed: Dense | None
-    wiring: Literal["serial", "parallel"] = "serial"
+    wiring: Literal["serial", "parallel"] | Lanes = "serial"
     norm_scale: float = 1.0
     join: tuple[MixInput, ...] = ()
+    gain: Literal["output", "input", "none"] = dataclasses.field(default="output", metadata=ADDED)
+    norms: Literal["both", "feed"] = dataclasses.field(default="both", metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        if self.lanes is not None and (self.mixer is None or self.feed is None):
+            raise SpecError(
+                "two lanes need a mixer and a feed to route between; give a layer that lacks one "
+                "wiring: serial"
+            )
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The wiring, if it has two lanes."""
+        return self.wiring if isinstance(self.wiring, Lanes) else None
 
     def weights(self, width: int) -> tuple[Entry, ...]:
-        """Those of its join parts and of its branches, each with a gain."""
+        """Those of its join parts, of its lanes and of its branches, with their gains."""
         found: list[Entry] = []
         for j, part in enumerate(self.join):
             found += within(f"join.{j}", part.weights(width))
+        if self.lanes is not None:
+            found += within("lanes", self.lanes.weights())
+        gain = () if self.gain == "none" else (vector("gain", width),)
         for name, body in (("mixer", self.mixer), ("feed", self.feed)):
             if body is not None:
-                found += within(name, (vector("gain", width), *within("body", body.weights(width))))
+                found += within(name, (*gain, *within("body", body.weights(width))))
         return tuple(found)
 
 
@@ -157,24 +224,103 @@ class Layer:
 class Visit:
     """One step of the forward pass: which layer runs, and how the stream enters it.
 
-    ``since`` is the fraction of training at which the visit joins the model.
+    ``since`` is the fraction of training at which the visit joins the model. ``norm_scale``
+    multiplies that of the layer, and a ``window`` narrows that of its attention.
     """
 
     layer: int
-    join: tuple[MixInput | Skip, ...] = ()
+    join: tuple[JoinPart, ...] = ()
     since: float = 0.0
+    norm_scale: float = dataclasses.field(default=1.0, metadata=ADDED)
+    window: int | None = dataclasses.field(default=None, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        _check_window(self.window)
+
+
+@spec
+class Growth:
+    """Windows that widen over training, as in the nanoGPT speed runs.
+
+    At a fraction p of training the widest is ``full`` * f(p), rounded up to a ``multiple``. f(p) is
+    p (``linear``) or 4p^3 - 6p^2 + 3p (``cubic``). Windows as wide as it is at the end are cut to
+    that, and so is attention without a window; narrower ones keep their share of it, rounded down.
+    None is narrower than one multiple, unless it is so by itself. After training all are as the
+    layers and visits say.
+    """
+
+    full: int
+    shape: Literal["linear", "cubic"] = "linear"
+    multiple: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.full, self.multiple) < 1:
+            raise SpecError(
+                f"windows grow to a positive size in positive multiples, got {self.full} and "
+                f"{self.multiple}"
+            )
+
+    def at(self, window: int | None, progress: float) -> int | None:
+        """How wide a window is at this fraction of training; None is no limit."""
+        if progress >= 1:
+            return window
+        widest, end = self._widest(progress), self._widest(1.0)
+        if window is None:
+            return widest
+        if window >= end:
+            return min(window, widest)
+        share = window * widest // end // self.multiple * self.multiple
+        return min(window, max(self.multiple, share))
+
+    @property
+    def widths(self) -> int:
+        """How many sizes the widest window has over training, the last one included."""
+        return 1 + self._widest(1.0) // self.multiple
+
+    def _widest(self, progress: float) -> int:
+        if self.shape == "cubic":
+            progress = ((4 * progress - 6) * progress + 3) * progress
+        return self.multiple * max(1, math.ceil(self.full * progress / self.multiple))
 
 
 @spec
 class Head:
-    """Logits; ``softcap`` c replaces each logit z by c * tanh(z / c)."""
+    """Logits z = ``scale`` * W x of the final normalised stream x.
+
+    W is the table if the head is ``tied``. If it is not, W has a row per token and as many more as
+    make a ``multiple``, which are never read, and with ``zero`` it starts at zero. A ``gain`` is
+    learned for each channel of x. A ``softcap`` that is a number c replaces z by c * tanh(z / c).
+    """
 
     tied: bool = True
-    softcap: float | None = 30.0
+    softcap: float | Sigmoid | Algebraic | Asymmetric | None = 30.0
+    scale: float = dataclasses.field(default=1.0, metadata=ADDED)
+    gain: bool = dataclasses.field(default=False, metadata=ADDED)
+    multiple: int = dataclasses.field(default=1, metadata=ADDED)
+    zero: bool = dataclasses.field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
-        if self.softcap is not None and self.softcap <= 0:
+        if isinstance(self.softcap, int | float) and self.softcap <= 0:
             raise SpecError(f"softcap must be positive or null, got {self.softcap}")
+        if self.scale <= 0:
+            raise SpecError(f"the scale of logits is positive, got {self.scale}")
+        if self.multiple < 1:
+            raise SpecError(f"the rows of a head are a multiple of 1 or more, got {self.multiple}")
+        if self.tied and (self.zero or self.multiple > 1):
+            raise SpecError("a tied head has no matrix of its own; set head.tied to false")
+
+    def rows(self, vocab: int) -> int:
+        """How many rows the matrix of an untied head has."""
+        return -(-vocab // self.multiple) * self.multiple
+
+    def weights(self, vocab: int, width: int) -> tuple[Entry, ...]:
+        """The gain, the matrix and what the cap learns, as far as there are any."""
+        found = [vector("gain", width)] if self.gain else []
+        if not self.tied:
+            found.append(Entry("matrix", Role.HEAD, (self.rows(vocab), width)))
+        if isinstance(self.softcap, Sigmoid | Algebraic | Asymmetric):
+            found += within("cap", self.softcap.weights(width))
+        return tuple(found)
 
 
 class Loop(NamedTuple):
@@ -192,15 +338,25 @@ class Loop(NamedTuple):
 
 @spec
 class ModelSpec:
-    """The full form of a model: what a checkpoint and an artifact store."""
+    """The full form of a model: what a checkpoint and an artifact store.
+
+    ``start`` is the id of the token that opens a document and belongs to it: 256 for bytes, 1 for
+    BPE of our own. With ``documents`` attention sees no further back than that token; what a fast
+    weight has learned goes on. ``value_tables`` is how many tables of values
+    the value embeddings of layers share.
+    """
 
     vocab: int
     width: int
     context: int
-    embed: tuple[Token, ...]
+    embed: tuple[EmbedPart, ...]
     layers: tuple[Layer, ...]
     visits: tuple[Visit, ...]
     head: Head = Head()
+    start: int | None = dataclasses.field(default=None, metadata=ADDED)
+    documents: bool = dataclasses.field(default=False, metadata=ADDED)
+    value_tables: int = dataclasses.field(default=0, metadata=ADDED)
+    growth: Growth | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "context"):
@@ -216,6 +372,11 @@ class ModelSpec:
                     raise SpecError(
                         f"visits[{i}] skips from visit {part.source}, which is not earlier"
                     )
+                if isinstance(part, LoopBlend) and not self._blends(visit.layer):
+                    raise SpecError(
+                        f"visits[{i}] has a loop_blend, but no value residual to change in layer "
+                        f"{visit.layer}"
+                    )
         if missing := set(range(len(self.layers))) - {v.layer for v in self.visits}:
             raise SpecError(f"layer {min(missing)} is never visited")
         if not self.active(0.0):
@@ -228,17 +389,116 @@ class ModelSpec:
                     f"a context of {self.context}; give it a smaller chunk"
                 )
         self._check_mixers([layer.mixer for layer in self.layers if layer.mixer is not None])
+        self._check_embed()
+        self._check_value_tables()
+        self._check_lanes()
+
+    def _check_embed(self) -> None:
+        tokens = [j for j, part in enumerate(self.embed) if isinstance(part, Token)]
+        if tokens != [0]:
+            raise SpecError("embed begins with token, and has it once")
+        for j, part in enumerate(self.embed):
+            if isinstance(part, Smear | Bigram) and self.start is None:
+                raise SpecError(
+                    f"embed[{j}] looks at the token before, but not into another document; set "
+                    "start to the id that opens a document"
+                )
+            if isinstance(part, Smear) and part.inputs > self.width:
+                raise SpecError(
+                    f"the gate of embed[{j}] reads {part.inputs} of {self.width} channels"
+                )
+        if self.start is not None and not 0 <= self.start < self.vocab:
+            raise SpecError(f"start is a token id below {self.vocab}, got {self.start}")
+        if self.documents and self.start is None:
+            raise SpecError(
+                "documents cannot be told apart; set start to the id that opens a document"
+            )
+
+    def _check_value_tables(self) -> None:
+        if self.value_tables < 0:
+            raise SpecError(f"value_tables is not negative, got {self.value_tables}")
+        widths: dict[int, set[int]] = {i: set() for i in range(self.value_tables)}
+        for i, number, columns in self._value_lookups():
+            if number not in widths:
+                raise SpecError(
+                    f"layers[{i}] embeds values from table {number} of {self.value_tables}; "
+                    "set value_tables"
+                )
+            widths[number].add(columns)
+        for number, found in widths.items():
+            if not found:
+                raise SpecError(f"no layer uses value table {number}; lower value_tables")
+            if len(found) > 1:
+                raise SpecError(
+                    f"layers that share value table {number} must have values of one width, "
+                    f"got {sorted(found)}"
+                )
+
+    def _value_lookups(self) -> list[tuple[int, int, int]]:
+        """Layer, table and channels of each value embedding."""
+        return [
+            (i, part.table, layer.mixer.kv_heads * layer.mixer.head_dim)
+            for i, layer in enumerate(self.layers)
+            if layer.mixer is not None
+            for part in layer.mixer.value
+            if isinstance(part, ValueEmbedding)
+        ]
+
+    def embed_weights(self) -> tuple[Entry, ...]:
+        """What tokens start as: the table, then the weights of the parts that follow it."""
+        found = [table("table", self.vocab, self.width)]
+        for j, part in enumerate(self.embed):
+            found += within(f"embed.{j}", part.weights(self.width))
+        return tuple(found)
+
+    def value_table_weights(self) -> tuple[tuple[Entry, int], ...]:
+        """Each table of values, and how many lookups of it one forward pass mixes in."""
+        uses = Counter(visit.layer for visit in self.visits)
+        found = []
+        for number in range(self.value_tables):
+            here = [(uses[i], size) for i, used, size in self._value_lookups() if used == number]
+            rows = table(f"value_tables.{number}", self.vocab, here[0][1])
+            found.append((rows, sum(count for count, _ in here)))
+        return tuple(found)
+
+    def _check_lanes(self) -> None:
+        wirings = [self.layers[visit.layer].lanes for visit in self.visits]
+        last = {
+            visit.layer
+            for visit, after in zip(self.visits, [*wirings[1:], None], strict=True)
+            if after is None
+        }
+        for i, layer in enumerate(self.layers):
+            if layer.lanes is not None and layer.lanes.merge == "learned" and i not in last:
+                raise SpecError(
+                    f"layers[{i}].wiring: lanes go on after every visit of this layer, so it has "
+                    "nothing to merge; give merge: learned to the layer in which they end"
+                )
 
     def _check_mixers(self, mixers: list[Attention]) -> None:
-        if len({(m.kv_heads, m.head_dim) for m in mixers if m.value}) > 1:
+        residual = [m for m in mixers if any(isinstance(p, ValueResidual) for p in m.value)]
+        if len({(m.kv_heads, m.head_dim) for m in residual}) > 1:
             raise SpecError("layers with a value residual must share kv_heads and head_dim")
         for part in (part for mixer in mixers for part in mixer.output):
-            if isinstance(part, HeadGate) and part.inputs > self.width:
+            if isinstance(part, HeadGate) and (part.inputs or 0) > self.width:
                 raise SpecError(f"a head gate reads {part.inputs} of {self.width} channels")
+
+    def _blends(self, layer: int) -> bool:
+        mixer = self.layers[layer].mixer
+        return mixer is not None and any(isinstance(p, ValueResidual) for p in mixer.value)
 
     def active(self, progress: float) -> tuple[int, ...]:
         """The visits that run at this fraction of training."""
         return tuple(i for i, v in enumerate(self.visits) if v.since <= progress)
+
+    def windows(self, progress: float = 1.0) -> tuple[int | None, ...]:
+        """How many positions the attention of each visit sees at most; None is all of them."""
+        found = []
+        for visit in self.visits:
+            mixer = self.layers[visit.layer].mixer
+            window = narrower(visit.window, None if mixer is None else mixer.window)
+            found.append(window if self.growth is None else self.growth.at(window, progress))
+        return tuple(found)
 
     @property
     def loop(self) -> Loop | None:
@@ -308,6 +568,8 @@ def _loop(order: tuple[int, ...]) -> Loop | None:
 def settle(spec: ModelSpec, progress: float) -> tuple[ModelSpec, dict[int, int]]:
     """The model as it is at ``progress``, with the visits that have not joined yet removed.
 
+    Windows that grow stay as wide as they are by then.
+
     Returns:
         The smaller spec, and for each old index of a kept visit its new one.
     """
@@ -320,5 +582,6 @@ def settle(spec: ModelSpec, progress: float) -> tuple[ModelSpec, dict[int, int]]
             for part in visit.join
             if not isinstance(part, Skip) or part.source in kept
         )
-        visits.append(dataclasses.replace(visit, join=join, since=0.0))
-    return dataclasses.replace(spec, visits=tuple(visits)), kept
+        window = visit.window if spec.growth is None else spec.windows(progress)[old]
+        visits.append(dataclasses.replace(visit, join=join, since=0.0, window=window))
+    return dataclasses.replace(spec, visits=tuple(visits), growth=None), kept

@@ -19,6 +19,7 @@ class Place(Enum):
     EMBED = "embed"  # what tokens start as; a tied table is also the head
     VALUE = "value"  # tables whose rows are mixed into values
     JOIN = "join"  # how the stream enters a layer
+    LANES = "lanes"  # how branches write to two residual lanes
     MIXER = "mixer"
     FEED = "feed"
     HEAD = "head"
@@ -40,6 +41,11 @@ def vector(name: str, *shape: int) -> Entry:
 def matrix(name: str, rows: int, columns: int) -> Entry:
     """A linear map from ``columns`` channels to ``rows``."""
     return Entry(name, Role.MATRIX, (rows, columns))
+
+
+def table(name: str, rows: int, columns: int) -> Entry:
+    """Rows that are looked up."""
+    return Entry(name, Role.TABLE, (rows, columns))
 
 
 def within(prefix: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

@@ -85,13 +85,15 @@ def seen(tokens: Tokens) -> NDArray[np.bool_]:
     return found
 
 
-def in_order(tokens: Tokens, context: int, most: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of the first ``most`` targets in whole blocks."""
+def in_order(
+    tokens: Tokens, context: int, most: int, *, rest: bool = False
+) -> Iterator[NDArray[np.int64]]:
+    """Batches of the first ``most`` targets in whole blocks, and the ``rest`` in a shorter one."""
     rows: list[NDArray[np.int64]] = []
-    for row in sequential(ids(tokens), context, most):
-        rows.append(row)
-        if len(rows) == ROWS:
+    for row in sequential(ids(tokens), context, most, rest=rest):
+        if len(rows) == ROWS or (rows and len(row) != len(rows[0])):
             yield np.stack(rows)
             rows = []
+        rows.append(row)
     if rows:
         yield np.stack(rows)

@@ -93,6 +93,18 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(p for p in Path(run).glob("step-*") if (p / "header.json").is_file())
 
 
+def checkpoint_step(path: Path) -> int:
+    """The step of a checkpoint, as its header says before anything else is read.
+
+    Raises:
+        CheckpointError: if the header is missing or damaged.
+    """
+    try:
+        return int(_header(path)["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
+
+
 def newest_checkpoint(path: Path) -> Path:
     """A checkpoint directory itself, or the last one of a run.
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, in float32."""
+"""An average of the weights over the steps of a run, in float32."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,20 +12,25 @@ from segpt.spec.train import Average
 
 
 class Averaged:
-    """The moving average of a model's weights; without a spec, the weights themselves."""
+    """The average of a model's weights; without a spec, the weights themselves."""
 
     def __init__(self, model: Model, spec: Average | None) -> None:
         self.spec, self.updates = spec, 0
         self.live = {w.name: w.tensor for w in weights(model)}
-        self.shadow = {name: t.detach().clone() for name, t in self.live.items()} if spec else {}
+        kept = self.live if spec else {}
+        self.shadow = {name: t.detach().to(torch.float32, copy=True) for name, t in kept.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights after a step; early steps weigh more (see ``spec.Average``)."""
+    def update(self, progress: float) -> None:
+        """Take in the weights after a step at this fraction of the run (see ``spec.Average``)."""
         if self.spec is None:
             return
-        decay = min(self.spec.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.shadow.values()), list(self.live.values()), 1.0 - decay)
+        shadow: list[Tensor] = list(self.shadow.values())
+        live: list[Tensor] = list(self.live.values())
+        if progress < self.spec.since:
+            torch._foreach_copy_(shadow, live)
+            return
+        torch._foreach_lerp_(shadow, live, 1.0 - remembered(self.spec, self.updates))
         self.updates += 1
 
     def weights(self) -> dict[str, Tensor]:
@@ -53,3 +58,10 @@ class Averaged:
         finally:
             for name, tensor in self.live.items():
                 tensor.copy_(raw[name])
+
+
+def remembered(spec: Average, updates: int) -> float:
+    """Which part of an average of so many updates the next one keeps."""
+    if spec.decay is None:
+        return updates / (1 + updates)
+    return min(spec.decay, (1 + updates) / (10 + updates))

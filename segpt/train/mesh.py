@@ -53,6 +53,14 @@ class Mesh:
         for tensor, part in zip(found, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def mean_value(self, value: float) -> float:
+        """The mean of a number over the processes, the same in all of them."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared)
+        return float(shared) / self.size
+
     def first(self, value: float) -> float:
         """The value of the leading process: clocks differ, decisions must not."""
         if self.size == 1:

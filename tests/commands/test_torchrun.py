@@ -62,3 +62,19 @@ def test_two_processes_train_and_score_like_one(fresh: Path, run: Callable[..., 
         double = torchrun(fresh, "score", "two", "held.jsonl", *policy)
         assert double["bpb"] == pytest.approx(single["bpb"], abs=1e-6)
         assert double["tokens"] == single["tokens"]
+
+
+def test_two_processes_read_what_one_reads(fresh: Path, run: Callable[..., Any]) -> None:
+    settings = (
+        *("--set", "train.schedule.ramp={milestones: [0.4, 0.8]}"),
+        *("--set", "train.accumulation=2", "--set", "train.order=sequential", "--steps", "12"),
+    )
+    texts = ("train.jsonl", "--validation", "held.jsonl", "--tokenizer", "bytes")
+    assert run(fresh, "data", "prepare", *texts).code == 0
+    args = ("train", "--recipe", "tiny.yaml", *settings)
+    alone = run(fresh, *args, "--out", "one", "--json").json
+    both = torchrun(fresh, *args, "--out", "two")
+    assert both["read"] == alone["read"]
+    assert both["tokens"] == alone["tokens"] == 32 * alone["read"]["blocks"]
+    assert both["read"]["blocks"] > 12 * 8
+    assert both["loss"] == pytest.approx(alone["loss"], abs=2e-3)

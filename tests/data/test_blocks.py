@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segpt.data.batches import Blocks, sequential
+from segpt.data.batches import Blocks, Order, sequential
 from segpt.data.tokens import Stream
 from segpt.errors import DataError
 
@@ -76,6 +76,32 @@ def test_sequential_blocks_tile_the_front(
     targets = np.concatenate([block[1:] for block in found])
     assert targets.tolist() == list(range(1, blocks * context + 1))
     assert all(block.shape == (context + 1,) for block in found)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sizes"), [(35, [10, 10, 10, 5]), (30, [10] * 3), (3, [3]), (1000, [10] * 9 + [9])]
+)
+def test_the_rest_makes_a_shorter_block(tokens: int, sizes: list[int]) -> None:
+    # held-out tokens that do not divide are dropped, or another number of them is reported
+    found = list(sequential(counting(100), 10, tokens, rest=True))
+    assert [len(block) - 1 for block in found] == sizes
+    targets = np.concatenate([block[1:] for block in found])
+    assert targets.tolist() == list(range(1, min(tokens, 99) + 1))
+
+
+def test_in_sequence_blocks_come_as_the_stream_lies() -> None:
+    blocks = Blocks(counting(107), 10, seed=4, order="sequential")
+    assert blocks.epoch_blocks == 10
+    rows = blocks.take(0, 23)
+    assert rows[:, 0].tolist() == [10 * (i % 10) for i in range(23)]
+    assert np.array_equal(rows, Blocks(counting(107), 10, 9, "sequential").take(0, 23))
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sequential"])
+def test_batches_of_any_sizes_draw_the_same_blocks(order: Order) -> None:
+    blocks = Blocks(counting(300), 8, 2, order)
+    parts = [blocks.take(0, 3), blocks.take(3, 50), blocks.take(53, 1)]
+    assert np.array_equal(np.concatenate(parts), Blocks(counting(300), 8, 2, order).take(0, 54))
 
 
 @pytest.mark.parametrize("length", [0, 1, 10])

@@ -1,5 +1,6 @@
 """Small models with every part, and random ones."""
 
+import dataclasses
 import random
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.spec.expand import expand
 from segpt.spec.model import ModelSpec
+from segpt.spec.parts import LoopBlend
 from segpt.spec.recipe import read_recipe
 from segpt.spec.train import Scaling
 
@@ -64,6 +66,140 @@ EVERYTHING: dict[str, Any] = {
         },
     ],
 }
+VARIANTS: dict[str, Any] = {
+    "vocab": 53,
+    "width": 32,
+    "context": 64,
+    "depth": 5,
+    "route": "0 (1:4)*2@0.3 4",
+    "windows": {"long": 9, "short": 4, "pattern": "LSS", "last": "long", "by": "visit"},
+    "growth": {"full": 8, "shape": "cubic", "multiple": 3},
+    "head": {
+        "tied": False,
+        "softcap": {"kind": "asymmetric", "init": 8.0},
+        "scale": 0.7,
+        "gain": True,
+        "multiple": 8,
+        "zero": True,
+    },
+    "layer": {
+        "mixer": {
+            "heads": 4,
+            "kv_heads": 2,
+            "head_dim": 8,
+            "scale": 0.12,
+            "query_key": [
+                {"kind": "rope", "dims": 8, "base": 50.0, "rates": "half"},
+                "norm",
+                {"kind": "gain", "per": "layer"},
+            ],
+            "value": [{"kind": "value_residual", "scaled": True, "first": "mixed"}],
+            "output": [
+                {"kind": "exclude_self", "gated": True},
+                {"kind": "head_gate", "inputs": None, "per": "element", "std": None},
+            ],
+        },
+        "feed": {"hidden": 48},
+    },
+    "override": [
+        {
+            "layers": "1,4",
+            "set": {
+                "mixer": {
+                    "query_key": [{"kind": "rope", "dims": 4, "pairs": "neighbours"}],
+                    "value": [{"kind": "value_residual", "mode": "lerp"}],
+                    "output": [{"kind": "head_gate", "scale": 1.0, "sharpness": 0.5, "std": 0.1}],
+                }
+            },
+        },
+        {"layers": "3", "set": {"mixer": None}},
+    ],
+}
+DOCUMENTS: dict[str, Any] = {
+    "vocab": 47,
+    "width": 32,
+    "context": 64,
+    "depth": 4,
+    "route": "0 (1:3)*2@0.3 3",
+    "start": 5,
+    "documents": True,
+    "value_tables": 2,
+    "join": ["mix_input"],
+    "layer": {
+        "mixer": {
+            "heads": 4,
+            "kv_heads": 2,
+            "head_dim": 8,
+            "query_key": ["norm", {"kind": "rope", "dims": 8}],
+            "value": ["value_norm", {"kind": "value_embedding", "table": 0}],
+        },
+        "feed": {"hidden": 48},
+    },
+    "override": [
+        {"layers": "1", "set": {"mixer": {"window": 4}}},
+        {"layers": "2", "set": {"mixer": {"value": ["value_residual"]}}},
+        {
+            "layers": "3",
+            "set": {
+                "wiring": "parallel",
+                "mixer": {
+                    "value": [
+                        {
+                            "kind": "value_embedding",
+                            "table": 1,
+                            "keep": 0.5,
+                            "blend": 0.5,
+                            "per_head": True,
+                        },
+                        {"kind": "value_embedding", "table": 0},
+                    ]
+                },
+            },
+        },
+    ],
+}
+EMBEDDED: dict[str, Any] = DOCUMENTS | {
+    "documents": False,
+    "embed": [
+        {"kind": "token", "norm": False},
+        {"kind": "smear", "inputs": 6},
+        {"kind": "bigram", "buckets": 31, "width": 6},
+        {"kind": "smear", "gate": "channel"},
+        {"kind": "bigram", "buckets": 19, "width": 32, "scale": 1.0},
+        "normalise",
+    ],
+}
+ROUTED: dict[str, Any] = {
+    "vocab": 43,
+    "width": 32,
+    "context": 64,
+    "depth": 5,
+    "route": "0 (1:4)*2@0.3 4",
+    "skips": {"kind": "mirror", "form": "add", "per": "scalar"},
+    "join": ["loop_embedding", {"kind": "mix_input", "per": "scalar"}, "loop_gain"],
+    "layer": {
+        "gain": "input",
+        "norm_scale": "visit",
+        "wiring": "lanes",
+        "join": [{"kind": "mix_input", "per": "scalar"}],
+        "mixer": {
+            "heads": 4,
+            "kv_heads": 2,
+            "head_dim": 8,
+            "query_key": ["norm", {"kind": "rope", "dims": 8}],
+            "value": ["value_residual"],
+            "output": ["head_gate"],
+        },
+        "feed": {"hidden": 48},
+    },
+    "override": [
+        {"layers": "0", "set": {"wiring": "serial", "norms": "feed", "norm_scale": 0.5}},
+        {"layers": "1", "set": {"gain": "none"}},
+        {"layers": "2", "set": {"wiring": {"kind": "lanes", "order": "serial"}}},
+        {"layers": "3", "set": {"wiring": "parallel", "gain": "output"}},
+        {"layers": "4", "set": {"wiring": {"kind": "lanes", "merge": "learned"}}},
+    ],
+}
 SMALL = {
     "demo": ["width=64", "context=32", "vocab=97"],
     "golf16": ["width=64", "context=32", "vocab=97", "layer.feed.hidden=96"]
@@ -80,6 +216,13 @@ def small(name: str) -> ModelSpec:
     return read_recipe(name, [f"model.{setting}" for setting in SMALL[name]]).model
 
 
+def blended(spec: ModelSpec, place: int) -> ModelSpec:
+    """A model in which one visit blends in more of the first values than its layer does."""
+    visits = list(spec.visits)
+    visits[place] = dataclasses.replace(visits[place], join=(LoopBlend(),))
+    return dataclasses.replace(spec, visits=tuple(visits))
+
+
 def randomised(seed: int) -> ModelSpec:
     """A model with any subset of the parts, of any shape."""
     chance = random.Random(seed)
@@ -91,11 +234,36 @@ def randomised(seed: int) -> ModelSpec:
         parts: dict[str, Any] = {
             "query_key": some(
                 "norm",
-                {"kind": "rope", "dims": 2 * chance.randint(1, head_dim // 2)},
-                {"kind": "gain", "init": chance.uniform(0.5, 5)},
+                {
+                    "kind": "rope",
+                    "dims": 2 * chance.randint(1, head_dim // 2),
+                    "pairs": chance.choice(["halves", "neighbours"]),
+                },
+                {
+                    "kind": "gain",
+                    "init": chance.uniform(0.5, 5),
+                    "per": chance.choice(["head", "layer"]),
+                },
             ),
-            "value": some("value_residual"),
-            "output": some({"kind": "head_gate", "inputs": chance.randint(1, 16)}, "exclude_self"),
+            "value": some(
+                {
+                    "kind": "value_residual",
+                    "mode": chance.choice(["normalised", "lerp"]),
+                    "first": chance.choice(["raw", "mixed"]),
+                }
+            ),
+            "output": some(
+                {
+                    "kind": "head_gate",
+                    "inputs": chance.choice([None, chance.randint(1, 16)]),
+                    "per": chance.choice(["head", "element"]),
+                    "scale": chance.choice([1.0, 2.0]),
+                    "std": chance.choice([0.0, 0.1, None]),
+                },
+                {"kind": "exclude_self", "gated": chance.random() < 0.5},
+            ),
+            "window": chance.choice([None, None, chance.randint(1, 20)]),
+            "scale": chance.choice([None, 0.12]),
         }
         heads = kv_heads * chance.randint(1, 3)
         mixer = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim} | parts
@@ -105,11 +273,16 @@ def randomised(seed: int) -> ModelSpec:
             "source": chance.choice(["table", "input"]),
             "projection": chance.random() < 0.5,
         }
+        wirings = ["serial", "parallel", "lanes", {"kind": "lanes", "order": "serial"}]
+        reads = chance.random() < 0.8
         return {
-            "wiring": chance.choice(["serial", "parallel"]),
-            "norm_scale": chance.choice([1.0, 0.5, "depth"]),
-            "join": some("mix_input"),
-            "mixer": mixer if chance.random() < 0.8 else None,
+            "wiring": chance.choice(wirings if reads else wirings[:2]),
+            "norm_scale": chance.choice([1.0, 0.5, "depth", "visit"]),
+            # Large queries and keys that nothing normalises make rounding errors larger too.
+            "norms": chance.choice(["both", "feed"]) if "norm" in parts["query_key"] else "both",
+            "gain": chance.choice(["output", "input", "none"]),
+            "join": some({"kind": "mix_input", "per": chance.choice(["channel", "scalar"])}),
+            "mixer": mixer if reads else None,
             "feed": {
                 "hidden": chance.randint(24, 40),
                 "act": act,
@@ -119,7 +292,7 @@ def randomised(seed: int) -> ModelSpec:
 
     kv_heads, head_dim = chance.randint(1, 2), 2 * chance.randint(2, 6)
     depth = chance.randint(2, 4)
-    recipe = {
+    recipe: dict[str, Any] = {
         "vocab": chance.randint(20, 60),
         "width": chance.randint(16, 40),
         "context": 32,
@@ -127,10 +300,40 @@ def randomised(seed: int) -> ModelSpec:
         "layer": layer(),
         "override": [{"layers": str(i), "set": layer()} for i in range(1, depth)],
         "route": chance.choice([":", "(:)*2", "0 (1:)*3@0.4", "(0:2)*2@0.2 2:", ": 0"]),
-        "skips": chance.choice([None, "mirror"]),
-        "join": some("mix_input"),
-        "head": {"tied": chance.random() < 0.5, "softcap": chance.choice([None, 20.0])},
+        "skips": chance.choice([None, "mirror", {"kind": "mirror", "form": "add"}]),
+        "join": some("mix_input", "loop_embedding", "loop_gain"),
+        "head": dict[str, Any](
+            chance.choice([{"tied": True}, {"tied": False, "multiple": chance.randint(1, 8)}])
+        )
+        | {
+            "softcap": chance.choice(
+                [
+                    None,
+                    20.0,
+                    {"kind": "sigmoid", "cap": 30.0, "divisor": 7.5},
+                    {"kind": "algebraic", "cap": 15.0},
+                    {"kind": "asymmetric", "init": 10.0},
+                ]
+            ),
+            "gain": chance.random() < 0.5,
+        },
     }
+    layers = [recipe["layer"], *(override["set"] for override in recipe["override"])]
+    mixed = [m["value"][0] for m in (layer["mixer"] for layer in layers) if m and m["value"]]
+    for residual in mixed[:1]:
+        residual["mode"] = "normalised"  # between the first values and themselves, a lerp is none
+    for mixer in (layer["mixer"] for layer in layers if layer["mixer"] and chance.random() < 0.4):
+        lookup = {"kind": "value_embedding", "table": 0, "per_head": chance.random() < 0.5}
+        mixer["value"] = [*some("value_norm"), *mixer["value"], lookup]
+        recipe["value_tables"] = 1
+    recipe["start"] = chance.randrange(recipe["vocab"])
+    recipe["documents"] = chance.random() < 0.4
+    if chance.random() < 0.4:
+        wide = chance.choice([8, recipe["width"]])
+        smear = {"kind": "smear", "gate": chance.choice(["token", "channel"])}
+        bigram = {"kind": "bigram", "buckets": chance.randint(2, 40), "width": wide}
+        token = {"kind": "token", "norm": chance.random() < 0.5}
+        recipe["embed"] = [token, *some(smear, bigram, "normalise")]
     return expand(recipe)
 
 
@@ -143,7 +346,7 @@ def made(spec: ModelSpec, seed: int = 0) -> Model:
         for weight in weights(model):
             noise = torch.randn(weight.tensor.shape, generator=generator)
             match weight.leaf:
-                case Matrix(zero=True):
+                case Matrix(zero=True) | Table(zero=True):
                     weight.tensor.copy_(noise / weight.tensor.size(1) ** 0.5)
                 case Table() | Matrix():
                     pass
@@ -157,6 +360,10 @@ Make = Callable[..., Model]
 
 SPECS: dict[str, Callable[[], ModelSpec]] = {
     "everything": lambda: expand(EVERYTHING),
+    "variants": lambda: blended(expand(VARIANTS), 4),
+    "documents": lambda: expand(DOCUMENTS),
+    "embedded": lambda: expand(EMBEDDED),
+    "routed": lambda: expand(ROUTED),
     **{name: partial(small, name) for name in SMALL},
     **{f"random{seed}": partial(randomised, seed) for seed in range(6)},
 }
@@ -174,6 +381,12 @@ def everything() -> ModelSpec:
 
 
 @pytest.fixture(scope="session")
+def variants() -> ModelSpec:
+    """The other forms of parts, windows by visit that grow, and a head of its own."""
+    return SPECS["variants"]()
+
+
+@pytest.fixture(scope="session")
 def small_recipe() -> Callable[[str], ModelSpec]:
     return small
 
@@ -185,10 +398,13 @@ def make() -> Make:
 
 @pytest.fixture(scope="session")
 def tokens() -> Callable[..., torch.Tensor]:
-    """Token ids (batch, time) that fit a spec."""
+    """Token ids (batch, time) that fit a spec; where documents start, the first row has two."""
 
     def draw(spec: ModelSpec, batch: int = 2, time: int = 12, seed: int = 0) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.randint(spec.vocab, (batch, time), generator=generator)
+        ids = torch.randint(spec.vocab, (batch, time), generator=generator)
+        if spec.start is not None:
+            ids[0, time // 2] = spec.start
+        return ids
 
     return draw

@@ -104,7 +104,7 @@ def test_gain_scales_queries_by_head() -> None:
 
 
 def test_value_residual_starts_as_identity_and_then_blends_in_the_first() -> None:
-    first, second = parts.ValueResidual(), parts.ValueResidual()
+    first, second = (parts.ValueResidual(spec.ValueResidual()) for _ in range(2))
     v1, v2, x = noise(2, 3, 2, 8), noise(2, 3, 2, 8, seed=1), noise(2, 3, 4)
     with torch.no_grad():
         for part in (first, second):
@@ -119,7 +119,7 @@ def test_value_residual_starts_as_identity_and_then_blends_in_the_first() -> Non
 
 
 def test_head_gate_starts_open_and_reads_the_first_channels() -> None:
-    gate = parts.HeadGate(spec.HeadGate(inputs=3), heads=4)
+    gate = parts.HeadGate(spec.HeadGate(inputs=3), heads=4, head_dim=8, width=5)
     y, v, x = noise(2, 3, 4, 8), noise(2, 3, 2, 8, seed=1), noise(2, 3, 5, seed=2)
     with torch.no_grad():
         gate.gate.weight.zero_()
@@ -131,7 +131,7 @@ def test_head_gate_starts_open_and_reads_the_first_channels() -> None:
 
 def test_exclude_self_leaves_nothing_along_the_own_value() -> None:
     y, v = noise(2, 5, 6, 8), noise(2, 5, 2, 8, seed=1)
-    out = parts.ExcludeSelf()(y, v, noise(2, 5, 4), stream(5))
+    out = parts.ExcludeSelf(spec.ExcludeSelf(), 6)(y, v, noise(2, 5, 4), stream(5))
     for head in range(6):
         mine = v[:, :, head // 3]
         assert (out[:, :, head] * mine).sum(-1).abs().max() < 1e-5
@@ -143,11 +143,12 @@ def test_exclude_self_leaves_nothing_along_the_own_value() -> None:
 
 def test_exclude_self_survives_a_zero_value() -> None:
     y = noise(1, 2, 2, 4)
-    assert torch.equal(parts.ExcludeSelf()(y, torch.zeros(1, 2, 1, 4), y, stream(2)), y)
+    part = parts.ExcludeSelf(spec.ExcludeSelf(), 2)
+    assert torch.equal(part(y, torch.zeros(1, 2, 1, 4), y, stream(2)), y)
 
 
 def test_mix_input_blends_by_channel() -> None:
-    mix = parts.MixInput(4)
+    mix = parts.MixInput(spec.MixInput(), width=4)
     with torch.no_grad():
         mix.mix.weight.copy_(noise(2, 4, seed=3))
     s, x = stream(3), noise(2, 3, 4)
@@ -157,6 +158,7 @@ def test_mix_input_blends_by_channel() -> None:
 
 def test_skip_is_a_gated_lerp() -> None:
     skip = parts.Skip(spec.Skip(source=1), width=4)
+    assert skip.gate is not None
     scale, gate = noise(4, seed=3), noise(4, seed=4)
     with torch.no_grad():
         skip.scale.weight.copy_(scale)

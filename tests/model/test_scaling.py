@@ -1,6 +1,7 @@
 """How weights start."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -8,11 +9,11 @@ import torch
 from segpt.model.build import build
 from segpt.model.leaves import Matrix, Weight, weights
 from segpt.model.model import Model
-from segpt.model.scaling import initialise
+from segpt.model.scaling import initialise, multiplier, multipliers
 from segpt.spec.expand import expand
-from segpt.spec.layout import Role
+from segpt.spec.layout import Role, layout
 from segpt.spec.model import ModelSpec
-from segpt.spec.train import Scaling
+from segpt.spec.train import Adam, Muon, Mup, Optimizer, Scaling
 
 SPEC = {
     "vocab": 500,
@@ -118,3 +119,100 @@ def test_a_fresh_model_only_normalises_its_embedding() -> None:
         rows = model.table(tokens)
         unit = rows / rows.square().mean(-1, keepdim=True).sqrt()
         torch.testing.assert_close(model.hidden(tokens), unit, atol=2e-2, rtol=0)
+
+
+OUTPUTS = ("mixer.body.out", "feed.body.down")
+
+
+def test_matrices_that_write_to_the_stream_may_start_like_the_others() -> None:
+    found = started(Scaling(outputs="random"))
+    zero = {n for n, w in found.items() if isinstance(w.leaf, Matrix) and not w.tensor.any()}
+    assert zero == {f"layers.{i}.mixer.body.output_parts.0.gate" for i in range(2)}
+    down = found["layers.0.feed.body.down"].tensor
+    torch.testing.assert_close(down @ down.T, torch.eye(128), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("outputs", ["zero", "random"])
+def test_what_is_random_does_not_move_what_else_is_drawn(
+    outputs: Literal["zero", "random"], found: dict[str, Weight]
+) -> None:
+    other = started(Scaling(outputs=outputs))
+    assert torch.equal(found["head.matrix"].tensor, other["head.matrix"].tensor)
+
+
+def test_normals_cut_at_three_deviations() -> None:
+    """The distribution of a normal number known to lie within three deviations."""
+    scaling = Scaling(matrix="normal", cut=3.0, table=1.0, table_by="width", outputs="random")
+    found = started(scaling)
+    inside = math.erf(3 / math.sqrt(2))
+    spread = math.sqrt(1 - 6 * math.exp(-4.5) / math.sqrt(2 * math.pi) / inside)  # 0.9866
+    for name in ("table", "head.matrix", "layers.1.feed.body.up", "layers.1.feed.body.down"):
+        unit = found[name].tensor * math.sqrt(found[name].tensor.size(1))
+        assert unit.abs().max() <= 3
+        assert unit.std().item() == pytest.approx(spread, rel=0.015), name
+        assert (unit.abs() > 2).float().mean().item() == pytest.approx(0.0429, rel=0.15), name
+        wide = started(Scaling(matrix="normal", table=1.0, table_by="width", outputs="random"))
+        assert (wide[name].tensor * math.sqrt(wide[name].tensor.size(1))).abs().max() > 3
+
+
+def test_uniform_matrices_have_their_bounds() -> None:
+    found = started(Scaling(matrix="uniform", gain=0.5))
+    for name in ("layers.0.mixer.body.query", "layers.0.mixer.body.output_parts.0.gate"):
+        tensor = found[name].tensor
+        bound = math.sqrt(3) * 0.5 / math.sqrt(tensor.size(1))
+        if tensor.any():
+            assert 0.99 * bound < tensor.abs().max() <= bound
+            assert tensor.std().item() == pytest.approx(0.5 / math.sqrt(128), rel=0.02)
+
+
+def test_a_gain_scales_orthogonal_matrices(found: dict[str, Weight]) -> None:
+    other = started(Scaling(gain=0.5))
+    for name, weight in found.items():
+        half = 0.5 if isinstance(weight.leaf, Matrix) else 1.0
+        assert torch.equal(other[name].tensor, half * weight.tensor), name
+
+
+def test_starts_go_with_the_width() -> None:
+    mup = Mup(base_width=32, table_start=-1.0, head_start=-0.5)
+    plain, wide = started(Scaling(matrix="normal")), started(Scaling(matrix="normal", mup=mup))
+    for name, weight in plain.items():
+        factor = {"table": 32 / 128, "head.matrix": 0.5}.get(name, 1.0)
+        torch.testing.assert_close(wide[name].tensor, factor * weight.tensor)
+
+
+def test_rates_go_with_role_and_fan_in() -> None:
+    places = {w.name: w for w in layout(expand(SPEC))}
+    scaling = Scaling(mup=Mup(base_width=32, table=3.0, head=0.5, table_power=0.5))
+    wanted = {
+        "table": 3 * (128 / 32) ** 0.5,
+        "head.matrix": 0.5 * 32 / 128,
+        "layers.0.mixer.body.query": 32 / 128,
+        "layers.0.feed.body.down": 32 / 256,
+        "layers.0.feed.gain": 1.0,
+        "visits.2.0.scale": 1.0,
+    }
+    for name, factor in wanted.items():
+        assert multiplier(places[name], scaling, Adam()) == pytest.approx(factor), name
+        assert multiplier(places[name], Scaling(), Adam()) == 1
+    for scale, factor in (("spectral", 1.0), ("ratio", 1.0), ("rms", (256 / 32) ** -0.5)):
+        rule = Muon(scale=scale)  # type: ignore[arg-type]
+        assert multiplier(places["layers.0.feed.body.up"], scaling, rule) == pytest.approx(factor)
+
+
+def test_the_multipliers_of_a_model_follow_the_rule_of_each_weight() -> None:
+    spec, scaling = expand(SPEC), Scaling(mup=Mup(base_width=64))
+    muon, adam = Optimizer(), Optimizer(matrix=Adam())
+    by_muon, by_adam = (multipliers(spec, scaling, rules) for rules in (muon, adam))
+    assert by_muon.keys() == by_adam.keys() == {w.name for w in layout(spec)}
+    changed = {name for name in by_adam if by_adam[name] != by_muon[name]}
+    assert changed == {w.name for w in layout(spec) if w.role is Role.MATRIX and w.shape[1] != 64}
+    assert by_muon["head.matrix"] == 0.5
+
+
+def test_multipliers_as_published_for_one_system() -> None:
+    """The table's rate by the root of the width, the head's by a half, others as they are."""
+    mup = Mup(base_width=1, table_power=0.5, head=0.5, head_power=0, matrix_power=0, head_start=0)
+    found = multipliers(expand(SPEC), Scaling(mup=mup), Optimizer(matrix=Adam()))
+    assert found.pop("table") == pytest.approx(math.sqrt(128))
+    assert found.pop("head.matrix") == 0.5
+    assert set(found.values()) == {1.0}

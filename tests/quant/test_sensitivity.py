@@ -3,6 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segpt.errors import DataError
-from segpt.model.leaves import Matrix, weights
+from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
 from segpt.quant import sensitivity
 from segpt.quant.sensitivity import Sensitivity, sensitivities
@@ -27,6 +28,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "tied and capped": {"head": {"tied": True, "softcap": 0.5}},
     "tied": {"head": {"tied": True, "softcap": None}},
     "untied and capped": {"head": {"tied": False, "softcap": 5.0}},
+    "tied, scaled and capped in another way": {
+        "head": {"softcap": {"kind": "algebraic", "cap": 2.0}, "scale": 0.7, "gain": True}
+    },
+    "untied, with rows to spare": {
+        "head": {"tied": False, "multiple": 48, "softcap": {"kind": "asymmetric", "init": 5.0}}
+    },
     "looped": {"route": "0 (1)*3"},
     "fast": {
         "route": "0 (1)*2",
@@ -66,8 +73,7 @@ def watched(model: Model, ids: Tensor) -> tuple[list[Call], Tensor]:
     logits = model.logits(hidden)
     if model.head.matrix is None:
         raw = hidden @ model.table.weight.T
-        cap = model.head.softcap
-        logits = raw if cap is None else cap * torch.tanh(raw / cap)
+        logits = model.head.capped(raw, model.table)
         calls.append(Call("head", hidden.detach().flatten(0, -2), raw))
     calls.append(Call("lookup", ids.flatten(), rows))
     for hook in [*hooks, table]:
@@ -142,6 +148,54 @@ def test_the_definition(tiny: MakeModel, form: str) -> None:
     if form.startswith("untied"):
         looked_up = found["table"].curvature
         assert torch.equal(looked_up, looked_up.diagonal().diag())
+
+
+def test_a_table_that_layers_share_is_looked_up_once_for_all(tiny: MakeModel) -> None:
+    """An error in a row is made wherever the row is used, and the sum is what counts."""
+    values = {"mixer": {"value": [{"kind": "value_embedding", "table": 0, "blend": 0.5}]}}
+    model = tiny(
+        embed=["token", {"kind": "bigram", "buckets": 11, "width": 4, "scale": 1.0}],
+        override=[{"layers": ":", "set": values}],
+        route="0 (1)*2",
+        start=3,
+        value_tables=1,
+    )
+    text = batches()
+    found = sensitivities(model, text, seed=5)
+    tables = {w.name: w.leaf for w in weights(model) if isinstance(w.leaf, Table)}
+    assert found.keys() >= tables.keys() == {"table", "embed.1.rows", "value_tables.0"}
+    generator = torch.Generator().manual_seed(5)
+    sums = {name: torch.zeros(t.weight.shape).double() for name, t in tables.items()}
+    for batch in text:
+        # One tensor for each table and pass, whose gradient all its uses add up to.
+        rows: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def once(leaf: Any, inputs: Any, _: Any, name: str, rows: Any = rows) -> Tensor:
+            used = rows.setdefault(name, (inputs[0], leaf.weight[inputs[0]]))
+            assert torch.equal(used[0], inputs[0])
+            return used[1]
+
+        hooks = [
+            table.register_forward_hook(partial(once, name=name)) for name, table in tables.items()
+        ]
+        logits = model(torch.from_numpy(batch))
+        for hook in hooks:
+            hook.remove()
+        shares = logits.detach().flatten(0, 1).softmax(-1)
+        labels = torch.multinomial(shares, 1, generator=generator)
+        loss = -logits.flatten(0, 1).log_softmax(-1).gather(1, labels).sum()
+        grads = torch.autograd.grad(loss, [used for _, used in rows.values()])
+        for (name, (ids, _)), grad in zip(rows.items(), grads, strict=True):
+            sums[name].index_add_(0, ids.flatten(), grad.double().square().flatten(0, 1))
+    count = sum(batch.size for batch in text)
+    for name in ("embed.1.rows", "value_tables.0"):
+        mine = found[name]
+        assert mine.outputs is None
+        assert alike(mine.rows, sums[name].mean(1) / count), name
+        assert alike(mine.curvature, torch.diag(sums[name].mean(0)) / count), name
+        assert (mine.rows > 0).any()
+    unused = [i for i in range(64) if all((batch != i).all() for batch in text)]
+    assert torch.equal(found["value_tables.0"].rows[unused], torch.zeros(len(unused)).double())
 
 
 def test_few_tokens_at_a_time_change_nothing_but_the_labels(

@@ -1,21 +1,24 @@
 """Random specs, drawn from the type hints so that a new field is covered when it is added."""
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any, Literal
 
 import pytest
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from segpt.errors import SpecError
-from segpt.spec.model import Attention, Head, Layer, ModelSpec, Visit
-from segpt.spec.parts import MixInput, Skip, Token
+from segpt.spec.model import Attention, Head, Lanes, Layer, ModelSpec, Visit
+from segpt.spec.parts import MixInput, Skip, Token, ValueResidual
 from segpt.spec.recipe import Recipe
 
 Strategy = st.SearchStrategy[Any]
 
 
+@functools.cache
 def values(hint: Any) -> Strategy:
     """Anything of a type that a spec may hold."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -68,8 +71,12 @@ def models(draw: st.DrawFn) -> ModelSpec:
         heads=st.integers(1, 3).map(lambda groups: groups * kv_heads),
         kv_heads=st.just(kv_heads),
         head_dim=st.just(head_dim),
+        value=st.lists(values(ValueResidual), max_size=2).map(tuple),
     )
-    layers = draw(st.lists(specs(Layer, mixer=st.none() | mixer), min_size=1, max_size=3))
+    lanes = st.builds(Lanes, order=st.sampled_from(["parallel", "serial"]))
+    wiring = st.sampled_from(["serial", "parallel"]) | lanes
+    any_layer = specs(Layer, mixer=st.none() | mixer, wiring=wiring)
+    layers = draw(st.lists(any_layer, min_size=1, max_size=3))
     route = [*range(len(layers)), *draw(st.lists(st.integers(0, len(layers) - 1), max_size=3))]
     visits = []
     for i, layer in enumerate(route):
@@ -80,7 +87,7 @@ def models(draw: st.DrawFn) -> ModelSpec:
     feeds = [layer.feed for layer in layers if layer.feed is not None]
     chunks = [feed.fast.chunk for feed in feeds if feed.fast is not None]
     shortest = max(chunks, default=0) + 1
-    return ModelSpec(
+    return _or_rejected(
         vocab=draw(st.integers(1, 300)),
         width=draw(st.integers(16, 64)),
         context=draw(st.integers(shortest, shortest + 300)),
@@ -89,6 +96,13 @@ def models(draw: st.DrawFn) -> ModelSpec:
         visits=tuple(visits),
         head=draw(specs(Head)),
     )
+
+
+def _or_rejected(**fields: Any) -> ModelSpec:
+    try:
+        return ModelSpec(**fields)
+    except SpecError:  # of what spans parts
+        reject()
 
 
 @pytest.fixture(scope="session")

@@ -173,7 +173,7 @@ def test_expanding_leaves_the_short_form_alone() -> None:
         ({"route": "0:4"}, r"\$\.model\.route: route '0:4' never visits layer 4"),
         ({"route": None}, r"\$\.model\.route: cannot read 'None'"),
         ({"route": "(:)*2@1.5"}, r"visits\[5\]\.since is a fraction of training, got 1\.5"),
-        ({"skips": "mirrors"}, r"\$\.model\.skips: expected 'mirror' or nothing"),
+        ({"skips": "mirrors"}, r"\$\.model\.skips: unknown kind 'mirrors'; did you mean 'mirror'"),
         ({"join": "mix_input"}, r"\$\.model\.join: expected a list"),
         ({"join": ["mix"]}, r"\$\.model\.visits\[0\]\.join\[0\]: unknown kind 'mix'; did you mean"),
         ({"head": {"tide": True}}, r"\$\.model\.head: unknown key 'tide' in head; did you mean"),

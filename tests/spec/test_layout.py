@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from segpt.spec.layout import Role, layout, parameters
+from segpt.spec.layout import Place, Role, layout, parameters
 from segpt.spec.model import ModelSpec
 from segpt.spec.recipe import read_recipe
 
@@ -62,7 +62,7 @@ def test_uses_count_the_visits(name: str, layer: int, uses: int) -> None:
     assert {w.uses for w in weights if w.name.startswith(f"layers.{layer}.")} == {uses}
     assert {w.uses for w in weights if w.name.startswith("visits.")} == {1}
     assert {w.layer for w in weights if w.name.startswith("visits.15.")} == {9}
-    assert weights[0] == ("table", Role.TABLE, (8192, 512), None, 1)
+    assert weights[0] == ("table", Role.TABLE, (8192, 512), None, 1, Place.EMBED)
 
 
 def test_names_are_unique_and_in_order() -> None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from segpt.errors import InterruptError, SpecError, TrainError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.spec.base import patch
 from segpt.spec.expand import expand
 from segpt.spec.model import ModelSpec
-from segpt.spec.train import Adam, Average, Loops, Muon, Optimizer, Seconds, TrainSpec
+from segpt.spec.train import Adam, Average, Loops, Muon, Optimizer, Seconds, Steps, TrainSpec
 from segpt.stages.files import read_checkpoint, save_checkpoint
-from segpt.train.loop import Report, Run, train
+from segpt.train.loop import Report, Run, train, watched
 from segpt.train.mesh import Mesh
 from segpt.values import Checkpoint, Tokenizer, arrays_digest
 
@@ -282,3 +283,165 @@ def test_seeds_and_initialisation_are_explicit(make: Make) -> None:
     # default torch initialisation
     a, b, c = make(seed=3), make(seed=3), make(seed=4)
     assert arrays_digest(a.used()) == arrays_digest(b.used()) != arrays_digest(c.used())
+
+
+def test_bits_per_byte_of_training_is_all_bits_over_all_bytes(make: Make, batches: Batches) -> None:
+    # a mean of ratios, or of losses weighted by bytes, where tokens spell different numbers of them
+    sizes = np.arange(61) % 7
+    reports: list[Report] = []
+    run = make(steps=8, log_every=4)
+    train(run, batches, report=reports.append, sizes=sizes)
+    again, losses = make(steps=8), list[float]()
+    while again.progress < 1.0:
+        losses.append(float(again.advance(batches(again.step)).loss))
+    for i, report in enumerate(reports):
+        steps = range(4 * i, 4 * i + 4)
+        targets = np.concatenate([batches(step)[:, 1:] for step in steps])
+        nats = sum(losses[step] for step in steps) * 8 * 12
+        assert report.bpb == pytest.approx(nats / (math.log(2) * sizes[targets].sum()), rel=1e-6)
+        assert report.loss == pytest.approx(np.mean([losses[step] for step in steps]), rel=1e-6)
+
+
+def test_without_sizes_or_z_loss_nothing_is_said_of_them(make: Make, batches: Batches) -> None:
+    reports: list[Report] = []
+    train(make(steps=2), batches, report=reports.append)
+    assert {(r.bpb, r.z_loss, r.kurtosis) for r in reports} == {(None, None, None)}
+
+
+def test_z_loss_is_reported_beside_the_loss(make: Make, batches: Batches) -> None:
+    reports: list[list[Report]] = [[], []]
+    for c, found in zip((0.0, 0.5), reports, strict=True):
+        train(make(steps=30, z_loss=c), batches, report=found.append)
+    plain, with_z = reports
+    assert with_z[0].loss == pytest.approx(plain[0].loss, rel=1e-6)  # the first step is the same
+    assert with_z[0].z_loss == pytest.approx(0.5 * math.log(61) ** 2, rel=0.02)  # uniform at first
+    assert (with_z[-1].z_loss or 9.0) < 0.7 * (with_z[0].z_loss or 0.0)
+
+
+PARTS = {
+    "plain": {},
+    "values": {"mixer": {"value": ["value_residual"]}},
+    "fast": {"feed": {"fast": {"chunk": 4, "rate": 0.01}}},
+}
+
+
+def forgetful(parts: dict[str, object]) -> ModelSpec:
+    """A looped model with skips, whose parts write to what later ones read."""
+    mixer = {"heads": 2, "kv_heads": 1, "head_dim": 16, "query_key": ["norm", "gain"]}
+    layer: dict[str, object] = {
+        "wiring": "parallel",
+        "join": ["mix_input"],
+        "mixer": mixer,
+        "feed": {"hidden": 64, "act": "leaky_relu2"},
+    }
+    route = {"depth": 3, "route": "0 (1)*4 2", "skips": "mirror"}
+    model = {"vocab": 61, "width": 32, "context": 12, "layer": patch(layer, parts)}
+    return expand(model | route)
+
+
+@pytest.mark.parametrize("recompute", [2, -1])
+@pytest.mark.parametrize("loops", [None, Loops(least=6, most=6), Loops(least=6, most=6, back=2)])
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_recomputing_changes_no_gradient(
+    how: TrainSpec,
+    batches: Batches,
+    parts: dict[str, object],
+    loops: Loops | None,
+    recompute: int,
+) -> None:
+    # a visit that is computed again as another one, or from what was written after it
+    found: list[dict[str, torch.Tensor]] = []
+    for count in (0, recompute):
+        spec = forgetful(parts)
+        changed = dataclasses.replace(how, loops=loops, recompute=count)
+        run = Run(spec, changed, Mesh(0, 1, torch.device("cpu")))
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for weight in weights(run.model):  # no weight at zero, or gradients are too
+                noise = torch.randn(weight.tensor.shape, generator=generator)
+                weight.tensor.add_(0.2 * noise)
+        run.advance(batches(0))
+        found.append(
+            {w.name: w.tensor.grad for w in weights(run.model) if w.tensor.grad is not None}
+        )
+    kept, forgotten = found
+    assert kept.keys() == forgotten.keys()
+    assert len(kept) > 10
+    for name, gradient in kept.items():
+        assert torch.equal(gradient, forgotten[name]), name
+
+
+def test_recomputing_takes_less_memory(how: TrainSpec, batches: Batches) -> None:
+    spec = forgetful({})
+    tokens = torch.from_numpy(batches(0))[:, :-1]
+
+    def kept(recompute: int) -> int:
+        run = Run(
+            spec, dataclasses.replace(how, recompute=recompute), Mesh(0, 1, torch.device("cpu"))
+        )
+        held: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            hidden = run.model.hidden(tokens)
+        assert hidden.requires_grad
+        return sum(held.values())
+
+    everything, some, nothing = kept(0), kept(3), kept(-1)
+    assert nothing < some < everything
+    assert nothing < 0.3 * everything
+
+
+def test_the_general_model_goes_on_without_recomputing(make: Make, batches: Batches) -> None:
+    # no gradient, no second pass: a cache would be extended twice
+    run = make(recompute=-1)
+    tokens = torch.from_numpy(batches(0))[:, :-1]
+    with torch.no_grad():
+        whole = run.model(tokens)
+    cache: dict[int, object] = {}
+    parts = [run.model(tokens[:, i : i + 4], cache, i) for i in range(0, 12, 4)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
+
+
+def test_kurtosis_of_what_enters_each_visit(make: Make, batches: Batches) -> None:
+    reports: list[Report] = []
+    run = make(steps=20, log_every=4, kurtosis=True)  # 3 visits in the first half, then 4
+    digests = digest(make(steps=20, log_every=4)), digest(run)
+    assert digests[0] == digests[1]
+    train(run, batches, report=reports.append)
+    assert [len(r.kurtosis or []) for r in reports] == [3, 3, 4, 4, 4]
+    plain = make(steps=20, log_every=4)
+    train(plain, batches)
+    assert digest(plain) == digest(run)  # looking changes nothing
+
+
+def test_kurtosis_is_that_of_its_definition(make: Make, batches: Batches) -> None:
+    run = make(accumulation=2)
+    tokens = torch.from_numpy(batches(0))[:, :-1]
+    seen: list[torch.Tensor] = []
+    run.coming()
+    run.model.watch = lambda x: seen.append(x.detach().double())
+    run.model.hidden(tokens)
+    run.model.watch = None
+    found = run.advance(batches(0), watch=True).kurtosis
+    assert found is not None
+    for x, value in zip(seen, found.tolist(), strict=True):
+        # raw moments: no mean is taken off
+        wanted = (x.pow(4).mean(-1) / x.pow(2).mean(-1).pow(2)).mean()
+        assert value == pytest.approx(float(wanted), rel=1e-5)
+    assert run.model.watch is None
+
+
+def test_tails_that_are_known() -> None:
+    spec = forgetful({})
+    run_model = Run(
+        spec, TrainSpec(length=Steps(count=1), batch=1), Mesh(0, 1, torch.device("cpu"))
+    ).model
+    with torch.no_grad():
+        run_model.table.weight.zero_()
+        run_model.table.weight[:, 3] = 1.0  # one channel holds everything
+    _, found = watched(run_model, torch.zeros(1, 4, dtype=torch.int64))
+    assert float(found[0]) == pytest.approx(32.0)

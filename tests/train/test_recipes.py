@@ -1,14 +1,32 @@
-"""The large recipes take a training step at reduced width."""
+"""Shipped recipes take steps, and their small twins go through the whole line."""
+
+import itertools
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from segpt.artifact.container import pack, unpack
+from segpt.data.corpus import builtin
+from segpt.errors import InterruptError
 from segpt.model.leaves import weights
 from segpt.spec.layout import parameters
-from segpt.spec.recipe import read_recipe
+from segpt.spec.recipe import names, read_recipe
+from segpt.stages.average import average
+from segpt.stages.calibrate import quantize_on
+from segpt.stages.files import checkpoints, read_checkpoint
+from segpt.stages.prepare import builtin_splits, make_tokenizer, prepare
+from segpt.stages.recipes import quant_spec, score_spec
+from segpt.stages.score import score
+from segpt.stages.train import train
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.values import Checkpoint, Text, Tokens, arrays_digest
 
 REDUCED = (
     "model.width=64",
@@ -30,8 +48,176 @@ def test_one_step_moves_every_weight_that_has_joined(recipe: str, size: int) -> 
     before = {w.name: w.tensor.detach().clone() for w in weights(run.model)}
     batch = np.random.default_rng(0).integers(97, size=(4, 17))
     for _ in range(4):  # the loops join at 35 percent; a skip of its own input learns late
-        loss, norm = run.advance(batch)
+        loss, norm, *_ = run.advance(batch)
         assert torch.isfinite(loss)
         assert torch.isfinite(norm)
     still = {w.name for w in weights(run.model) if torch.equal(w.tensor, before[w.name])}
     assert not still
+
+
+STAGES = ("imu1-small", "imu1-decay-small", "imu1-midtrain-small")
+TWINS = [name for name in names() if name.endswith("-small") and name not in STAGES[1:]]
+TINY = (
+    "tokenizer={kind: bytes}",
+    "model.vocab=257",
+    "model.width=32",
+    "model.context=32",
+    "model.layer.mixer.head_dim=8",
+    "model.layer.feed.hidden=64",
+    "train.batch=4",
+    "train.validate_tokens=512",
+    "quantize.calibration_tokens=1024",
+    "quantize.report_tokens=256",
+)
+SHORT = (
+    "train.length={kind: steps, count: 50}",
+    "train.log_every=5",
+    "train.validate_every=25",
+    "train.save_every=25",
+)
+WINDOWS = ("model.windows.long=16", "model.windows.short=8")
+OF_FAMILY = {
+    "imu1": ("model.layer.mixer.query_key[0].dims=8",),
+    "lapp0": (
+        "model.start=256",
+        "model.layer.mixer.query_key[1].dims=8",
+        *WINDOWS,
+        "model.growth={full: 16, multiple: 4}",
+    ),
+    "daisy": (
+        "model.start=256",
+        "model.layer.mixer.query_key[1].dims=8",
+        *WINDOWS,
+        "model.growth={full: 16, shape: cubic, multiple: 4}",
+    ),
+    "frontier": ("model.start=256", "model.layer.mixer.query_key[1].dims=8"),
+    "golf16": ("model.layer.mixer.query_key[1].dims=8",),
+    "seed004": ("model.layer.mixer.query_key[1].dims=8",),
+}
+
+
+def tiny(name: str) -> list[str]:
+    """Settings that make a twin small enough to train in seconds; its parts stay as they are."""
+    return [*TINY, *OF_FAMILY[name.split("-")[0]], *SHORT]
+
+
+Splits = tuple[Tokens, Tokens]
+Start = Callable[..., Checkpoint]
+
+
+@pytest.fixture(scope="module")
+def small_splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    """Some of the built-in text as bytes."""
+    texts = []
+    for split, count in (("train", 40), ("validation", 4)):
+        text = builtin(split)  # type: ignore[arg-type]
+        chosen = list(itertools.islice(text.read(), count))
+        texts.append(Text(text.name, partial(iter, chosen)))
+    tokenizer = make_tokenizer(read_recipe("demo", ["tokenizer={kind: bytes}"]).tokenizer, texts[0])
+    return prepare(*texts, tokenizer, tmp_path_factory.mktemp("bytes") / "data")
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    """The built-in text as the twins read it."""
+    out = tmp_path_factory.mktemp("pieces") / "data"
+    return builtin_splits(read_recipe("imu1-small").tokenizer, out, lambda split, done: None)
+
+
+def start(
+    name: str, settings: list[str], splits: Splits, out: Path, stop: int | None = None, **how: Any
+) -> Checkpoint:
+    """Train a twin; if it is stopped after so many steps, it is resumed from there."""
+    recipe, mesh = read_recipe(name, settings), Mesh(0, 1, torch.device("cpu"))
+    if stop is not None:
+        asked = itertools.count(1)
+        with pytest.raises(InterruptError):
+            train(recipe, *splits, out, mesh, stop=lambda: next(asked) == stop, **how)
+        how = {"resume": read_checkpoint(checkpoints(out)[-1], state=True)}
+        torch.manual_seed(stop)  # another process has another generator
+    return read_checkpoint(train(recipe, *splits, out, mesh, **how), state=True)
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    assert checkpoint.state is not None
+    state = {name: value for name, value in checkpoint.state.items() if name != "elapsed"}
+    return arrays_digest(state) + arrays_digest(checkpoint.weights)
+
+
+def column(out: Path, name: str) -> list[float]:
+    """What the metrics of a run say under ``name``, in order."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if line.get(name) is not None]
+
+
+def go_through_the_line(name: str, settings: list[str], splits: Splits, folder: Path) -> None:
+    whole = start(name, settings, splits, folder / "whole")
+    losses = column(folder / "whole", "loss")
+    assert losses[-1] < min(losses[0] - 0.3, *losses[:2]), losses
+    assert column(folder / "whole", "validation_bpb")[-1] < 8
+    parted = start(name, settings, splits, folder / "parted", stop=25)
+    assert digest(parted) == digest(whole)
+    assert column(folder / "parted", "loss")[-1] == losses[-1]
+
+    recipe = read_recipe(name, settings)
+    held_out = list(itertools.islice(builtin("validation").read(), 2))
+    text = Text("two documents", lambda: iter([document[:600] for document in held_out]))
+    reading = score_spec(recipe.model, recipe=recipe)
+    exact = score(whole, text, reading)
+    for method in ("nearest", "gptq"):
+        quantized = quantize_on(whole, quant_spec(recipe, method=method, bits=6), *splits)
+        artifact = pack(quantized)
+        assert artifact.size < parameters(recipe.model) + 20_000
+        assert unpack(artifact).weights == quantized.weights
+        found = score(artifact, text, reading)
+        assert found.by_target.shape == exact.by_target.shape
+        assert found.bpb == pytest.approx(exact.bpb, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWINS)
+def test_a_reduced_twin_learns_resumes_packs_and_scores(
+    name: str, small_splits: Splits, tmp_path: Path
+) -> None:
+    go_through_the_line(name, tiny(name), small_splits, tmp_path)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_learns_resumes_packs_and_scores(name: str, splits: Splits, tmp_path: Path) -> None:
+    less = ["train.validate_tokens=4096", "quantize.report_tokens=4096"]
+    go_through_the_line(name, [*SHORT, *less], splits, tmp_path)
+
+
+def go_through_the_stages(
+    settings: list[str], splits: Splits, folder: Path, last: int = 6
+) -> list[float]:
+    """Train in three stages and average the end of the last: bits per byte after each of these."""
+    found: list[float] = []
+    before: Checkpoint | None = None
+    for name in STAGES:
+        before = start(name, settings, splits, folder / name, init=before)
+        found.append(column(folder / name, "validation_bpb")[-1])
+        assert (before.origin.get("init") is None) == (name == STAGES[0])
+    saved = checkpoints(folder / STAGES[-1])
+    assert len(saved) == last
+    mean = average(saved, decay=0.8)
+    held_out = list(itertools.islice(builtin("validation").read(), 4))
+    text = Text("four documents", lambda: iter(held_out))
+    reading = score_spec(mean.spec)
+    assert score(mean, text, reading).bpb < 1.05 * score(before, text, reading).bpb  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.slow
+def test_stages_begin_where_the_one_before_ended(small_splits: Splits, tmp_path: Path) -> None:
+    settings = [*tiny("imu1-small"), "train.save_every=8"]
+    stable, decayed, trained = go_through_the_stages(settings, small_splits, tmp_path)
+    assert trained < decayed < stable
+
+
+@pytest.mark.campaign
+def test_the_stages_of_the_twin(splits: Splits, tmp_path: Path) -> None:
+    lengths = ["train.length={kind: steps, count: 80}", "train.save_every=10"]
+    stable, decayed, trained = go_through_the_stages(lengths, splits, tmp_path)
+    assert trained < decayed < stable

@@ -1,0 +1,71 @@
+"""What tokens start as: the parts of the ``embed`` slot, (x, stream) -> x."""
+
+import torch
+from torch import Tensor, nn
+
+from segpt.spec import parts as spec
+
+from .leaves import Matrix, Table, Vector
+from .parts import rms
+from .stream import Stream
+
+_CURRENT, _PREVIOUS = 36313, 27191  # primes that spread pairs of ids over buckets
+
+
+class Token(nn.Module):
+    """Takes the rows of the table, which the model shares with a tied head."""
+
+    def __init__(self, s: spec.Token) -> None:
+        super().__init__()
+        self.norm = s.norm
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        return rms(x) if self.norm else x
+
+
+class Backward(nn.Module):
+    """A part that looks at the token before, which its past remembers."""
+
+
+class Smear(Backward):
+    def __init__(self, s: spec.Smear, width: int) -> None:
+        super().__init__()
+        token = s.gate == "token"
+        self.inputs = s.inputs
+        self.gate = Vector(s.inputs if token else width)
+        self.scale = Vector(1) if token else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        before, same = stream.before(x, 0), ~stream.opens[..., None]
+        if self.scale is None:
+            return x + same * self.gate(x) * (before - x)
+        gate = torch.sigmoid((x[..., : self.inputs] * self.gate(x)).sum(-1, keepdim=True))
+        return x + same * self.scale(x) * gate * before
+
+
+class Bigram(Backward):
+    def __init__(self, s: spec.Bigram, width: int) -> None:
+        super().__init__()
+        direct = s.width == width
+        self.buckets = s.buckets
+        self.rows = Table(s.buckets, s.width, zero=direct)
+        self.projection = None if direct else Matrix(s.width, width, zero=True)
+        self.scale = Vector(1, init=s.scale)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        rows = self.rows(self.bucket(stream))
+        if self.projection is not None:
+            rows = self.projection(rows)
+        return x + self.scale(x) * rows.to(x.dtype)
+
+    def bucket(self, stream: Stream) -> Tensor:
+        """Which row each token and the one before it share, (batch, time); the last if none is."""
+        before = stream.before(stream.tokens, -1)
+        mixed = (_CURRENT * stream.tokens) ^ (_PREVIOUS * before)
+        alone = stream.opens | (before < 0)
+        return torch.where(alone, self.buckets - 1, mixed % (self.buckets - 1))
+
+
+class Normalise(nn.Module):
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        return rms(x)

@@ -1,0 +1,50 @@
+"""The head: from the last stream to logits."""
+
+import torch
+from torch import Tensor, nn
+
+from .leaves import Matrix, Table, Vector, project
+from .parts import rms
+
+
+class Head(nn.Module):
+    """Float32 logits, soft-capped if the spec says so, from the final normalised stream."""
+
+    def __init__(
+        self,
+        softcap: float | None,
+        matrix: Matrix | None,
+        *,
+        cap: nn.Module | None = None,
+        gain: Vector | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        """Without a ``matrix`` it is tied; a ``cap`` is one that is not the tanh of ``softcap``."""
+        super().__init__()
+        self.gain, self.matrix, self.cap = gain, matrix, cap
+        self.softcap, self.scale = softcap, scale
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """What the head reads of the last stream."""
+        x = rms(x)
+        return x if self.gain is None else self.gain(x) * x
+
+    def forward(self, x: Tensor, table: Table) -> Tensor:
+        return self.capped(self.product(x, table), table)
+
+    def product(self, x: Tensor, table: Table) -> Tensor:
+        """The stream times each row of the matrix, of which there may be more than tokens."""
+        product = project(x, table.used()) if self.matrix is None else self.matrix(x)
+        return product.float()
+
+    def capped(self, product: Tensor, table: Table) -> Tensor:
+        """Logits from that, one per token."""
+        logits = product[..., : table.weight.size(0)]
+        if self.scale != 1:
+            logits = self.scale * logits
+        if self.cap is not None:
+            capped: Tensor = self.cap(logits)
+            return capped
+        if self.softcap is None:
+            return logits
+        return self.softcap * torch.tanh(logits / self.softcap)

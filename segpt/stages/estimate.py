@@ -1,0 +1,200 @@
+"""What a run will need: memory, time, and the size of the file that comes of it."""
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, assert_never
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+from segpt.model.build import build
+from segpt.model.leaves import weights
+from segpt.spec.base import kind
+from segpt.spec.census import flops
+from segpt.spec.layout import Role, layout
+from segpt.spec.quant import QuantSpec, Rule
+from segpt.spec.recipe import Bpe, Recipe
+from segpt.spec.train import Adam, Muon
+from segpt.train.loop import Run
+from segpt.train.mesh import Mesh
+from segpt.train.optim import second_shape
+
+from .recipes import quant_spec
+
+PIECE_BYTES = 2.0  # of a packed tokenizer, for each of its pieces
+EXPONENT_BYTES = 0.3  # of the step of a row or a column, as packed
+FRAME_BYTES = 1500  # header and the tables of the entropy coder
+HIGHEST_RATE = 8.0  # bits per weight beyond which nothing is gained, whatever the budget
+
+TIMED_STEPS = 2
+MOST_FLOPS = 2e11  # of a step that is tried on a CPU
+SHARE = 0.5  # of the speed of one large product that a whole step is assumed to reach
+SIDE = 1024  # of the matrices of that product
+
+
+class Pace(NamedTuple):
+    """Seconds of a step, and how they are known."""
+
+    seconds: float
+    source: str
+
+
+def activations(recipe: Recipe, processes: int = 1) -> int | None:
+    """Bytes that one micro-batch keeps for its backward pass; None if the data decide.
+
+    Every tensor that autograd would save up to the final stream, counted on a model without
+    memory in the precision of the run, and the two gradients that the loss leaves behind. What
+    kernels need while they run comes on top.
+    """
+    spec, how = recipe.model, recipe.train
+    rows = max(1, how.batch // (how.accumulation * processes))
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    try:
+        with FakeTensorMode():
+            model = build(spec).train()
+            model.recompute = how.recompute
+            tokens = torch.zeros((rows, spec.context), dtype=torch.int64)
+            with (
+                torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+                torch.autocast("cpu", torch.bfloat16, enabled=how.precision == "bfloat16"),
+            ):
+                hidden = model.hidden(tokens)
+            for weight in weights(model):
+                kept.pop(weight.tensor.untyped_storage()._cdata, None)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return None
+    stream = hidden.numel() * hidden.element_size()
+    visits = len(spec.visits)
+    again = visits if how.recompute < 0 else min(how.recompute, visits)  # keep what enters them
+    loss = stream + 4 * spec.vocab * spec.width
+    return sum(storage.nbytes() for storage in kept.values()) + again * stream + loss
+
+
+def memory(recipe: Recipe) -> dict[str, Any]:
+    """Bytes of a training step by what they hold, those of the optimizer by rule."""
+    size, optimizer = 0, dict[str, int]()
+    for weight in layout(recipe.model):
+        rule = recipe.train.optimizer.rule(weight)
+        size += 4 * weight.size
+        optimizer[kind(rule)] = optimizer.get(kind(rule), 0) + 4 * _remembered(rule, weight.shape)
+    return {
+        "weights": size,
+        "gradients": size,
+        "optimizer": optimizer,
+        "average": size if recipe.train.average is not None else 0,
+        "activations": activations(recipe),
+    }
+
+
+def total(memory: Mapping[str, Any]) -> int:
+    """The sum of what :func:`memory` returns, as far as it is known."""
+    rest = (value for name, value in memory.items() if name != "optimizer")
+    return sum(memory["optimizer"].values()) + sum(value or 0 for value in rest)
+
+
+def _remembered(rule: Muon | Adam, shape: tuple[int, ...]) -> int:
+    """How many numbers a rule keeps about a weight."""
+    size = math.prod(shape)
+    match rule:
+        case Muon(neurons=neurons):
+            return size if neurons is None else size + math.prod(second_shape(neurons, shape))
+        case Adam():
+            return 2 * size
+        case _:
+            assert_never(rule)
+
+
+def pace(recipe: Recipe, device: str) -> Pace:
+    """How long a step takes: timed on a GPU or if it is small, and else worked out."""
+    spec, how = recipe.model, recipe.train
+    work = flops(spec).training * how.batch * spec.context
+    if device == "cpu" and work > MOST_FLOPS:
+        speed = _product_speed(device)
+        source = (
+            f"estimated: {work:.3g} operations at {SHARE:.0%} of the {speed / 1e9:,.0f} GFLOP/s "
+            f"that a product of {SIDE} by {SIDE} matrices reaches here"
+        )
+        return Pace(work / (SHARE * speed), source)
+    run = Run(spec, how, Mesh(0, 1, torch.device(device)))
+    generator = np.random.default_rng(0)
+    batch = generator.integers(spec.vocab, size=(how.batch, spec.context + 1))
+    run.advance(batch)  # allocates, and fills caches
+    started = _now(device)
+    for _ in range(TIMED_STEPS):
+        run.advance(batch)
+    seconds = (_now(device) - started) / TIMED_STEPS
+    return Pace(seconds, f"measured: {TIMED_STEPS} steps on {device}, not compiled")
+
+
+def artifact_bytes(recipe: Recipe) -> tuple[int, str]:
+    """The size of the packed file at the recipe's ``quantize``, and what that assumes."""
+    spec = quant_spec(recipe)
+    tokenizer = PIECE_BYTES * recipe.model.vocab if isinstance(recipe.tokenizer, Bpe) else 0.0
+    beside = tokenizer + FRAME_BYTES
+    bits = 0.0
+    for weight in layout(recipe.model):
+        rule = spec.rule(weight, len(recipe.model.layers))
+        if weight.role is Role.VECTOR or rule.bits == 16 or len(weight.shape) < 2:
+            bits += 16 * weight.size
+            continue
+        columns = weight.shape[-1]
+        rows = weight.size // columns
+        if spec.designed:
+            bits += (spec.rate or HIGHEST_RATE) * weight.size
+            bits += 8 * EXPONENT_BYTES * (rows + columns)
+        else:
+            groups = 1 if rule.group is None else math.ceil(columns / rule.group)
+            bits += code_bits(rule) * weight.size + 16 * rows * groups
+    total = round(bits / 8 + beside)
+    if spec.budget is not None:
+        return min(total, spec.budget), "designed steps use up their budget"
+    return total, _assumed(spec)
+
+
+@functools.cache
+def code_bits(rule: Rule) -> float:
+    """Entropy of the codes of a Gaussian row under a rule, in bits per weight.
+
+    Where nothing is clipped it is 2.0471 + log2(Q / k).
+    """
+    largest = 2 ** (rule.bits - 1) - 1
+    step = rule.k / largest  # in deviations of the row
+    edges = [-math.inf, *((code + 0.5) * step for code in range(-largest, largest)), math.inf]
+    below = [0.5 * math.erfc(-edge / math.sqrt(2)) for edge in edges]
+    shares = [b - a for a, b in itertools.pairwise(below)]
+    return -sum(p * math.log2(p) for p in shares if p > 0)
+
+
+def _assumed(spec: QuantSpec) -> str:
+    if spec.designed:
+        return f"{spec.rate:g} bits per weight, and the exponents of steps"
+    return "codes have the entropy of Gaussian rows, and scales 16 bits"
+
+
+def _product_speed(device: str) -> float:
+    """Operations per second of one large product of float32 matrices."""
+    matrix = torch.ones(SIDE, SIDE, device=device)
+    matrix @ matrix
+    started = time.perf_counter()
+    matrix @ matrix
+    return 2 * SIDE**3 / (time.perf_counter() - started)
+
+
+def _now(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()

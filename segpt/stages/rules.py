@@ -1,0 +1,180 @@
+"""A run under the rules of a contest: what holds before it, when it ends, what held after it."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segpt.data.ledger import Ledger
+from segpt.errors import TrainError
+from segpt.spec.layout import parameters
+from segpt.spec.recipe import Recipe
+from segpt.spec.rules import Finding, Rules, broken, rounded, told
+from segpt.spec.train import Seconds
+from segpt.train.loop import Finish, Run
+
+from .tables import aligned
+
+_RECENT = 10  # steps, of which the longest says how long another one may take
+
+
+@dataclass(frozen=True)
+class Given:
+    """What findings are made from beside the recipe.
+
+    ``device`` and ``processes`` are what the run computes on; ``predicted`` the bytes that the
+    packed file is predicted to take; ``held_out`` how many tokens validation measures on, None
+    without held-out text; ``scratch`` whether weights start at random.
+    """
+
+    device: str
+    processes: int
+    predicted: int
+    held_out: int | None
+    scratch: bool
+
+
+def before(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
+    """What is known before a run.
+
+    Raises:
+        TrainError: naming every rule that it would break.
+    """
+    findings = _known(rules, recipe, given) + _open(rules, recipe, given)
+    if wrong := broken(findings):
+        raise TrainError(f"the rules {rules.name} are broken before the run: {told(wrong)}")
+    return findings
+
+
+def after(
+    rules: Rules, recipe: Recipe, given: Given, run: Run, ledger: Ledger, *, finished: bool
+) -> list[Finding]:
+    """What is known of a run that goes on or, if ``finished``, is over."""
+    findings = _known(rules, recipe, given)
+    found: dict[str, Finding] = {}
+    if rules.unique:
+        twice = sum(n for often, n in ledger.times().items() if often > 1)
+        found["unique"] = Finding("unique", "no target twice", f"{twice:,} targets", twice == 0)
+    if rules.order == "sequential":
+        in_order = "in order" if ledger.in_order else "out of order"
+        found["order"] = Finding("order", "sequential", in_order, ledger.in_order)
+    findings = [found.get(finding.rule, finding) for finding in findings]
+    if rules.loss is not None:
+        nats = run.validations.nats
+        reached = nats <= rules.loss
+        findings.append(
+            Finding(
+                "loss",
+                f"{rules.loss:g} nats per token",
+                f"{nats:.4f}",
+                reached if reached or finished else None,
+                f"after {ledger.tokens:,} training tokens",
+            )
+        )
+    if rules.seconds is not None:
+        timed = rules.timed(given.device, given.processes)
+        holds = run.elapsed <= rules.seconds
+        findings.append(_time(rules, given, f"{run.elapsed:.1f} s", holds if timed else None))
+    if rules.bytes is not None:
+        findings.append(_bytes(rules, given))
+    return findings
+
+
+def ending(rules: Rules, run: Run, given: Given) -> Finish:
+    """When the rules end a run: at their loss, or before a step for which there is no time."""
+    timed = rules.timed(given.device, given.processes)
+    last = run.elapsed
+    recent: deque[float] = deque(maxlen=_RECENT)
+
+    def finish(run: Run, nats: float | None) -> bool:
+        nonlocal last
+        if nats is not None:
+            return rules.loss is not None and nats <= rules.loss
+        recent.append(run.elapsed - last)
+        last = run.elapsed
+        return timed and rules.seconds is not None and run.elapsed + max(recent) > rules.seconds
+
+    return finish
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """Findings as a table of aligned columns."""
+    says = {True: "holds", False: "broken", None: "not known"}
+    rows = [(says[f.holds], f.rule, f.limit, f.measured, f.note) for f in findings]
+    return aligned([("", "rule", "limit", "measured", ""), *rows])
+
+
+def _known(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
+    """What the recipe and the start of the run decide."""
+    findings = []
+    if rules.parameters is not None:
+        count = parameters(recipe.model)
+        note = "" if rules.unit == 1 else f"rounded to {rules.unit:,}"
+        findings.append(
+            Finding(
+                "parameters",
+                f"{rules.parameters:,}",
+                f"{count:,}",
+                rounded(count, rules.unit) <= rules.parameters,
+                note,
+            )
+        )
+    if rules.order is not None:
+        order = recipe.train.order
+        remedy = "" if order == rules.order else f"set train.order={rules.order}"
+        findings.append(Finding("order", rules.order, order, order == rules.order, remedy))
+    if rules.unique:
+        unique = recipe.train.unique
+        measured, remedy = ("refused", "") if unique else ("allowed", "set train.unique=true")
+        findings.append(Finding("unique", "no target twice", measured, unique, remedy))
+    if rules.scratch:
+        start = "random" if given.scratch else "a checkpoint"
+        remedy = "" if given.scratch else "leave out --init"
+        findings.append(Finding("start", "random weights", start, given.scratch, remedy))
+    if rules.loss_tokens is not None:
+        held_out = given.held_out or 0
+        findings.append(
+            Finding(
+                "held-out text",
+                f"{rules.loss_tokens:,} tokens",
+                f"{held_out:,} tokens",
+                False if not held_out else True if held_out == rules.loss_tokens else None,
+                "" if held_out == rules.loss_tokens else "train.validate_tokens, --data",
+            )
+        )
+    return findings
+
+
+def _open(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
+    """What only the run or its artifact decides, as far as it can be said before."""
+    findings = []
+    if rules.loss is not None:
+        findings.append(Finding("loss", f"{rules.loss:g} nats per token", "not yet", None))
+    if rules.seconds is not None:
+        length = recipe.train.length
+        planned = f"{length.count:,.0f} s" if isinstance(length, Seconds) else "not yet"
+        over = isinstance(length, Seconds) and length.count > rules.seconds
+        timed = rules.timed(given.device, given.processes)
+        findings.append(_time(rules, given, planned, False if over and timed else None))
+    if rules.bytes is not None:
+        findings.append(_bytes(rules, given))
+    return findings
+
+
+def _time(rules: Rules, given: Given, measured: str, holds: bool | None) -> Finding:
+    note = "of training steps, without validation and saving"
+    if rules.device is not None and not rules.timed(given.device, given.processes):
+        here = f"{given.processes} x {given.device}"
+        note = f"it means {rules.processes} x {rules.device}, and this is {here}"
+    return Finding("time", f"{rules.seconds:,.0f} s", measured, holds, note)
+
+
+def _bytes(rules: Rules, given: Given) -> Finding:
+    assert rules.bytes is not None
+    over = given.predicted > rules.bytes
+    return Finding(
+        "artifact",
+        f"{rules.bytes:,} bytes",
+        f"{given.predicted:,} predicted",
+        False if over else None,
+        "set quantize.budget or fewer bits" if over else "`segpt pack` measures it",
+    )
