@@ -78,7 +78,7 @@ WHAT = (
     "(`start`), and of how far each of the first steps has moved it (`moved`). `sweep`: the loss "
     "in nats per token over the last fifth of a run at `factor` times the rates of the way, null "
     "where it diverged. `best`: the factor at the least of a parabola through the points about "
-    "the smallest loss, by width; `spread`: the largest of these over the smallest."
+    "the smallest loss, by width, null at either end; `spread`: the largest over the smallest."
 )
 
 
@@ -265,7 +265,7 @@ def concluded(result: Mapping[str, Any]) -> dict[str, Any]:
         known = [factor for factor in best.values() if factor is not None]
         found[way] = {
             "best": {str(width): factor for width, factor in best.items()},
-            "spread": max(known) / min(known) if len(known) > 1 else None,
+            "spread": max(known) / min(known) if len(known) == len(best) > 1 else None,
         }
     return found
 
@@ -300,10 +300,17 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     *panels, last = picture.subplots(1, len(ways) + 1)
     for axes, way in zip(panels, ways, strict=True):
         _sweep(axes, way, [p for p in result["sweep"] if p["way"] == way])
-        axes.sharey(panels[0])
+        axes.set_ylim(*_limits(result["sweep"]))
     panels[0].set_ylabel("loss, nats per byte")
     _checks(last, result["checks"])
     plot.save(picture, path)
+
+
+def _limits(points: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """From below the least loss to where a model has learned little."""
+    losses = [p["loss"] for p in points if p["loss"] is not None]
+    least, most = min(losses), min(max(losses), 2 * min(losses))
+    return least - 0.05 * (most - least), most + 0.05 * (most - least)
 
 
 _COLOURS = (plot.GREY, plot.BLUE, plot.GREEN, plot.ORANGE, plot.RED)

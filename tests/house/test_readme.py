@@ -11,14 +11,22 @@ import click
 import pytest
 
 from segpt.__main__ import load_commands
+from segpt.spec.base import fingerprint
+from segpt.spec.layout import parameters
+from segpt.spec.recipe import names, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", ".github/CONTRIBUTING.md", "artifacts/README.md", "leaderboard/README.md"]
+DEMOS = {"demo", "demo256"}
+DOCS = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
+PAGES = [
+    *("README.md", ".github/CONTRIBUTING.md", "artifacts/README.md", "leaderboard/README.md"),
+    *DOCS,
+]
 
 
-def lines() -> list[str]:
+def lines(*pages: str) -> list[str]:
     found: list[str] = []
-    for page in PAGES:
+    for page in pages or PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
             found += [line.split("#")[0].strip() for line in block.splitlines()]
@@ -57,6 +65,47 @@ def test_a_score_can_be_checked_by_hand(tmp_path: Path) -> None:
     first, second = re.findall(r"\b[0-9a-f]{64}(?=  (?:text\.txt|elsewhere))", done.stdout)
     assert first == second
     assert (tmp_path / "elsewhere" / "text.txt").read_bytes() == held_out
+
+
+def settings_in_tables() -> list[tuple[str, ...]]:
+    """The settings of each row of a table, those in backquotes with an equals sign."""
+    found = []
+    for page in DOCS:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
+            spans = re.findall(r"`((?:model|train|quantize|score|adapt)\.[^`=]*=[^`]+)`", row)
+            found += [tuple(spans)] * bool(spans)
+    return found
+
+
+def test_settings_of_the_documentation_are_accepted() -> None:
+    plain = fingerprint(read_recipe("demo"))
+    rows = settings_in_tables()
+    assert len(rows) > 50
+    alike = [row for row in rows if fingerprint(read_recipe("demo", row)) == plain]
+    # what the recipe has already is told like the rest
+    assert len(alike) < 12, alike
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", sorted({line for line in lines(*DOCS) if "--dry-run" in line}))
+def test_dry_runs_of_the_documentation_run(line: str, tmp_path: Path) -> None:
+    words = shlex.split(line)
+    assert words[0] == "segpt"
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parameters: " in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_recipes_of_the_documentation_are_those_that_ship() -> None:
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in DOCS)
+    told = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \|.*\| `([\w-]+)` \|$", text, re.MULTILINE)
+    assert {name for row in told for name in (row[0], row[2])} == set(names()) - DEMOS
+    for name, count, _ in told:
+        assert f"{parameters(read_recipe(name).model):,}" == count
 
 
 def test_make_targets_exist() -> None:
