@@ -129,6 +129,20 @@ def test_masters_are_float32_under_bfloat16_compute(make: Make, batches: Batches
     assert all(array.dtype == np.float32 for array in run.used().values())
 
 
+@pytest.mark.parametrize("share", [0.1, 10.0])
+def test_the_gradient_is_clipped_as_a_whole(make: Make, batches: Batches, share: float) -> None:
+    free = make(clip=None)
+    norm = free.advance(batches(0)).gradient_norm
+    run = make(clip=share * float(norm))
+    assert torch.equal(run.advance(batches(0)).gradient_norm, norm)  # what is reported is not cut
+    before, after = (
+        [w.tensor.grad for w in weights(each.model) if w.tensor.grad is not None]
+        for each in (free, run)
+    )
+    for whole, left in zip(before, after, strict=True):
+        torch.testing.assert_close(left, min(1.0, share) * whole, rtol=1e-4, atol=1e-9)
+
+
 def test_training_continues_after_validation(make: Make, batches: Batches) -> None:
     # caches filled in inference mode break the next backward pass
     def validate(model: Model) -> tuple[float, float]:
