@@ -89,7 +89,8 @@ def command(
         from segpt.train.mesh import pick
 
         about = describe(chosen, pick(device), held)
-        _report.emit(about, as_json, [f"{key}: {_plain(value)}" for key, value in about.items()])
+        known = {key: value for key, value in about.items() if value is not None}
+        _report.emit(about, as_json, [f"{key}: {_plain(value)}" for key, value in known.items()])
         return
     place = out or Path(_latest.RUNS / chosen.name)
     result = _training.run(

@@ -1,5 +1,6 @@
 """What a run will need: memory, time, and the size of the file that comes of it."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -54,7 +55,8 @@ def activations(recipe: Recipe, processes: int = 1) -> int | None:
     memory in the precision of the run, and the two gradients that the loss leaves behind. What
     kernels need while they run comes on top.
     """
-    spec, how = recipe.model, recipe.train
+    # Which documents a row holds decides whether attention needs a mask, which is small.
+    spec, how = dataclasses.replace(recipe.model, documents=False), recipe.train
     rows = max(1, how.batch // (how.accumulation * processes))
     kept: dict[int, Any] = {}
 
