@@ -36,15 +36,13 @@ def window_hidden(
 
     Where windows overlap, their tokens run once up to the first attention.
     """
-    where, device = _places(ids, begin, length), model.table.weight.device
-    tokens, index = np.unique(where, return_inverse=True)
-    if tokens.size * LEAST_SHARED > where.size or not model.alone:
+    where, device, own = _places(ids, begin, length), model.table.weight.device, model.own
+    overlap = None if own is None else Overlap.of(torch.from_numpy(where), own)
+    if overlap is None or len(overlap.positions) * LEAST_SHARED > where.size:
         return model.hidden(_ids(ids, where).to(device), last=last)
-    overlap = Overlap(
-        torch.from_numpy(index.reshape(where.shape)).to(device),
-        torch.from_numpy(tokens).to(device),
-    )
-    return model.hidden(_ids(ids, tokens)[None].to(device), last=last, overlap=overlap)
+    tokens = _ids(ids, overlap.positions.numpy())[None].to(device)
+    overlap = Overlap(*(t.to(device) for t in overlap))
+    return model.hidden(tokens, last=last, overlap=overlap)
 
 
 def position_nats(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:

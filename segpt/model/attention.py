@@ -39,13 +39,11 @@ class Attention(nn.Module):
             q, k = part(q, k, stream)
         for part in self.value_parts:
             v = part(v, x, stream)
-        window = stream.narrowest(self.window)
+        window, documents = stream.narrowest(self.window), stream.documents
         if stream.past is None:
             keys, values = stream.rows(k), stream.rows(v)
-            documents = None if stream.documents is None else stream.rows(stream.documents)
         else:
             keys, values = stream.past.extend(k, v, window)
-            documents = stream.documents
             if documents is not None:
                 documents = stream.past.number(documents, window)
         q, v, x = stream.read(q), stream.read(v), stream.read(x)

@@ -112,8 +112,8 @@ class Model(nn.Module):
         asked for run beyond the keys and values of the mixer.
 
         With ``overlap``, ``tokens`` is one row and the batch is the windows in it. Up to the first
-        attention a token depends on nothing else, so until then it runs once for all of them;
-        :attr:`alone` says whether that is so.
+        attention a token runs once for all windows, if :attr:`own` says how many of each window
+        depend on where it begins.
         """
         if overlap is None:
             positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
@@ -121,7 +121,7 @@ class Model(nn.Module):
             positions = overlap.positions
         x = self.table(tokens)
         stream = Stream(tokens, positions, x0=x, overlap=overlap, start=self.spec.start)
-        stream.documents = stream.opens.cumsum(1) if self.spec.documents else None
+        stream.documents = stream.rows(stream.opens).cumsum(1) if self.spec.documents else None
         stream.value_tables = tuple(self.value_tables)
         x = stream.x0 = self._embed(x, stream, cache)
         entry, lane = x, stream.lane
@@ -148,13 +148,16 @@ class Model(nn.Module):
         return self.head.normalise(stream.read(x) if stream.overlap is not None else x)
 
     @property
-    def alone(self) -> bool:
-        """Whether a token depends on no other one up to the first attention that runs."""
-        if any(isinstance(part, Backward) for part in self.embed):
-            return False
+    def own(self) -> int | None:
+        """How many tokens of a window depend on where it begins, before the first attention.
+
+        Each part that looks at the token before adds one; None is all of them.
+        """
         layers = [self.spec.layers[self.spec.visits[index].layer] for index in self.active]
         until = next((i for i, layer in enumerate(layers) if layer.mixer), len(layers) - 1)
-        return all(layer.feed is None or layer.feed.fast is None for layer in layers[: until + 1])
+        if any(layer.feed is not None and layer.feed.fast for layer in layers[: until + 1]):
+            return None
+        return sum(isinstance(part, Backward) for part in self.embed)
 
     def _merges(self, place: int) -> bool:
         """Whether the visit that runs there is not followed by one with two lanes."""

@@ -70,6 +70,28 @@ class Overlap(NamedTuple):
     where: Tensor
     positions: Tensor
 
+    @classmethod
+    def of(cls, places: Tensor, own: int) -> "Overlap":
+        """The tokens at ``places`` (windows, time) once, but ``own`` ones that open each window.
+
+        Those of a window follow each other, and nothing they follow stands before them.
+        """
+        tokens, index = torch.unique(places, return_inverse=True)
+        own = min(own, places.size(1))
+        # The latest window first: so no run of own tokens goes on where the last one ended.
+        order = places[:, 0].argsort(descending=True, stable=True)
+        index = index + own * len(places)
+        index[order, :own] = torch.arange(own * len(places), device=places.device).view(
+            len(places), own
+        )
+        return cls(index, torch.cat([places[order, :own].flatten(), tokens]))
+
+    @property
+    def follows(self) -> Tensor:
+        """Whether a token comes right after the one before it here, (tokens,)."""
+        steps = self.positions.diff(prepend=self.positions[:1])
+        return steps == 1
+
     def rows(self, x: Tensor) -> Tensor:
         """One row per window, (windows, time, ...), of ``x`` (1, tokens, ...)."""
         return x[0, self.where]
@@ -89,9 +111,9 @@ class Stream:
     ``blend`` is how much more of ``values`` it blends in;
     ``lane`` is the second residual lane while there is one, and ``merges`` whether it ends with
     the visit that is running;
-    ``start`` is the token that opens a document, and ``documents`` (batch, time) numbers those that
-    attention keeps apart, or is None if it crosses from one to the next; ``value_tables`` map
-    tokens to values.
+    ``start`` is the token that opens a document, and ``documents`` (batch, time), by window,
+    numbers those that attention keeps apart, or is None if it crosses from one to the next;
+    ``value_tables`` map tokens to values.
     """
 
     tokens: Tensor
@@ -125,7 +147,11 @@ class Stream:
             previous = torch.full_like(x[:, :1], first)
         if past is not None:
             past.previous = x[:, -1:].clone()
-        return torch.cat([previous, x[:, :-1]], 1)
+        found = torch.cat([previous, x[:, :-1]], 1)
+        if self.overlap is None:
+            return found
+        follows = self.overlap.follows.view(1, -1, *[1] * (x.dim() - 2))
+        return torch.where(follows, found, first)
 
     def copy(self) -> "Stream":
         """The state as it is, for a visit that will run again when this one has changed."""
@@ -162,8 +188,7 @@ class Stream:
         self.values = None if self.values is None else self.rows(self.values)
         self.lane = None if self.lane is None else self.rows(self.lane)
         self.visits = {place: self.rows(x) for place, x in self.visits.items()}
-        self.documents = None if self.documents is None else self.rows(self.documents)
-        self.positions = self.positions[: self.tokens.size(1)]
+        self.positions = self.positions[self.overlap.where[0]]  # only differences matter
         self.overlap = None
 
 

@@ -17,6 +17,7 @@ from segpt.eval.steps import Steps
 from segpt.eval.surprisal import window_hidden
 from segpt.eval.tally import Tally
 from segpt.eval.windows import Spans
+from segpt.model.embed import Backward
 from segpt.model.leaves import Adapted, Table, weights
 from segpt.model.model import Model
 from segpt.spec.score import Boundaries, LowRank, Mode, ScoreSpec
@@ -127,7 +128,7 @@ def test_windows_that_overlap_are_what_each_is_alone(
 ) -> None:
     changes = CHANGES if looks else CHANGES | {"embed": ["token"]}
     model, ids = tiny(documents=documents, **changes), ledger().ids
-    assert model.alone == (not looks)
+    assert model.own == (sum(isinstance(p, Backward) for p in model.embed) if looks else 0)
     begin = np.array([30, 32, 33, 86, 88, 200, 201])
     with torch.no_grad():
         together = window_hidden(model, ids, begin, 16, 7)

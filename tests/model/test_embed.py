@@ -217,11 +217,11 @@ def test_rows_that_have_ended_drop_out(make: Make) -> None:
     torch.testing.assert_close(seen[0], embedded(model, tokens)[:1, 11:], atol=1e-6, rtol=0)
 
 
-def test_windows_share_nothing_where_tokens_look_back() -> None:
-    assert build(model_spec()).alone
-    assert build(model_spec("normalise")).alone
-    for form in FORMS.values():
-        assert not build(model_spec(*form)).alone
+def test_windows_own_the_tokens_that_look_back_beyond_them() -> None:
+    assert build(model_spec()).own == 0
+    assert build(model_spec("normalise")).own == 0
+    for model in (build(model_spec(*form)) for form in FORMS.values()):
+        assert model.own == sum(isinstance(part, embed.Backward) for part in model.embed) > 0
 
 
 def test_their_weights_are_laid_out() -> None:
