@@ -307,15 +307,12 @@ def group_table(groups: Sequence[Group]) -> list[str]:
     rows = [("weights of", "rule", "rate", "decay", "tensors", "weights")]
     for group in groups:
         places = ", ".join(place.value for place in group.places)
-        traits = ["cautious"] * group.rule.cautious
-        traits += [group.rule.decay_mode] * (group.rule.decay_mode != "lr_coupled")
-        decay = f"{group.rule.decay:g}" + (f" {' '.join(traits)}" if group.rule.decay else "")
         rows.append(
             (
                 f"{group.role.value}: {places}",
                 kind(group.rule),
                 f"{group.rule.rate:g}",
-                decay.strip(),
+                " ".join([f"{group.rule.decay:g}", *group.traits]),
                 f"{group.tensors:,}",
                 f"{group.parameters:,}",
             )

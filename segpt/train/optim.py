@@ -346,11 +346,17 @@ class Group(NamedTuple):
     tensors: int
     parameters: int
 
+    @property
+    def traits(self) -> list[str]:
+        """What is special about its decay, if it decays."""
+        if not self.rule.decay:
+            return []
+        mode = self.rule.decay_mode
+        return ["cautious"] * self.rule.cautious + [mode] * (mode != "lr_coupled")
+
     def __str__(self) -> str:
         places, rule = ", ".join(place.value for place in self.places), self.rule
-        traits = ["cautious"] * rule.cautious
-        traits += [rule.decay_mode] * (rule.decay_mode != "lr_coupled")
-        note = f" ({', '.join(traits)})" if traits and rule.decay else ""
+        note = f" ({', '.join(self.traits)})" if self.traits else ""
         return (
             f"{self.role.value} of {places}: {self.parameters:,} weights in {self.tensors} "
             f"tensors, {type(rule).__name__}, rate {rule.rate:g}, decay {rule.decay:g}{note}"
