@@ -180,6 +180,6 @@ def test_groups_are_shown_in_columns() -> None:
     assert head.split() == ["weights", "of", "rule", "rate", "decay", "tensors", "weights"]
     assert len({len(line) for line in (head, *rows)}) == 1
     (matrix,) = [row for row in rows if row.startswith("matrix")]
-    assert matrix.split()[-5:-2] == ["muon", "0.02", "0.1"]
+    assert matrix.split()[-5:-2] == ["muon", "0.018", "0.1"]
     total = sum(int(row.split()[-1].replace(",", "")) for row in rows)
     assert total == sum(w.tensor.numel() for w in weights(run.model))
