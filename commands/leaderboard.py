@@ -1,111 +1,94 @@
 """``segpt leaderboard``."""
 
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
-from . import _options, _report
+from . import _contest, _entries, _options, _report, _verify
 
-directory_option = click.option(
-    "--dir",
-    "directory",
-    default="leaderboard",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where tracks.toml, README.md and records/ are.",
-)
+directory_option = _entries.directory_option
 
 
 @click.group("leaderboard")
 def command() -> None:
-    """Add records, check them, render the page."""
+    """Add entries, check and verify them, render the pages."""
 
 
-@command.command("add")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.option(
-    "--score",
-    "scores",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="What `segpt score --out` wrote about ARTIFACT.  May be repeated.",
-)
-@click.option("--name", required=True, help="Lower-case letters, digits and '-'.")
-@click.option("--track", required=True, help="A track of tracks.toml.")
-@click.option("--author", "authors", multiple=True, required=True, help="May be repeated.")
-@click.option("--date", metavar="YYYY-MM-DD", help="[default: today, in UTC]")
-@click.option("--recipe", default="", metavar="TEXT", help="How to make ARTIFACT again.")
-@directory_option
-@_options.as_json
-def add_command(
-    artifact: Path,
-    scores: tuple[Path, ...],
-    name: str,
-    track: str,
-    authors: tuple[str, ...],
-    date: str | None,
-    recipe: str,
-    directory: Path,
-    as_json: bool,
-) -> None:
-    """Write a record of ARTIFACT and its scores, unless a rule of the track is broken."""
-    from segpt.stages import record
-
-    path = record.add(
-        directory,
-        artifact,
-        scores,
-        name=name,
-        track=track,
-        authors=authors,
-        date=date or datetime.now(UTC).date().isoformat(),
-        recipe=recipe,
-    )
-    found = record.read_record(path)
-    result = {
-        "out": str(path),
-        "name": found.name,
-        "track": found.track,
-        "bpb": found.bpb,
-        "bytes": found.bytes,
-        "digest": found.artifact,
-    }
-    _report.emit(
-        result,
-        as_json,
-        [f"{path}: {found.bpb:.4f} bits per byte in {found.bytes:,} bytes on {found.track}"],
-    )
+command.add_command(_entries.add_command)
+command.add_command(_entries.claim_command)
+command.add_command(_entries.baseline_command)
+command.add_command(_verify.command)
+command.add_command(_contest.export_command)
+command.add_command(_contest.check_folder_command)
 
 
 @command.command("check")
+@click.option("--head", metavar="DIGEST", help="Of an entry seen before: it must still be there.")
 @directory_option
 @_options.as_json
-def check_command(directory: Path, as_json: bool) -> None:
-    """Find records that are damaged or break a rule of their track; exit 1 if there are any."""
+def check_command(head: str | None, directory: Path, as_json: bool) -> None:
+    """Find entries that were changed or break a rule of their track; exit 1 if there are any.
+
+    No model is needed.  The head that is printed names all entries at once: whoever keeps it can
+    tell later, with --head, whether any of them was changed since.
+    """
     from segpt.stages import record
 
-    findings = record.check(directory)
-    _report.emit({"findings": findings}, as_json, findings or ["every record is sound"])
+    findings, chain = record.check(directory, head)
+    sound = chain is not None and not findings
+    lines = list(findings)
+    if not findings:
+        lines.append("every entry is sound")
+    if sound and chain is not None:
+        lines.append(f"head of {chain.count:,} entries: {chain.head}")
+    result = {
+        "findings": list(findings),
+        "head": chain.head if sound and chain is not None else None,
+        "entries": 0 if chain is None else chain.count,
+    }
+    _report.emit(result, as_json, lines)
     if findings:
         raise SystemExit(1)
 
 
+@command.command("show")
+@click.argument("name", required=False)
+@click.option("--track", help="Of this track only.")
+@directory_option
+@_options.as_json
+def show_command(name: str | None, track: str | None, directory: Path, as_json: bool) -> None:
+    """The standings of every track, or all that is known of the entry NAME."""
+    from . import _standings
+
+    if name is not None:
+        result, lines = _standings.entry(directory, name)
+        _report.emit(result, as_json, lines)
+        return
+    shown = _standings.tables(directory, track)
+    if as_json:
+        result = {each.name: each.plain for each in shown}
+        _report.emit({"tracks": result}, True, [])
+        return
+    for each in shown:
+        _report.table(each.title, each.columns, each.rows)
+
+
 @command.command("render")
-@click.option("--check", is_flag=True, help="Change nothing; exit 1 if the page is stale.")
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 if a page is stale.")
 @directory_option
 @_options.as_json
 def render_command(check: bool, directory: Path, as_json: bool) -> None:
-    """Write the tables of all records into README.md."""
+    """Write the tables into README.md, and index.html."""
     from segpt.stages import record
 
-    stale = record.render_page(directory, write=not check)
-    page = str(directory / "README.md")
-    state = "is up to date"
-    if stale:
-        state = "is stale; run: segpt leaderboard render" if check else "rendered anew"
-    _report.emit({"page": page, "stale": stale}, as_json, [f"{page} {state}"])
-    if stale and check:
+    pages = record.render_pages(directory, write=not check)
+    left = "is stale; run: segpt leaderboard render" if check else "rendered anew"
+    lines = [f"{path} {left if stale else 'is up to date'}" for path, stale in pages.items()]
+    result: dict[str, Any] = {
+        "pages": [str(path) for path in pages],
+        "stale": [str(path) for path, stale in pages.items() if stale],
+    }
+    _report.emit(result, as_json, lines)
+    if check and result["stale"]:
         raise SystemExit(1)

@@ -1,27 +1,16 @@
-"""Records as Markdown tables: the same bytes for the same records, whatever they contain."""
+"""Entries as Markdown tables: the same bytes for the same entries, whatever they contain."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 from segpt.errors import SegptError
-from segpt.spec.track import Record, Track, figure
+from segpt.spec.track import Claim, Link, Track
+
+from .foreign import pieces, shown
+from .standing import Row, standings
+from .words import FIGURES, authors_of, counted, limits, parameters_of, policy_of, said
 
 OPENING, CLOSING = "<!-- records -->", "<!-- /records -->"
-
-_COLUMNS = {
-    "Rank": "---:",
-    "Name": ":---",
-    "BPB": "---:",
-    "Policy": ":---",
-    "Bytes": "---:",
-    "Parameters": "---:",
-    "Authors": ":---",
-    "Date": ":---",
-    "Text": ":---",
-    "Artifact": ":---",
-    "State": ":---",
-    "Record": ":---",
-}
 
 # Where a web address or a mail address could begin, which Markdown links unasked. A word joiner
 # there has no width and ends both.
@@ -29,8 +18,8 @@ _LINKED = re.compile(r"(?=[.:/@]\S)")
 _WORD_JOINER = "\u2060"
 
 
-def render(page: str, tracks: Iterable[Track], records: Iterable[Record]) -> str:
-    """``page`` with the tables of ``records`` between its two markers.
+def render(page: str, tracks: Iterable[Track], links: Iterable[Link]) -> str:
+    """``page`` with the tables of all entries between its two markers.
 
     Raises:
         SegptError: if the page has not each marker once, in order.
@@ -40,61 +29,71 @@ def render(page: str, tracks: Iterable[Track], records: Iterable[Record]) -> str
         raise SegptError(f"the page needs one line {OPENING} and, below it, one line {CLOSING}")
     before, _, rest = page.partition(OPENING)
     _, _, after = rest.partition(CLOSING)
-    return f"{before}{OPENING}\n\n{tables(tracks, records)}\n{CLOSING}{after}"
+    return f"{before}{OPENING}\n\n{tables(tracks, links)}\n{CLOSING}{after}"
 
 
-def tables(tracks: Iterable[Track], records: Iterable[Record]) -> str:
-    """A section for each track, by name, with its records from the lowest bits per byte up.
+def tables(tracks: Iterable[Track], links: Iterable[Link]) -> str:
+    """A section for each track, in the order given, with its entries by their rank.
 
-    Tracks come from whoever keeps the page and may hold Markdown; records come from anyone.
+    Tracks come from whoever keeps the page and may hold Markdown; entries come from anyone.
     """
-    ranked = sorted(records, key=lambda record: (record.bpb, record.date, record.name))
-    return "\n".join(
-        _section(track, [record for record in ranked if record.track == track.name])
-        for track in sorted(tracks, key=lambda track: track.name)
-    )
+    tracks = list(tracks)
+    rows = standings(tracks, links)
+    return "\n".join(_section(track, rows[track.name]) for track in tracks)
 
 
 def inert(text: str) -> str:
     """``text`` on one line, as Markdown and HTML that can be nothing but this text."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    unlinked = _LINKED.sub(_WORD_JOINER, line)
-    return "".join(c if c.isalnum() or c in " ,.-" else f"&#{ord(c)};" for c in unlinked)
+    unlinked = _LINKED.sub(_WORD_JOINER, " ".join(shown(text).split()))
+    return "".join(
+        c if c.isalnum() or c in " ,.-" or not c.isascii() else f"&#{ord(c)};" for c in unlinked
+    )
 
 
-def _section(track: Track, records: Sequence[Record]) -> str:
-    seconds = "" if track.seconds is None else f" Seconds: at most {track.seconds:g}."
-    lines = [
-        f"### {track.name}",
-        "",
-        " ".join(track.about.split()),
-        "",
-        f"Bytes: at most {track.bytes:,}. Policies: {', '.join(track.policies)}.{seconds} "
-        f"Text: {'any' if track.text is None else f'`{track.text}`'}.",
-        "",
-    ]
-    if not records:
-        return "\n".join([*lines, "No records yet.", ""])
-    head = [_row(_COLUMNS), _row(_COLUMNS.values())]
-    rows = [_row(_cells(rank, record)) for rank, record in enumerate(records, 1)]
-    return "\n".join([*lines, *head, *rows, ""])
+def _section(track: Track, rows: Sequence[Row]) -> str:
+    rules = " ".join(f"{name}: {rule}." for name, rule in limits(track))
+    text = "any" if track.text is None else f"`{track.text}`"
+    lines = [f"### {track.name}", "", " ".join(track.about.split()), "", f"{rules} Text: {text}."]
+    if not rows:
+        return "\n".join([*lines, "", "No entries yet.", ""])
+    columns = {
+        "Rank": "---:",
+        "Name": ":---",
+        FIGURES[track.metric]: "---:",
+        "With artifact": "---:",
+        "Bytes": "---:",
+        "Parameters": "---:",
+        "Policy": ":---",
+        "Authors": ":---",
+        "Date": ":---",
+        "State": ":---",
+        "Entry": ":---",
+    }
+    table = [_row(columns), _row(columns.values()), *(_row(_cells(track, row)) for row in rows)]
+    return "\n".join([*lines, "", *table, ""])
 
 
-def _cells(rank: int, record: Record) -> list[str]:
+def _cells(track: Track, row: Row) -> list[str]:
+    entry = row.entry
     return [
-        str(rank),
-        inert(record.name),
-        f"{record.bpb:.4f}",
-        inert(figure(record.scores).policy),
-        f"{record.bytes:,}",
-        f"{record.parameters:,}",
-        inert(", ".join(record.authors)),
-        record.date,
-        f"`{record.scores[0].text[:8]}`",
-        f"`{record.artifact[:12]}`",
-        record.state,
-        f"[JSON](records/{record.file})",
+        str(row.rank),
+        inert(entry.name),
+        said(track, row.value),
+        said(track, row.total),
+        counted(row.bytes),
+        counted(parameters_of(entry)),
+        inert(policy_of(entry)),
+        inert(authors_of(entry)),
+        entry.date,
+        row.state,
+        ", ".join([f"[JSON](records/{row.link.file})", *_sources(row)]),
     ]
+
+
+def _sources(row: Row) -> list[str]:
+    if not isinstance(row.entry, Claim):
+        return []
+    return [f"[source](<{link}>)" for _, link in pieces(row.entry.source) if link][:1]
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -67,6 +67,12 @@ def canonical(value: Any) -> bytes:
     return text.encode()
 
 
+def readable(value: Any) -> bytes:
+    """The one JSON form of a spec or plain value that people read: sorted keys, UTF-8."""
+    text = json.dumps(encode(value), indent=2, sort_keys=True, ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
 def fingerprint(value: Any) -> str:
     """Sixteen hex digits that name a spec or plain value by its content."""
     return hashlib.sha256(canonical(value)).hexdigest()[:16]

@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 
 from segpt.atomic import new_directory, write_file
 from segpt.errors import CheckpointError, SegptError
-from segpt.spec.base import canonical, decode, encode
+from segpt.spec.base import canonical, decode, encode, readable
 from segpt.spec.model import ModelSpec
 from segpt.values import (
     STEPPED_ARRAYS,
@@ -103,6 +103,24 @@ def checkpoint_step(path: Path) -> int:
         return int(_header(path)["step"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
+
+
+def read_header(path: Path, kind: str) -> dict[str, Any]:
+    """The verified header of a checkpoint or quantized model, without reading its arrays.
+
+    Raises:
+        CheckpointError: if it is missing, damaged or of another kind.
+    """
+    header = _header(path)
+    place = Path(path) / "header.json"
+    if header.get("kind") != kind:
+        raise CheckpointError(f"{path} holds a {header.get('kind')!r}, expected a {kind}")
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{place} has format {header.get('format')!r}; known: {FORMAT}")
+    digest = header.pop("digest", None)
+    if digest != hashlib.sha256(canonical(header)).hexdigest():
+        raise CheckpointError(f"{place} is damaged: its digest does not match")
+    return header
 
 
 def newest_checkpoint(path: Path) -> Path:
@@ -233,8 +251,7 @@ def write_score(path: Path, score: Score) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a spec or plain value as readable JSON."""
-    text = json.dumps(encode(value), indent=2, sort_keys=True, ensure_ascii=False)
-    write_file(path, text.encode() + b"\n")
+    write_file(path, readable(value))
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -355,15 +372,7 @@ def _read(
     path: Path, kind: str, skip: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     path = Path(path)
-    header = _header(path)
-    place = path / "header.json"
-    if header.get("kind") != kind:
-        raise CheckpointError(f"{path} holds a {header.get('kind')!r}, expected a {kind}")
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{place} has format {header.get('format')!r}; known: {FORMAT}")
-    digest = header.pop("digest", None)
-    if digest != hashlib.sha256(canonical(header)).hexdigest():
-        raise CheckpointError(f"{place} is damaged: its digest does not match")
+    header = read_header(path, kind)
     files: dict[str, bytes] = {}
     for name, listed in header["files"].items():
         if name in skip:

@@ -1,24 +1,69 @@
-"""Artifact and Scores to Record: the directory of the leaderboard, its files and its page."""
+"""Artifacts and Scores to entries: the directory of the leaderboard, its chain and its pages."""
 
 import dataclasses
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import segpt
 from segpt.artifact import container
 from segpt.atomic import write_file
+from segpt.board import page, render
+from segpt.board.chain import INDEX, append, index_of, place_of, read
 from segpt.board.check import check_all
-from segpt.board.render import render
+from segpt.board.standing import Advance, Row, standings
+from segpt.data.corpus import builtin
+from segpt.data.text import read_text, text_digest
 from segpt.errors import CheckError, SegptError, SpecError
-from segpt.spec.base import decode
+from segpt.spec.base import decode, nearest, readable
 from segpt.spec.layout import parameters
-from segpt.spec.track import Record, ScoreLine, Track, Tracks, figure
+from segpt.spec.track import (
+    Baseline,
+    Chain,
+    Entry,
+    Link,
+    Record,
+    Run,
+    ScoreLine,
+    Track,
+    Tracks,
+    figure,
+)
+from segpt.values import Artifact, Text
 
-from .files import read_json, write_json
+from .compressors import compressed
+from .files import read_json
 
 T = TypeVar("T")
+
+BUILTIN = "builtin"  # the source of a track whose text comes with Python
+
+
+class Board(NamedTuple):
+    """A leaderboard of which nothing is damaged; ``chain`` is None while it is empty."""
+
+    tracks: tuple[Track, ...]
+    links: tuple[Link, ...]
+    chain: Chain | None
+
+    def standings(self) -> dict[str, list[Row]]:
+        return standings(self.tracks, self.links)
+
+
+class Checked(NamedTuple):
+    """All that is wrong with a leaderboard, and what its chain amounts to as it is."""
+
+    findings: tuple[str, ...]
+    chain: Chain | None
+
+
+class Added(NamedTuple):
+    """A new file, what it holds, and whether that advances its track."""
+
+    path: Path
+    link: Link
+    advance: Advance | None
 
 
 def read_tracks(directory: Path) -> tuple[Track, ...]:
@@ -39,22 +84,79 @@ def read_tracks(directory: Path) -> tuple[Track, ...]:
     return _decode(Tracks, table, path).tracks
 
 
-def read_records(directory: Path) -> dict[str, Record]:
-    """The records in ``directory/records`` by the names of their files, in order.
+def track_of(tracks: Sequence[Track], name: str) -> Track:
+    """The track of a name.
 
     Raises:
-        SegptError: naming the first file that cannot be read, and why.
+        SpecError: naming the nearest, if there is none.
     """
-    return {path.name: read_record(path) for path in _files(directory)}
+    by_name = {track.name: track for track in tracks}
+    if name not in by_name:
+        raise SpecError(f"unknown track {name!r}; {nearest(name, by_name)}")
+    return by_name[name]
 
 
-def read_record(path: Path) -> Record:
-    """One record.
+def read_board(directory: Path) -> Board:
+    """Tracks and entries, if the chain is whole.
 
     Raises:
-        SegptError: naming the file that cannot be read, and why.
+        CheckError: with everything that is wrong with the chain.
+        SpecError: if the tracks cannot be read.
     """
-    return _decode(Record, read_json(path, "record"), path)
+    tracks = read_tracks(directory)
+    files, index = _files(directory)
+    links, findings = read(files, index)
+    if findings:
+        raise CheckError(f"{directory}: {'; '.join(findings)}")
+    return Board(tracks, links, index_of(files))
+
+
+def check(directory: Path, head: str | None = None) -> Checked:
+    """Everything that is wrong with the chain and with each entry; no model is needed.
+
+    Args:
+        directory: the leaderboard.
+        head: the digest of an entry that was seen before, which the chain must still hold.
+
+    Raises:
+        SpecError: if the tracks cannot be read.
+    """
+    tracks = read_tracks(directory)
+    files, index = _files(directory)
+    links, findings = read(files, index)
+    found = [*findings, *check_all(tracks, links)]
+    if head is not None and place_of(files, head) is None:
+        found.append(f"{head}: no entry has this digest; the chain was made anew since it was seen")
+    known = {name: data for name, data in files.items() if name in {link.file for link in links}}
+    return Checked(tuple(found), index_of(known))
+
+
+def text_of(directory: Path, track: Track, given: Path | None = None) -> Text | None:
+    """The text of a track, if it is at hand.
+
+    Args:
+        directory: the leaderboard, where :attr:`Track.source` may name a file.
+        track: whose text is wanted.
+        given: a file or directory that holds it instead.
+
+    Raises:
+        DataError: if the file cannot be read.
+        CheckError: if it holds another text than the track's.
+    """
+    if given is not None:
+        text = read_text([given])
+    elif track.source == BUILTIN:
+        text = builtin("validation")
+    elif track.source and (directory / track.source).is_file():
+        text = read_text([directory / track.source])
+    else:
+        return None
+    if track.text is not None and (digest := text_digest(text)) != track.text:
+        raise CheckError(
+            f"{text.name}: its digest is {digest[:12]}, and the text of {track.name} has "
+            f"{track.text[:12]}; give that with --text"
+        )
+    return text
 
 
 def score_line(table: Any, path: Path) -> ScoreLine:
@@ -75,93 +177,166 @@ def score_line(table: Any, path: Path) -> ScoreLine:
 
 def add(
     directory: Path,
-    artifact: Path,
+    artifacts: Sequence[Path],
     scores: Sequence[Path],
     *,
     name: str,
     track: str,
     authors: Sequence[str],
     date: str,
+    about: str = "",
     recipe: str = "",
-) -> Path:
-    """Write the record of ``artifact`` and its ``scores``, files of ``segpt score --out``.
+) -> Added:
+    """Append the record of ``artifacts`` and their ``scores``, files of ``segpt score --out``.
 
-    Returns:
-        The new file; an existing record is never touched.
+    Several artifacts are runs that differ in their seed; the first is the one that is submitted.
 
     Raises:
-        CheckError: with all findings, if there is one about this or any other record.
+        CheckError: with all findings, if there is one about this or any other entry.
         SegptError: if a file cannot be read, or the fields of the record are not sound.
     """
-    packed = container.load(artifact)
-    model = container.unpack(packed)
-    lines = tuple(score_line(read_json(path, "score"), path) for path in scores)
-    if not lines:
-        raise SegptError("a record needs a score; make one with: segpt score ARTIFACT --out FILE")
+    packed = [container.load(path) for path in artifacts]
+    if not packed:
+        raise SegptError("a record needs an artifact; make one with: segpt pack")
+    runs = _runs(packed, artifacts, scores)
+    model = container.unpack(packed[0])
     record = Record(
         name=name,
         track=track,
         authors=tuple(authors),
         date=date,
-        artifact=packed.digest,
-        bytes=packed.size,
+        about=about,
+        bytes=max(run.bytes for run in runs),
         parameters=parameters(model.spec),
-        bpb=figure(lines).bpb,
-        scores=lines,
+        bpb=figure(runs).bpb,
+        runs=runs,
         origin=dict(model.origin),
+        sections={section.name: section.bytes for section in container.sections(packed[0])},
         segpt=segpt.__version__,
         recipe=recipe,
     )
-    path = directory / "records" / record.file
-    if path.exists():
-        raise CheckError(f"{path} exists, and records never change; choose another name")
-    if findings := check_all(
-        read_tracks(directory), read_records(directory) | {record.file: record}
-    ):
-        raise CheckError("nothing was added: " + "; ".join(findings))
-    write_json(path, record)
-    return path
+    return append_entry(directory, record)
 
 
-def check(directory: Path) -> list[str]:
-    """Everything that is wrong with the records, unreadable ones included; empty if sound.
+def add_baseline(
+    directory: Path, program: str, *, track: str, name: str, date: str, text: Path | None = None
+) -> Added:
+    """Append what ``program`` makes of the text of a track, or of ``text`` where it names none.
 
     Raises:
-        SpecError: if the tracks cannot be read.
+        CheckError: with all findings, if there is one about this or any other entry.
+        SegptError: if there is no such program, or the text is not at hand.
+    """
+    rules = track_of(read_tracks(directory), track)
+    found = text_of(directory, rules, text)
+    if found is None:
+        raise SegptError(f"the text of {track} is not here; give it with --text")
+    size = compressed(found, program)
+    baseline = Baseline(
+        name=name,
+        track=track,
+        date=date,
+        program=program,
+        version=size.version,
+        text=text_digest(found),
+        bytes=size.bytes,
+        compressed=size.compressed,
+    )
+    return append_entry(directory, baseline)
+
+
+def append_entry(directory: Path, entry: Entry) -> Added:
+    """Append an entry to the chain, unless that or anything before it is unsound.
+
+    Raises:
+        CheckError: with all findings, if there is one.
+        SpecError: if the tracks cannot be read, or the entry cannot be written.
     """
     tracks = read_tracks(directory)
-    findings, records = [], {}
-    for path in _files(directory):
-        try:
-            records[path.name] = read_record(path)
-        except SegptError as error:
-            findings.append(str(error))
-    return findings + check_all(tracks, records)
+    files, index = _files(directory)
+    links, findings = read(files, index)
+    if not findings:
+        link, data, chain = append(files, entry)
+        findings = tuple(check_all(tracks, [*links, link]))
+    if findings:
+        raise CheckError("nothing was added: " + "; ".join(findings))
+    path = directory / "records" / link.file
+    write_file(path, data)
+    write_file(directory / INDEX, readable(chain))
+    rows = standings(tracks, [*links, link])[entry.track]
+    advance = next((row.advance for row in rows if row.link.number == link.number), None)
+    return Added(path, link, advance)
 
 
-def render_page(directory: Path, *, write: bool) -> bool:
-    """Whether ``directory/README.md`` was stale; with ``write`` it no longer is.
+def render_pages(directory: Path, *, write: bool) -> dict[Path, bool]:
+    """``README.md`` and ``index.html``, and whether each was stale; with ``write`` none is left.
 
     Raises:
-        SegptError: if the page, a track or a record cannot be read.
+        SegptError: if a page or a track cannot be read.
+        CheckError: if the chain is broken.
     """
-    path = directory / "README.md"
+    board = read_board(directory)
+    readme, index = directory / "README.md", directory / "index.html"
     try:
-        old = path.read_text(encoding="utf-8")
+        old = readme.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SegptError(f"cannot read {path}: {error}") from None
-    tracks, records = read_tracks(directory), read_records(directory)
+        raise SegptError(f"cannot read {readme}: {error}") from None
     try:
-        new = render(old, tracks, records.values())
+        rendered = render.render(old, board.tracks, board.links)
     except SegptError as error:
-        raise SegptError(f"{path}: {error}") from error
-    if write and new != old:
-        write_file(path, new.encode())
-    return new != old
+        raise SegptError(f"{readme}: {error}") from error
+    pages = {
+        readme: rendered.encode(),
+        index: page.render(board.tracks, board.links, board.chain).encode(),
+    }
+    stale = {path: not path.is_file() or path.read_bytes() != new for path, new in pages.items()}
+    for path, new in pages.items():
+        if write and stale[path]:
+            write_file(path, new)
+    return stale
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted((directory / "records").glob("*.json"))
+def _runs(
+    packed: Sequence[Artifact], artifacts: Sequence[Path], scores: Sequence[Path]
+) -> tuple[Run, ...]:
+    """Each artifact with its scores, which name it by its digest."""
+    lines = {path: score_line(read_json(path, "score"), path) for path in scores}
+    digests = [artifact.digest for artifact in packed]
+    if len(packed) == 1:  # a score of something else is found when the record is checked
+        of_digest = {digests[0]: [*lines.values()]}
+    else:
+        of_digest = {}
+        for path, line in lines.items():
+            if line.model not in digests:
+                raise CheckError(
+                    f"{path}: is of model {line.model[:12]!r}, none of the artifacts; score the "
+                    "packed files themselves"
+                )
+            of_digest.setdefault(line.model, []).append(line)
+    runs = []
+    for path, artifact in zip(artifacts, packed, strict=True):
+        if artifact.digest not in of_digest or not of_digest[artifact.digest]:
+            raise SegptError(
+                f"a record needs a score of {path}; make one with: segpt score {path} --out FILE"
+            )
+        seed = container.unpack(artifact).origin.get("seed", "")
+        runs.append(
+            Run(
+                artifact=artifact.digest,
+                bytes=artifact.size,
+                seed=int(seed) if seed.isdecimal() else None,
+                scores=tuple(of_digest[artifact.digest]),
+            )
+        )
+    return tuple(runs)
+
+
+def _files(directory: Path) -> tuple[dict[str, bytes], bytes | None]:
+    """Everything in ``records``, and the index of the chain."""
+    places = sorted((directory / "records").iterdir()) if (directory / "records").is_dir() else []
+    files = {path.name: path.read_bytes() if path.is_file() else b"" for path in places}
+    index = directory / INDEX
+    return files, index.read_bytes() if index.is_file() else None
 
 
 def _decode(cls: type[T], value: Any, path: Path) -> T:

@@ -1,0 +1,125 @@
+"""``segpt leaderboard verify``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import _entries, _latest, _options, _report
+
+if TYPE_CHECKING:
+    from segpt.stages.verify import Verdict
+
+
+@click.command("verify")
+@click.argument("names", nargs=-1)
+@click.option(
+    "--artifact",
+    "artifacts",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="An artifact of a record.  May be repeated.",
+)
+@click.option(
+    "--text", type=click.Path(path_type=Path), help="The text.  [default: that of the track]"
+)
+@click.option("--remake", is_flag=True, help="Make artifacts anew with their recipes.")
+@click.option("--append", is_flag=True, help="Add what was found to the leaderboard.")
+@click.option("--author", "authors", multiple=True, help="Who verified, for --append.")
+@_entries.date_option
+@_entries.directory_option
+@_options.device
+@_options.as_json
+def command(
+    names: tuple[str, ...],
+    artifacts: tuple[Path, ...],
+    text: Path | None,
+    remake: bool,
+    append: bool,
+    authors: tuple[str, ...],
+    date: str | None,
+    directory: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Derive the figures of records and baselines again, and compare; exit 1 if one differs.
+
+    Artifacts are known by their digest and looked for in --artifact, in `artifacts` beside the
+    leaderboard, and in the newest run.  Without NAMES, everything whose files are at hand.
+    """
+    from segpt.stages import record, verify
+    from segpt.train.mesh import pick
+
+    if append and not authors:
+        raise click.UsageError("--append needs --author: who verified")
+    board = record.read_board(directory)
+    entries = verify.choose(board, names, remade=remake)
+    for path in verify.strangers(entries, artifacts):
+        _report.notice(f"{path} is the artifact of no entry that is verified")
+    at_hand = [*_near(directory), *artifacts]
+    found: list[Verdict] = []
+    seconds = {entry.name: verify.seconds_of(entry, remade=remake) for entry in entries}
+    with _report.Bar("verify") as bar:
+
+        def report(done: float, detail: str) -> None:
+            before = sum(seconds[verdict.entry.name] for verdict in found)
+            bar((before + done) / sum(seconds.values()), detail)
+
+        for verdict in verify.verify(
+            directory,
+            board,
+            entries,
+            artifacts=at_hand,
+            text=text,
+            remade=remake,
+            device=pick(device),
+            report=report,
+        ):
+            found.append(verdict)
+            if not as_json:
+                _report.emit({}, False, _lines(verdict))
+    result: dict[str, Any] = {"entries": [_plain(verdict) for verdict in found]}
+    verified = [verdict for verdict in found if verdict.state is not None]
+    failed = not verified or any(v.differs or (names and v.state is None) for v in found)
+    if append:
+        added = [
+            verify.append(
+                directory, record.read_board(directory), v, authors, date or _entries.today()
+            )
+            for v in verified
+        ]
+        result["added"] = [str(each.path) for each in added]
+    states = f"{len(verified)} of {len(found)} entries verified"
+    _report.emit(result, as_json, [states, *result.get("added", [])])
+    if failed:
+        raise SystemExit(1)
+
+
+def _near(directory: Path) -> list[Path]:
+    """The artifacts beside the leaderboard, and the newest one."""
+    newest = _latest.latest("artifact")
+    beside = sorted((directory.resolve().parent / "artifacts").glob("*.segpt"))
+    return beside if newest is None else [*beside, newest]
+
+
+def _lines(verdict: "Verdict") -> Sequence[str]:
+    name = verdict.entry.name
+    lines = [
+        f"{name}: {c.what}: claimed {c.claimed:.6f}, measured {c.measured:.6f}, "
+        f"{c.difference:+.1e}: {'the same' if c.agrees else 'DIFFERS'}"
+        for c in verdict.comparisons
+    ]
+    end = verdict.missing or verdict.state or "NOT VERIFIED"
+    return [*lines, f"{name}: {end}"]
+
+
+def _plain(verdict: "Verdict") -> dict[str, Any]:
+    return {
+        "name": verdict.entry.name,
+        "track": verdict.entry.track,
+        "state": verdict.state,
+        "missing": verdict.missing,
+        "comparisons": [{**c._asdict(), "difference": c.difference} for c in verdict.comparisons],
+    }
