@@ -1,6 +1,5 @@
 """Who answers: any causal language model, ours or another's, asked for logits at some positions."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from segpt.errors import ScoreError
 from segpt.model.model import Model
-from segpt.model.stream import Cache
+from segpt.model.stream import Cache, pick_rows
 
 from .ledger import Codec
 from .surprisal import POSITIONS
@@ -126,11 +125,7 @@ class _Ours:
     def _remember(self, shared: Shared) -> Cache:
         cache: Cache = {}
         self.model.hidden(shared.tokens, cache, last=1)
-        for past in cache.values():
-            for field in dataclasses.fields(past):
-                kept = getattr(past, field.name)
-                if isinstance(kept, Tensor):
-                    setattr(past, field.name, kept[shared.owner])
+        pick_rows(cache, shared.owner)
         return cache
 
 

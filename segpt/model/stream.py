@@ -46,12 +46,12 @@ class Past:
         self.documents = _latest(documents, window)
         return documents
 
-    def first_rows(self, count: int) -> None:
-        """Forget all but the first ``count`` rows of the batch."""
+    def pick(self, rows: slice | Tensor) -> None:
+        """Hold these rows of the batch from here on, any number of times each."""
         for field_ in dataclasses.fields(self):
             kept = getattr(self, field_.name)
             if isinstance(kept, Tensor):
-                setattr(self, field_.name, kept[:count])
+                setattr(self, field_.name, kept[rows])
 
 
 def _latest(x: Tensor, window: int | None) -> Tensor:
@@ -200,4 +200,10 @@ Cache = dict[int, Past]
 def first_rows(cache: Cache, count: int) -> None:
     """Forget all but the first ``count`` rows of a batch, whose other documents have ended."""
     for past in cache.values():
-        past.first_rows(count)
+        past.pick(slice(count))
+
+
+def pick_rows(cache: Cache, rows: Tensor) -> None:
+    """Hold ``rows`` (rows,) of a batch from here on, any number of times each."""
+    for past in cache.values():
+        past.pick(rows)

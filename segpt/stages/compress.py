@@ -4,10 +4,9 @@ Both sides run the same loop over the same predictor, token by token; one of the
 token came, the other finds out. Nothing but the artifact and the file goes into the second.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +17,15 @@ from segpt.artifact import message
 from segpt.artifact.arithmetic import Cumulative, Decoder, Encoder, cumulative, price
 from segpt.artifact.container import unpack
 from segpt.artifact.message import MOST_BYTES, Message
-from segpt.data.tokenizer import Codec, load
+from segpt.data.tokenizer import Codec
 from segpt.errors import DataError, MessageError, ScoreError
 from segpt.eval.steps import Steps
 from segpt.model.model import Model
 from segpt.spec.score import ScoreSpec
 from segpt.values import Artifact, Tokenizer
 
-from .models import from_quantized
+from .models import codec_of, from_quantized
+from .threads import one_thread
 
 REPORT_EVERY = 64  # tokens
 
@@ -169,7 +169,7 @@ def _walk(
     """The loop of both sides: ``code`` is shown each distribution and says which token came."""
     if not targets:
         return
-    with _one_thread():
+    with one_thread():
         steps = Steps(model, spec, start, targets)
         for done in range(1, targets + 1):
             steps.push(code(cumulative(steps.distribution())))
@@ -177,26 +177,9 @@ def _walk(
                 report(done, targets)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """How sums are shared among threads decides how they are rounded."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _open(value: Artifact) -> tuple[Tokenizer, Codec, Model]:
     quantized = unpack(value)
-    codec = load(quantized.tokenizer)
-    if codec.vocab > quantized.spec.vocab:
-        raise ScoreError(
-            f"the tokenizer has {codec.vocab:,} tokens, the model {quantized.spec.vocab:,}; they "
-            "do not belong together"
-        )
-    return quantized.tokenizer, codec, from_quantized(quantized)
+    return quantized.tokenizer, codec_of(quantized), from_quantized(quantized)
 
 
 def _tokens(codec: Codec, documents: Sequence[bytes]) -> list[int]:

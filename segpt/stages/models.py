@@ -1,9 +1,12 @@
 """Models from the values that carry them."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-from segpt.artifact.container import unpack
+from segpt.artifact.opening import open_artifact
+from segpt.data.tokenizer import Codec, load
+from segpt.errors import CheckpointError, ScoreError
 from segpt.model.build import build, load_weights
 from segpt.model.model import Model
 from segpt.spec.layout import layout
@@ -21,6 +24,7 @@ def from_checkpoint(checkpoint: Checkpoint, device: str = "cpu") -> Model:
     Raises:
         CheckpointError: if the weights are not those of the spec.
     """
+    _check_shapes(checkpoint.spec, {k: array.shape for k, array in checkpoint.weights.items()})
     return _model(checkpoint.spec, checkpoint.weights, device).at(checkpoint.progress)
 
 
@@ -30,6 +34,7 @@ def from_quantized(quantized: Quantized, device: str = "cpu") -> Model:
     Raises:
         CheckpointError: if the weights are not those of the spec.
     """
+    _check_shapes(quantized.spec, {k: coded.shape for k, coded in quantized.weights.items()})
     weights = {name: coded.decoded() for name, coded in quantized.weights.items()}
     return _model(quantized.spec, weights, device)
 
@@ -57,10 +62,35 @@ def settled(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, spec=spec, weights=weights)
 
 
+def _check_shapes(spec: ModelSpec, given: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare shapes before anything is allocated: a spec can name any size in a few bytes."""
+    expected = {weight.name: weight.shape for weight in layout(spec)}
+    if odd := sorted(expected.keys() ^ given.keys()):
+        raise CheckpointError(f"weight {odd[0]!r} is in the model or in the file, but not in both")
+    for name, shape in expected.items():
+        if given[name] != shape:
+            raise CheckpointError(f"weight {name!r} is {given[name]}, expected {shape}")
+
+
 def _model(spec: ModelSpec, weights: Arrays, device: str) -> Model:
     model = build(spec)
     load_weights(model, weights)
     return model.to(device).eval()
+
+
+def codec_of(source: Quantized | Checkpoint) -> Codec:
+    """The tokenizer of a model at work.
+
+    Raises:
+        ScoreError: if it has tokens that the model does not know.
+    """
+    codec = load(source.tokenizer)
+    if codec.vocab > source.spec.vocab:
+        raise ScoreError(
+            f"the tokenizer has {codec.vocab:,} tokens, the model {source.spec.vocab:,}; they do "
+            "not belong together"
+        )
+    return codec
 
 
 def read_model(path: Path) -> tuple[Artifact | Quantized | Checkpoint, ModelSpec]:
@@ -72,7 +102,7 @@ def read_model(path: Path) -> tuple[Artifact | Quantized | Checkpoint, ModelSpec
     match kind_of(path):
         case "file":
             artifact = read_artifact(path)
-            return artifact, unpack(artifact).spec
+            return artifact, open_artifact(artifact).header.model
         case "quantized":
             quantized = read_quantized(path)
             return quantized, quantized.spec

@@ -6,6 +6,7 @@ import numpy as np
 
 from segpt.artifact import container
 from segpt.artifact.container import Section
+from segpt.artifact.opening import open_artifact
 from segpt.atomic import write_file
 from segpt.errors import ArtifactError, DataError
 from segpt.values import Artifact, Quantized, documents_digest
@@ -52,7 +53,7 @@ def read_artifact(path: Path) -> Artifact:
         return artifact
     raw = beside.read_bytes()
     documents = np.frombuffer(raw[: len(raw) // 8 * 8], "<u8").astype(np.uint64)
-    named = container.unpack(artifact).origin.get("documents")
+    named = open_artifact(artifact).header.origin.get("documents")
     if documents_digest(documents) != named or len(raw) % 8:
         raise DataError(f"{beside} is not the list of documents that {path.name} was trained on")
     return Artifact(artifact.data, documents)

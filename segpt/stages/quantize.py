@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -29,6 +28,7 @@ from segpt.spec.quant import QuantSpec, Rule
 from segpt.values import Checkpoint, Coded, Grid, Half, Partial, Quantized, Stepped
 
 from .models import from_checkpoint, from_quantized, settled
+from .threads import one_thread
 
 Blocks = Iterable[NDArray[np.int64]]  # each (batch, time + 1) token ids
 Task = Literal["calibrate", "fit", "search", "tune", "round", "measure"]
@@ -97,7 +97,7 @@ def quantize(
         DataError: if there is no text to calibrate or measure on, or it has another vocabulary.
         CheckError: if the model cannot be coded within ``spec.budget``.
     """
-    with _one_thread(device):
+    with one_thread(device):
         now = settled(checkpoint)
         rules = {w.name: spec.rule(w, len(now.spec.layers)) for w in layout(now.spec)}
         model = from_checkpoint(now, device)
@@ -255,18 +255,6 @@ def _ruled(work: _Work) -> Coding:
         done += weight.tensor.numel()
         work.report(Progress("round", done, parameters))
     return coded, about
-
-
-@contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """On a CPU, sums come out in one order only if one thread makes them."""
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_finite(model: Model) -> None:

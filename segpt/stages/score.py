@@ -25,7 +25,7 @@ from segpt.spec.contest import reference
 from segpt.spec.score import InPlace, ScoreSpec
 from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized, Score, Text
 
-from .models import from_checkpoint, from_quantized
+from .models import codec_of, from_checkpoint, from_quantized
 
 SAVE_EVERY = 30.0  # seconds, of a score that can be resumed
 
@@ -252,13 +252,7 @@ def _overlap(source: Quantized | Checkpoint, documents: Iterable[bytes] | None) 
 
 
 def _ledger(source: Quantized | Checkpoint, documents: Sequence[bytes]) -> Ledger:
-    codec = load(source.tokenizer)
-    if codec.vocab > source.spec.vocab:
-        raise ScoreError(
-            f"the tokenizer has {codec.vocab:,} tokens, the model {source.spec.vocab:,}; they do "
-            "not belong together"
-        )
-    return account(documents, codec)
+    return account(documents, codec_of(source))
 
 
 def _normalised(spec: ScoreSpec) -> str:
