@@ -1,5 +1,7 @@
 """The line that ``segpt demo`` runs, stage by stage."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +9,20 @@ from segpt.data.corpus import builtin
 from segpt.errors import SegptError
 from segpt.spec.layout import parameters
 from segpt.spec.recipe import Recipe
-from segpt.stages import files, models, recipes, score
+from segpt.spec.sample import SampleSpec
+from segpt.stages import files, models, recipes, report, score, untuned
 from segpt.stages.calibrate import quantize_on, share
 from segpt.stages.compressors import compressors
 from segpt.stages.pack import pack
+from segpt.stages.sample import sample
 from segpt.train.mesh import pick
-from segpt.values import Checkpoint, Quantized, Score, Tokens
+from segpt.values import Artifact, Checkpoint, Quantized, Score, Tokens
 
 from . import _latest, _report, _training
+
+PROMPTS = (b"Return the ", b"class ", b".. function:: ", b"The ")
+RATES = (2.5, 3.5, 5.0)  # of the curve in the report; more of them take longer
+CALIBRATION_TOKENS = 8192  # of that curve
 
 
 def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
@@ -27,14 +35,15 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
         raise SegptError("the demo runs in one process; start it without torchrun")
     checkpoint = files.read_checkpoint(Path(trained["checkpoint"]))
     quantized = _quantize(recipe, checkpoint, tokens, held_out, out, device)
-    artifact_path = out / "model.segpt"
+    artifact_path = out / report.ARTIFACT
     artifact, _ = pack(quantized, artifact_path, recipe.pack.budget)
     _latest.remember("artifact", artifact_path)
     text = builtin("validation")
     plain = _score(recipe, artifact_path, False, device)
     adapted = _score(recipe, artifact_path, True, device)
-    files.write_score(out / "score.json", plain)
-    files.write_score(out / "score-ttt.json", adapted)
+    files.write_score(out / report.SCORE, plain)
+    files.write_score(out / report.SCORE_TTT, adapted)
+    _sample(artifact, out, device)
     yardstick = compressors(text)
     size = plain.bytes
     quality = quantized.report["quality"]
@@ -82,6 +91,14 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     }
 
 
+def report_on(result: Mapping[str, Any], out: Path) -> Path:
+    """Store what the demo found, and write the page about its directory."""
+    files.write_json(out / report.DEMO, result)
+    page = out / report.PAGE
+    report.write(report.gather(out), page)
+    return page
+
+
 def _quantize(
     recipe: Recipe, checkpoint: Checkpoint, tokens: Tokens, held_out: Tokens, out: Path, device: str
 ) -> Quantized:
@@ -95,8 +112,22 @@ def _quantize(
             device=pick(device),
             report=lambda p: bar(share(p, spec), p.task),
         )
-    files.save_quantized(out / "quantized", quantized)
-    _latest.remember("quantized", out / "quantized")
+    fewer = min(spec.calibration_tokens, CALIBRATION_TOKENS)
+    with _report.Bar("other rates") as bar:
+        curve = untuned.curve(
+            checkpoint,
+            quantized,
+            dataclasses.replace(spec, calibration_tokens=fewer),
+            tokens,
+            held_out,
+            rates=RATES,
+            device=pick(device),
+            report=bar,
+        )
+    more = {"budget": recipe.pack.budget, "curve": curve.plain()}
+    quantized = dataclasses.replace(quantized, report=dict(quantized.report) | more)
+    files.save_quantized(out / report.QUANTIZED, quantized)
+    _latest.remember("quantized", out / report.QUANTIZED)
     return quantized
 
 
@@ -114,6 +145,12 @@ def _score(recipe: Recipe, path: Path, ttt: bool, device: str) -> Score:
             device=pick(device),
             report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
         )
+
+
+def _sample(artifact: Artifact, out: Path, device: str) -> None:
+    """Store how the packed model goes on after a few words."""
+    found = sample(artifact, PROMPTS, SampleSpec(), device=pick(device))
+    files.write_json(out / report.SAMPLES, found.plain())
 
 
 def _row(step: str, size: int | None, bpb: float, what: str) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def command(
     """The whole line on built-in text, in about five minutes on two cores.
 
     Prepares Python's own documentation, trains a small model on it, quantizes and packs it, and
-    scores held-out text with the packed file, plain and with test-time training.
+    scores held-out text with the packed file, plain and with test-time training. A page in the
+    directory shows all of it.
     """
     from segpt.spec.recipe import read_recipe
 
@@ -41,6 +42,7 @@ def command(
     started = time.perf_counter()
     result = _demo.run(recipe, place, device) | {"seed": seed}
     result["seconds"] = time.perf_counter() - started
+    result["report"] = str(_demo.report_on(result, place))
     if as_json:
         _report.emit(result, True, [])
         return
@@ -63,6 +65,7 @@ def _show(result: dict[str, Any]) -> None:
         [
             f"{result['artifact']} is the whole model in {result['bytes']:,} bytes, "
             f"{result['budget'] - result['bytes']:,} below the budget.",
+            f"{result['report']} shows the run: open it in a browser.",
             f"Done in {result['seconds']:.0f} s. Try: segpt inspect {result['artifact']}",
         ],
     )

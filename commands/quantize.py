@@ -99,6 +99,8 @@ def command(
             curve = untuned.curve(
                 value, quantized, spec, tokens, held_out, device=pick(device), report=bar
             )
+        report |= {"curve": curve.plain()}
+        files.save_quantized(place, dataclasses.replace(quantized, report=report))
         pictures.quantized(plot, curve, report, spec.method)
     result = {
         "out": str(place),

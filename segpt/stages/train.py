@@ -35,6 +35,7 @@ from segpt.values import Checkpoint, Tokens, documents_digest
 from . import estimate
 from . import rules as referee
 from .calibrate import in_order
+from .commit import commit
 from .files import checkpoint_name, checkpoints, save_checkpoint
 from .recipes import of_checkpoint
 from .tables import aligned
@@ -273,6 +274,8 @@ class _Session:
             },
             "processes": run.mesh.size,
             "device": run.mesh.device.type,
+            "threads": torch.get_num_threads(),
+            "commit": commit(),
             "versions": {
                 "segpt": segpt.__version__,
                 "torch": torch.__version__,

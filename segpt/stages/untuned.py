@@ -1,7 +1,7 @@
 """What a model loses at every rate, roughly: steps by design, with neither search nor tuning."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ class Curve(NamedTuple):
     here: Dot
     tokens: int
 
+    def plain(self) -> dict[str, Any]:
+        """JSON values, as the report of a quantized model holds them."""
+        return {"dots": list(map(list, self.dots)), "here": list(self.here), "tokens": self.tokens}
+
 
 def curve(
     checkpoint: Checkpoint,
@@ -45,6 +49,7 @@ def curve(
     tokens: Tokens,
     held_out: Tokens,
     *,
+    rates: Sequence[float] = RATES,
     device: str = "cpu",
     report: Callable[[float], None] = lambda _: None,
 ) -> Curve:
@@ -56,6 +61,7 @@ def curve(
         spec: how its steps were designed, where they were.
         tokens: the text that it was trained on.
         held_out: the text to measure on.
+        rates: bits per weight to aim at, the fewest first.
         device: where to compute.
         report: told the fraction that is done.
     """
@@ -72,8 +78,8 @@ def curve(
     plans = designs(model, found, spec, torch.from_numpy(seen(tokens)))
     dots: list[Dot] = []
     missed = 0.0  # bits by which the last rate was missed
-    for number, rate in enumerate(RATES):
-        report((number + 1) / (len(RATES) + 1))
+    for number, rate in enumerate(rates):
+        report((number + 1) / (len(rates) + 1))
         scale = scale_for(model, plans, rate - missed)
         coded = dict(_coded(model, plans, scale, spec.states))
         whole = Quantized(now.spec, coded, checkpoint.tokenizer, checkpoint.origin)

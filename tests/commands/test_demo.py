@@ -1,6 +1,7 @@
 """``segpt demo``: its fields on a tiny model, and in the campaign its promises over seeds."""
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def test_the_demo_prints_its_fields(run: Callable[..., Any], tmp_path: Path) -> 
     assert artifact.stat().st_size == result["bytes"] <= result["budget"] == 100_000
     assert result["bpb_ttt"] < result["bpb"]
     assert 1.5 < result["compressors"]["brotli"] < result["compressors"]["gzip"] < 4
+    page = (tmp_path / result["report"]).read_text(encoding="utf-8")
+    assert result["report"] == str(Path(result["artifact"]).with_name("report.html"))
+    assert "Not there yet" not in page
+    for row in result["rows"]:
+        assert f'<th scope="row">{escape(row["step"])}</th>' in page
+        assert f'<td class="n">{row["bpb"]:.4f}</td>' in page
+    again = run(tmp_path, "report", "--json").json
+    assert again["out"] == result["report"]
+    assert again["missing"] == {}
+    assert (tmp_path / again["out"]).read_text(encoding="utf-8") == page
 
 
 @pytest.mark.campaign

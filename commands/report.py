@@ -1,0 +1,46 @@
+"""``segpt report``."""
+
+from pathlib import Path
+
+import click
+
+from . import _latest, _options, _report
+
+
+@click.command("report")
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@_options.out("The page to write.  [default: report.html in RUN]")
+@click.option(
+    "--png",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also draw the curves as a picture.",
+)
+@_options.as_json
+def command(run: Path | None, out: Path | None, png: Path | None, as_json: bool) -> None:
+    """One page about RUN (the newest by default): curves, bytes, scores, samples, environment.
+
+    RUN is the directory of `segpt train` or `segpt demo`. What it lacks is left out, and the page
+    names the command that adds it. The page is one HTML file that loads nothing.
+    """
+    from segpt.stages import picture, plot, report
+
+    if png is not None:
+        plot.need()
+    place = _latest.need("checkpoint", run)
+    found = report.gather(place)
+    page = out or place / report.PAGE
+    size = report.write(found, page)
+    if png is not None:
+        picture.draw(found, png)
+    result = {
+        "out": str(page),
+        "bytes": size,
+        "png": None if png is None else str(png),
+        "missing": dict(found.missing),
+        "notices": list(found.notices),
+    }
+    lines = [*found.notices, f"{page} shows the run: open it in a browser ({size:,} bytes)"]
+    lines += [f"{png} shows its curves"] * (png is not None)
+    lines += [f"  {part} is missing; to add it: {line}" for part, line in found.missing.items()]
+    _report.emit(result, as_json, lines)
