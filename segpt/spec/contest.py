@@ -12,6 +12,8 @@ from .base import spec
 
 MARGIN = 0.005  # nats per token by which a new record is better
 SIGNIFICANCE = 0.01
+BYTES = 16_000_000  # of code and model together
+SECONDS = 600.0  # of training, and again of evaluation
 DOCUMENTS = 50_000
 
 MOST_BYTES = 16  # that a target of the tail may add, on average over the tail
