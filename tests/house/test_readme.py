@@ -35,7 +35,7 @@ def lines(*pages: str) -> list[str]:
 
 @pytest.mark.parametrize("line", sorted({line for line in lines() if "segpt " in line}))
 def test_commands_and_flags_exist(line: str) -> None:
-    words = line[line.index("segpt ") :].split()[1:]
+    words = shlex.split(line[line.index("segpt ") :])[1:]
     command: click.Command = load_commands().main
     context = click.Context(command)
     while isinstance(command, click.Group):
