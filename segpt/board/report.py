@@ -277,15 +277,7 @@ def training_charts(training: Training | None) -> list[Markup]:
     if any(y is not None for _, y in measured["bpb"]) or validated["validation_bpb"]:
         charts.append(
             line(
-                [
-                    Series("training text", measured["bpb"], _last(measured["bpb"])),
-                    Series(
-                        "held-out text",
-                        validated["validation_bpb"],
-                        _last(validated["validation_bpb"]),
-                        dots=True,
-                    ),
-                ],
+                _learnt(measured["bpb"], validated["validation_bpb"]),
                 title="Bits per byte",
                 about="How many bits the model needs for a byte of text: lower is better.",
                 x="steps",
@@ -294,15 +286,7 @@ def training_charts(training: Training | None) -> list[Markup]:
         )
     charts.append(
         line(
-            [
-                Series("training text", measured["loss"], _last(measured["loss"])),
-                Series(
-                    "held-out text",
-                    validated["validation_loss"],
-                    _last(validated["validation_loss"]),
-                    dots=True,
-                ),
-            ],
+            _learnt(measured["loss"], validated["validation_loss"]),
             title="Loss",
             about="The same in the units of training, which depend on the tokenizer.",
             x="steps",
@@ -448,6 +432,14 @@ def score_charts(scores: Sequence[Scored]) -> list[Markup]:
 
 def _bar(share: Share, whole: int) -> Bar:
     return Bar(share.name, share.bytes, f"{share.bytes:,.0f} ({100 * share.bytes / whole:.1f} %)")
+
+
+def _learnt(training: Sequence[Pair], held_out: Sequence[Pair]) -> list[Series]:
+    """The same measure of the text that is trained on and of the one that is held out."""
+    return [
+        Series("training text", training, _last(training)),
+        Series("held-out text", held_out, _last(held_out), dots=True),
+    ]
 
 
 def _last(points: Sequence[Pair]) -> str:
