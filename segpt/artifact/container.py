@@ -44,6 +44,18 @@ class Usage(NamedTuple):
         return 8 * self.bytes / self.parameters
 
 
+def validate(quantized: Quantized) -> header.Header:
+    """The header of the file that will hold ``quantized``.
+
+    Raises:
+        ArtifactError: if the format cannot hold its weights, or they are not those of its spec.
+    """
+    head = header.describe(quantized)
+    for entry in head.entries:
+        check(entry, quantized.weights[entry.weight.name])
+    return head
+
+
 def pack(quantized: Quantized) -> Artifact:
     """The file that holds ``quantized``; the same bytes for the same model, everywhere.
 
@@ -51,11 +63,8 @@ def pack(quantized: Quantized) -> Artifact:
         ArtifactError: if a weight is not one of the spec, has a code beyond its bits or a value
             that is not finite, or the model is beyond the caps of the format.
     """
-    head = header.describe(quantized)
-    entries = head.entries
-    weights = [quantized.weights[entry.weight.name] for entry in entries]
-    for entry, weight in zip(entries, weights, strict=True):
-        check(entry, weight)
+    head = validate(quantized)
+    weights = [quantized.weights[entry.weight.name] for entry in head.entries]
     if len(quantized.tokenizer.payload) > MOST_TOKENIZER_BYTES:
         raise ArtifactError(f"the tokenizer is larger than {MOST_TOKENIZER_BYTES:,} bytes")
     coded = [w for w in weights if not isinstance(w, Half)]

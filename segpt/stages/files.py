@@ -6,7 +6,8 @@ a digest of itself, so that a flipped bit anywhere is reported with the name of 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from segpt.artifact.container import validate
 from segpt.atomic import new_directory, write_file
-from segpt.errors import CheckpointError, SegptError
+from segpt.errors import ArtifactError, CheckpointError, SegptError
 from segpt.spec.base import canonical, decode, encode, readable
 from segpt.spec.model import ModelSpec
 from segpt.values import (
@@ -67,7 +69,7 @@ def read_checkpoint(path: Path, *, state: bool = False) -> Checkpoint:
     header, files = _read(path, "checkpoint", skip=() if state else ("state.safetensors",))
     if state and "state.safetensors" not in files:
         raise CheckpointError(f"{path} holds no optimizer state, so training cannot resume from it")
-    try:
+    with _reading(path):
         return Checkpoint(
             spec=decode(ModelSpec, header["spec"], "$.spec"),
             weights=_unpack(path, "weights.safetensors", files),
@@ -79,8 +81,6 @@ def read_checkpoint(path: Path, *, state: bool = False) -> Checkpoint:
             state=_unpack(path, "state.safetensors", files) if state else None,
             about=dict(header["about"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
 
 
 def checkpoint_name(step: int) -> str:
@@ -99,10 +99,8 @@ def checkpoint_step(path: Path) -> int:
     Raises:
         CheckpointError: if the header is missing or damaged.
     """
-    try:
+    with _reading(path):
         return int(_header(path)["step"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
 
 
 def read_header(path: Path, kind: str) -> dict[str, Any]:
@@ -166,9 +164,9 @@ def read_quantized(path: Path) -> Quantized:
     """
     header, files = _read(path, "quantized")
     arrays = _unpack(path, "weights.safetensors", files)
-    try:
+    with _reading(path):
         documents = np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64)
-        return Quantized(
+        quantized = Quantized(
             spec=decode(ModelSpec, header["spec"], "$.spec"),
             weights=_coded(header, arrays),
             tokenizer=_tokenizer(header, files),
@@ -176,8 +174,8 @@ def read_quantized(path: Path) -> Quantized:
             report=dict(header["report"]),
             documents=documents if header["listed"] else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
+        validate(quantized)
+    return quantized
 
 
 def save_partial(path: Path, partial: Partial, origin: Mapping[str, str]) -> None:
@@ -210,7 +208,7 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
     header, files = _read_begun(path, "partial", origin, begun)
     arrays = _unpack(path, "weights.safetensors", files)
     floats = {k.removeprefix("float|"): a for k, a in arrays.items() if k.startswith("float|")}
-    try:
+    with _reading(path):
         return Partial(
             done=int(header["done"]),
             scale=float.fromhex(header["numbers"]["scale"]),
@@ -221,8 +219,6 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
             drift=float.fromhex(header["numbers"]["drift"]),
             dampings=dict(header["dampings"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / 'header.json'} is incomplete: {error}") from error
 
 
 def save_scoring(path: Path, arrays: Arrays, origin: Mapping[str, str]) -> None:
@@ -351,6 +347,17 @@ def _write(path: Path, kind: str, header: dict[str, Any], files: Mapping[str, by
         (directory / "header.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What a header says is taken at its word, and any way in which that fails is one error."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{Path(path) / 'header.json'} is incomplete: {error!r}") from error
+    except ArtifactError as error:
+        raise CheckpointError(f"{path} holds no quantized model: {error}") from error
+
+
 def _header(path: Path) -> dict[str, Any]:
     place = Path(path) / "header.json"
     try:
@@ -373,15 +380,15 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     path = Path(path)
     header = read_header(path, kind)
+    with _reading(path):
+        listed = {n: str(f["sha256"]) for n, f in header["files"].items() if n not in skip}
     files: dict[str, bytes] = {}
-    for name, listed in header["files"].items():
-        if name in skip:
-            continue
+    for name, digest in listed.items():
         try:
             data = (path / Path(name).name).read_bytes()
         except OSError as error:
             raise CheckpointError(f"cannot read {path / name}: {error.strerror}") from None
-        if hashlib.sha256(data).hexdigest() != listed["sha256"]:
+        if hashlib.sha256(data).hexdigest() != digest:
             raise CheckpointError(
                 f"{path / name} is damaged: its SHA-256 does not match; use an older checkpoint"
             )
