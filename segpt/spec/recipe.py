@@ -21,7 +21,22 @@ from .train import TrainSpec
 
 # PyYAML lets the errors of its own constructors through, e.g. for "2001-99-99" or "!!bool x".
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+_MERGE = "tag:yaml.org,2002:merge"
 _SETTING = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[-?\d{1,6}\])*")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice in a table: YAML readers would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        met: set[tuple[str, Any]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in met:
+                    problem = f"the key {key.value!r} stands twice in one table"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                met.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 @spec
@@ -73,7 +88,7 @@ def read_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """
     text, place = _source(source)
     try:
-        table = yaml.safe_load(text)
+        table = yaml.load(text, _Loader)
     except _NOT_YAML as error:
         detail = " ".join(str(error).split())
         raise SpecError(f"{place}: not valid YAML: {detail}") from None
@@ -126,7 +141,7 @@ def _set(table: dict[str, Any], setting: str) -> None:
         for name, number in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path)
     ]
     try:
-        new = yaml.safe_load(value)
+        new = yaml.load(value, _Loader)
     except _NOT_YAML:
         raise SpecError(f"--set {path}: cannot read the value {value!r}") from None
     here: Any = table

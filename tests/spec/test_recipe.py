@@ -156,6 +156,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("name: \0", "not valid YAML"),
         ("{[1]: 2}", "not valid YAML"),
         ("name: 2001-99-99", "not valid YAML"),
+        ("name: a\nmodel: {}\nname: b", "'name' stands twice in one table .*line 3"),
+        ("model: {width: 8, width: 16}", "'width' stands twice"),
         ("[" * 1000, "not valid YAML"),
         ("name: tiny", "missing key 'model'"),
         (TINY.replace("width: 16", "width: 0"), r"\$\.model: width must be positive, got 0"),
