@@ -1,5 +1,6 @@
 """Recipes of strangers: what is run of them, what is not, and a record made anew."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -124,6 +125,11 @@ def test_a_record_is_reproduced(tmp_path: Path) -> None:
     assert verdict.artifact == entry.artifact
     assert [c.what for c in verdict.comparisons] == ["made anew, the same bytes, frozen"]
     assert verdict.conditions["same_bytes"]
+    since = dataclasses.replace(entry, origin={**entry.origin, "recipe": "0", "tokens": "1"})
+    (other,) = verify.verify(board, whole, [since], remade=True)
+    assert other.comparisons[0].what == (
+        "made anew, the same bytes, by another recipe, from other text, frozen"
+    )
     verify.append(board, whole, verdict, ["Grace"], "2025-03-02")
     assert record.check(board).findings == ()
     (row,) = record.read_board(board).standings()["small"]
