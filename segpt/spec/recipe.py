@@ -39,6 +39,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _plain(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 @spec
 class Bytes:
     """One token per byte, and one that starts a document."""
@@ -88,7 +96,7 @@ def read_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """
     text, place = _source(source)
     try:
-        table = yaml.load(text, _Loader)
+        table = _plain(text)
     except _NOT_YAML as error:
         detail = " ".join(str(error).split())
         raise SpecError(f"{place}: not valid YAML: {detail}") from None
@@ -141,7 +149,7 @@ def _set(table: dict[str, Any], setting: str) -> None:
         for name, number in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path)
     ]
     try:
-        new = yaml.load(value, _Loader)
+        new = _plain(value)
     except _NOT_YAML:
         raise SpecError(f"--set {path}: cannot read the value {value!r}") from None
     here: Any = table
