@@ -1,9 +1,10 @@
 """``python -m bench.ablation [TEXT...]``: what each change of a recipe learns per token and second.
 
 Every change is trained with the seeds of the base, on the same blocks of the same text, and
-compared with the base of its seed. Each run is written as soon as it ends, so that an interrupted
-campaign goes on where it stopped. Held-out text is measured once, at the end of each run; nothing
-is chosen by it.
+compared with the base of its seed. A run may be lucky, and the luck of the base would stand in
+every row: changes ``of: control``, which change next to nothing, count as the base too. Each run is
+written as soon as it ends, so that an interrupted campaign goes on where it stopped. Held-out text
+is measured once, at the end of each run; nothing is chosen by it.
 """
 
 import bisect
@@ -40,11 +41,12 @@ from segpt.values import Text, Tokens
 
 from . import changes, facts
 from .changes import BASE
-from .page import README, placed
+from .page import placed
 from .summary import round_figures
 
 HERE = Path(__file__).parent
 PLAN, OUT, RUNS = HERE / "ablation.yaml", HERE / "results" / "ablation.json", Path("runs")
+PAGE = HERE.parent / "docs" / "ablation.md"
 BEGIN, END = "<!-- ablation: python -m bench.ablation --render -->", "<!-- /ablation -->"
 
 HELD_OUT = 0.05  # of the documents of a text that comes without a validation text
@@ -54,10 +56,11 @@ _STEPS = 2  # that the base takes at a time to be timed
 
 WHAT = (
     "BPB on held-out text of small models, each trained with one change of a recipe, minus that "
-    "of the recipe itself with the same seed and text. At equal tokens both learn from the same "
-    "blocks. At equal seconds the recipe learns from as many tokens as it reads in the seconds of "
-    "the changed run: complete runs of several lengths give the curve along which its BPB is "
-    "moved. Seconds are processor time of one thread per training step; those of the recipe are "
+    "of the recipe itself with the same seed and text: the mean of the base and of all controls, "
+    "which change next to nothing. At equal tokens both learn from the same blocks. "
+    "At equal seconds the recipe learns from as many tokens as it reads in the seconds of the "
+    "changed run: complete runs of several lengths give the curve along which its BPB is moved. "
+    "Seconds are processor time of one thread per training step; those of the recipe are "
     "measured in turns with those of the change, within the same run, and ratios are over the "
     "ratio that the recipe has to itself. Errors are standard errors over paired seeds."
 )
@@ -111,7 +114,7 @@ class Wanted(NamedTuple):
 @click.option("--out", default=OUT, show_default=True, type=click.Path(path_type=Path))
 @click.option("--only", multiple=True, help="Only changes whose name starts so. May be repeated.")
 @click.option("--merge", is_flag=True, help="TEXTS are results: combine them into --out.")
-@click.option("--render", is_flag=True, help="Draw --out, and put its table into the README.")
+@click.option("--render", is_flag=True, help="Draw --out, and put its table into the docs.")
 def main(
     texts: tuple[str, ...],
     plan: Path,
@@ -137,11 +140,11 @@ def main(
         raise click.ClickException(str(error)) from error
 
 
-def show(result: Mapping[str, Any], picture: Path, readme: Path = README) -> None:
-    """Draw a result, and rewrite its section of the README."""
+def show(result: Mapping[str, Any], picture: Path, page: Path = PAGE) -> None:
+    """Draw a result, and rewrite its section of a page of the docs."""
     changes.draw(result, picture)
-    page = readme.read_text(encoding="utf-8")
-    write_file(readme, placed(page, changes.section(result), BEGIN, END).encode())
+    text = page.read_text(encoding="utf-8")
+    write_file(page, placed(text, changes.section(result), BEGIN, END).encode())
 
 
 def read_plan(path: Path) -> Plan:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BASE = "base"
-PICTURE = "bench/results/ablation.png"
+CONTROL = "control"  # what a change is of that changes next to nothing
+PICTURE = "../bench/results/ablation.png"
 KINDS = ("equal_tokens", "equal_seconds")
 _STYLES = {
     "equal_tokens": ("equal tokens", plot.BLUE),
@@ -39,21 +40,30 @@ def concluded(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _summary(result: Mapping[str, Any], text: str) -> dict[str, Any]:
     runs = [run for run in result["runs"] if run["text"] == text]
-    base = {run["seed"]: run for run in _of(runs, BASE, 1.0)}
+    whole = {name: _of(runs, name, 1.0) for name in result["changes"]}
+    base = whole.get(BASE, [])
+    seeds = [run["seed"] for run in base]
+    whole = {n: own for n, own in whole.items() if own and [run["seed"] for run in own] == seeds}
+    controls = [n for n in whole if n == BASE or result["changes"][n]["of"] == CONTROL]
     times = [run["time"] for run in runs if run["change"] == BASE and run["time"] is not None]
     itself = fmean(times) if times else 1.0
     curve = Curve(runs)
     rows = []
-    for name, about in result["changes"].items():
-        own = _of(runs, name, 1.0)
-        if name == BASE or {run["seed"] for run in own} != base.keys():
+    for name, own in whole.items():
+        if name == BASE:
             continue
-        rows.append(_row(name, about, own, base, curve, itself))
-    found = [run["bpb"] for run in base.values()]
+        about = result["changes"][name]
+        peers = [n for n in controls if n != name]
+        before = _reference([whole[n] for n in ([BASE] if _only_averages(about) else peers)])
+        row = _row(own, before, curve, itself)
+        more = row["parameters"] - base[0]["parameters"]
+        rows.append({"change": name, "of": about["of"], "parameters_more": more, **row})
     return {
         "base": {
-            "bpb": mean(found),
-            "seeds": sorted(base),
+            "bpb": mean([run["bpb"] for run in base]),
+            "reference": mean(_reference([whole[name] for name in controls])),
+            "controls": sum(name != BASE for name in controls),
+            "seeds": seeds,
             "time_over_itself": itself,
             "by_length": curve.points,
         },
@@ -61,32 +71,35 @@ def _summary(result: Mapping[str, Any], text: str) -> dict[str, Any]:
     }
 
 
+def _only_averages(about: Mapping[str, Any]) -> bool:
+    """Whether weights take the steps of the base itself, so that they share its luck."""
+    return all(setting.startswith("train.average=") for setting in about["set"])
+
+
+def _reference(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[float | None]:
+    """The mean BPB of several rows for each seed; None where one of them diverged."""
+    by_seed = zip(*([run["bpb"] for run in own] for own in runs), strict=True)
+    return [None if None in found else fmean(found) for found in by_seed]
+
+
 def _row(
-    name: str,
-    about: Mapping[str, Any],
     own: Sequence[Mapping[str, Any]],
-    base: Mapping[int, Mapping[str, Any]],
+    reference: Sequence[float | None],
     curve: "Curve",
     itself: float,
 ) -> dict[str, Any]:
     tokens: list[float | None] = []
     seconds: list[float | None] = []
     times: list[float | None] = []
-    for run in own:
+    for run, before in zip(own, reference, strict=True):
         time = None if run["time"] is None else run["time"] / itself
-        before = base[run["seed"]]["bpb"]
-        known = run["bpb"] is not None and before is not None
-        gap = run["bpb"] - before if known else None
+        gap = None if run["bpb"] is None or before is None else run["bpb"] - before
         moved = None if time is None else curve.moved(time)
         tokens.append(gap)
         seconds.append(None if gap is None or moved is None else gap - moved)
         times.append(time)
-    first = base[own[0]["seed"]]
     return {
-        "change": name,
-        "of": about["of"],
         "parameters": own[0]["parameters"],
-        "parameters_more": own[0]["parameters"] - first["parameters"],
         "time": mean(times),
         "equal_tokens": mean(tokens),
         "equal_seconds": mean(seconds),
@@ -129,7 +142,7 @@ class Curve:
 
 
 def section(result: Mapping[str, Any]) -> str:
-    """What the README says: the table, what it was measured on, and the picture."""
+    """What the docs say: the table, what it was measured on, and the picture."""
     found = concluded(result)
     if not found:
         return ""
@@ -152,14 +165,20 @@ def section(result: Mapping[str, Any]) -> str:
 
 
 def _about(base: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    bpb = " and ".join(f"{s['base']['bpb']['mean']:.4f} ({text})" for text, s in found.items())
+    bpb = " and ".join(f"{s['base']['reference']['mean']:.4f} ({t})" for t, s in found.items())
     seeds = max(len(s["base"]["seeds"]) for s in found.values())
+    controls = max(s["base"]["controls"] for s in found.values())
+    besides = (
+        f" The base stands for the mean of itself and {controls} controls, which change next to "
+        "nothing; a control is compared with the rest of them, and an average of weights, which "
+        "shares the base's steps, with the base alone."
+    )
     return (
         f"Bits per byte of held-out text minus those of the base, {bpb}, of the same seed; less "
         f"is better. Means and standard errors of {seeds} seeds; a 95 % interval is about four "
-        f"times as wide as an error. The base has {base['parameters']:,} weights and reads "
-        f"{base['tokens']:,} tokens in rows of {base['context']}; time is per token, over the "
-        "base's."
+        f"times as wide as an error.{besides if controls else ''} The base has "
+        f"{base['parameters']:,} weights and reads {base['tokens']:,} tokens in rows of "
+        f"{base['context']}; time is per token, over the base's."
     )
 
 

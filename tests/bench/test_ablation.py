@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench import ablation, changes
 from bench.ablation import PLAN, Change, Plan, Subject, changed, main, merged, read_plan, wanted
-from bench.page import README, placed
+from bench.page import placed
 from segpt.errors import DataError, SpecError
 from segpt.spec.base import fingerprint
 from segpt.spec.recipe import read_recipe
@@ -213,7 +213,7 @@ def made_up() -> dict[str, Any]:
     return {
         "base": base,
         "texts": {"t": {}},
-        "changes": {name: {"of": "x", "set": []} for name in names},
+        "changes": {name: {"of": "x", "set": ["model.x=1"]} for name in names},
         "runs": runs,
     }
 
@@ -229,6 +229,31 @@ def test_the_summary_finds_what_was_put_in() -> None:
     assert slow["equal_seconds"]["mean"] == pytest.approx(-0.11 + 0.5 * math.log(1.5), rel=1e-4)
     assert slower["equal_tokens"]["mean"] == pytest.approx(-1.0)
     assert slower["equal_seconds"]["mean"] is None  # the base was never trained for so long
+
+
+def test_the_luck_of_the_base_is_not_taken_for_what_changes_do() -> None:
+    """A base that ends 0.06 below its controls would cost every other row that much."""
+    result = made_up()
+    lucky = {"base": 0.0, "one": 0.05, "two": 0.07, "change": 0.04, "averaged": 0.01}
+    result["changes"] = {name: {"of": "x", "set": ["model.x=1"]} for name in lucky}
+    result["changes"] |= {name: {"of": "control", "set": ["model.x=1"]} for name in ("one", "two")}
+    result["changes"]["averaged"]["set"] = ["train.average={decay: 0.9}"]
+    result["runs"] = [
+        line(n, s, 2.0 + 0.01 * s + luck) for n, luck in lucky.items() for s in (1, 2)
+    ]
+    base, rows = (changes.concluded(result)["t"][key] for key in ("base", "rows"))
+    assert base["controls"] == 2
+    assert base["bpb"]["mean"] == pytest.approx(2.015)
+    assert base["reference"]["mean"] == pytest.approx(2.055)
+    gaps = {row["change"]: row["equal_tokens"]["mean"] for row in rows}
+    assert gaps["change"] == pytest.approx(0.0, abs=1e-9)
+    assert gaps["one"] == pytest.approx(0.05 - 0.035)  # with the base and the other one
+    assert gaps["two"] == pytest.approx(0.07 - 0.025)
+    assert gaps["averaged"] == pytest.approx(0.01)  # of weights that are the base's own
+    assert "2.0550 (t)" in changes.section(result)
+    assert "2 controls" in changes.section(result)
+    result["runs"] = [r for r in result["runs"] if (r["change"], r["seed"]) != ("two", 2)]
+    assert changes.concluded(result)["t"]["base"]["controls"] == 1  # unfinished ones do not count
 
 
 def test_without_enough_lengths_nothing_is_said_of_seconds() -> None:
@@ -257,10 +282,10 @@ def test_merging_keeps_runs_of_one_base_and_text() -> None:
 
 
 def test_the_page_and_the_picture(tmp_path: Path) -> None:
-    readme, picture = tmp_path / "README.md", tmp_path / "ablation.png"
-    readme.write_text(f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n", encoding="utf-8")
-    ablation.show(made_up(), picture, readme)
-    text = readme.read_text(encoding="utf-8")
+    page, picture = tmp_path / "ablation.md", tmp_path / "ablation.png"
+    page.write_text(f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n", encoding="utf-8")
+    ablation.show(made_up(), picture, page)
+    text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
@@ -268,9 +293,9 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_readme_shows_the_committed_results() -> None:
+def test_the_docs_show_the_committed_results() -> None:
     """`python -m bench.ablation --render` after every campaign."""
-    text = README.read_text(encoding="utf-8")
+    text = ablation.PAGE.read_text(encoding="utf-8")
     section = ""
     if ablation.OUT.exists():
         found = json.loads(ablation.OUT.read_text(encoding="utf-8"))
