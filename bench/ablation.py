@@ -26,6 +26,7 @@ import yaml
 
 from segpt.atomic import write_file
 from segpt.data.batches import Blocks
+from segpt.data.corpus import builtin
 from segpt.data.text import read_text
 from segpt.data.tokens import ids
 from segpt.errors import DataError, SegptError, TrainError
@@ -45,13 +46,13 @@ from .page import placed
 from .summary import round_figures
 
 HERE = Path(__file__).parent
-PLAN, OUT, RUNS = HERE / "ablation.yaml", HERE / "results" / "ablation.json", Path("runs")
+PLAN, RESULTS, RUNS = HERE / "ablation.yaml", HERE / "results", Path("runs")
 PAGE = HERE.parent / "docs" / "ablation.md"
-BEGIN, END = "<!-- ablation: python -m bench.ablation --render -->", "<!-- /ablation -->"
 
 HELD_OUT = 0.05  # of the documents of a text that comes without a validation text
 EXCERPT = 2**18  # bytes of such a validation text, in equal shares of its documents
 BUILTIN = "builtin"
+TRAINING = "builtin-train"  # its training documents alone, from which choices may be made
 _STEPS = 2  # that the base takes at a time to be timed
 
 WHAT = (
@@ -82,13 +83,14 @@ class Plan:
     """What is compared: a recipe, seeds, lengths of the recipe's runs, and changes in order.
 
     ``lengths`` are multiples of the recipe's own length. Runs of them with the first seed give the
-    curve of BPB over tokens by which times are compared.
+    curve of BPB over tokens by which times are compared. ``set`` are settings of all runs.
     """
 
     recipe: str
     seeds: tuple[int, ...]
     lengths: tuple[float, ...]
     changes: tuple[Change, ...]
+    set: tuple[str, ...] = ()
 
 
 class Subject(NamedTuple):
@@ -111,24 +113,26 @@ class Wanted(NamedTuple):
 @click.command()
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option("--plan", default=PLAN, show_default=True, type=click.Path(path_type=Path))
-@click.option("--out", default=OUT, show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="By default named as the plan.")
 @click.option("--only", multiple=True, help="Only changes whose name starts so. May be repeated.")
 @click.option("--merge", is_flag=True, help="TEXTS are results: combine them into --out.")
 @click.option("--render", is_flag=True, help="Draw --out, and put its table into the docs.")
 def main(
     texts: tuple[str, ...],
     plan: Path,
-    out: Path,
+    out: Path | None,
     only: tuple[str, ...],
     merge: bool,
     render: bool,
 ) -> None:
     """Train what is missing in --out, on the TEXTS in turn.
 
-    A TEXT is ``builtin``, which is all that is trained on without one, or NAME=FILE, or
-    NAME=FILE,VALIDATION, with files as `segpt data prepare` takes them.
+    A TEXT is ``builtin``, which is all that is trained on without one, or ``builtin-train``, whose
+    held-out text is from its training documents, or NAME=FILE, or NAME=FILE,VALIDATION, with files
+    as `segpt data prepare` takes them.
     """
     torch.set_num_threads(1)
+    out = out or RESULTS / f"{plan.stem}.json"
     try:
         if merge:
             _write(out, merged([_read(Path(text)) for text in texts]))
@@ -144,7 +148,18 @@ def show(result: Mapping[str, Any], picture: Path, page: Path = PAGE) -> None:
     """Draw a result, and rewrite its section of a page of the docs."""
     changes.draw(result, picture)
     text = page.read_text(encoding="utf-8")
-    write_file(page, placed(text, changes.section(result), BEGIN, END).encode())
+    section = changes.section(result, picture.name)
+    write_file(page, placed(text, section, *marks(picture.stem)).encode())
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Between which lines of a page the results of that name stand."""
+    return f"<!-- {name}: {_command(name)} --render -->", f"<!-- /{name} -->"
+
+
+def _command(name: str) -> str:
+    plan = "" if name == PLAN.stem else f" --plan bench/{name}.yaml"
+    return f"python -m bench.ablation{plan}"
 
 
 def read_plan(path: Path) -> Plan:
@@ -166,17 +181,24 @@ def wanted(plan: Plan, place: Path, only: Sequence[str] = ()) -> Iterator[Wanted
     source = place / plan.recipe
     base = Change(name=BASE, of="", set=())
     for seed in plan.seeds:
-        yield Wanted(base, seed, 1.0, changed(source, (), seed))
+        yield Wanted(base, seed, 1.0, changed(source, (), seed, always=plan.set))
     for length in plan.lengths:
         if length != 1.0:
-            yield Wanted(base, plan.seeds[0], length, changed(source, (), plan.seeds[0], length))
+            seed = plan.seeds[0]
+            yield Wanted(base, seed, length, changed(source, (), seed, length, plan.set))
     for change in plan.changes:
         if not only or change.name.startswith(tuple(only)):
             for seed in plan.seeds:
-                yield Wanted(change, seed, 1.0, changed(source, change.set, seed))
+                yield Wanted(change, seed, 1.0, changed(source, change.set, seed, always=plan.set))
 
 
-def changed(source: Path, settings: Sequence[str], seed: int, length: float = 1.0) -> Recipe:
+def changed(
+    source: Path,
+    settings: Sequence[str],
+    seed: int,
+    length: float = 1.0,
+    always: Sequence[str] = (),
+) -> Recipe:
     """The recipe with settings and a seed, of as many steps as read the base's sequences.
 
     Args:
@@ -184,13 +206,14 @@ def changed(source: Path, settings: Sequence[str], seed: int, length: float = 1.
         settings: as ``--set`` takes them.
         seed: of weights and order.
         length: a multiple of what the base reads.
+        always: settings of the base too.
 
     Raises:
         SpecError: if a setting is wrong.
         DataError: if the run cannot read as much as the base does, to one percent.
     """
-    whole = sequences(read_recipe(source).train)
-    recipe = read_recipe(source, [*settings, f"train.seed={seed}"])
+    whole = sequences(read_recipe(source, always).train)
+    recipe = read_recipe(source, [*always, *settings, f"train.seed={seed}"])
     if whole is None or not isinstance(recipe.train.length, Steps):
         raise DataError(f"{source}: runs that read the same tokens have a length in steps")
     target = round(length * whole)
@@ -220,7 +243,7 @@ def campaign(
     Raises:
         DataError: if what is there was measured on another recipe or text.
     """
-    base, commit = read_recipe(place / plan.recipe), facts.commit()
+    base, commit = read_recipe(place / plan.recipe, plan.set), facts.commit()
     result: dict[str, Any] = _read(out) if out.exists() else _empty(base)
     if result["base"]["fingerprint"] != fingerprint(base):
         raise DataError(f"{out} compares with another base recipe; choose another --out")
@@ -327,13 +350,18 @@ def opened(argument: str, recipe: Recipe) -> Subject:
     """
     name, equals, paths = argument.partition("=")
     place = RUNS / "data" / f"{name}-{recipe.model.vocab}"
-    if not equals:
-        if name != BUILTIN:
-            raise DataError(f"{name}: a text is {BUILTIN}, NAME=FILE or NAME=FILE,VALIDATION")
+    if not equals and name not in (BUILTIN, TRAINING):
+        raise DataError(
+            f"{name}: a text is {BUILTIN}, {TRAINING}, NAME=FILE or NAME=FILE,VALIDATION"
+        )
+    if name == BUILTIN and not equals:
         return Subject(name, *prepare.builtin_splits(recipe.tokenizer, place, lambda *_: None))
     if place.is_dir():
         return Subject(name, *prepare.open_splits(place))
-    text, *others = [read_text([Path(path)]) for path in paths.split(",")]
+    if equals:
+        text, *others = [read_text([Path(path)]) for path in paths.split(",")]
+    else:
+        text, others = builtin("train"), []
     held_out = others[0] if others else None
     if held_out is None:
         text, held_out = prepare.hold_out(text, HELD_OUT)
@@ -412,7 +440,7 @@ def _write(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result with what it says, one run on each line."""
     whole = {
         "what": WHAT,
-        "command": "python -m bench.ablation TEXT...",
+        "command": f"{_command(path.stem)} TEXT...",
         "date": date.today().isoformat(),
         **facts.device(),
         "versions": facts.versions(),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BASE = "base"
 CONTROL = "control"  # what a change is of that changes next to nothing
-PICTURE = "../bench/results/ablation.png"
+RESULTS = "../bench/results"
 KINDS = ("equal_tokens", "equal_seconds")
 _STYLES = {
     "equal_tokens": ("equal tokens", plot.BLUE),
@@ -141,8 +141,8 @@ class Curve:
         return float(here - one)
 
 
-def section(result: Mapping[str, Any]) -> str:
-    """What the docs say: the table, what it was measured on, and the picture."""
+def section(result: Mapping[str, Any], picture: str) -> str:
+    """What the docs say: the table, what it was measured on, and the picture of that name."""
     found = concluded(result)
     if not found:
         return ""
@@ -160,7 +160,8 @@ def section(result: Mapping[str, Any]) -> str:
             cells += ["", ""] if row is None else [_gap(row, k) for k in KINDS]
         lines.append(f"| {' | '.join(cells)} |")
     base = result["base"]
-    lines += ["", _about(base, found), "", f"![All changes, sorted by equal tokens]({PICTURE})"]
+    picture = f"![All changes, sorted by equal tokens]({RESULTS}/{picture})"
+    lines += ["", _about(base, found), "", picture]
     return "\n".join(lines) + "\n"
 
 

@@ -74,14 +74,18 @@ def run(plan: Path) -> Callable[..., dict[str, Any]]:
     return invoke
 
 
-def test_every_row_of_the_plan_is_a_recipe_of_its_own() -> None:
-    plan = read_plan(PLAN)
-    base = fingerprint(changed(PLAN.parent / plan.recipe, (), 1))
-    seen = {base}
-    for change in plan.changes:
-        recipe = changed(PLAN.parent / plan.recipe, change.set, 1)
-        assert fingerprint(recipe) not in seen, change.name
-        seen.add(fingerprint(recipe))
+PLANS = [PLAN, PLAN.with_name("ablation-demo.yaml")]
+
+
+@pytest.mark.parametrize("path", PLANS, ids=[path.stem for path in PLANS])
+def test_every_row_of_the_plan_is_a_recipe_of_its_own(path: Path) -> None:
+    plan = read_plan(path)
+    seen = set[str]()
+    for run in wanted(dataclasses.replace(plan, seeds=(1,)), path.parent):
+        if run.length == 1.0:
+            assert fingerprint(run.recipe) not in seen, run.change.name
+            seen.add(fingerprint(run.recipe))
+    assert len(seen) == 1 + len(plan.changes)
 
 
 def test_rows_read_as_much_as_the_base(tmp_path: Path, plan: Path) -> None:
@@ -96,6 +100,8 @@ def test_rows_read_as_much_as_the_base(tmp_path: Path, plan: Path) -> None:
         assert sequences(how) == 32
         assert how.seed == 3
     assert changed(source, (), 1, length=0.5).train.length == Steps(count=2)
+    always = ["train.length={kind: steps, count: 10}"]
+    assert changed(source, ["train.batch=4"], 1, 1.0, always).train.length == Steps(count=20)
     with pytest.raises(DataError, match="reads about 32"):
         changed(source, ["train.batch=64"], 1)
     with pytest.raises(SpecError, match="unknown key"):
@@ -107,6 +113,19 @@ def test_the_base_comes_first_and_rows_are_finished_one_by_one(plan: Path) -> No
     found = [(w.change.name, w.seed, w.length) for w in wanted(given, plan.parent, ["ramp"])]
     base = [("base", 1, 1.0), ("base", 2, 1.0), ("base", 1, 0.5), ("base", 1, 2.0)]
     assert found == [*base, ("ramp", 1, 1.0), ("ramp", 2, 1.0)]
+
+
+def test_settings_of_the_plan_hold_in_all_runs(
+    run: Callable[..., dict[str, Any]], plan: Path
+) -> None:
+    table = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    table["set"] = ["train.length={kind: steps, count: 6}", "model.head.softcap=9.0"]
+    plan.write_text(yaml.safe_dump(table), encoding="utf-8")
+    given = [w.recipe.model.head.softcap for w in wanted(read_plan(plan), plan.parent)]
+    assert given == [9.0, 9.0, None, None, 9.0, 9.0]  # a change has the last word
+    found = run("one", "--only", "no caps")
+    assert {line["steps"] for line in found["runs"]} == {6}
+    assert {line["tokens"] for line in found["runs"]} == {found["base"]["tokens"]}
 
 
 def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -186,8 +205,8 @@ def test_a_run_that_diverges_is_a_result(run: Callable[..., dict[str, Any]], pla
     assert row["failed"] == 2
     assert row["equal_tokens"]["mean"] is None
     assert "not finite" in found["runs"][-1]["failed"]
-    assert "| wild | optimizer |  |" in changes.section(found)
-    assert "| diverges |" in changes.section(found)
+    assert "| wild | optimizer |  |" in changes.section(found, "")
+    assert "| diverges |" in changes.section(found, "")
 
 
 def line(change: str, seed: int, bpb: float, length: float = 1.0, **more: Any) -> dict[str, Any]:
@@ -250,8 +269,8 @@ def test_the_luck_of_the_base_is_not_taken_for_what_changes_do() -> None:
     assert gaps["one"] == pytest.approx(0.05 - 0.035)  # with the base and the other one
     assert gaps["two"] == pytest.approx(0.07 - 0.025)
     assert gaps["averaged"] == pytest.approx(0.01)  # of weights that are the base's own
-    assert "2.0550 (t)" in changes.section(result)
-    assert "2 controls" in changes.section(result)
+    assert "2.0550 (t)" in changes.section(result, "")
+    assert "2 controls" in changes.section(result, "")
     result["runs"] = [r for r in result["runs"] if (r["change"], r["seed"]) != ("two", 2)]
     assert changes.concluded(result)["t"]["base"]["controls"] == 1  # unfinished ones do not count
 
@@ -282,26 +301,33 @@ def test_merging_keeps_runs_of_one_base_and_text() -> None:
 
 
 def test_the_page_and_the_picture(tmp_path: Path) -> None:
-    page, picture = tmp_path / "ablation.md", tmp_path / "ablation.png"
-    page.write_text(f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n", encoding="utf-8")
+    page, picture = tmp_path / "ablation.md", tmp_path / "own.png"
+    begin, end = ablation.marks("own")
+    assert "python -m bench.ablation --plan bench/own.yaml --render" in begin
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     ablation.show(made_up(), picture, page)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| slow | x |  | 1.50 | -0.1100 ± 0.0058 | +0.0927 ± 0.0058 |" in text
+    assert "(../bench/results/own.png)" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_docs_show_the_committed_results() -> None:
+@pytest.mark.parametrize("name", ["ablation"])
+def test_the_docs_show_the_committed_results(name: str) -> None:
     """`python -m bench.ablation --render` after every campaign."""
     text = ablation.PAGE.read_text(encoding="utf-8")
-    section = ""
-    if ablation.OUT.exists():
-        found = json.loads(ablation.OUT.read_text(encoding="utf-8"))
-        section = changes.section(found)
-        assert found["summary"] == changes.concluded(found)
-    assert placed(text, section, ablation.BEGIN, ablation.END) == text
+    found = json.loads((ablation.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["summary"] == changes.concluded(found)
+    section = changes.section(found, f"{name}.png")
+    assert placed(text, section, *ablation.marks(name)) == text
+    plan = read_plan(PLAN.with_name(f"{name}.yaml"))
+    base = read_recipe(PLAN.parent / plan.recipe, plan.set)
+    assert found["base"]["fingerprint"] == fingerprint(base)
+    named = {change.name: list(change.set) for change in plan.changes}
+    assert {n: c["set"] for n, c in found["changes"].items() if n != "base"} == named
 
 
 def test_a_text_of_files_is_held_out_and_cut(
@@ -320,6 +346,21 @@ def test_a_text_of_files_is_held_out_and_cut(
         assert subject.tokens.bytes + subject.held_out.bytes == whole
     with pytest.raises(DataError, match="NAME=FILE"):
         ablation.opened("own", recipe)
+
+
+def test_choices_are_made_without_the_validation_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "RUNS", tmp_path / "runs")
+    documents = {"train": [b"%d words\n" % n for n in range(60)], "validation": [b"kept apart"]}
+    monkeypatch.setattr(
+        ablation, "builtin", lambda split: Text(split, lambda: iter(documents[split]))
+    )
+    recipe = read_recipe("demo", ["tokenizer=bytes", "model.vocab=257"])
+    subject = ablation.opened("builtin-train", recipe)
+    whole = sum(map(len, documents["train"]))
+    assert 0 < subject.held_out.bytes < 0.5 * whole
+    assert subject.tokens.bytes + subject.held_out.bytes == whole
 
 
 def test_excerpts_are_whole_lines_of_every_document() -> None:
