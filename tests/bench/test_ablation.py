@@ -315,7 +315,7 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["ablation"])
+@pytest.mark.parametrize("name", [path.stem for path in PLANS])
 def test_the_docs_show_the_committed_results(name: str) -> None:
     """`python -m bench.ablation --render` after every campaign."""
     text = ablation.PAGE.read_text(encoding="utf-8")
