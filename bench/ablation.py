@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -135,9 +136,9 @@ def main(
     out = out or RESULTS / f"{plan.stem}.json"
     try:
         if merge:
-            _write(out, merged([_read(Path(text)) for text in texts]))
+            _write(out, merged([_read(Path(text)) for text in texts]), plan)
         elif texts or not render:
-            campaign(read_plan(plan), plan.parent, texts or (BUILTIN,), out, only, _say)
+            campaign(plan, texts or (BUILTIN,), out, only, _say)
         if render:
             show(_read(out), out.with_suffix(".png"))
     except SegptError as error:
@@ -154,12 +155,12 @@ def show(result: Mapping[str, Any], picture: Path, page: Path = PAGE) -> None:
 
 def marks(name: str) -> tuple[str, str]:
     """Between which lines of a page the results of that name stand."""
-    return f"<!-- {name}: {_command(name)} --render -->", f"<!-- /{name} -->"
+    plan = PLAN if name == PLAN.stem else Path("bench", f"{name}.yaml")
+    return f"<!-- {name}: {_command(plan)} --render -->", f"<!-- /{name} -->"
 
 
-def _command(name: str) -> str:
-    plan = "" if name == PLAN.stem else f" --plan bench/{name}.yaml"
-    return f"python -m bench.ablation{plan}"
+def _command(plan: Path) -> str:
+    return "python -m bench.ablation" + ("" if plan == PLAN else f" --plan {plan}")
 
 
 def read_plan(path: Path) -> Plan:
@@ -178,18 +179,17 @@ def read_plan(path: Path) -> Plan:
 
 def wanted(plan: Plan, place: Path, only: Sequence[str] = ()) -> Iterator[Wanted]:
     """All runs on one text, in order: the base, its other lengths, and change by change."""
-    source = place / plan.recipe
+    made = partial(changed, place / plan.recipe, always=plan.set)
     base = Change(name=BASE, of="", set=())
     for seed in plan.seeds:
-        yield Wanted(base, seed, 1.0, changed(source, (), seed, always=plan.set))
+        yield Wanted(base, seed, 1.0, made((), seed))
     for length in plan.lengths:
         if length != 1.0:
-            seed = plan.seeds[0]
-            yield Wanted(base, seed, length, changed(source, (), seed, length, plan.set))
+            yield Wanted(base, plan.seeds[0], length, made((), plan.seeds[0], length))
     for change in plan.changes:
         if not only or change.name.startswith(tuple(only)):
             for seed in plan.seeds:
-                yield Wanted(change, seed, 1.0, changed(source, change.set, seed, always=plan.set))
+                yield Wanted(change, seed, 1.0, made(change.set, seed))
 
 
 def changed(
@@ -231,18 +231,18 @@ def changed(
 
 
 def campaign(
-    plan: Plan,
-    place: Path,
+    path: Path,
     texts: Sequence[str],
     out: Path,
     only: Sequence[str] = (),
     emit: Emit = lambda _: None,
 ) -> None:
-    """Add the runs that are missing to ``out``, one by one.
+    """Add the runs of the plan at ``path`` that are missing to ``out``, one by one.
 
     Raises:
         DataError: if what is there was measured on another recipe or text.
     """
+    plan, place = read_plan(path), path.parent
     base, commit = read_recipe(place / plan.recipe, plan.set), facts.commit()
     result: dict[str, Any] = _read(out) if out.exists() else _empty(base)
     if result["base"]["fingerprint"] != fingerprint(base):
@@ -260,7 +260,7 @@ def campaign(
             line |= measured(run.recipe, subject, base) | {"commit": commit}
             result["changes"][run.change.name] = about
             result["runs"] = [r for r in result["runs"] if _key(r) != key] + [line]
-            _write(out, result)
+            _write(out, result, path)
             what = "failed" if line["bpb"] is None else f"{line['bpb']:.5f} BPB"
             emit(f"{key}: {what}, {line['seconds']:.0f} s, time {line['time']}\n")
 
@@ -350,18 +350,18 @@ def opened(argument: str, recipe: Recipe) -> Subject:
     """
     name, equals, paths = argument.partition("=")
     place = RUNS / "data" / f"{name}-{recipe.model.vocab}"
-    if not equals and name not in (BUILTIN, TRAINING):
+    if bool(equals) == (name in (BUILTIN, TRAINING)):
         raise DataError(
-            f"{name}: a text is {BUILTIN}, {TRAINING}, NAME=FILE or NAME=FILE,VALIDATION"
+            f"{argument}: a text is {BUILTIN}, {TRAINING}, or NAME=FILE or NAME=FILE,VALIDATION "
+            "under another name"
         )
-    if name == BUILTIN and not equals:
+    if name == BUILTIN:
         return Subject(name, *prepare.builtin_splits(recipe.tokenizer, place, lambda *_: None))
     if place.is_dir():
         return Subject(name, *prepare.open_splits(place))
-    if equals:
-        text, *others = [read_text([Path(path)]) for path in paths.split(",")]
-    else:
-        text, others = builtin("train"), []
+    files = paths.split(",")
+    texts = [read_text([Path(path)]) for path in files] if equals else [builtin("train")]
+    text, *others = texts
     held_out = others[0] if others else None
     if held_out is None:
         text, held_out = prepare.hold_out(text, HELD_OUT)
@@ -436,11 +436,11 @@ def _empty(base: Recipe) -> dict[str, Any]:
     return {"base": about, "texts": {}, "changes": {}, "runs": []}
 
 
-def _write(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result with what it says, one run on each line."""
+def _write(path: Path, result: Mapping[str, Any], plan: Path) -> None:
+    """Write a result of a plan with what it says, one run on each line."""
     whole = {
         "what": WHAT,
-        "command": f"{_command(path.stem)} TEXT...",
+        "command": f"{_command(plan)} TEXT...",
         "date": date.today().isoformat(),
         **facts.device(),
         "versions": facts.versions(),

@@ -38,6 +38,7 @@ RECIPE = {
         "log_every": 1,
     },
 }
+PLANS = [PLAN, PLAN.with_name("ablation-demo.yaml")]
 CHANGES = [
     {"name": "no caps", "of": "head", "set": ["model.head.softcap=null"]},
     {
@@ -72,9 +73,6 @@ def run(plan: Path) -> Callable[..., dict[str, Any]]:
         return found
 
     return invoke
-
-
-PLANS = [PLAN, PLAN.with_name("ablation-demo.yaml")]
 
 
 @pytest.mark.parametrize("path", PLANS, ids=[path.stem for path in PLANS])
@@ -126,6 +124,7 @@ def test_settings_of_the_plan_hold_in_all_runs(
     found = run("one", "--only", "no caps")
     assert {line["steps"] for line in found["runs"]} == {6}
     assert {line["tokens"] for line in found["runs"]} == {found["base"]["tokens"]}
+    assert found["command"] == f"python -m bench.ablation --plan {plan} TEXT..."
 
 
 def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -344,8 +343,9 @@ def test_a_text_of_files_is_held_out_and_cut(
         assert subject.name == "own"
         assert 0 < subject.held_out.bytes < 0.3 * whole
         assert subject.tokens.bytes + subject.held_out.bytes == whole
-    with pytest.raises(DataError, match="NAME=FILE"):
-        ablation.opened("own", recipe)
+    for argument in ("own", f"builtin={tmp_path}/own.jsonl", "builtin-train=own.jsonl"):
+        with pytest.raises(DataError, match="NAME=FILE"):
+            ablation.opened(argument, recipe)
 
 
 def test_choices_are_made_without_the_validation_text(
