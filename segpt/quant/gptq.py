@@ -11,6 +11,7 @@ from torch import Tensor
 from .grid import decode, largest_code, nearest, widen
 
 RETRIES = 3
+_PER_COLUMN = 4  # inputs below which a Hessian says little of some directions
 
 
 class Rounding(NamedTuple):
@@ -29,13 +30,19 @@ def gptq(
     damping: float = 0.01,
     act_order: bool = True,
     block: int = 128,
+    samples: int | None = None,
 ) -> Rounding:
     """Codes that keep the outputs of a weight close on the inputs behind its Hessian.
 
-    Columns whose input was always zero round to zero. If the damped Hessian has no Cholesky
-    factor, or the sweep overflows, the damping grows tenfold, at most three times; then every
-    weight is rounded to nearest. So is a row whose outputs that keeps closer, which happens
-    where many weights are clipped: no row is ever worse for the sweep.
+    Columns whose input was always zero are rounded to nearest: the calibration text says nothing
+    of them, and another text may use them. If the damped Hessian has no Cholesky factor, or the
+    sweep overflows, the damping grows tenfold, at most three times; then every weight is rounded
+    to nearest. So is a row whose outputs that keeps closer, which happens where many weights are
+    clipped: no row is ever worse for the sweep.
+
+    A Hessian of few inputs is blind to most directions, and a sweep that trusts it moves weights
+    along these as it likes. With fewer than four inputs per column the damping is at least four
+    times the columns over the inputs, which leaves little but rounding to nearest.
 
     Args:
         weight: (rows, columns) float32.
@@ -45,12 +52,17 @@ def gptq(
         damping: fraction of the mean of the diagonal that is added to it.
         act_order: sweep the columns from the largest input to the smallest.
         block: columns that are rounded before the columns after them are corrected at once.
+        samples: how many different inputs are behind the Hessian; enough of them if None.
     """
+    if samples is not None and samples < _PER_COLUMN * len(hessian):
+        damping = max(damping, _PER_COLUMN * len(hessian) / max(1, samples))
     hessian = hessian.double().clone()
     diagonal = hessian.diagonal()
     dead = diagonal == 0
+    # Of an input that never occurred nothing is known, so it counts like any other. As it occurred
+    # with no other input either, its errors stay its own, and the sweep rounds it to nearest.
     diagonal[dead] = 1.0 if dead.all() else diagonal[~dead].mean()
-    weight = weight.float().masked_fill(dead, 0.0)
+    weight = weight.float()
     order = torch.arange(len(hessian), device=hessian.device)
     if act_order:
         order = diagonal.argsort(descending=True, stable=True)

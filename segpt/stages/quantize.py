@@ -234,15 +234,18 @@ def _ruled(work: _Work) -> Coding:
     """Code weight by weight on the grids of the rules, and report."""
     spec, model = work.spec, work.model
     moments: dict[str, Tensor] = {}
+    samples = _Distinct()
     if spec.method == "gptq":
-        moments = hessians(model, work.calibration())
+        moments = hessians(model, samples.counted(work.calibration()))
     coded, dampings = dict(work.before.coded), dict(work.before.dampings)
     about: dict[str, dict[str, Any]] = {}
     done, parameters = 0, sum(w.tensor.numel() for w in weights(model))
     for weight in weights(model):
         rule, moment = work.rules[weight.name], moments.get(weight.name)
         if weight.name not in coded:
-            coded[weight.name], dampings[weight.name] = _coded(weight, rule, moment, spec)
+            coded[weight.name], dampings[weight.name] = _coded(
+                weight, rule, moment, spec, samples.count
+            )
             work.save(Partial(len(coded), coded=dict(coded), dampings=dict(dampings)))
         value, damping = coded[weight.name], dampings[weight.name]
         about[weight.name] = _about(weight, value, moment) | {
@@ -289,12 +292,29 @@ def _check_ids(block: NDArray[np.int64], vocab: int) -> None:
         )
 
 
+class _Distinct:
+    """How many tokens of a text have different beginnings of their sequences before them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sequences: set[bytes] = set()
+
+    def counted(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+        """The batches as they are; a sequence that comes again adds nothing to the count."""
+        for batch in batches:
+            for row in batch:
+                if (key := row.tobytes()) not in self._sequences:
+                    self._sequences.add(key)
+                    self.count += len(row)
+            yield batch
+
+
 def _coded(
-    weight: Weight, rule: Rule, moment: Tensor | None, spec: QuantSpec
+    weight: Weight, rule: Rule, moment: Tensor | None, spec: QuantSpec, samples: int | None = None
 ) -> tuple[Coded, float | None]:
     """One weight coded by its rule, and the damping if GPTQ made its codes."""
     try:
-        return _round(weight.tensor.detach(), rule, moment, spec)
+        return _round(weight.tensor.detach(), rule, moment, spec, samples)
     except CheckpointError as error:
         raise CheckpointError(f"weight {weight.name!r}: {error}") from error
 
@@ -322,7 +342,7 @@ def _about(weight: Weight, coded: Coded, moment: Tensor | None) -> dict[str, Any
 
 
 def _round(
-    tensor: Tensor, rule: Rule, moment: Tensor | None, spec: QuantSpec
+    tensor: Tensor, rule: Rule, moment: Tensor | None, spec: QuantSpec, samples: int | None
 ) -> tuple[Coded, float | None]:
     """The coded weight, and the damping if GPTQ made its codes."""
     if rule.bits == 16:
@@ -344,6 +364,7 @@ def _round(
         damping=spec.damping,
         act_order=spec.act_order,
         block=spec.block,
+        samples=samples,
     )
     return to_grid(codes, scale, rule.bits), damping
 

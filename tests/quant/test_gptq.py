@@ -104,7 +104,7 @@ def test_any_hessian_gives_codes(kind: str) -> None:
             assert torch.equal(found.codes, nearest(weight, scale, 6))
         if kind in ("dead", "zero"):
             assert found.damping == 0.01
-            assert not found.codes[:, 1].any()
+            assert torch.equal(found.codes[:, 1], nearest(weight, scale, 6)[:, 1])
 
 
 def test_the_error_is_never_above_that_of_rounding_to_nearest() -> None:
@@ -212,6 +212,23 @@ def test_inverse_factor() -> None:
     damped = hessian + 0.01 * hessian.diagonal().mean() * identity
     assert torch.equal(factor, factor.triu())
     assert torch.allclose(factor.T @ factor @ damped, identity, atol=1e-9)
+
+
+@pytest.mark.parametrize("act_order", [True, False])
+def test_inputs_that_never_occurred_are_rounded_to_nearest(act_order: bool) -> None:
+    for seed in range(20):
+        weight, hessian = case(16, 32, seed)
+        dead = torch.zeros(32, dtype=torch.bool)
+        dead[seed % 5 :: 3] = True
+        hessian[dead] = hessian[:, dead] = 0
+        scale = scales(weight, 2 + seed % 7, 4.0, (None, 8)[seed % 2])
+        found = gptq(weight, hessian, scale, 2 + seed % 7, act_order=act_order, block=8)
+        assert torch.equal(found.codes[:, dead], nearest(weight, scale, 2 + seed % 7)[:, dead])
+        # What an unused input weighs changes nothing of the others.
+        lighter = gptq(
+            weight.masked_fill(dead, 0.0), hessian, scale, 2 + seed % 7, act_order=act_order
+        )
+        assert torch.equal(found.codes[:, ~dead], lighter.codes[:, ~dead])
 
 
 def test_arguments_are_left_alone() -> None:
