@@ -11,7 +11,7 @@ from segpt.eval.subject import Subject, of_hugging_face, of_model
 from segpt.spec.core import Baselines
 from segpt.stages import files, models
 from segpt.stages.core import Progress, choose, core_lines, evaluate
-from segpt.train.mesh import join, leave
+from segpt.train.mesh import joined
 from segpt.values import Artifact, Checkpoint, Quantized
 
 from . import _latest, _report
@@ -49,23 +49,22 @@ def run(
     """
     chosen = choose(tasks)
     found = read_bundle(_place(bundle))
-    mesh = join(device)
-    try:
-        subject, identity = _subject(model, value, str(mesh.device), context)
+    with joined(device) as mesh, _report.Bar(f"CORE of {Path(model).name}") as bar:
+        with mesh.all_well():
+            subject, identity = _subject(model, value, str(mesh.device), context)
 
         def told(progress: Progress) -> None:
             fraction = (progress.through + progress.done / progress.total) / progress.tasks
             bar(fraction, f"{progress.task} {progress.done:,} of {progress.total:,}")
 
-        with _report.Bar(f"CORE of {Path(model).name}") as bar:
-            result = evaluate(
-                *(subject, found, chosen),
-                max_per_task=max_per_task,
-                baselines=baselines,
-                report=told if mesh.leads else lambda _: None,
-            )
-    finally:
-        leave()
+        asked = {"tasks": [task.label for task in chosen], "--max-per-task": max_per_task}
+        mesh.agree({"model": identity, "--baselines": baselines, **asked})
+        result = evaluate(
+            *(subject, found, chosen),
+            max_per_task=max_per_task,
+            baselines=baselines,
+            report=told if mesh.leads else lambda _: None,
+        )
     if not mesh.leads:
         return None
     about = {"model": identity, "context": subject.context, "device": str(mesh.device)}

@@ -1,15 +1,19 @@
 """The bits per byte of ``segpt score``: the score itself, and what is asked for beside it."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
-from segpt.errors import SpecError
-from segpt.spec.base import fingerprint
+from segpt.errors import CheckpointError, SpecError
+from segpt.spec.base import encode, fingerprint
 from segpt.spec.model import ModelSpec
 from segpt.spec.recipe import read_recipe
 from segpt.spec.score import ScoreSpec
@@ -17,8 +21,8 @@ from segpt.stages import files, models, recipes, score
 from segpt.stages.audit import audited
 from segpt.stages.prove import packed, prove
 from segpt.stages.score import Accounted
-from segpt.train.mesh import Mesh, join, leave
-from segpt.values import Artifact, Checkpoint, Quantized, Score, Text
+from segpt.train.mesh import Mesh, joined
+from segpt.values import Arrays, Artifact, Checkpoint, Quantized, Score, Text
 
 from . import _latest, _report, _texts, _training
 
@@ -31,17 +35,28 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
 
     ``options`` are those of ``segpt score``. None in a process that does not lead.
     """
-    value, model_spec = models.read_model(path)
-    source = score.source_of(value)
-    text = _read(source, texts, options)
-    _check_checks(value, text, options)
-    counts = _loops(options["loops"])
-    spec = _spec(model_spec, options, counts[0] if len(counts) == 1 else None)
-    mesh = join(options["device"])
-    try:
-        if mesh.size > 1 and (options["audit"] or options["prove"]):
-            raise SpecError("--audit and --prove run in one process; start them without torchrun")
-        accounted = score.account_for(source, text)
+    with joined(options["device"]) as mesh:
+        with mesh.all_well():
+            if mesh.size > 1 and (options["audit"] or options["prove"]):
+                raise SpecError(
+                    "--audit and --prove run in one process; start them without torchrun"
+                )
+            value, model_spec = models.read_model(path)
+            source = score.source_of(value)
+            text = _read(source, texts, options)
+            _check_checks(value, text, options)
+            counts = _loops(options["loops"])
+            spec = _spec(model_spec, options, counts[0] if len(counts) == 1 else None)
+            accounted = score.account_for(source, text)
+        mesh.agree(
+            {
+                "model": _named(value),
+                "text": {"tokens": accounted.ledger.targets, "digest": accounted.digest},
+                "score": encode(spec),
+                "--loops": counts,
+                **{f"--{name}": options[name] for name in ("resume", "gain")},
+            }
+        )
         runner = _Runner(path, value, accounted, mesh, options["limit"])
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain())
@@ -68,8 +83,6 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 plain |= more
                 lines += told
         return plain, lines
-    finally:
-        leave()
 
 
 class _Runner:
@@ -99,11 +112,37 @@ class _Runner:
                 limit_seconds=self.limit,
                 report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if self.leads else None,
                 stop=stop,
-                save=lambda state: files.save_scoring(place, state, origin),
-                resume=files.read_scoring(place, origin) if resume else None,
+                save=lambda state: files.save_scoring(
+                    place, _with_surroundings(state, self.device), origin
+                ),
+                resume=self._begun(place, origin) if resume else None,
             )
         shutil.rmtree(place, ignore_errors=True)
         return result
+
+    def _begun(self, place: Path, origin: Mapping[str, str]) -> Arrays:
+        """What an interrupted score left; a line if this one adds up sums in another order."""
+        stem = place.name.removesuffix(self.suffix)
+        others = [*place.parent.glob(stem), *place.parent.glob(f"{stem}-0-of-*")]
+        if not place.exists() and others:
+            count = others[0].name.rpartition("-of-")[2] if others[0].name != stem else "1"
+            raise CheckpointError(
+                f"this score was begun by {count} of torchrun's processes, and each has its own "
+                "part; resume with as many, or leave out --resume"
+            )
+        state = files.read_scoring(place, origin)
+        then, now = _surroundings(state), _here(self.device)
+        differ = [
+            f"{key} {then[key]} before and {now[key]} now"
+            for key in now.keys() & then
+            if then[key] != now[key]
+        ]
+        if self.leads and differ:
+            _report.notice(
+                "the score goes on, but not bit for bit as it would have: "
+                + ", ".join(sorted(differ))
+            )
+        return state
 
     def audit(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
         """Hold the score against its conditions."""
@@ -139,6 +178,26 @@ class _Runner:
             f"text back in {proof.decompression:.1f} s",
             f"  proof: the code stream is {100 * proof.gap:+.3f} % of what the score says",
         ]
+
+
+def _here(device: str) -> dict[str, str]:
+    """What a score depends on in its last bits."""
+    threads = str(torch.get_num_threads())
+    return {"device": device, "threads": threads, "torch": torch.__version__}
+
+
+def _with_surroundings(state: Arrays, device: str) -> Arrays:
+    """The state of a score, and what it was computed on as bytes of JSON."""
+    text = json.dumps(_here(device)).encode()
+    return {**state, "surroundings": np.frombuffer(text, np.uint8)}
+
+
+def _surroundings(state: Arrays) -> dict[str, str]:
+    """What a state says it was computed on; nothing if it does not."""
+    try:
+        return dict(json.loads(bytes(state["surroundings"])))
+    except (KeyError, ValueError, TypeError):
+        return {}
 
 
 def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any]) -> None:

@@ -7,13 +7,14 @@ from types import FrameType
 from typing import Any
 
 from segpt.errors import CheckpointError
+from segpt.spec.base import encode
 from segpt.spec.layout import parameters
 from segpt.spec.recipe import Bpe, Recipe
 from segpt.spec.rules import Rules
 from segpt.stages import files, prepare
 from segpt.stages.train import train
 from segpt.train.loop import Report
-from segpt.train.mesh import Mesh, join, leave
+from segpt.train.mesh import Mesh, joined
 from segpt.values import Tokens
 
 from . import _latest, _report
@@ -58,11 +59,9 @@ def run(
 
     Under torchrun the leading process speaks; the others return None.
     """
-    mesh = join(device)
-    try:
+    with joined(device) as mesh:
+        mesh.agree({"--resume": resume, "--init": init is not None, "recipe": encode(recipe)})
         return _run(recipe, read, out, mesh, resume, fresh, init, rules)
-    finally:
-        leave()
 
 
 def _run(
@@ -76,18 +75,23 @@ def _run(
     rules: Rules | None,
 ) -> dict[str, Any] | None:
     checkpoint = None
-    begun = None if init is None else files.read_checkpoint(files.newest_checkpoint(init))
-    if resume:
-        out = (_latest.latest("checkpoint") or out) if fresh else out
-        found = files.checkpoints(out)
-        if not found:
-            raise CheckpointError(f"{out} holds no checkpoint to resume from; leave out --resume")
-        checkpoint = files.read_checkpoint(found[-1], state=True)
-    elif fresh:
-        out = _latest.fresh(out)
-    elif files.checkpoints(out):
-        raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
-    with mesh.leader_first():
+    with mesh.all_well():
+        begun = None if init is None else files.read_checkpoint(files.newest_checkpoint(init))
+        if resume:
+            out = (_latest.latest("checkpoint") or out) if fresh else out
+            found = files.checkpoints(out)
+            if not found:
+                raise CheckpointError(
+                    f"{out} holds no checkpoint to resume from; leave out --resume"
+                )
+            checkpoint = files.read_checkpoint(found[-1], state=True)
+        elif fresh:
+            out = _latest.fresh(out)
+        elif files.checkpoints(out):
+            raise CheckpointError(
+                f"{out} already holds a run; add --resume, or choose another --out"
+            )
+    with mesh.all_well(), mesh.leader_first():
         tokens, held_out = read()
     if mesh.leads:
         _latest.remember("checkpoint", out)

@@ -11,6 +11,7 @@ from segpt.errors import ScoreError
 from segpt.model.model import Model
 from segpt.model.stream import Cache, pick_rows
 
+from . import pretrained
 from .ledger import Codec
 from .surprisal import POSITIONS
 
@@ -70,30 +71,12 @@ def of_hugging_face(
     A directory is read without looking at the network, and no code that comes with a model runs.
 
     Raises:
-        ScoreError: if transformers is missing, there is no such model, or its tokenizer has no
-            token to begin with.
+        ScoreError: if transformers is missing, there is no such model, its weights are not all in
+            its files, it cannot run or is not causal, or its tokenizer has no token to begin with.
     """
-    try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise ScoreError(
-            f"{name}: reading it takes the transformers library; pip install 'segpt[hf]'"
-        ) from error
-    source: dict[str, Any] = {
-        "pretrained_model_name_or_path": str(name),
-        "local_files_only": Path(name).is_dir(),
-        "trust_remote_code": False,
-    }
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ScoreError(
-            f"{name}: not a causal language model that transformers can read ({reason}); give a "
-            "directory with its config, weights and tokenizer"
-        ) from error
-    return _HuggingFace(str(name), model.to(device).eval(), tokenizer)
+    model, tokenizer = pretrained.load(str(name), device, dtype)
+    with pretrained.explained(str(name)):
+        return _HuggingFace(str(name), model, tokenizer)
 
 
 class _Ours:
@@ -133,11 +116,10 @@ class _HuggingFace:
     """Prefixes run once if the model keeps plain keys and values, else with every row."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.name, self.model, self.tokenizer = name, model, tokenizer
         config = model.config.get_text_config()
         self.vocab: int = config.vocab_size
-        limits = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions"))
-        self.context: int | None = next((limit for limit in limits if limit), None)
+        self.context = pretrained.context_of(config, tokenizer)
         added = sorted(tokenizer.get_added_vocab().values())
         starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, *added[:1])
         try:
@@ -147,33 +129,29 @@ class _HuggingFace:
                 f"{name}: its tokenizer has neither a beginning nor an end nor any added token "
                 "to begin a text with"
             ) from None
+        self.forward = pretrained.Forward(name, model, self.vocab)
 
     @property
     def device(self) -> torch.device:
         return torch.device(self.model.device)
 
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        with pretrained.explained(self.name):
+            return self.tokenizer.encode(text, add_special_tokens=False)
 
     def logits(
         self, tokens: Tensor, rows: Tensor, columns: Tensor, shared: Shared | None
     ) -> Iterator[Tensor]:
-        known: dict[str, Any] = {}
-        if shared is not None:
-            from transformers import DynamicCache
-
-            seen = self.model(shared.tokens, use_cache=True, logits_to_keep=1)
-            cache: Any = getattr(seen, "past_key_values", None)
-            plain = isinstance(cache, DynamicCache)
-            if plain:
-                cache.reorder_cache(shared.owner)
-                known = {"past_key_values": cache, "use_cache": True}
-            else:
-                columns = columns + shared.tokens.size(1)
-                tokens = torch.cat([shared.tokens[shared.owner], tokens], 1)
+        if shared is not None and not self.forward.reuses:
+            columns = columns + shared.tokens.size(1)
+            tokens, shared = torch.cat([shared.tokens[shared.owner], tokens], 1), None
         last = tokens.size(1) - int(columns.min())
-        found = self.model(tokens, logits_to_keep=last, **known).logits
-        first = tokens.size(1) - found.size(1)  # some families compute all positions anyway
-        where = torch.stack([rows, columns - first], 1)
-        for part in torch.split(where, POSITIONS):
-            yield found[part[:, 0], part[:, 1]].float()
+        with pretrained.explained(self.name):
+            if shared is None:
+                found = self.forward.full(tokens, last)
+            else:
+                found = self.forward.after(shared.tokens, shared.owner, tokens, last)
+            first = tokens.size(1) - found.size(1)  # some families compute all positions anyway
+            where = torch.stack([rows, columns - first], 1)
+            for part in torch.split(where, POSITIONS):
+                yield found[part[:, 0], part[:, 1]].float()

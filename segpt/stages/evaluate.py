@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 
 import segpt
-from segpt.errors import ScoreError
+from segpt.errors import ScoreError, SegptError
 from segpt.values import Artifact, Checkpoint, Quantized
 
 # A task's data comes from files or the local cache; HF_HUB_OFFLINE=0 allows downloads.
@@ -100,6 +100,8 @@ def evaluate(
     begun = time.perf_counter()
     if not tasks:
         raise ScoreError("there is no task to run; name at least one task")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ScoreError("tasks run in one process; start segpt eval without torchrun")
     if importlib.util.find_spec("lm_eval") is None:
         raise ScoreError("running tasks takes lm-evaluation-harness; pip install 'segpt[eval]'")
     if include is not None and not include.is_dir():
@@ -110,11 +112,12 @@ def evaluate(
 
         from .harness import SegptLM
 
-        manager = TaskManager(
-            include_path=None if include is None else str(include),
-            include_defaults=include is None,
-        )
-        names = _named(tasks, manager.all_tasks)
+        with _explained(tasks):
+            manager = TaskManager(
+                include_path=None if include is None else str(include),
+                include_defaults=include is None,
+            )
+            names = _named(tasks, manager.all_tasks)
         model = SegptLM(value, device=device, batch_size=batch, report=report)
         with _explained(names):
             found = simple_evaluate(
@@ -182,22 +185,11 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _explained(names: Sequence[str]) -> Iterator[None]:
     """Turn what the libraries raise about a task into a message about it."""
-    import yaml
-    from datasets.exceptions import DatasetsError
-    from jinja2 import TemplateError
-
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        ImportError,
-        DatasetsError,
-        TemplateError,
-        yaml.YAMLError,
-    ) as error:
+    except SegptError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ScoreError(
             f"{', '.join(names)}: a task cannot be run ({reason}); its data must be in local files "

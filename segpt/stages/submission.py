@@ -22,7 +22,7 @@ from segpt.spec.base import decode
 from segpt.spec.recipe import Recipe
 from segpt.spec.score import ScoreSpec
 from segpt.train.loop import Report
-from segpt.train.mesh import join, leave
+from segpt.train.mesh import joined
 from segpt.values import Artifact, Checkpoint, Quantized, Score, Text
 
 from .calibrate import quantize_on
@@ -82,16 +82,14 @@ def _evaluate(
 ) -> None:
     if plan["threads"]:
         torch.set_num_threads(plan["threads"])
-    mesh = join(os.environ.get("DEVICE", plan["device"]))
-    try:
+    with joined(os.environ.get("DEVICE", plan["device"])) as mesh:
+        mesh.agree({"artifact": artifact.digest})
         result = score(
             artifact,
             text,
             decode(ScoreSpec, plan["score"]),
             device=str(mesh.device),
         )
-    finally:
-        leave()
     if mesh.leads:
         size = script.stat().st_size
         for line in lines(result, seed=result.seed, model=artifact.size, code=size):
@@ -128,8 +126,7 @@ def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say:
         how = dataclasses.replace(recipe.train, seed=int(os.environ["SEED"]))
         recipe = dataclasses.replace(recipe, train=how)
     begun = time.perf_counter()
-    mesh = join(os.environ.get("DEVICE", "auto"))
-    try:
+    with joined(os.environ.get("DEVICE", "auto")) as mesh:
         with mesh.leader_first():
             tokens, held_out = (
                 open_splits(Path(arguments[1]))
@@ -153,8 +150,6 @@ def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say:
         save_quantized(out / "quantized", quantized)
         budget = recipe.pack.budget
         artifact, _ = pack(quantized, out / plan["artifact"], budget)
-    finally:
-        leave()
     text = _text(source_of(artifact), _given(), plan)
     _evaluate(script, plan, artifact, text or as_text(held_out), say)
 

@@ -85,15 +85,17 @@ def train(
 
     Raises:
         TrainError: if the tokens do not fit the model or the resumed run, or rules are broken
-            before training.
+            before training, or the processes were not started alike.
         DataError: if the text is too short to take no target twice, where the recipe wants that.
         CheckpointError: if weights to begin with have another shape.
     """
-    session = _Session(recipe, tokens, held_out, out, mesh, resume, init, rules)
+    mesh.agree(_told(recipe, tokens, held_out, resume, init, rules))
+    with mesh.all_well():
+        session = _Session(recipe, tokens, held_out, out, mesh, resume, init, rules)
     run, blocks = session.run, session.blocks
     compile_model(run, blocks.take(run.blocks, run.size), notice)
     if mesh.leads:
-        for line in session.lines():
+        for line in (*session.lines(), *([] if resume is None else _inexact(resume, mesh))):
             notice(line)
         out.mkdir(parents=True, exist_ok=True)
         _rewind(session.metrics, run.step)
@@ -113,6 +115,50 @@ def train(
         )
     finished(session.about())
     return out / checkpoint_name(run.step)
+
+
+def _told(
+    recipe: Recipe,
+    tokens: Tokens,
+    held_out: Tokens | None,
+    resume: Checkpoint | None,
+    init: Checkpoint | None,
+    rules: Rules | None,
+) -> dict[str, Any]:
+    """What all processes of a run have to be told alike."""
+    return {
+        "recipe": encode(recipe),
+        "data": {"tokens": tokens.count, "digest": tokens.fingerprint},
+        "validation": held_out and {"tokens": held_out.count, "digest": held_out.fingerprint},
+        "resumed checkpoint": resume and {"step": resume.step, "digest": resume.fingerprint},
+        "initial checkpoint": init and init.fingerprint,
+        "rules": rules and rules.name,
+    }
+
+
+def _inexact(resume: Checkpoint, mesh: Mesh) -> list[str]:
+    """A line if a resumed run adds up its sums in another order than it did."""
+    about = resume.about
+    versions = about.get("versions")
+    then = {key: about.get(key) for key in ("processes", "device", "threads")}
+    then["torch"] = versions.get("torch") if isinstance(versions, Mapping) else None
+    now = {
+        "processes": mesh.size,
+        "device": mesh.device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    differ = [
+        f"{key} {then[key]} before and {now[key]} now"
+        for key in now
+        if then[key] not in (None, now[key])
+    ]
+    if not differ:
+        return []
+    return [
+        f"the run goes on, but not bit for bit as it would have: {', '.join(differ)}; resume with "
+        "the same for that"
+    ]
 
 
 class _Session:
