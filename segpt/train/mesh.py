@@ -201,9 +201,8 @@ def join(device: str = "auto") -> Mesh:
             do not all come or are of different versions.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device(pick(device) if size == 1 else _own(device))
-    if place.type == "cuda" and place.index is None:
-        place = torch.device("cuda", 0)
+    where = pick(device) if size == 1 else _own(device)
+    place = torch.device("cuda:0" if where == "cuda" else where)
     mesh = Mesh(rank, size, place)
     if size > 1 and not dist.is_initialized():
         _meet("nccl" if place.type == "cuda" else "gloo")

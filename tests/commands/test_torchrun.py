@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,3 +79,54 @@ def test_two_processes_read_what_one_reads(fresh: Path, run: Callable[..., Any])
     assert both["tokens"] == alone["tokens"] == 32 * alone["read"]["blocks"]
     assert both["read"]["blocks"] > 12 * 8
     assert both["loss"] == pytest.approx(alone["loss"], abs=2e-3)
+
+
+def strangers(place: Path, *commands: tuple[str, ...]) -> list[Any]:
+    """Processes of one run that are started with commands of their own, all of which must end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": f"{len(commands)}", "MASTER_ADDR": "127.0.0.1"}
+    world |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "segpt", *command],
+            cwd=place,
+            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, command in enumerate(commands)
+    ]
+    try:
+        told = [process.communicate(timeout=200)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    lines = [[row for row in err.splitlines() if row.startswith("segpt: ")] for err in told]
+    assert [len(each) for each in lines] == [1] * len(commands), told
+    assert [process.returncode for process in processes] == [2] * len(commands)
+    assert not any("Traceback" in err for err in told)
+    return [each[0] for each in lines]
+
+
+def test_processes_that_were_started_unlike_stop_at_once(
+    fresh: Path, run: Callable[..., Any]
+) -> None:
+    texts = ("train.jsonl", "--validation", "held.jsonl", "--tokenizer", "bytes")
+    assert run(fresh, "data", "prepare", *texts, "--out", "data").code == 0
+    lines = (fresh / "train.jsonl").read_text().splitlines(keepends=True)
+    (fresh / "fewer.jsonl").write_text("".join(lines[:-1]))
+    texts = ("fewer.jsonl", "--validation", "held.jsonl", "--tokenizer", "bytes")
+    assert run(fresh, "data", "prepare", *texts, "--out", "fewer").code == 0
+    train = ("train", "--recipe", "tiny.yaml", "--device", "cpu", "--out", "run")
+    on = ("--data", "data")
+    seeds = strangers(fresh, (*train, *on, "--seed", "1"), (*train, *on, "--seed", "2"))
+    assert "recipe.train.seed is 1 in process 0 and 2 in process 1" in seeds[0]
+    data = strangers(fresh, (*train, *on), (*train, "--data", "fewer"))
+    assert "data.tokens is " in data[0]
+    resumed = strangers(fresh, (*train, *on), (*train, *on, "--resume"))
+    assert "--resume is false in process 0 and true in process 1" in resumed[0]
+    assert not (fresh / "run").exists()
