@@ -95,6 +95,31 @@ def steps_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("key", "before", "words"),
+    [
+        ("processes", 2, "processes 2 before and 1 now"),
+        ("device", "cuda", "device cuda before and cpu now"),
+        ("threads", 99, "threads 99 before and "),
+        ("versions", {"torch": "1.0"}, "torch 1.0 before and "),
+    ],
+)
+def test_a_run_that_goes_on_in_another_way_says_it_is_not_bit_exact(
+    start: Start, tmp_path: Path, key: str, before: Any, words: str
+) -> None:
+    asked = iter([False, False, True])
+    with pytest.raises(InterruptError):
+        start(stop=partial(next, asked))
+    half = read_checkpoint(tmp_path / "run" / "step-00000003", state=True)
+    told: list[str] = []
+    start(resume=half, notice=told.append)
+    assert not any("bit for bit" in line for line in told)
+    other = dataclasses.replace(half, about={**half.about, key: before})
+    start(resume=other, notice=told.append)
+    (line,) = (line for line in told if "bit for bit" in line)
+    assert words in line
+
+
 RAMP = "train.schedule.ramp={milestones: [0.3, 0.7]}"
 SETTINGS: tuple[list[str], ...] = (
     [],
