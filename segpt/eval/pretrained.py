@@ -58,7 +58,7 @@ def explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ScoreError(
-            f"{name}: not a causal language model that transformers can run here "
+            f"{name}: not a causal language model that transformers can read and run "
             f"({_reason(error)}); give a directory with its config, weights and tokenizer"
         ) from error
 

@@ -206,7 +206,7 @@ def test_an_error_while_it_runs_is_one_line(tmp_path: Path) -> None:
         raise RuntimeError("CUDA error: of some kind\nCompile with ...")
 
     who.model.forward = broken
-    with pytest.raises(ScoreError, match=r"run here \(CUDA error: of some kind\)"):
+    with pytest.raises(ScoreError, match=r"and run \(CUDA error: of some kind\)"):
         continuations(who, examples(2))
 
 
