@@ -26,6 +26,7 @@ LONGEST_ABOUT = 2_000
 LONGEST_SOURCE = 500
 ROOT = "0" * 64  # what the first entry follows
 MOST = 2**53  # of anything counted: so far, floats hold every whole number
+DEEPEST = 8  # levels of the tables in a policy or in conditions
 
 
 @spec
@@ -128,6 +129,8 @@ class ScoreLine:
         if not 0 <= self.seconds < math.inf:
             raise SpecError(f"seconds are finite and not negative, got {self.seconds}")
         _check_digest("text", self.text)
+        _check_plain("policy", self.policy)
+        _check_plain("conditions", self.conditions)
 
     @property
     def policy_kind(self) -> str:
@@ -319,6 +322,7 @@ class Verification:
         if self.artifact is not None:
             _check_digest("artifact", self.artifact)
         _check_positive("bpb", self.bpb)
+        _check_plain("conditions", self.conditions)
 
 
 Entry = Record | Claim | Baseline | Verification
@@ -417,3 +421,21 @@ def _check_count(what: str, count: int) -> None:
 def _check_positive(what: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise SpecError(f"{what} must be positive and finite, got {value}")
+    if value > MOST:
+        raise SpecError(f"{what} is at most {MOST:,}, got {value:g}")
+
+
+def _check_plain(what: str, value: Any, depth: int = 0) -> None:
+    """Refuse what JSON cannot hold, or could not be read from it again."""
+    if depth > DEEPEST:
+        raise SpecError(f"{what} has tables within tables, more than {DEEPEST} deep")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(f"{what}.{str(key)[:40]}", inner, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_plain(what, inner, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{what} must be finite, got {value}")
+    elif isinstance(value, int) and abs(value) > MOST:
+        raise SpecError(f"{what} is a whole number of more than {MOST:,}")

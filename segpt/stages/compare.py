@@ -49,7 +49,7 @@ class Side:
 
     def figures(self, unit: Unit) -> list[float]:
         if unit == "bpb":
-            return [score.line.bpb for score in self.scores]
+            return [score.bpb for score in self.scores]
         return [score.line.nats / score.line.tokens for score in self.scores]
 
 
@@ -71,9 +71,10 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 
     Raises:
         SegptError: naming the file that is not a score, or that does not go with the others of
-            its side.
+            its side, or if the two sides are of different texts.
     """
     sides = read_side("A", a), read_side("B", b)
+    _check_text(*sides)
     hindrance = _hindrance(*sides)
     tests = _tests(*sides, "bpb")
     over = next((name for name, test in tests.items() if test is not None), None)
@@ -121,6 +122,7 @@ def _read(path: Path) -> Scored:
                 "line": line,
                 "tokenizer": table["origin"].get("tokenizer"),
                 "by_document": table.get("by_document"),
+                "nats_per_token": table.get("nats_per_token"),
             },
         )
     except SpecError as error:
@@ -150,6 +152,31 @@ def _check_alike(side: Side) -> None:
         if (first := models.setdefault(score.line.model, path)) != path:
             raise SegptError(
                 f"{path} and {first} are of the same model, which is one run; give one of them"
+            )
+
+
+def _check_text(a: Side, b: Side) -> None:
+    """Refuse figures of two texts, and two accounts of what is in one text."""
+    one, other = a.first, b.first
+    if one.line.text != other.line.text:
+        raise SegptError(
+            f"{a.files[0]} is of text {one.line.text[:12]} and {b.files[0]} of text "
+            f"{other.line.text[:12]}, so that no figures compare; score both sides on one text"
+        )
+    scored = [
+        (path, score)
+        for side in (a, b)
+        for path, score in zip(side.files, side.scores, strict=True)
+        if score.by_document is not None and score.line.denominator == one.line.denominator
+    ]
+    for path, score in scored[1:]:
+        first_path, first = scored[0]
+        assert score.by_document is not None
+        assert first.by_document is not None
+        if score.by_document.bytes != first.by_document.bytes:
+            raise SegptError(
+                f"{path} and {first_path} are of one text, but its documents have other bytes; "
+                "one of the two files was changed: score anew"
             )
 
 

@@ -199,7 +199,6 @@ def test_the_threshold_of_the_contest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "flag", "verdict"),
     [
-        ({"text": OTHER}, "different texts", "the texts differ"),
         ({"denominator": "pieces"}, "different denominators", "the denominators differ"),
         ({"tokenizer": "other"}, "different tokenizers", "B is better"),
         ({"policy": {"kind": "sgd"}}, "different policies", "B is better"),
@@ -214,6 +213,81 @@ def test_what_differs_is_flagged(tmp_path: Path, changes: Any, flag: str, verdic
     assert verdict in found["verdict"]
     assert (found["difference"]["nats_per_token"] is None) == ("tokenizer" in changes)
     assert (found["better"] is None) == ("differ" in verdict)
+
+
+def test_sides_of_two_texts_are_refused(tmp_path: Path) -> None:
+    a, b = side(tmp_path / "a", A, (1, 2, 3)), side(tmp_path / "b", B, (1, 2, 3), text=OTHER)
+    with pytest.raises(SegptError, match=r"0\.json is of text aaaa.* of text bbbb.*one text"):
+        compare(a, b)
+
+
+def test_bits_per_byte_come_from_nats_and_bytes(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.json", 1.1, 1)
+    table = json.loads(path.read_text())
+    nudged = written(tmp_path / "b.json", 1.1, 2)
+    path.write_text(json.dumps(table | {"bpb": table["bpb"] * (1 + 5e-10)}))
+    bpb = table["nats"] / (math.log(2) * table["bytes"])
+    assert compare(path, nudged)["a"]["bpb"]["values"] == [bpb]
+
+
+FORGED: dict[str, tuple[Any, str]] = {
+    "edited bpb": ({"bpb": 1.0}, "bpb is 1.0, but .* nats over"),
+    "edited nats": ({"nats": 1.0}, "bpb is .*, but 1.0 nats over"),
+    "edited bytes": ({"bytes": 10**6}, "bpb is .* nats over 1,000,000 bytes are"),
+    "edited tokens": ({"tokens": 7}, "nats_per_token is .* nats over 7 tokens are"),
+    "infinite": ({"bpb": 1e999}, r"\$\.bpb: expected a finite number"),
+    "not a number": ({"nats": float("nan")}, r"\$\.nats: expected a finite number"),
+    "huge": ({"bytes": 10**400}, "bytes is a count from 1"),
+    "huge float": ({"nats": 1e308}, "nats is at most"),
+    "infinite condition": (
+        {"conditions": {"boundary_nats": 1e999}},
+        "boundary_nats must be finite",
+    ),
+    "huge condition": ({"conditions": {"context": 10**400}}, "context is a whole number of more"),
+    "deep": ({"policy": {"kind": "sgd", "x": [[[[[[[[[[1]]]]]]]]]]}}, "more than 8 deep"),
+    "another text": ({"conditions": {"text": OTHER}}, "its conditions name 'bbbb"),
+    "fewer documents": ({"conditions": {"documents": 59}}, "60 documents, but .* say 59"),
+    "no documents": ({"by_document": {"nats": [], "bytes": []}}, "there is no document"),
+    "negative": ({"by_document": {"nats": [-1.0], "bytes": [1]}}, "from 0 to"),
+    "huge document": ({"by_document": {"nats": [1.0], "bytes": [10**400]}}, "a count from 0"),
+    "infinite document": ({"by_document": {"nats": [1e999], "bytes": [1]}}, "finite number"),
+    "overflowing": ({"by_document": {"nats": [1e308] * 3, "bytes": [1] * 3}}, "from 0 to"),
+    "other sum": ({"by_document": {"nats": [1.0], "bytes": [1]}}, "sum to"),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_forged_score_is_refused_with_its_field(tmp_path: Path, kind: str) -> None:
+    changes, words = FORGED[kind]
+    good, bad = written(tmp_path / "good.json", 1.1, 1), tmp_path / "bad.json"
+    bad.write_text(json.dumps(json.loads(good.read_text()) | changes))
+    with pytest.raises(SegptError, match=rf"bad\.json.*{words}") as caught:
+        compare(good, bad)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("key", ["bpb", "nats", "bytes", "tokens", "model", "conditions", "policy"])
+def test_a_score_without_a_figure_is_one_line(tmp_path: Path, key: str) -> None:
+    good, bad = written(tmp_path / "good.json", 1.1, 1), tmp_path / "bad.json"
+    table = json.loads(good.read_text())
+    del table[key]
+    bad.write_text(json.dumps(table))
+    with pytest.raises(SegptError, match=rf"bad\.json: .*(missing key '{key}'|\$\.{key}: )"):
+        compare(good, bad)
+
+
+def test_documents_of_one_text_have_the_same_bytes_on_both_sides(tmp_path: Path) -> None:
+    """Bytes moved from one document to another, with all sums kept, would decide a test."""
+    good, bad = written(tmp_path / "good.json", 1.1, 1), written(tmp_path / "bad.json", 1.1, 2)
+    table = json.loads(bad.read_text())
+    sizes = table["by_document"]["bytes"]
+    sizes[0], sizes[1] = sizes[0] - 100, sizes[1] + 100
+    bad.write_text(json.dumps(table))
+    with pytest.raises(
+        SegptError, match=r"bad\.json and .*good\.json .*documents have other bytes"
+    ):
+        compare(good, bad)
 
 
 def test_scores_of_a_side_are_alike(tmp_path: Path) -> None:
