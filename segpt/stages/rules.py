@@ -11,6 +11,7 @@ from segpt.spec.recipe import Recipe
 from segpt.spec.rules import Finding, Rules, broken, rounded, told
 from segpt.spec.train import Seconds
 from segpt.train.loop import Finish, Run
+from segpt.values import Tokenizer
 
 from .tables import aligned
 
@@ -23,7 +24,8 @@ class Given:
 
     ``device`` and ``processes`` are what the run computes on; ``predicted`` the bytes that the
     packed file is predicted to take; ``held_out`` how many tokens validation measures on, None
-    without held-out text; ``scratch`` whether weights start at random.
+    without held-out text; ``scratch`` whether weights start at random. ``tokenizer`` is what the
+    held-out text was tokenized by and ``text`` the digest of that; None before they are known.
     """
 
     device: str
@@ -31,6 +33,21 @@ class Given:
     predicted: int
     held_out: int | None
     scratch: bool
+    tokenizer: Tokenizer | None = None
+    text: str | None = None
+
+    def comparable(self, rules: Rules) -> bool:
+        """Whether losses are of the text and the tokenizer that the rules mean."""
+        named = None if self.tokenizer is None else self.tokenizer.fingerprint
+        return rules.comparable(named, self.text)
+
+    @property
+    def measures(self) -> str:
+        """What losses are of, in words."""
+        if self.tokenizer is None or self.text is None:
+            return "a text that is not known yet"
+        kind, vocab = self.tokenizer.kind, self.tokenizer.vocab
+        return f"text {self.text[:12]} in {vocab:,} tokens of kind {kind}"
 
 
 def before(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
@@ -61,13 +78,16 @@ def after(
     if rules.loss is not None:
         nats = run.validations.nats
         reached = nats <= rules.loss
+        known = given.comparable(rules) and (reached or finished)
+        after_tokens = f"after {ledger.tokens:,} training tokens"
+        note = "" if given.comparable(rules) else "; not the contest's figure, see text"
         findings.append(
             Finding(
                 "loss",
-                f"{rules.loss:g} nats per token",
-                f"{nats:.4f}",
-                reached if reached or finished else None,
-                f"after {ledger.tokens:,} training tokens",
+                f"{rules.loss:g} {rules.unit}",
+                f"{nats:.4f} nats per token",
+                reached if known else None,
+                after_tokens + note,
             )
         )
     if rules.seconds is not None:
@@ -80,7 +100,11 @@ def after(
 
 
 def ending(rules: Rules, run: Run, given: Given) -> Finish:
-    """When the rules end a run: at their loss, or before a step for which there is no time."""
+    """When the rules end a run: at their loss, or before a step for which there is no time.
+
+    A loss of another text or tokenizer than the rules mean ends nothing.
+    """
+    comparable = given.comparable(rules)
     timed = rules.timed(given.device, given.processes)
     last = run.elapsed
     recent: deque[float] = deque(maxlen=_RECENT)
@@ -88,7 +112,7 @@ def ending(rules: Rules, run: Run, given: Given) -> Finish:
     def finish(run: Run, nats: float | None) -> bool:
         nonlocal last
         if nats is not None:
-            return rules.loss is not None and nats <= rules.loss
+            return comparable and rules.loss is not None and nats <= rules.loss
         recent.append(run.elapsed - last)
         last = run.elapsed
         return timed and rules.seconds is not None and run.elapsed + max(recent) > rules.seconds
@@ -108,13 +132,13 @@ def _known(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
     findings = []
     if rules.parameters is not None:
         count = parameters(recipe.model)
-        note = "" if rules.unit == 1 else f"rounded to {rules.unit:,}"
+        note = "" if rules.multiple == 1 else f"rounded to {rules.multiple:,}"
         findings.append(
             Finding(
                 "parameters",
                 f"{rules.parameters:,}",
                 f"{count:,}",
-                rounded(count, rules.unit) <= rules.parameters,
+                rounded(count, rules.multiple) <= rules.parameters,
                 note,
             )
         )
@@ -131,24 +155,38 @@ def _known(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
         remedy = "" if given.scratch else "leave out --init"
         findings.append(Finding("start", "random weights", start, given.scratch, remedy))
     if rules.loss_tokens is not None:
-        held_out = given.held_out or 0
-        findings.append(
-            Finding(
-                "held-out text",
-                f"{rules.loss_tokens:,} tokens",
-                f"{held_out:,} tokens",
-                False if not held_out else True if held_out == rules.loss_tokens else None,
-                "" if held_out == rules.loss_tokens else "train.validate_tokens, --data",
-            )
-        )
+        findings.append(_held_out(rules, given))
+    if rules.text:
+        findings.append(_text(rules, given))
     return findings
+
+
+def _held_out(rules: Rules, given: Given) -> Finding:
+    """As many tokens of another text are no more the contest's than any other number."""
+    held_out = given.held_out or 0
+    as_many = held_out == rules.loss_tokens
+    return Finding(
+        "held-out text",
+        f"{rules.loss_tokens:,} tokens",
+        f"{held_out:,} tokens",
+        False if not held_out else True if as_many and given.comparable(rules) else None,
+        "" if as_many else "train.validate_tokens, --data",
+    )
+
+
+def _text(rules: Rules, given: Given) -> Finding:
+    comparable = given.comparable(rules)
+    note = f"not known to be the contest's, so its {rules.unit} do not compare with the limit"
+    return Finding(
+        "text", rules.text, given.measures, comparable or None, "" if comparable else note
+    )
 
 
 def _open(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
     """What only the run or its artifact decides, as far as it can be said before."""
     findings = []
     if rules.loss is not None:
-        findings.append(Finding("loss", f"{rules.loss:g} nats per token", "not yet", None))
+        findings.append(Finding("loss", f"{rules.loss:g} {rules.unit}", "not yet", None))
     if rules.seconds is not None:
         length = recipe.train.length
         planned = f"{length.count:,.0f} s" if isinstance(length, Seconds) else "not yet"

@@ -444,7 +444,15 @@ def estimate_given(
     if held_out is not None:
         measured = min(recipe.train.validate_tokens, held_out.count - 1)
     predicted, _ = estimate.artifact_bytes(recipe)
-    return referee.Given(name, mesh.size, predicted, measured, scratch)
+    return referee.Given(
+        name,
+        mesh.size,
+        predicted,
+        measured,
+        scratch,
+        tokenizer=None if held_out is None else held_out.tokenizer,
+        text=None if held_out is None else held_out.digest,
+    )
 
 
 def _check_fits(init: Checkpoint, recipe: Recipe, tokens: Tokens) -> None:

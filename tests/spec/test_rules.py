@@ -3,7 +3,7 @@
 import pytest
 
 from segpt.errors import SpecError
-from segpt.spec.rules import RULES, Finding, broken, find, rounded, told
+from segpt.spec.rules import RULES, Finding, Rules, broken, find, rounded, told
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ def test_parameters_are_compared_as_rounded_to_the_million(count: int, fits: boo
     # the record has 165,555 more than the limit says
     rules = find("lapp0")
     assert rules.parameters is not None
-    assert (rounded(count, rules.unit) <= rules.parameters) is fits
+    assert (rounded(count, rules.multiple) <= rules.parameters) is fits
 
 
 def test_time_holds_for_the_hardware_that_rules_name() -> None:
@@ -23,6 +23,19 @@ def test_time_holds_for_the_hardware_that_rules_name() -> None:
     assert not lapp0.timed("NVIDIA H100 80GB HBM3", 2)
     assert not lapp0.timed("cpu", 8)
     assert golf.timed("cpu", 1)
+
+
+def test_a_limit_on_loss_has_a_unit_a_text_and_a_tokenizer() -> None:
+    for rules in RULES:
+        assert rules.unit
+        assert rules.text
+        assert not rules.comparable(None, None)
+        assert not rules.comparable("0" * 16, "0" * 64)
+    assert find("lapp0").unit == "nats per token"
+    pinned = Rules(name="r", about="", text="a text", tokenizers=("1" * 16,), texts=("2" * 64,))
+    assert pinned.comparable("1" * 16, "2" * 64)
+    assert not pinned.comparable("1" * 16, "3" * 64)
+    assert not pinned.comparable("0" * 16, "2" * 64)
 
 
 def test_unknown_rules_are_refused_with_the_nearest() -> None:

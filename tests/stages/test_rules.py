@@ -1,19 +1,25 @@
 """Runs under rules: what is refused before, when a run ends, and what is found."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
+from segpt.data.ledger import Ledger
 from segpt.errors import TrainError
 from segpt.spec.recipe import Recipe, read_recipe
 from segpt.spec.rules import Finding, Rules, find
-from segpt.stages.rules import Given, before, ending, lines
+from segpt.stages.rules import Given, after, before, ending, lines
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.values import Tokenizer
 
 HERE = Given("cpu", 1, 900_000, 10_485_760, scratch=True)
 H100 = Given("NVIDIA H100 80GB HBM3", 8, 900_000, 10_485_760, scratch=True)
+TOKENIZER = Tokenizer("bytes", 257)
+THEIRS = dataclasses.replace(HERE, tokenizer=TOKENIZER, text="d" * 64)
+PINNED: dict[str, Any] = {"tokenizers": (TOKENIZER.fingerprint,), "texts": ("d" * 64,)}
 ONCE = ("train.order=sequential", "train.unique=true")
 
 
@@ -27,12 +33,13 @@ def test_what_can_be_known_before_a_run_is() -> None:
         "order": True,
         "unique": True,
         "start": True,
-        "held-out text": True,
+        "held-out text": None,
+        "text": None,
         "loss": None,
         "time": None,
     }
     golf = before(find("golf"), read_recipe("demo"), HERE)
-    assert holds(golf) == {"start": True, "time": None, "artifact": None}
+    assert holds(golf) == {"start": True, "text": None, "time": None, "artifact": None}
 
 
 SECONDS = "train.length={kind: seconds, count: 2000}"
@@ -92,12 +99,41 @@ def test_a_run_ends_before_a_step_for_which_there_is_no_time(run: Run) -> None:
 
 
 def test_a_limit_of_time_for_other_hardware_ends_nothing(run: Run) -> None:
-    finish = ending(find("lapp0"), run, HERE)
+    finish = ending(dataclasses.replace(find("lapp0"), **PINNED), run, THEIRS)
     run.elapsed = 10_000.0
     assert not finish(run, None)
     assert finish(run, 3.28)
     assert not finish(run, 3.2801)
     assert not finish(run, float("nan"))
+
+
+def test_a_loss_of_another_text_or_tokenizer_ends_nothing_and_certifies_nothing(run: Run) -> None:
+    """3.28 nats per byte of source code are not 3.28 nats per token of FineWeb."""
+    pinned = dataclasses.replace(find("lapp0"), **PINNED)
+    recipe = read_recipe("demo", ONCE)
+    ledger = Ledger(100, 10, 10)
+    run.validations.add(1, 1, 3.0, 1.0)
+    for rules, given, known in (
+        (find("lapp0"), THEIRS, False),
+        (pinned, dataclasses.replace(THEIRS, text="e" * 64), False),
+        (pinned, dataclasses.replace(THEIRS, tokenizer=Tokenizer("bytes", 258)), False),
+        (pinned, HERE, False),
+        (pinned, THEIRS, True),
+    ):
+        assert ending(rules, run, given)(run, 3.0) is known
+        found = {f.rule: f for f in after(rules, recipe, given, run, ledger, finished=True)}
+        certain = True if known else None
+        assert found["loss"].holds is found["text"].holds is certain
+        assert found["held-out text"].holds is certain
+        assert found["loss"].measured == "3.0000 nats per token"
+        assert ("not the contest's figure" in found["loss"].note) is not known
+        assert found["text"].limit.startswith("FineWeb's validation text in GPT-2's tokens")
+        if given is not HERE:
+            assert found["text"].measured.startswith(f"text {str(given.text)[:12]} in 25")
+        assert ("do not compare with the limit" in found["text"].note) is not known
+    run.validations.add(2, 2, 3.5, 1.0)
+    worse = after(pinned, recipe, THEIRS, run, ledger, finished=True)
+    assert [f.holds for f in worse if f.rule == "loss"] == [False]
 
 
 def test_findings_line_up() -> None:
