@@ -1,5 +1,6 @@
 """``segpt leaderboard verify``."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,9 @@ from . import _entries, _latest, _options, _report
 
 if TYPE_CHECKING:
     from segpt.stages.verify import Verdict
+
+
+LONGEST = 200  # characters of a value that is shown
 
 
 @click.command("verify")
@@ -44,7 +48,7 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Derive the figures of records and baselines again, and compare; exit 1 if one differs.
+    """Derive all that records and baselines claim again, and compare; exit 1 if a field differs.
 
     Artifacts are known by their digest and looked for in --artifact, in `artifacts` beside the
     leaderboard, and in the newest run.  Without NAMES, everything whose files are at hand.
@@ -107,12 +111,29 @@ def _near(directory: Path) -> list[Path]:
 def _lines(verdict: "Verdict") -> Sequence[str]:
     name = verdict.entry.name
     lines = [
-        f"{name}: {c.what}: claimed {c.claimed:.6f}, measured {c.measured:.6f}, "
+        f"{name}: {c.what}: claimed {c.claimed:.6f} bpb, measured {c.measured:.6f}, "
         f"{c.difference:+.1e}: {'the same' if c.agrees else 'DIFFERS'}"
         for c in verdict.comparisons
     ]
-    end = verdict.missing or verdict.state or "NOT VERIFIED"
-    return [*lines, f"{name}: {end}"]
+    for fact in verdict.refuted:
+        remedy = f"; {fact.remedy}" if fact.remedy else ""
+        claimed, derived = _short(fact.claimed), _short(fact.derived)
+        lines.append(f"{name}: {fact.field}: claimed {claimed}, derived {derived}: DIFFERS{remedy}")
+    lines += [f"{name}: {finding}" for finding in verdict.findings]
+    refused = "NOT VERIFIED" if verdict.differs else ""
+    end = "; ".join(filter(None, (verdict.missing, refused))) or verdict.state or "NOT VERIFIED"
+    lines.append(f"{name}: {end}")
+    if verdict.facts and not verdict.refuted:
+        lines.append(f"{name}: {len(verdict.facts)} other fields derived again, all the same")
+    return lines
+
+
+def _short(value: Any) -> str:
+    """A value of a record on one line, which says nothing to a terminal."""
+    if value is None:
+        return "nothing"
+    text = f"{value:,}" if type(value) is int else json.dumps(value, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _plain(verdict: "Verdict") -> dict[str, Any]:
@@ -122,4 +143,6 @@ def _plain(verdict: "Verdict") -> dict[str, Any]:
         "state": verdict.state,
         "missing": verdict.missing,
         "comparisons": [{**c._asdict(), "difference": c.difference} for c in verdict.comparisons],
+        "fields": [fact._asdict() for fact in verdict.facts],
+        "findings": list(verdict.findings),
     }

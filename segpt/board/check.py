@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
 from statistics import fmean
 from typing import assert_never
 
@@ -21,8 +22,12 @@ from segpt.spec.track import (
 )
 
 TOLERANCE = 1e-9  # relative, of bits per byte
+AHEAD = timedelta(days=1)  # by how much the day may be ahead of UTC, somewhere on earth
 ROUNDING = 1e-3  # relative, of a mean that others published
 UNPROVED = ("failed", "unchecked")  # how a condition begins that scoring could not prove
+
+# The conditions that say where a text was scored: no other machine can find them again.
+MEASURED_ON = ("device", "processes", "threads", "versions")
 
 # The conditions that say how a text was read: with the policy, all that a score depends on.
 READING = ("mode", "boundaries", "context", "stride", "batch", "loops")
@@ -43,8 +48,18 @@ def check(track: Track, entry: Entry) -> list[str]:
             assert_never(entry)
 
 
-def check_all(tracks: Iterable[Track], links: Iterable[Link]) -> list[str]:
-    """The findings about all entries, by the names of their files."""
+def check_all(
+    tracks: Iterable[Track], links: Iterable[Link], today: date | None = None
+) -> list[str]:
+    """The findings about all entries, by the names of their files.
+
+    Args:
+        tracks: the tracks, with their limits.
+        links: the entries, in any order.
+        today: the day in UTC after which no entry can have been made; by default that of the
+            clock.
+    """
+    latest = (today or datetime.now(UTC).date()) + AHEAD
     by_name = {track.name: track for track in tracks}
     entries = {link.file: link.entry for link in sorted(links, key=lambda link: link.number)}
     findings = []
@@ -55,6 +70,11 @@ def check_all(tracks: Iterable[Track], links: Iterable[Link]) -> list[str]:
         else:
             hint = nearest(entry.track, by_name)
             findings.append(f"{file}: unknown track {entry.track!r}; {hint}")
+        if date.fromisoformat(entry.date) > latest:
+            findings.append(
+                f"{file}: date is {entry.date}, which is in the future: by the clock of this "
+                f"machine today is {latest - AHEAD}"
+            )
     names = [(file, entry.name) for file, entry in entries.items()]
     findings += [f"{b}: has the same name as {a}" for a, b in _repeated(names)]
     artifacts = [

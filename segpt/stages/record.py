@@ -33,7 +33,9 @@ from segpt.spec.track import (
 from segpt.values import Artifact, Text
 
 from .compressors import compressed
+from .derive import keep_documents
 from .files import read_json
+from .pack import read_artifact
 
 T = TypeVar("T")
 
@@ -215,7 +217,11 @@ def add(
         segpt=segpt.__version__,
         recipe=recipe,
     )
-    return append_entry(directory, record)
+    listed = [read_artifact(path) for path in artifacts]
+    added = append_entry(directory, record)
+    for artifact in listed:
+        keep_documents(directory, artifact)
+    return added
 
 
 def add_baseline(

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 import segpt
-from segpt.artifact import container
+from segpt.artifact.container import unpack
 from segpt.artifact.opening import open_artifact
-from segpt.board.check import READING, agrees
+from segpt.board.check import READING, agrees, check, check_all
 from segpt.data.text import text_digest
-from segpt.errors import CheckError, SegptError, SpecError
+from segpt.errors import CheckError, ScoreError, SegptError, SpecError
 from segpt.eval.tally import Progress
 from segpt.spec.base import decode, nearest
 from segpt.spec.score import ScoreSpec
@@ -32,13 +32,25 @@ from segpt.spec.track import (
     Verification,
     figure,
 )
-from segpt.values import Text
+from segpt.values import Artifact, Score, Text
 
 from .compressors import compressed
+from .derive import (
+    Derived,
+    Fact,
+    baseline_facts,
+    derive,
+    line_facts,
+    overlap,
+    record_facts,
+    run_facts,
+    run_findings,
+    with_documents,
+)
 from .pack import read_artifact
 from .record import Added, Board, append_entry, text_of, track_of
 from .remake import remake
-from .score import account_for, score, source_of
+from .score import account_for, score
 
 Verifiable = Record | Baseline
 Report = Callable[[float, str], None]  # told how many seconds' worth is done, and a detail
@@ -70,6 +82,8 @@ class Verdict:
     Attributes:
         entry: what was verified.
         comparisons: of every figure that could be derived again.
+        facts: of every other field that could be.
+        findings: what the rules of its track and the order of the chain do not allow.
         missing: why the others could not, empty if all could.
         bpb: the figure that counts, as it was measured; None if something is missing.
         artifact: the digest of what was scored, None of a baseline.
@@ -79,6 +93,8 @@ class Verdict:
 
     entry: Verifiable
     comparisons: tuple[Comparison, ...]
+    facts: tuple[Fact, ...] = ()
+    findings: tuple[str, ...] = ()
     missing: str = ""
     bpb: float | None = None
     artifact: str | None = None
@@ -86,13 +102,19 @@ class Verdict:
     conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def refuted(self) -> tuple[Fact, ...]:
+        """The fields that are not what the entry claims."""
+        return tuple(fact for fact in self.facts if not fact.agrees)
+
+    @property
     def differs(self) -> bool:
-        return not all(comparison.agrees for comparison in self.comparisons)
+        same = all(comparison.agrees for comparison in self.comparisons)
+        return not same or bool(self.refuted or self.findings)
 
     @property
     def state(self) -> Literal["checked", "reproduced"] | None:
         """What the entry is found to be, None if it differs or something was missing."""
-        if self.differs or self.bpb is None:
+        if self.differs or self.missing or self.bpb is None:
             return None
         return "reproduced" if self.remade else "checked"
 
@@ -174,6 +196,8 @@ def verify(
         report: told about progress, of :func:`seconds_of` each entry.
     """
     paths = {_digest(path): path for path in artifacts}
+    findings = check_all(board.tracks, board.links)
+    files = {link.entry.name: link.file for link in board.links}
     texts: dict[str, Text | str] = {}
     for entry in entries:
         if entry.track not in texts:
@@ -183,20 +207,17 @@ def verify(
                 texts[entry.track] = found or "its text is not here; give it with --text"
             except SegptError as error:
                 texts[entry.track] = str(error)
-        at_hand = texts[entry.track]
-        if isinstance(at_hand, str):
-            yield Verdict(entry, (), at_hand)
-            continue
-        bench = _Bench(track_of(board.tracks, entry.track), at_hand, device, report)
-        try:
-            if isinstance(entry, Baseline):
-                yield bench.compress(entry)
-            elif remade:
-                yield bench.remake(entry)
-            else:
-                yield bench.check(entry, paths)
-        except SegptError as error:
-            yield Verdict(entry, (), str(error))
+        text_or_why = texts[entry.track]
+        if isinstance(text_or_why, str):
+            verdict = Verdict(entry, (), missing=text_or_why)
+        else:
+            track = track_of(board.tracks, entry.track)
+            bench = _Bench(directory, track, text_or_why, device, report)
+            verdict = bench.verify(entry, paths, remade=remade)
+        opening = f"{files[entry.name]}: "
+        wrong = [f.removeprefix(opening) for f in findings if f.startswith(opening)]
+        together = tuple(dict.fromkeys((*wrong, *verdict.findings)))
+        yield dataclasses.replace(verdict, findings=together)
 
 
 def append(
@@ -230,66 +251,93 @@ def append(
 class _Bench:
     """Where the entries of one track are derived again."""
 
+    directory: Path
     track: Track
     text: Text
     device: str
     report: Report
+
+    def verify(self, entry: Verifiable, paths: Mapping[str, Path], *, remade: bool) -> Verdict:
+        """What comes of an entry; what keeps it from being derived again is said in the verdict."""
+        try:
+            if isinstance(entry, Baseline):
+                return self.compress(entry)
+            return self.remake(entry) if remade else self.check(entry, paths)
+        except SegptError as error:
+            return Verdict(entry, (), missing=str(error))
 
     def compress(self, entry: Baseline) -> Verdict:
         self._check_text(entry.text)
         self.report(0.0, entry.name)
         found = compressed(self.text, entry.program)
         same = agrees(self.track, entry.value, found.bpb)
-        comparison = Comparison(entry.program, entry.value, found.bpb, same)
-        conditions = {"version": found.version}
-        return Verdict(entry, (comparison,), bpb=found.bpb, conditions=conditions)
+        return Verdict(
+            entry,
+            (Comparison(entry.program, entry.value, found.bpb, same),),
+            facts=tuple(baseline_facts(entry, text_digest(self.text), found)),
+            bpb=found.bpb,
+            conditions={"version": found.version},
+        )
 
-    def check(self, record: Record, paths: dict[str, Path]) -> Verdict:
-        """Score every artifact that the record names in every way that it was scored."""
-        comparisons: list[Comparison] = []
-        runs: list[Run] = []
-        absent = [run.artifact for run in record.runs if run.artifact not in paths]
-        for number, run in enumerate(record.runs, 1):
-            if run.artifact in absent:
-                continue
-            which = f"run {number}, " if len(record.runs) > 1 else ""
-            before = sum(_seconds(run.scores) for run in record.runs[: number - 1])
-            found = self._score(before, which, paths[run.artifact], run, run.scores)
-            comparisons += found.comparisons
-            runs.append(dataclasses.replace(run, scores=found.lines))
-        if absent:
-            missing = (
-                f"{len(absent)} of its {len(record.runs)} artifacts are not here, such as "
-                f"{absent[0][:12]}; give them with --artifact"
-            )
-            return Verdict(record, tuple(comparisons), missing)
+    def check(self, record: Record, paths: Mapping[str, Path]) -> Verdict:
+        """Score every artifact that the record names in every way that it was scored.
+
+        All else that the record says is derived from the artifacts and the scores.
+        """
+        tested: dict[int, _Tested] = {}
+        for number, run in enumerate(record.runs):
+            if run.artifact in paths:
+                artifact = with_documents(read_artifact(paths[run.artifact]), self.directory)
+                before = sum(_seconds(run.scores) for run in record.runs[:number])
+                which = f"run {number + 1}, " if len(record.runs) > 1 else ""
+                tested[number] = self._score(before, which, artifact, run.scores, number)
+        derived = {number: each.derived for number, each in tested.items()}
+        facts = list(record_facts(record, derived))
+        findings = list(run_findings(derived))
+        for number, each in tested.items():
+            facts += [*run_facts(f"runs[{number}].", record.runs[number], each.derived)]
+            facts += each.facts
+            findings += each.findings
+        again = None
+        if len(tested) == len(record.runs) and not findings:
+            again = _derived(record, tested)
+            facts.append(Fact.near("bpb", record.bpb, again.bpb, self.track.tolerance))
+            findings += check(self.track, again)
         return Verdict(
             record,
-            tuple(comparisons),
-            bpb=figure(runs).bpb,
+            tuple(c for each in tested.values() for c in each.comparisons),
+            facts=tuple(facts),
+            findings=tuple(findings),
+            missing=_absent(record, tested.keys()),
+            bpb=None if again is None else again.bpb,
             artifact=record.artifact,
             conditions=self._conditions(),
         )
 
     def remake(self, record: Record) -> Verdict:
         """Make the first artifact anew and score it as the figure that counts was scored."""
-        run, lines = record.runs[0], _counted(record)
+        first = record.runs[0]
         with tempfile.TemporaryDirectory(prefix="segpt-remake-") as name:
             self.report(0.0, f"making {record.name} anew")
-            path = remake(record.recipe, Path(name), run.artifact)
-            artifact = container.load(path)
-            same = artifact.digest == run.artifact
-            origin = open_artifact(artifact).header.origin
-            told = ["the same bytes"] if same else []
-            told += [
-                say for key, say in OTHERS.items() if origin.get(key) != record.origin.get(key)
-            ]
-            which = "".join(f"{words}, " for words in ("made anew", *told))
-            found = self._score(MAKING, which, path, run, lines, anew=True)
+            path = remake(record.recipe, Path(name), first.artifact)
+            artifact = read_artifact(path)
+        same = artifact.digest == first.artifact
+        origin = open_artifact(artifact).header.origin
+        told = ["the same bytes"] if same else []
+        told += [say for key, say in OTHERS.items() if origin.get(key) != record.origin.get(key)]
+        which = "".join(f"{words}, " for words in ("made anew", *told))
+        found = self._score(MAKING, which, artifact, _counted(record), 0, anew=True)
+        limited = dataclasses.replace(record, runs=(first,))
+        again = _derived(limited, {0: found}) if found.lines else None
+        parameters = Fact.exact("parameters", record.parameters, found.derived.parameters)
+        shared = [fact for fact in found.facts if fact.field.endswith(".overlap")]
+        limits = () if again is None else check(self.track, again)
         return Verdict(
             record,
             found.comparisons,
-            bpb=figure([dataclasses.replace(run, scores=found.lines)]).bpb,
+            facts=(parameters, *shared),
+            findings=(*found.findings, *limits),
+            bpb=None if again is None else again.bpb,
             artifact=artifact.digest,
             remade=True,
             conditions=self._conditions() | {"same_bytes": same},
@@ -299,30 +347,38 @@ class _Bench:
         self,
         before: float,
         which: str,
-        path: Path,
-        run: Run,
+        artifact: Artifact,
         lines: Sequence[ScoreLine],
+        number: int,
         *,
         anew: bool = False,
-    ) -> "_Scored":
-        self._check_text(run.scores[0].text)
-        value = read_artifact(path)
-        accounted = account_for(source_of(value), self.text)
-        comparisons, measured = [], []
-        for number, line in enumerate(lines):
-            begun = before + _seconds(lines[:number])
+    ) -> "_Tested":
+        """The lines of run ``number`` scored again; those that no score can repeat are findings."""
+        self._check_text(lines[0].text)
+        model = dataclasses.replace(unpack(artifact), documents=None)
+        derived = derive(artifact, model)
+        accounted = account_for(model, self.text)
+        accounted = dataclasses.replace(accounted, overlap=overlap(artifact, self.text))
+        tested = _Tested(derived, (), (), (), ())
+        for place, line in enumerate(lines):
+            field = f"runs[{number}].scores[{place}]."
             what = f"{which}{line.policy_kind}"
-            found = score(
-                value,
-                accounted,
-                reading_of(line),
-                device=self.device,
-                report=self._telling(begun, line.seconds, what),
-            )
+            telling = self._telling(before + _seconds(lines[:place]), line.seconds, what)
+            try:
+                reading = reading_of(line)
+                found = score(model, accounted, reading, device=self.device, report=telling)
+            except (SpecError, ScoreError) as error:
+                findings = (*tested.findings, f"{field}policy or conditions: {error}")
+                tested = tested._replace(findings=findings)
+                continue
             same = agrees(self.track, line.bpb, found.bpb, anew=anew)
-            comparisons.append(Comparison(what, line.bpb, found.bpb, same))
-            measured.append(dataclasses.replace(line, bpb=found.bpb, nats=found.nats))
-        return _Scored(tuple(comparisons), tuple(measured))
+            facts = line_facts(field, line, found, derived, self.track.tolerance)
+            tested = tested._replace(
+                comparisons=(*tested.comparisons, Comparison(what, line.bpb, found.bpb, same)),
+                facts=(*tested.facts, *facts),
+                lines=(*tested.lines, _line(line, found, derived)),
+            )
+        return tested
 
     def _telling(self, begun: float, seconds: float, what: str) -> Callable[[Progress], None]:
         return lambda p: self.report(begun + seconds * p.done / p.total, f"{what}: BPB {p.bpb:.4f}")
@@ -347,11 +403,68 @@ class _Bench:
         }
 
 
-class _Scored(NamedTuple):
-    """The scores of an artifact beside those that were claimed, and as lines of a record."""
+class _Tested(NamedTuple):
+    """An artifact: what it is, its scores beside those that were claimed, and its own lines."""
 
+    derived: Derived
     comparisons: tuple[Comparison, ...]
+    facts: tuple[Fact, ...]
+    findings: tuple[str, ...]
     lines: tuple[ScoreLine, ...]
+
+
+def _line(line: ScoreLine, found: Score, derived: Derived) -> ScoreLine:
+    """A line of a record with all that was found in place of what it claims.
+
+    Time is that of another machine, and the overlap is compared by itself.
+    """
+    plain = found.plain()
+    return dataclasses.replace(
+        line,
+        seed=derived.seed,
+        policy=plain["policy"],
+        bpb=found.bpb,
+        nats=found.nats,
+        bytes=found.bytes,
+        tokens=found.tokens,
+        model=derived.artifact,
+        text=plain["conditions"]["text"],
+        denominator=found.denominator,
+        conditions={**plain["conditions"], "overlap": line.conditions.get("overlap", "")},
+    )
+
+
+def _derived(record: Record, tested: Mapping[int, _Tested]) -> Record:
+    """The record as its artifacts and their scores say; limits hold for the largest of them."""
+    runs = tuple(
+        Run(
+            artifact=each.derived.artifact,
+            bytes=each.derived.bytes,
+            seed=each.derived.seed,
+            scores=each.lines,
+        )
+        for each in tested.values()
+    )
+    return dataclasses.replace(
+        record,
+        bytes=max(run.bytes for run in runs),
+        parameters=max(each.derived.parameters for each in tested.values()),
+        bpb=figure(runs).bpb,
+        runs=runs,
+        origin=tested[0].derived.origin,
+        sections=tested[0].derived.sections,
+    )
+
+
+def _absent(record: Record, tested: Collection[int]) -> str:
+    """Which artifacts are not at hand, empty if all are."""
+    absent = [run.artifact for number, run in enumerate(record.runs) if number not in tested]
+    if not absent:
+        return ""
+    return (
+        f"{len(absent)} of its {len(record.runs)} artifacts are not here, such as "
+        f"{absent[0][:12]}; give them with --artifact"
+    )
 
 
 def _digest(path: Path) -> str:

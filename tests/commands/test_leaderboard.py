@@ -257,6 +257,7 @@ def test_a_record_is_verified_and_its_state_appended(
     assert lines[0].startswith("first: frozen: claimed ")
     assert lines[0].endswith(": the same")
     assert lines[1] == "first: checked"
+    assert lines[2].endswith(" other fields derived again, all the same")
     assert lines[-1] == "2 of 2 entries verified"
     done = segpt(
         *("leaderboard", "verify", "first", "--artifact", artifact, "--append", *shared),
@@ -268,6 +269,11 @@ def test_a_record_is_verified_and_its_state_appended(
     (entry,) = found["entries"]
     assert entry["state"] == "checked"
     assert entry["comparisons"][0]["agrees"]
+    assert entry["findings"] == []
+    assert all(field["agrees"] for field in entry["fields"])
+    assert {"bytes", "parameters", "origin.seed", "sections.header"} <= {
+        field["field"] for field in entry["fields"]
+    }
     assert added.read_bytes() == before
     shown = json.loads(segpt("leaderboard", "show", "first", "--dir", board, "--json").stdout)
     assert shown["state"] == "checked"
