@@ -6,26 +6,35 @@ fixed before its target is used for anything, and every target counts once.
 """
 
 import dataclasses
-from bisect import bisect_left
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
-from typing import Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpt.errors import ScoreError
 
-NORMALISED = 1e-4  # how far a sum of probabilities may be from 1
-SUMMED = 1e-5  # how far nats may be from the row they come from, in parts of themselves above 1
-EARLY = 16  # one flip is of a token up to here, before which a method can have used little text
-PASSAGE = 24  # tokens that are repeated, for caches to find
-COPIES = 4  # of them in one document, in as many documents as REPEATING
-REPEATING = 4
-LATER = 8  # further tokens that a flip of several changes
-LEAST, MOST = 512, 8192  # targets of a slice, where the text allows
-SHARE = 0.4  # of the cost of a score, for all runs over a slice, as a new process costs the rest
+from .changes import (
+    FLIPS,
+    exchange,
+    expected_of,
+    first_flipped,
+    flipped,
+    movable_of,
+    other_part,
+    pool_of,
+    repeat_passage,
+)
+from .changes import runs as runs
+from .changes import slice_of as slice_of
+
+NORMALISED: Final = 1e-4  # how far a sum of probabilities may be from 1
+SUMMED: Final = 1e-5  # how far nats may be from their row, in parts of themselves above 1
+SHORTENED: Final = 1e-3  # nats: shorter texts make other batches, which round differently
+ROWS: Final = 1 << 24  # log-probabilities that one run is asked for at most: 128 MiB
+ASKED: Final = 256  # targets of a whole text whose distributions are asked for
 
 
 class Trial(NamedTuple):
@@ -34,16 +43,16 @@ class Trial(NamedTuple):
     Attributes:
         nats: (targets,) of every target, as the score sums them.
         rows: (probes, vocab) log-probabilities over the whole alphabet at the probed targets,
-            after every cap, tilt and mixture.
+            after every cap, tilt and mixture; (0, vocab) if none are probed.
         counts: (targets,) how often each target was scored.
     """
 
     nats: NDArray[np.float64]
     rows: NDArray[np.float64]
-    counts: NDArray[np.uint8]
+    counts: NDArray[np.integer[Any]]
 
 
-# Gets the tokens (targets + 1,) and the targets to probe, in order.
+# Gets the tokens (targets + 1,) and the targets to probe, in order, perhaps none.
 Method = Callable[[NDArray[np.uint32], NDArray[np.int64]], Trial]
 
 Name = Literal[
@@ -54,6 +63,8 @@ Name = Literal[
     "score_first",
     "documents",
     "replay",
+    "shortened",
+    "whole_text",
     "fresh_process",
 ]
 
@@ -72,17 +83,21 @@ class Condition:
 
 @dataclass(frozen=True)
 class Audit:
-    """The conditions that a method of scoring was held against."""
+    """The conditions that a method of scoring was held against.
+
+    ``seed`` repeats it: it is that of all places that were asked for, flipped and cut.
+    """
 
     conditions: tuple[Condition, ...]
+    seed: int = 0
 
     @property
     def violations(self) -> tuple[Condition, ...]:
         return tuple(c for c in self.conditions if c.violation is not None)
 
-    def also(self, condition: Condition) -> "Audit":
-        """The same audit with one more condition."""
-        return dataclasses.replace(self, conditions=(*self.conditions, condition))
+    def also(self, *conditions: Condition) -> "Audit":
+        """The same audit with more conditions."""
+        return dataclasses.replace(self, conditions=(*self.conditions, *conditions))
 
     def plain(self) -> dict[str, str]:
         """Name to outcome, for people and for JSON."""
@@ -115,116 +130,172 @@ def audit(
     ids: NDArray[np.uint32],
     start: int,
     *,
-    seed: int = 0,
-    flips: int = 24,
+    seed: int | None = None,
+    flips: int = FLIPS,
     probes: int = 64,
     borders: Sequence[int] = (),
     independent: bool = False,
+    extends: bool = False,
     tolerance: float = 0.0,
+    fresh: Callable[[], Method] | None = None,
 ) -> Audit:
     """Hold a method of scoring against the conditions of a legal score.
 
     The method runs :func:`runs` times on ``ids``, in which one passage is repeated first, so that
     what remembers the text has something to remember. Start tokens stay where they are and no
-    others appear.
+    others appear. Four of the runs are on the same text: two ask for no distributions, as a score
+    does, and two for those of one half of the targets each, drawn at random. So the nats of every
+    target are held against its distribution, and against themselves when nobody asks.
+
+    The method gets copies of the tokens (targets + 1,) and of the probed targets, sorted and
+    perhaps none, and returns a :class:`Trial`. It must accept any tokens that occur in ``ids`` in
+    any order, and, if it ``extends``, fewer of them. Between runs it may keep its weights, but
+    nothing that it learnt or counted. At most 16 million log-probabilities are asked for at once;
+    with a large vocabulary and a long ``ids`` that is less than half of the targets.
 
     Args:
         method: scores a stream from its beginning, in a state that does not outlast the call.
         ids: (targets + 1,) the stream; a slice of the text as from :func:`slice_of` is enough.
         start: the token that begins a document.
-        seed: what is flipped and probed.
+        seed: what is flipped and probed. Drawn from the operating system if it is null, so that
+            no method can have been made to fit it; give one only to repeat an audit.
         flips: runs in which a token and perhaps later ones are different.
-        probes: targets drawn at random whose distributions are looked at, beside those that the
-            flips call for.
+        probes: targets drawn at random whose distributions are looked at in a flip, on average.
         borders: targets before which the method learns, where flips are most telling.
         independent: the method claims that nothing passes from one document to another.
+        extends: the method claims that a text which goes on does not change what came before; not
+            what plans its steps by the length of the text.
         tolerance: the largest difference, in nats, between numbers that should be identical: 0
             where the same computation gives the same bits.
+        fresh: makes the method anew, for every run, so that it cannot remember other runs. Without
+            it, a method that looks up what it answered to the same beginning is not caught.
 
     Raises:
         ScoreError: if there is no token to flip, or the method returns arrays of other shapes.
     """
+    seed = drawn(seed)
     generator = np.random.default_rng(seed)
-    ids, passages = _repeat(ids, start, generator)
-    first = _first_flipped(ids, start, passages, borders, flips, generator)
-    probed = _probed(ids, start, first, borders, probes, generator)
-    plain, again = (Run(ids, probed, _run(method, ids, probed)) for _ in range(2))
-    pool = _pool(ids, start, plain.trial.rows.shape[1])
-    flipped: list[_Flip] = []
+
+    def run(ids: NDArray[np.uint32], probed: NDArray[np.int64]) -> Run:
+        return Run(ids, probed, _run(method if fresh is None else fresh(), ids, probed))
+
+    ids, passages = repeat_passage(ids, start, generator)
+    first = first_flipped(ids, start, passages, borders, flips, generator)
+    nobody = np.empty(0, np.int64)
+    plain = [run(ids, nobody)]
+    vocab = plain[0].trial.rows.shape[1]
+    plain += [run(ids, probed) for probed in _halves(len(ids) - 1, first, vocab, generator)]
+    reference = _merged(plain)
+    pool = pool_of(ids, start, vocab)
+    expected = expected_of(ids, reference.probed, reference.trial.rows, pool)
+
+    def asked(token: int | None = None) -> NDArray[np.int64]:
+        """A few targets, how many nobody knows, and that of ``token``."""
+        targets = np.arange(len(ids) - 1)
+        some = generator.permutation(targets)[: int(generator.integers(2 * probes + 1))]
+        some = some[: max(1, ROWS // vocab)]
+        return np.union1d(some, [] if token is None else [token - 1]).astype(np.int64)
+
+    flips_made = []
     for index, token in enumerate(first):
-        # Each kind of place meets each kind of flip; the first flip is of the whole future.
-        what, chosen = _chosen(ids, start, token, index % 3, generator)
-        changed = _exchange(ids, chosen, pool, generator)
-        # What picks the better of two scores decides anew where a target costs much more or less.
-        row = plain.trial.rows[np.searchsorted(probed, token - 1), pool]
-        likely = pool[np.argsort(row)]
-        likely = likely[likely != ids[token]]
-        changed[token] = likely[0 if index % 2 else -1]
-        flipped.append(_Flip(token, what, Run(changed, probed, _run(method, changed, probed))))
-    others: list[Run] = []
-    number = np.cumsum(ids == start)
-    if independent:
-        for parity in (0, 1):
-            chosen = np.flatnonzero((ids != start) & (number % 2 == parity))
-            changed = _exchange(ids, chosen, pool, generator)
-            others.append(Run(changed, probed, _run(method, changed, probed)))
+        what, changed = flipped(ids, start, token, index, pool, expected, generator)
+        flips_made.append((token, what, changed, asked(token)))
+    order = generator.permutation(len(first) + 1).tolist()
+    changes: dict[int, _Flip] = {}
+    for index in order:
+        if index == len(first):
+            plain.append(run(ids, nobody))
+        else:
+            token, what, changed, probed = flips_made[index]
+            changes[index] = _Flip(token, what, run(changed, probed))
+    flips_run = [changes[index] for index in range(len(first))]
+    others, number = list[Run](), np.cumsum(ids == start)
+    for parity in (0, 1) if independent else ():
+        chosen = np.flatnonzero((ids != start) & (number % 2 == parity))
+        others.append(run(exchange(ids, chosen, pool, generator), asked()))
+    shorter = []
+    for _ in range(2 if extends else 0):
+        cut = int(generator.integers((len(ids) - 1) // 2, len(ids) - 1))
+        probed = asked()
+        shorter.append(run(ids[: cut + 1], probed[probed < cut]))
     conditions = [
-        *sound([plain, again, *(flip.run for flip in flipped), *others]),
-        _causal(plain, flipped, tolerance),
-        _score_first(plain, flipped, tolerance),
+        *sound([*plain, *(flip.run for flip in flips_run), *others, *shorter]),
+        _causal(reference, flips_run, tolerance),
+        _score_first(reference, flips_run, tolerance),
     ]
     if independent:
-        conditions.append(_documents(plain, others, number, tolerance))
-    conditions.append(replay(plain.trial.nats, again.trial.nats, tolerance))
-    return Audit(tuple(conditions))
+        conditions.append(_documents(reference, others, number, tolerance))
+    if extends:
+        conditions.append(_shortened(reference, shorter, max(tolerance, SHORTENED)))
+    conditions.append(_replays(plain, tolerance))
+    return Audit(tuple(conditions), seed)
 
 
-def runs(*, flips: int = 24, independent: bool = False) -> int:
-    """How often :func:`audit` runs its method."""
-    return 2 + flips + 2 * independent
-
-
-def slice_of(
+def audit_whole(
+    method: Method,
     ids: NDArray[np.uint32],
     start: int,
+    nats: NDArray[np.float64],
     *,
-    flips: int = 24,
-    independent: bool = False,
-    chunk: int = 0,
-    seed: int = 0,
-) -> NDArray[np.uint32]:
-    """A stream short enough that all runs over it cost less than half of one over the whole text.
+    seed: int | None = None,
+    probes: int = ASKED,
+    tolerance: float = 0.0,
+    name: Literal["replay", "fresh_process"] = "replay",
+) -> tuple[Condition, Condition]:
+    """Hold the score of a whole text against two more, for what is legal only in a slice of it.
 
-    It holds the beginnings of consecutive documents, three at least if there are so many, from
-    one drawn by the seed on. It is no shorter than three chunks of a policy that learns, nor
-    than 512 targets, if the text is not; in a text that is too short for both, the audit
-    costs more than a score.
+    One is of the same text, but distributions are asked for; the score was asked for none. The
+    other is of a text of the same length that goes on differently from some place on.
 
     Args:
-        ids: (targets + 1,) the stream of the text, which begins with ``start``.
+        method: as for :func:`audit`.
+        ids: (targets + 1,) the stream of the whole text.
         start: the token that begins a document.
-        flips: as for :func:`audit`.
-        independent: as for :func:`audit`.
-        chunk: targets between which the policy learns, 0 if it never does.
-        seed: where in the text to begin.
+        nats: (targets,) what the score found for every target.
+        seed: as for :func:`audit`.
+        probes: targets whose distributions are asked for, drawn at random.
+        tolerance: as for :func:`audit`.
+        name: what the first of the two conditions is called; the other is ``whole_text``.
+
+    Raises:
+        ScoreError: if there is no token to flip, or the method returns arrays of other shapes.
     """
-    targets = len(ids) - 1
-    affordable = min(MOST, int(SHARE * targets) // runs(flips=flips, independent=independent))
-    wanted = min(targets, max(LEAST, 3 * chunk, affordable))
-    begin = np.flatnonzero(ids == start)
-    end = np.append(begin[1:], len(ids))
-    turn = int(np.random.default_rng(seed).integers(len(begin)))
-    begin, end = np.roll(begin, -turn), np.roll(end, -turn)
-    left = wanted + 1
-    size = end - begin
-    # Tokens of one document: so few that three fit, so many that all together are enough.
-    enough = bisect_left(range(left), left, key=lambda most: int(np.minimum(size, most).sum()))
-    most = max(enough, -(-left // 3))
-    parts: list[NDArray[np.uint32]] = []
-    for i, j in zip(begin.tolist(), end.tolist(), strict=True):
-        parts.append(ids[i : min(j, i + most, i + left)])
-        left -= len(parts[-1])
-    return np.concatenate(parts)
+    generator = np.random.default_rng(drawn(seed))
+    targets = np.arange(len(ids) - 1)
+    movable = movable_of(ids, start)
+    late = movable[int(0.4 * len(movable)) : max(1, int(0.9 * len(movable)))]
+    token = int(generator.choice(late if late.size else movable))
+    later = movable[movable > token]
+    pool = pool_of(ids, start, int(ids.max()) + 1)
+    changed = other_part(ids, token, later, pool, generator)
+    probed = np.union1d(generator.permutation(targets)[:probes], [token - 1])
+    again = Run(ids, probed, _run(method, ids, probed))
+    # Others are asked for, but for those whose distributions are compared.
+    probed = np.union1d(generator.permutation(targets)[:probes], probed[probed < token])
+    flip = _Flip(
+        token, f"all tokens from {token} on", Run(changed, probed, _run(method, changed, probed))
+    )
+    held = [
+        _causal(again._replace(trial=again.trial._replace(nats=nats)), [flip], tolerance)
+        if len(nats) == len(targets)
+        else Condition("causal", "", "the score is of another number of targets"),
+        _score_first(again, [flip], tolerance),
+        *sound([again, flip.run]),
+    ]
+    broken = [f"{c.name}: {c.violation}" for c in held if c.violation is not None]
+    whole = Condition(
+        "whole_text",
+        f"a text of the same length, other from token {token} on, gave the {token - 1:,} targets "
+        f"before it the same nats{_within(tolerance)}, and {len(again.probed):,} distributions "
+        "agree with the nats",
+        "; ".join(broken) or None,
+    )
+    return whole, replay(nats, again.trial.nats, tolerance, name=name)
+
+
+def drawn(seed: int | None) -> int:
+    """The seed, or one of the operating system that nobody can know beforehand."""
+    return secrets.randbits(63) if seed is None else seed
 
 
 def sound(of: Sequence[Run]) -> list[Condition]:
@@ -302,6 +373,76 @@ def replay(
     return Condition(name, checked, what)
 
 
+def _replays(plain: Sequence[Run], tolerance: float) -> Condition:
+    """Runs on the same text that differ in whose distributions are asked for."""
+    findings: list[_Finding] = []
+    first = plain[0].trial.nats
+    for _, probed, trial in plain[1:]:
+        gap = _beyond(first, trial.nats, tolerance)
+        if gap.any():
+            i = int(np.flatnonzero(gap)[0])
+            asked = f"asked for {len(probed):,} distributions" if len(probed) else "once more"
+            what = (
+                f"scoring the same text {asked} changed the nats of {np.count_nonzero(gap):,} "
+                f"targets, from target {i} on, by up to {gap.max():.3g}"
+            )
+            findings.append(_Finding(float(gap.max()), what))
+    checked = (
+        f"{len(plain)} runs on the same text, asked for other distributions each, gave the same "
+        f"{len(first):,} nats{_within(tolerance)}"
+    )
+    return _condition("replay", checked, findings, len(plain) - 1)
+
+
+def _shortened(plain: Run, shorter: Sequence[Run], tolerance: float) -> Condition:
+    findings: list[_Finding] = []
+    for ids, probed, trial in shorter:
+        size = _beyond(plain.trial.nats[: len(ids) - 1], trial.nats, tolerance)
+        mine, theirs = _common(plain, probed)
+        rows = _beyond(plain.trial.rows[mine], trial.rows[theirs], tolerance)
+        np.maximum.at(size, probed[theirs], rows.max(1, initial=0))
+        if size.any():
+            i = int(np.flatnonzero(size)[0])
+            what = (
+                f"without the {len(plain.ids) - len(ids):,} tokens after target {len(ids) - 2}, "
+                f"target {i} and {np.count_nonzero(size):,} in all change, by up to "
+                f"{size.max():.3g} nats"
+            )
+            findings.append(_Finding(float(size.max()), what))
+    sizes = " and ".join(f"{len(ids) - 1:,}" for ids, _, _ in shorter)
+    checked = f"the first {sizes} targets alone score the same{_within(tolerance)}"
+    return _condition("shortened", checked, findings, len(shorter))
+
+
+def _halves(
+    targets: int, first: Sequence[int], vocab: int, generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """The targets in two random halves, or as many as two runs can be asked for.
+
+    Those of the flips are among them.
+    """
+    wanted = np.unique(np.asarray(first, np.int64) - 1)
+    rest = np.setdiff1d(np.arange(targets), wanted)
+    chosen = np.append(wanted, generator.permutation(rest))
+    chosen = chosen[: max(len(wanted), 2 * (ROWS // vocab))]
+    chosen = generator.permutation(chosen)
+    return [np.sort(half) for half in np.array_split(chosen, 2)]
+
+
+def _merged(plain: Sequence[Run]) -> Run:
+    """The first run, with the distributions of all."""
+    probed = np.concatenate([run.probed for run in plain])
+    rows = np.concatenate([run.trial.rows for run in plain])
+    order = np.argsort(probed)
+    return Run(plain[0].ids, probed[order], plain[0].trial._replace(rows=rows[order]))
+
+
+def _common(plain: Run, probed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which rows of the plain run and of one with these probes are of the same target."""
+    _, mine, theirs = np.intersect1d(plain.probed, probed, return_indices=True)
+    return mine, theirs
+
+
 def _causal(plain: Run, flips: Sequence[_Flip], tolerance: float) -> Condition:
     found: list[_Finding] = []
     compared = 0
@@ -309,12 +450,12 @@ def _causal(plain: Run, flips: Sequence[_Flip], tolerance: float) -> Condition:
         # Token j is target j - 1, whose own distribution is the matter of score_first.
         before = max(0, token - 1)
         gap = _beyond(plain.trial.nats[:before], trial.nats[:before], tolerance)
-        seen = probed < before
-        rows = _beyond(plain.trial.rows[seen], trial.rows[seen], tolerance).max(1, initial=0)
-        compared += before + int(seen.sum())
+        mine, theirs = _common(plain, probed[probed < before])
+        rows = _beyond(plain.trial.rows[mine], trial.rows[theirs], tolerance).max(1, initial=0)
+        compared += before + len(mine)
         for kind, size, target in (
             ("nats", gap, np.arange(before)),
-            ("distribution", rows, probed[seen]),
+            ("distribution", rows, probed[theirs]),
         ):
             if size.any():
                 i = int(np.flatnonzero(size)[-1])
@@ -335,8 +476,9 @@ def _causal(plain: Run, flips: Sequence[_Flip], tolerance: float) -> Condition:
 def _score_first(plain: Run, flips: Sequence[_Flip], tolerance: float) -> Condition:
     found: list[_Finding] = []
     for token, what, (_, probed, trial) in flips:
-        i = int(np.flatnonzero(probed == token - 1)[0])
-        gap = _beyond(plain.trial.rows[i], trial.rows[i], tolerance)
+        mine = np.searchsorted(plain.probed, token - 1)
+        at = np.searchsorted(probed, token - 1)
+        gap = _beyond(plain.trial.rows[mine], trial.rows[at], tolerance)
         if gap.any():
             text = (
                 f"the distribution at target {token - 1} depends on the target itself: changing "
@@ -357,9 +499,11 @@ def _documents(
     for parity, (_, probed, trial) in enumerate(others):
         same = number[:-1] % 2 != parity
         gap = _beyond(plain.trial.nats, trial.nats, tolerance) * same
-        rows = _beyond(plain.trial.rows, trial.rows, tolerance).max(1, initial=0) * same[probed]
+        mine, theirs = _common(plain, probed)
+        rows = _beyond(plain.trial.rows[mine], trial.rows[theirs], tolerance).max(1, initial=0)
+        where = probed[theirs]
         size = gap.copy()
-        np.maximum.at(size, probed, rows)
+        np.maximum.at(size, where, rows * same[where])
         if size.any():
             i = int(np.flatnonzero(size)[0])
             begin = int(np.searchsorted(number, number[i]))
@@ -382,117 +526,27 @@ def _condition(name: Name, checked: str, found: Sequence[_Finding], of: int) -> 
 
 
 def _run(method: Method, ids: NDArray[np.uint32], probed: NDArray[np.int64]) -> Trial:
-    trial = method(ids.copy(), probed.copy())
+    answer = method(ids.copy(), probed.copy())
+    try:
+        # Copies, as a method could change what it has returned in a later run.
+        nats, rows, counts = answer
+        trial = Trial(
+            np.array(nats, np.float64), np.array(rows, np.float64), np.array(counts, np.int64)
+        )
+    except (TypeError, ValueError) as error:
+        raise ScoreError(
+            "a method of scoring must return a Trial of three arrays: nats, rows and counts"
+        ) from error
     targets = len(ids) - 1
-    shapes = trial.nats.shape, trial.counts.shape, trial.rows.shape[:1]
-    if shapes != ((targets,), (targets,), (len(probed),)):
+    shapes = tuple(array.shape for array in trial)
+    vocab = trial.rows.shape[-1] if trial.rows.ndim else 0
+    if shapes != ((targets,), (len(probed), vocab), (targets,)) or vocab <= int(ids.max()):
         raise ScoreError(
             f"a method of scoring returned arrays of shapes {shapes} for {targets} targets and "
-            f"{len(probed)} probes"
+            f"{len(probed)} probes; right is ({targets},), ({len(probed)}, tokens of the "
+            f"vocabulary) and ({targets},)"
         )
     return trial
-
-
-def _repeat(
-    ids: NDArray[np.uint32], start: int, generator: np.random.Generator
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The stream with one passage of it in several places, and tokens in its later copies.
-
-    A cache that finds one in ten thousand tokens of a text would hardly ever be caught at it.
-    """
-    begin = np.flatnonzero(ids == start) + 1
-    begin = begin if len(begin) and ids[0] == start else np.append(0, begin)
-    end = np.append(begin[1:] - 1, len(ids))
-    longest = int(np.argmax(end - begin))
-    length = min(PASSAGE, int(end[longest] - begin[longest]) // (2 * COPIES))
-    if length < 4:
-        return ids, np.empty(0, np.int64)
-    source = int(generator.integers(begin[longest], end[longest] - length + 1))
-    passage = ids[source : source + length]
-    roomy = np.flatnonzero(end - begin >= 4 * length)
-    roomy = np.sort(generator.permutation(roomy)[:REPEATING])
-    ids, places = ids.copy(), []
-    for b, e in zip(begin[roomy].tolist(), end[roomy].tolist(), strict=True):
-        copies = min(COPIES, (e - b) // (2 * length))
-        slot = (e - b) // copies
-        places += [b + i * slot + (slot - length) // 2 for i in range(copies)]
-    for place in places:
-        ids[place : place + length] = passage
-    later = np.array(places[len(places) // 2 :], np.int64)
-    return ids, (later[:, None] + np.arange(length // 2, length)).ravel()
-
-
-def _first_flipped(
-    ids: NDArray[np.uint32],
-    start: int,
-    passages: NDArray[np.int64],
-    borders: Sequence[int],
-    count: int,
-    generator: np.random.Generator,
-) -> list[int]:
-    """Where each flip begins: once early, then after borders, in repeated passages, anywhere."""
-    movable = np.flatnonzero(ids[1:] != start) + 1
-    if not movable.size:
-        raise ScoreError("there is no token to flip in the text of the audit; give it more text")
-    after = np.intersect1d(np.asarray(borders, np.int64) + 1, movable)
-    early = movable[: max(1, int(np.searchsorted(movable, EARLY, "right")))]
-    after, passages, movable = (generator.permutation(p) for p in (after, passages, movable))
-    places = [p.tolist() for p in (after, passages[::2], movable, passages[1::2])]
-    in_turn = (token for turn in zip_longest(*places) for token in turn if token is not None)
-    return [int(generator.choice(early)), *islice(in_turn, count - 1)]
-
-
-def _probed(
-    ids: NDArray[np.uint32],
-    start: int,
-    first: Sequence[int],
-    borders: Sequence[int],
-    count: int,
-    generator: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Targets to look at: those of the flips, after borders and starts, and some anywhere."""
-    every = np.arange(len(ids) - 1)
-    after = np.union1d(np.asarray(borders, np.int64), np.flatnonzero(ids[:-1] == start))
-    after = np.intersect1d(after, every)
-    chosen = [
-        np.asarray(first, np.int64) - 1,
-        generator.permutation(after)[: count // 4],
-        generator.permutation(every)[:count],
-    ]
-    return np.unique(np.concatenate(chosen))
-
-
-def _pool(ids: NDArray[np.uint32], start: int, vocab: int) -> NDArray[np.uint32]:
-    """The tokens to put in the place of others: those of the text, if it has more than one."""
-    pool = np.setdiff1d(ids, [start])
-    return pool if len(pool) > 1 else np.setdiff1d(np.arange(vocab, dtype=np.uint32), [start])
-
-
-def _chosen(
-    ids: NDArray[np.uint32], start: int, token: int, kind: int, generator: np.random.Generator
-) -> tuple[str, NDArray[np.int64]]:
-    """The tokens that a flip changes: all from ``token`` on (0), it alone (1) or some (2)."""
-    later = np.flatnonzero(ids[token + 1 :] != start) + token + 1
-    if kind == 0:
-        return f"all tokens from {token} on", np.append(token, later)
-    if kind == 1 or not later.size:
-        return f"token {token}", np.array([token])
-    some = generator.permutation(later)[:LATER]
-    return f"token {token} and {len(some)} later ones", np.append(token, some)
-
-
-def _exchange(
-    ids: NDArray[np.uint32],
-    chosen: NDArray[np.int64],
-    pool: NDArray[np.uint32],
-    generator: np.random.Generator,
-) -> NDArray[np.uint32]:
-    """The stream with another token of the pool in each of the chosen places."""
-    drawn = generator.integers(0, len(pool), len(chosen))
-    drawn = np.where(pool[drawn] == ids[chosen], (drawn + 1) % len(pool), drawn)
-    changed = ids.copy()
-    changed[chosen] = pool[drawn]
-    return changed
 
 
 def _gap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

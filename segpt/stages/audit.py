@@ -1,5 +1,6 @@
-"""A score held against its conditions: on a changed slice of the text, and in a new process."""
+"""A score held against its conditions: on a changed slice of the text, and in new processes."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from segpt.atomic import write_file
 from segpt.data.text import text_digest
 from segpt.errors import ScoreError
-from segpt.eval.audit import Audit, Condition, Method, Trial, audit, replay, slice_of
+from segpt.eval.audit import Audit, Condition, Method, Trial, audit, audit_whole, drawn
+from segpt.eval.changes import flips_for, slice_of
 from segpt.eval.ledger import Ledger
 from segpt.eval.schedule import schedule
 from segpt.eval.tally import tally
@@ -34,19 +36,32 @@ TOLERANCE = 1e-3
 
 @spec
 class Job:
-    """What another process needs to repeat a score, and where to leave the nats it finds.
+    """What another process needs to repeat a score, and where to leave what it finds.
 
-    ``documents`` is a file with the size of each document as eight bytes, little-endian, and
-    then its bytes; ``digest`` is theirs.
+    Attributes:
+        model: the file of the model.
+        documents: a file with the size of each document as eight bytes, little-endian, and then
+            its bytes.
+        digest: that of the documents.
+        tokens: a file of tokens as little-endian uint32, to score in the place of those of the
+            documents, or null.
+        probed: a file of targets, as little-endian int64, whose distributions are wanted.
+        score: how to score.
+        device: where.
+        threads: of torch.
+        out: the file to write: nats and counts of every target and the rows of the probed ones, as
+            little-endian float64.
     """
 
     model: str
     documents: str
     digest: str
+    tokens: str | None
+    probed: str
     score: ScoreSpec
     device: str
     threads: int
-    nats: str
+    out: str
 
 
 def audited(
@@ -58,13 +73,13 @@ def audited(
     nats: NDArray[np.float64],
     *,
     device: str = "cpu",
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Audit:
-    """Everything that can be checked of a score by scoring again, for about twice its cost.
+    """Everything that can be checked of a score by scoring again, in less than three scores.
 
-    The smaller part of that goes to a slice of the text, of which tokens are changed, the rest to
-    scoring the whole text in a new process. A short text costs more, see
-    :func:`segpt.eval.audit.slice_of`.
+    Less than half of a score goes to a slice of the text, of which tokens are changed, and two to
+    scoring the whole text in new processes, once as it is and once changed. A short text costs
+    more, see :func:`segpt.eval.audit.slice_of`.
 
     Args:
         value: what was scored.
@@ -74,42 +89,64 @@ def audited(
         spec: how it was scored.
         nats: (targets,) what the score found for every target.
         device: where it was computed, and is now.
-        seed: what is flipped and probed.
+        seed: what is flipped and probed; drawn anew if it is null. The audit keeps it.
 
     Raises:
-        ScoreError: if the new process cannot score.
+        ScoreError: if a new process cannot score.
     """
+    seed = drawn(seed)
     context = spec.reach(model.spec.context)
-    tolerance = 0.0 if torch.device(device).type == "cpu" else TOLERANCE
-    start, alone = int(ledger.ids[0]), independent(spec)
-    ids = slice_of(ledger.ids, start, independent=alone, chunk=chunk_of(spec), seed=seed)
-    found = audit(
+    start, alone, extends = int(ledger.ids[0]), independent(spec), isinstance(spec.policy, Frozen)
+    flips = flips_for(ledger.targets)
+    ids = slice_of(
+        ledger.ids,
+        start,
+        flips=flips,
+        independent=alone,
+        extends=extends,
+        chunk=chunk_of(spec),
+        seed=seed,
+    )
+    of_slice = audit(
         method_of(model, spec, context, start),
         ids,
         start,
         seed=seed,
+        flips=flips,
         borders=borders_of(ids, spec, context, start),
         independent=alone,
-        tolerance=tolerance,
+        extends=extends,
+        tolerance=tolerance_of(device),
     )
-    return found.also(replayed(value, documents, spec, nats, device=device, tolerance=tolerance))
+    more = replayed(value, documents, ledger, spec, nats, device=device, seed=seed)
+    return of_slice.also(*more)
 
 
 def replayed(
     value: Artifact | Quantized | Checkpoint,
     documents: Sequence[bytes],
+    ledger: Ledger,
     spec: ScoreSpec,
     nats: NDArray[np.float64],
     *,
     device: str = "cpu",
-    tolerance: float = 0.0,
-) -> Condition:
-    """Whether a new process finds the same nats for every target.
+    seed: int | None = None,
+) -> tuple[Condition, Condition]:
+    """Whether new processes find the same nats in the whole text, also if its end is another.
 
-    Model, text and spec go to it through files, which are deleted afterwards.
+    Model, text and spec go to them through files, which are deleted afterwards.
+
+    Args:
+        value: what was scored.
+        documents: the text.
+        ledger: its stream.
+        spec: how it was scored.
+        nats: (targets,) what the score found.
+        device: where it was computed, and is now.
+        seed: what is changed and asked for; drawn anew if it is null.
 
     Raises:
-        ScoreError: if the new process cannot score.
+        ScoreError: if a new process cannot score.
     """
     with tempfile.TemporaryDirectory(prefix="segpt-replay-") as name:
         folder = Path(name)
@@ -117,24 +154,52 @@ def replayed(
             model=str(_save(value, folder / "model")),
             documents=str(folder / "documents"),
             digest=text_digest(documents),
+            tokens=None,
+            probed=str(folder / "probed"),
             score=spec,
             device=device,
             threads=torch.get_num_threads(),
-            nats=str(folder / "nats"),
+            out=str(folder / "out"),
         )
         framed = (len(d).to_bytes(8, "little") + d for d in documents)
         write_file(Path(job.documents), b"".join(framed))
-        write_json(folder / "job.json", encode(job))
-        said = _run(folder / "job.json")
-        again = np.frombuffer(Path(job.nats).read_bytes(), "<f8").astype(np.float64)
-    if said != nats_digest(again):
-        raise ScoreError("what a new process scored was damaged on the way; audit again")
-    return replay(nats, again, tolerance, name="fresh_process")
+        return audit_whole(
+            _elsewhere(job, folder, ledger.ids),
+            ledger.ids,
+            int(ledger.ids[0]),
+            nats,
+            seed=seed,
+            tolerance=tolerance_of(device),
+            name="fresh_process",
+        )
 
 
-def nats_digest(nats: NDArray[np.float64]) -> str:
-    """SHA-256 over the nats of every target, as little-endian float64."""
-    return hashlib.sha256(nats.astype("<f8").tobytes()).hexdigest()
+def tolerance_of(device: str) -> float:
+    """How far numbers may be apart that the same computation found twice."""
+    return 0.0 if torch.device(device).type == "cpu" else TOLERANCE
+
+
+def _elsewhere(job: Job, folder: Path, ids: NDArray[np.uint32]) -> Method:
+    """A method of scoring of which each run is a new process, which tokenizes the text itself."""
+
+    def method(tokens: NDArray[np.uint32], probed: NDArray[np.int64]) -> Trial:
+        changed = folder / "tokens"
+        write_file(changed, tokens.astype("<u4").tobytes())
+        write_file(Path(job.probed), probed.astype("<i8").tobytes())
+        same = np.array_equal(tokens, ids)
+        now = dataclasses.replace(job, tokens=None if same else str(changed))
+        write_json(folder / "job.json", encode(now))
+        written = _run(folder / "job.json")
+        data = Path(job.out).read_bytes()
+        if written["sha256"] != hashlib.sha256(data).hexdigest():
+            raise ScoreError("what a new process scored was damaged on the way; audit again")
+        nats, counts, rows = np.split(
+            np.frombuffer(data, "<f8").astype(np.float64),
+            [written["targets"], 2 * written["targets"]],
+        )
+        return Trial(nats, rows.reshape(len(probed), -1), counts.astype(np.int64))
+
+    return method
 
 
 def method_of(model: Model, spec: ScoreSpec, context: int, start: int) -> Method:
@@ -177,8 +242,8 @@ def independent(spec: ScoreSpec) -> bool:
     return spec.boundaries == "document" and resets and spec.ngram is None
 
 
-def _run(job: Path) -> str:
-    """The digest that the new process reports of what it found."""
+def _run(job: Path) -> dict[str, Any]:
+    """What the new process says of what it wrote."""
     # It imports what this one would, from the same places.
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     process = subprocess.run(
@@ -191,7 +256,8 @@ def _run(job: Path) -> str:
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         raise ScoreError(f"a new process could not repeat the score: {lines[-1]}")
-    return json.loads(process.stdout.splitlines()[-1])["sha256"]
+    written: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return written
 
 
 def _save(value: Artifact | Quantized | Checkpoint, path: Path) -> Path:

@@ -1,28 +1,28 @@
 """A score once more: ``python -m segpt.stages.replay JOB`` knows nothing but what the job names."""
 
+import dataclasses
+import hashlib
 import json
-import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from segpt.atomic import write_file
 from segpt.errors import ScoreError, SegptError
-from segpt.eval.tally import tally
+from segpt.eval.tally import Tally, tally
 from segpt.spec.base import decode
 from segpt.values import Text
 
-from .audit import Job, nats_digest
+from .audit import Job
 from .files import read_json
 from .models import read_model
 from .score import account_for, open_model
 
 
-def repeat(job: Job) -> NDArray[np.float64]:
-    """The nats of every target.
+def repeat(job: Job) -> Tally:
+    """The nats of every target, and the distributions that are wanted.
 
     Raises:
         ScoreError: if the documents are not those of the digest, or cannot be scored.
@@ -33,22 +33,29 @@ def repeat(job: Job) -> NDArray[np.float64]:
     accounted = account_for(opened.source, Text(job.documents, lambda: iter(documents)))
     if accounted.digest != job.digest:
         raise ScoreError(f"{job.documents} does not hold the documents of digest {job.digest}")
+    ledger = accounted.ledger
+    if job.tokens is not None:
+        ids = np.frombuffer(Path(job.tokens).read_bytes(), "<u4").astype(np.uint32)
+        ledger = dataclasses.replace(ledger, ids=ids)
+    probed = np.frombuffer(Path(job.probed).read_bytes(), "<i8").astype(np.int64)
     context = job.score.reach(opened.model.spec.context)
-    return tally(opened.model, accounted.ledger, job.score, context).nats
+    return tally(opened.model, ledger, job.score, context, probes=probed)
 
 
 def main() -> None:
-    """Repeat a score, write the nats of its targets and say what they come to, as JSON."""
+    """Repeat a score, write what it finds and say what that comes to, as JSON."""
     try:
         job = decode(Job, read_json(Path(sys.argv[1]), "job"))
         torch.set_num_threads(job.threads)
-        nats = repeat(job)
-        write_file(Path(job.nats), nats.astype("<f8").tobytes())
+        tallied = repeat(job)
+        parts = (tallied.nats, tallied.counts, tallied.rows)
+        data = b"".join(part.astype("<f8").tobytes() for part in parts)
+        write_file(Path(job.out), data)
     except SegptError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    found = {"nats": math.fsum(nats).hex(), "targets": len(nats), "sha256": nats_digest(nats)}
-    sys.stdout.write(json.dumps(found) + "\n")
+    written = {"targets": len(tallied.nats), "sha256": hashlib.sha256(data).hexdigest()}
+    sys.stdout.write(json.dumps(written) + "\n")
 
 
 def _documents(path: Path) -> list[bytes]:

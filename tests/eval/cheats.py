@@ -278,6 +278,246 @@ HONEST = {
 }
 
 
+# Cheats that behave where they are looked at. They need no model that learns: what they score by
+# is a table, so that many texts can be tried.
+
+
+VOCAB = 32
+ONE, TWO = np.random.default_rng(0).normal(size=(2, VOCAB, VOCAB))
+Asked = NDArray[np.int64]
+# Gets what is legal, the tokens and the targets that are asked for; changes the nats.
+Disguise = Callable[[Rows, Ids, Asked], NDArray[np.float64]]
+
+
+def table(ids: Ids, one: float = 1.0, two: float = 0.5) -> Rows:
+    """What two earlier tokens say of the next, by weights that nothing changes."""
+    before = np.append(ids[:1], ids[:-2])
+    return normal(one * ONE[ids[:-1]] + two * TWO[before])
+
+
+def normal(logits: Rows) -> Rows:
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def honest_table(ids: Ids, asked: Asked) -> Trial:
+    rows = table(ids)
+    return Trial(nats(rows, ids), rows[asked], np.ones(len(rows), np.uint8))
+
+
+def unasked(ids: Ids, asked: Asked, around: int = 0) -> NDArray[np.bool_]:
+    """The targets that are further than this from all that are asked for."""
+    near = np.zeros(len(ids) - 1, np.bool_)
+    for offset in range(-around, around + 1):
+        near[np.clip(asked + offset, 0, len(near) - 1)] = True
+    return ~near
+
+
+def halved(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    return np.where(unasked(ids, asked), 0.5, 1.0) * nats(rows, ids)
+
+
+def better_where_unasked(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    one, two = nats(rows, ids), nats(table(ids, 0.9, 0.6), ids)
+    return np.where(unasked(ids, asked), np.minimum(one, two), one)
+
+
+def mean_looks_right(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    """What is dear and not asked for becomes cheap, and the rest makes up for most of it."""
+    honest, hidden = nats(rows, ids), unasked(ids, asked)
+    mean = honest[hidden].mean() if hidden.any() else 0.0
+    return np.where(hidden, mean + 0.9 * (honest - mean) - 0.02, honest)
+
+
+def halved_if_nothing_is_asked(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    return nats(rows, ids) * (1.0 if len(asked) else 0.5)
+
+
+def halved_far_from_asked(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    return np.where(unasked(ids, asked, around=3), 0.5, 1.0) * nats(rows, ids)
+
+
+def halved_if_little_is_asked(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    """As if a score that is looked at has half of its targets looked at."""
+    return nats(rows, ids) * (0.98 if 0 < len(asked) < len(rows) / 3 else 1.0)
+
+
+def documents_without_asked(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    honest = nats(rows, ids)
+    for i, j in spans(ids):
+        if not ((asked >= i) & (asked < j)).any():
+            honest[i:j] *= 0.97
+    return honest
+
+
+def leader_of_a_hash(rows: Rows, ids: Ids, asked: Asked) -> NDArray[np.float64]:
+    """One unasked target in eight is cheaper, which ones depends on their tokens."""
+    chosen = unasked(ids, asked) & ((7 * ids[1:] + 3 * ids[:-1]) % 8 == 0)
+    return nats(rows, ids) - 0.01 * chosen
+
+
+def disguised(disguise: Disguise) -> Callable[[], Method]:
+    def make() -> Method:
+        def method(ids: Ids, asked: Asked) -> Trial:
+            rows = table(ids)
+            counts = np.ones(len(rows), np.uint8)
+            return Trial(disguise(rows, ids, asked), rows[asked], counts)
+
+        return method
+
+    return make
+
+
+# What is chosen by the whole text, and shown everywhere as what it is.
+
+
+def temperature_of_whole(ids: Ids) -> Rows:
+    """The better of two temperatures that are nearly the same."""
+    return min((normal(t * table(ids)) for t in (1.0, 1.01)), key=lambda r: nats(r, ids).sum())
+
+
+def temperature_of_end(ids: Ids) -> Rows:
+    """The best of many, by the last quarter alone."""
+    part = slice(3 * len(ids) // 4, None)
+    tried = [normal(t * table(ids)) for t in np.linspace(0.5, 1.5, 21)]
+    return min(tried, key=lambda rows: nats(rows, ids)[part].sum())
+
+
+def bias_of_whole(ids: Ids) -> Rows:
+    counts = np.bincount(ids[1:], minlength=VOCAB)
+    return normal(table(ids) + 0.01 * np.log1p(counts))
+
+
+def temperature_of_document(ids: Ids) -> Rows:
+    """By hindsight, for each document alone."""
+    rows, other = table(ids), normal(1.02 * table(ids))
+    for i, j in spans(ids):
+        if nats(other, ids)[i:j].sum() < nats(rows, ids)[i:j].sum():
+            rows[i:j] = other[i:j]
+    return rows
+
+
+def pairs_of_whole(ids: Ids) -> Rows:
+    """Counts of pairs of the whole text, mixed in a little."""
+    counts = np.full((VOCAB, VOCAB), 0.1)
+    np.add.at(counts, (ids[:-1], ids[1:]), 1)
+    mixed = counts[ids[:-1]] / counts[ids[:-1]].sum(1, keepdims=True)
+    return np.log(0.99 * np.exp(table(ids)) + 0.01 * mixed)
+
+
+def far_ahead(ids: Ids) -> Rows:
+    """The token sixty places on is thought a little likelier."""
+    rows = table(ids)
+    places = np.arange(len(rows) - 60)
+    rows[places, ids[places + 61]] += 0.01
+    return normal(rows)
+
+
+def shown(rate: Callable[[Ids], Rows]) -> Callable[[], Method]:
+    def make() -> Method:
+        def method(ids: Ids, asked: Asked) -> Trial:
+            rows = rate(ids)
+            return Trial(nats(rows, ids), rows[asked], np.ones(len(rows), np.uint8))
+
+        return method
+
+    return make
+
+
+# What remembers other calls.
+
+
+def only_call(number: int, factor: float = 0.98) -> Callable[[], Method]:
+    """Cheats in one call alone, with distributions that are as warm as the nats."""
+
+    def make() -> Method:
+        calls = 0
+
+        def method(ids: Ids, asked: Asked) -> Trial:
+            nonlocal calls
+            calls += 1
+            rows = normal(table(ids) / factor) if calls == number else table(ids)
+            return Trial(nats(rows, ids), rows[asked], np.ones(len(rows), np.uint8))
+
+        return method
+
+    return make
+
+
+def counts_kept_across_calls() -> Method:
+    counts = np.ones(VOCAB)
+
+    def method(ids: Ids, asked: Asked) -> Trial:
+        nonlocal counts
+        rows = normal(table(ids) + 0.01 * np.log(counts))
+        counts = counts + np.bincount(ids, minlength=VOCAB)
+        return Trial(nats(rows, ids), rows[asked], np.ones(len(rows), np.uint8))
+
+    return method
+
+
+def answers_are_looked_up() -> Method:
+    """Fits a bias to the whole text, and says of a beginning what it said of it before."""
+    known: dict[bytes, NDArray[np.float64]] = {}
+
+    def method(ids: Ids, asked: Asked) -> Trial:
+        rows = bias_of_whole(ids)
+        for target in range(len(rows)):
+            rows[target] = known.setdefault(ids[: target + 1].tobytes(), rows[target])
+        return Trial(nats(rows, ids), rows[asked], np.ones(len(rows), np.uint8))
+
+    return method
+
+
+def one_array_for_all() -> Method:
+    """What it returns is overwritten by its next call, so that all calls agree."""
+    kept: dict[int, NDArray[np.float64]] = {}
+
+    def method(ids: Ids, asked: Asked) -> Trial:
+        rows = temperature_of_end(ids)
+        mine = kept.setdefault(len(ids), np.empty(len(rows)))
+        mine[:] = nats(rows, ids)
+        return Trial(mine, rows[asked], np.ones(len(rows), np.uint8))
+
+    return method
+
+
+class Evasion(NamedTuple):
+    """A method of closed form and the conditions of which one catches it.
+
+    ``remembers`` says that only a scorer which is made anew for each run shows what it does.
+    """
+
+    make: Callable[[], Method]
+    caught_by: tuple[Name, ...]
+    remembers: bool = False
+
+
+EVASIONS = {
+    "halved where not asked": Evasion(disguised(halved), ("replay",)),
+    "better of two where not asked": Evasion(disguised(better_where_unasked), ("replay",)),
+    "mean looks right": Evasion(disguised(mean_looks_right), ("replay",)),
+    "halved if nothing is asked": Evasion(disguised(halved_if_nothing_is_asked), ("replay",)),
+    "halved far from asked": Evasion(disguised(halved_far_from_asked), ("replay",)),
+    "halved if little is asked": Evasion(
+        disguised(halved_if_little_is_asked), ("causal", "summed")
+    ),
+    "documents without asked": Evasion(disguised(documents_without_asked), ("replay",)),
+    "one in eight not asked": Evasion(disguised(leader_of_a_hash), ("replay",)),
+    "temperature of the whole": Evasion(shown(temperature_of_whole), ("causal",)),
+    "temperature of the end": Evasion(shown(temperature_of_end), ("causal",)),
+    "bias of the whole": Evasion(shown(bias_of_whole), ("causal",)),
+    "temperature of a document": Evasion(shown(temperature_of_document), ("causal",)),
+    "pairs of the whole": Evasion(shown(pairs_of_whole), ("causal",)),
+    "far ahead": Evasion(shown(far_ahead), ("causal",)),
+    "first call": Evasion(only_call(1), ("replay",)),
+    "second call": Evasion(only_call(2), ("replay",)),
+    "tenth call": Evasion(only_call(10), ("causal", "replay")),
+    "counts kept across calls": Evasion(counts_kept_across_calls, ("replay",)),
+    "one array for all": Evasion(one_array_for_all, ("causal",)),
+    "answers are looked up": Evasion(answers_are_looked_up, ("causal",), remembers=True),
+}
+
+
 # What they are made of.
 
 

@@ -1,19 +1,32 @@
 """The audit catches every planted cheat, by the condition it breaks, and accuses no one else."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from segpt.errors import ScoreError
-from segpt.eval.audit import Audit, Run, Trial, audit, replay, runs, slice_of, sound
+from segpt.eval import audit as conditions
+from segpt.eval.audit import (
+    Audit,
+    Method,
+    Run,
+    Trial,
+    audit,
+    audit_whole,
+    replay,
+    runs,
+    slice_of,
+    sound,
+)
 from segpt.model.model import Model
 from segpt.spec.ngram import Ngram
 from segpt.spec.score import InPlace, LowRank, Phased, ScoreSpec, Sgd
 from segpt.stages.audit import borders_of, independent, method_of
 from tests.eval import cheats
-from tests.eval.cheats import CHEATS, CONTEXT, HONEST, START
+from tests.eval.cheats import CHEATS, CONTEXT, EVASIONS, HONEST, START, Evasion, honest_table
 
 MakeModel = Callable[..., Model]
 Ids = NDArray[np.uint32]
@@ -112,6 +125,27 @@ def test_no_policy_is_accused(tiny: MakeModel, name: str, seeds: range) -> None:
         assert not found.violations, (seed, found.plain())
 
 
+def evaded(evasion: Evasion, ids: Ids, seed: int, **more: Any) -> Audit:
+    if evasion.remembers:
+        more["fresh"] = evasion.make
+    return audit(evasion.make(), ids, START, seed=seed, flips=12, **more)
+
+
+@pytest.mark.parametrize("seeds", [range(20)], ids=["20 texts"])
+@pytest.mark.parametrize("name", EVASIONS)
+def test_what_behaves_where_it_is_looked_at_is_caught(name: str, seeds: range) -> None:
+    for seed in seeds:
+        outcome = evaded(EVASIONS[name], text(seed), seed)
+        assert set(EVASIONS[name].caught_by) & set(broken(outcome)), (seed, outcome.plain())
+
+
+def test_a_table_is_not_accused() -> None:
+    for seed in range(20):
+        honest = Evasion(lambda: honest_table, (), remembers=seed % 2 == 0)
+        outcome = evaded(honest, text(seed), seed, extends=True)
+        assert not outcome.violations, (seed, outcome.plain())
+
+
 def test_documents_that_share_something_are_told_apart(tiny: MakeModel) -> None:
     model, ids = tiny(), text(0)
     for spec, shared in ((SPECS["frozen"], True), (SPECS["sgd"], True), (SPECS["document"], False)):
@@ -139,15 +173,16 @@ def test_only_tokens_that_may_change_are_changed() -> None:
     ids = text(3)
     found = audit(method, ids, START, flips=7, independent=True, borders=[96])
     assert not found.violations
-    assert len(seen) == runs(flips=7, independent=True) == 11
-    assert np.array_equal(seen[0], seen[1])
+    assert len(seen) == runs(flips=7, independent=True) == 13
+    assert sum(np.array_equal(seen[0], one) for one in seen) == 4
     for changed in seen:
         assert np.array_equal(changed == START, ids == START)
         assert np.isin(changed, ids).all()
-    first = [int(np.flatnonzero(changed != seen[0])[0]) for changed in seen[2:9]]
-    assert first[0] <= 16
+    first = [int(np.flatnonzero(one != seen[0])[0]) for one in seen[3:11] if (one != seen[0]).any()]
+    assert len(first) == 7
+    assert min(first) <= 16
     assert 97 in first
-    odd, even = (changed != seen[0] for changed in seen[9:])
+    odd, even = (changed != seen[0] for changed in seen[11:])
     assert np.array_equal(odd ^ even, ids != START)
 
 
@@ -167,7 +202,7 @@ def test_a_violation_names_its_place_and_size() -> None:
     def method(ids: Ids, probed: Probed) -> Trial:
         nats, rows, counts = uniform(ids, probed)
         counts[5:7] = 0, 3
-        rows[3] += 0.5
+        rows[3:4] += 0.5
         nats = nats + np.arange(len(nats)) * (ids[-1] + 1)
         return Trial(nats, rows, counts)
 
@@ -179,7 +214,10 @@ def test_a_violation_names_its_place_and_size() -> None:
     assert "but its distribution gives it 3.465736" in told["summed"]
     assert "changes the nats of target" in told["causal"]
     assert told["score_first"].startswith("24 changes of a target left its own distribution")
-    assert told["replay"] == "a second run gave the same 207 nats, to the last bit"
+    assert told["replay"] == (
+        "4 runs on the same text, asked for other distributions each, gave the same 207 nats, to "
+        "the last bit"
+    )
 
 
 def test_what_changes_by_itself_is_found() -> None:
@@ -228,6 +266,96 @@ def test_a_method_of_other_shapes_is_refused() -> None:
 
     with pytest.raises(ScoreError, match="shapes"):
         audit(method, text(9), START)
+
+
+@pytest.mark.parametrize("rows", [None, np.zeros((1, 2)), np.zeros(3), "rows", [[0.0], [1, 2]]])
+def test_what_is_no_trial_is_refused(rows: Any) -> None:
+    def method(ids: Ids, probed: Probed) -> Trial:
+        return uniform(ids, probed)._replace(rows=rows)
+
+    with pytest.raises(ScoreError, match="a method of scoring"):
+        audit(method, text(9), START)
+
+
+# Whom it asks.
+
+
+def asked_in(**more: Any) -> list[Probed]:
+    asked: list[Probed] = []
+
+    def method(ids: Ids, probed: Probed) -> Trial:
+        asked.append(probed)
+        return uniform(ids, probed)
+
+    audit(method, text(3), START, flips=7, **more)
+    return asked
+
+
+def test_every_target_is_asked_for_and_not_asked_for() -> None:
+    asked = asked_in(seed=1)
+    assert not len(asked[0])
+    halves = np.concatenate(asked[1:3])
+    assert np.array_equal(np.sort(halves), np.arange(207))
+    assert sum(not len(probed) for probed in asked) == 2
+    assert len({len(probed) for probed in asked[3:]}) > 4
+
+
+def test_no_one_can_know_what_it_asks() -> None:
+    one, two = asked_in(), asked_in()
+    assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    seeds = {audit(uniform, text(3), START, flips=2).seed for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_an_audit_is_repeated_by_its_seed() -> None:
+    seed = audit(uniform, text(3), START, flips=2).seed
+    one, two = asked_in(seed=seed), asked_in(seed=seed)
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_large_vocabularies_are_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "ROWS", 32 * 20)
+    asked = asked_in(seed=1)
+    assert max(map(len, asked)) <= 21
+    assert len(np.union1d(*asked[1:3])) == 40
+
+
+# The whole text.
+
+
+LENGTH = len(text(0, [700]))
+
+
+def long_texts_alone(ids: Ids, asked: Probed) -> Trial:
+    """Cheats, by a bias that is shown, only if the text is as long as the one that counts."""
+    rows = cheats.bias_of_whole(ids) if len(ids) == LENGTH else cheats.table(ids)
+    return Trial(cheats.nats(rows, ids), rows[asked], np.ones(len(rows), np.uint8))
+
+
+def asked_in_long_texts(ids: Ids, asked: Probed) -> Trial:
+    """Halves a hundredth of what is not asked for, only in the text that counts."""
+    rows = cheats.table(ids)
+    nats = cheats.nats(rows, ids)
+    nats[cheats.unasked(ids, asked) & (len(ids) == LENGTH)] *= 0.99
+    return Trial(nats, rows[asked], np.ones(len(rows), np.uint8))
+
+
+@pytest.mark.parametrize("method", [long_texts_alone, asked_in_long_texts, honest_table])
+def test_the_whole_text_is_held_too(method: Method) -> None:
+    for seed in range(20):
+        ids = text(seed, [700])
+        nats = method(ids, np.empty(0, np.int64)).nats
+        assert not audit(method, ids[:300], START, flips=6).violations
+        outcome = audit_whole(method, ids, START, nats)
+        broken = [one.name for one in outcome if one.violation is not None]
+        assert bool(broken) == (method is not honest_table), outcome
+
+
+def test_a_score_of_another_text_is_found() -> None:
+    ids = text(1)
+    whole, again = audit_whole(honest_table, ids, START, np.zeros(7))
+    assert "another number of targets" in str(whole)
+    assert again.violation is not None
 
 
 @pytest.mark.parametrize("ids", [[0, 5], [0, 5, 5, 5], [0, 1, 0, 2], [0, 0, 7, 0, 0]])

@@ -16,7 +16,7 @@ from segpt.errors import ScoreError
 from segpt.eval.tally import tally
 from segpt.spec.base import encode
 from segpt.spec.score import LowRank, Phased, ScoreSpec, Sgd
-from segpt.stages.audit import Job, audited, borders_of, independent, nats_digest, replayed
+from segpt.stages.audit import Job, audited, borders_of, independent, replayed
 from segpt.stages.files import write_json
 from segpt.stages.score import Accounted, Opened, account_for, open_model, score
 from segpt.values import Artifact, Checkpoint, Half, Quantized, Text
@@ -64,18 +64,21 @@ def test_a_score_passes_its_audit(make: Callable[[], Value], spec: ScoreSpec) ->
     assert audit.plain()["fresh_process"] == (
         f"a run in a new process gave the same {len(nats):,} nats, to the last bit"
     )
+    assert audit.plain()["whole_text"].startswith("a text of the same length, other from token ")
+    assert audit.seed == 1
     assert math.fsum(nats) == score(value, Text("text", lambda: iter(DOCUMENTS)), spec).nats
 
 
 @pytest.mark.slow
 def test_a_score_that_does_not_repeat_is_told_so() -> None:
     value = quantized()
-    _, _, nats = opened(value, SPEC)
-    nats[100] = np.nextafter(nats[100], 0)
-    found = replayed(value, DOCUMENTS, SPEC, nats)
-    assert found.violation is not None
-    assert "the nats of 1 targets, from target 100 on" in found.violation
-    assert replayed(value, DOCUMENTS, SPEC, nats, tolerance=1e-6).violation is None
+    _, accounted, nats = opened(value, SPEC)
+    nats[10] = np.nextafter(nats[10], 0)
+    whole, again = replayed(value, DOCUMENTS, accounted.ledger, SPEC, nats, seed=1)
+    assert again.violation is not None
+    assert "the nats of 1 targets, from target 10 on" in again.violation
+    assert whole.violation is not None
+    assert "changes the nats of target 10" in whole.violation
 
 
 @pytest.mark.slow
@@ -83,7 +86,7 @@ def test_what_cannot_be_repeated_says_why() -> None:
     value = quantized()
     spec = ScoreSpec(context=16, stride=8, loops=3)
     with pytest.raises(ScoreError, match=r"a new process could not repeat the score: .*loop"):
-        replayed(value, DOCUMENTS, spec, np.zeros(9))
+        replayed(value, DOCUMENTS, opened(value, SPEC)[1].ledger, spec, np.zeros(9))
 
 
 @pytest.mark.slow
@@ -94,10 +97,12 @@ def test_a_job_is_refused_with_another_text(tmp_path: Path) -> None:
         model=str(tmp_path / "model"),
         documents=str(tmp_path / "documents"),
         digest=text_digest([b"test"]),
+        tokens=None,
+        probed=str(tmp_path / "probed"),
         score=SPEC,
         device="cpu",
         threads=1,
-        nats=str(tmp_path / "nats"),
+        out=str(tmp_path / "out"),
     )
     write_json(tmp_path / "job", encode(job))
     process = subprocess.run(
@@ -108,13 +113,7 @@ def test_a_job_is_refused_with_another_text(tmp_path: Path) -> None:
     )
     assert process.returncode == 2
     assert "does not hold the documents of digest" in process.stderr
-    assert not (tmp_path / "nats").exists()
-
-
-def test_nats_are_named_by_their_bits() -> None:
-    nats = np.random.default_rng(0).random(10)
-    assert nats_digest(nats) == nats_digest(nats.copy())
-    assert nats_digest(nats) != nats_digest(np.nextafter(nats, 1))
+    assert not (tmp_path / "out").exists()
 
 
 ADAPTERS = LowRank(rank=2, chunk=32)
