@@ -34,6 +34,7 @@ NORMALISED: Final = 1e-4  # how far a sum of probabilities may be from 1
 SUMMED: Final = 1e-5  # how far nats may be from their row, in parts of themselves above 1
 SHORTENED: Final = 1e-3  # nats: shorter texts make other batches, which round differently
 ROWS: Final = 1 << 24  # log-probabilities that one run is asked for at most: 128 MiB
+NOBODY: Final[NDArray[np.int64]] = np.empty(0, np.int64)
 ASKED: Final = 256  # targets of a whole text whose distributions are asked for
 
 
@@ -175,60 +176,107 @@ def audit(
     """
     seed = drawn(seed)
     generator = np.random.default_rng(seed)
-
-    def run(ids: NDArray[np.uint32], probed: NDArray[np.int64]) -> Run:
-        return Run(ids, probed, _run(method if fresh is None else fresh(), ids, probed))
-
     ids, passages = repeat_passage(ids, start, generator)
     first = first_flipped(ids, start, passages, borders, flips, generator)
-    nobody = np.empty(0, np.int64)
-    plain = [run(ids, nobody)]
-    vocab = plain[0].trial.rows.shape[1]
-    plain += [run(ids, probed) for probed in _halves(len(ids) - 1, first, vocab, generator)]
-    reference = _merged(plain)
-    pool = pool_of(ids, start, vocab)
-    expected = expected_of(ids, reference.probed, reference.trial.rows, pool)
-
-    def asked(token: int | None = None) -> NDArray[np.int64]:
-        """A few targets, how many nobody knows, and that of ``token``."""
-        targets = np.arange(len(ids) - 1)
-        some = generator.permutation(targets)[: int(generator.integers(2 * probes + 1))]
-        some = some[: max(1, ROWS // vocab)]
-        return np.union1d(some, [] if token is None else [token - 1]).astype(np.int64)
-
-    flips_made = []
-    for index, token in enumerate(first):
-        what, changed = flipped(ids, start, token, index, pool, expected, generator)
-        flips_made.append((token, what, changed, asked(token)))
-    order = generator.permutation(len(first) + 1).tolist()
-    changes: dict[int, _Flip] = {}
-    for index in order:
-        if index == len(first):
-            plain.append(run(ids, nobody))
-        else:
-            token, what, changed, probed = flips_made[index]
-            changes[index] = _Flip(token, what, run(changed, probed))
-    flips_run = [changes[index] for index in range(len(first))]
-    others, number = list[Run](), np.cumsum(ids == start)
-    for parity in (0, 1) if independent else ():
-        chosen = np.flatnonzero((ids != start) & (number % 2 == parity))
-        others.append(run(exchange(ids, chosen, pool, generator), asked()))
-    shorter = []
-    for _ in range(2 if extends else 0):
-        cut = int(generator.integers((len(ids) - 1) // 2, len(ids) - 1))
-        probed = asked()
-        shorter.append(run(ids[: cut + 1], probed[probed < cut]))
+    asker = _Asker(method, fresh, ids, start, generator, probes)
+    plain, reference = asker.plain(first)
+    more, changes = asker.flips(first, reference)
+    plain.append(more)
+    others = asker.others() if independent else []
+    shorter = asker.shorter() if extends else []
     conditions = [
-        *sound([*plain, *(flip.run for flip in flips_run), *others, *shorter]),
-        _causal(reference, flips_run, tolerance),
-        _score_first(reference, flips_run, tolerance),
+        *sound([*plain, *(flip.run for flip in changes), *others, *shorter]),
+        _causal(reference, changes, tolerance),
+        _score_first(reference, changes, tolerance),
     ]
     if independent:
-        conditions.append(_documents(reference, others, number, tolerance))
+        conditions.append(_documents(reference, others, np.cumsum(ids == start), tolerance))
     if extends:
         conditions.append(_shortened(reference, shorter, max(tolerance, SHORTENED)))
     conditions.append(_replays(plain, tolerance))
     return Audit(tuple(conditions), seed)
+
+
+class _Asker:
+    """Runs a method on one stream and on changed copies, and decides which targets to ask for."""
+
+    def __init__(
+        self,
+        method: Method,
+        fresh: Callable[[], Method] | None,
+        ids: NDArray[np.uint32],
+        start: int,
+        generator: np.random.Generator,
+        probes: int,
+    ) -> None:
+        self.method, self.fresh, self.ids, self.start = method, fresh, ids, start
+        self.generator, self.probes = generator, probes
+        self.most, self.pool = 1, ids[:0]
+
+    def run(self, ids: NDArray[np.uint32], probed: NDArray[np.int64]) -> Run:
+        method = self.method if self.fresh is None else self.fresh()
+        return Run(ids, probed, _run(method, ids, probed))
+
+    def plain(self, first: Sequence[int]) -> tuple[list[Run], Run]:
+        """Three runs on the stream, and one that has the distributions of all of them.
+
+        The targets of the flips that begin at the tokens ``first`` are asked for in any case.
+        """
+        runs = [self.run(self.ids, NOBODY)]
+        vocab = runs[0].trial.rows.shape[1]
+        self.most = max(1, ROWS // vocab)
+        self.pool = pool_of(self.ids, self.start, vocab)
+        runs += [self.run(self.ids, probed) for probed in self.halves(first)]
+        return runs, _merged(runs)
+
+    def flips(self, first: Sequence[int], reference: Run) -> tuple[Run, list[_Flip]]:
+        """A run on the stream itself, somewhere among runs in which it is changed."""
+        expected = expected_of(self.ids, reference.probed, reference.trial.rows, self.pool)
+        more, changes = None, list[_Flip]()
+        for index in self.generator.permutation(len(first) + 1).tolist():
+            if index == len(first):
+                more = self.run(self.ids, NOBODY)
+                continue
+            token = first[index]
+            what, changed = flipped(
+                self.ids, self.start, token, index, self.pool, expected, self.generator
+            )
+            changes.append(_Flip(token, what, self.run(changed, self.some([token - 1]))))
+        assert more is not None
+        return more, changes
+
+    def others(self) -> list[Run]:
+        """Runs in which every second document is another."""
+        number = np.cumsum(self.ids == self.start)
+        runs = []
+        for parity in (0, 1):
+            chosen = np.flatnonzero((self.ids != self.start) & (number % 2 == parity))
+            changed = exchange(self.ids, chosen, self.pool, self.generator)
+            runs.append(self.run(changed, self.some()))
+        return runs
+
+    def shorter(self) -> list[Run]:
+        """Runs in which the stream ends early."""
+        targets, runs = len(self.ids) - 1, []
+        for _ in range(2):
+            cut = int(self.generator.integers(targets // 2, targets))
+            probed = self.some()
+            runs.append(self.run(self.ids[: cut + 1], probed[probed < cut]))
+        return runs
+
+    def some(self, wanted: Sequence[int] = ()) -> NDArray[np.int64]:
+        """The wanted targets and others, nobody knows how many."""
+        count = min(self.most, int(self.generator.integers(2 * self.probes + 1)))
+        drawn = self.generator.permutation(len(self.ids) - 1)[:count]
+        return np.union1d(drawn, wanted).astype(np.int64)
+
+    def halves(self, first: Sequence[int]) -> list[NDArray[np.int64]]:
+        """The targets in two random halves, or as many as two runs can be asked for."""
+        wanted = np.unique(np.asarray(first, np.int64) - 1)
+        rest = np.setdiff1d(np.arange(len(self.ids) - 1), wanted)
+        chosen = np.append(wanted, self.generator.permutation(rest))
+        chosen = self.generator.permutation(chosen[: max(len(wanted), 2 * self.most)])
+        return [np.sort(half) for half in np.array_split(chosen, 2)]
 
 
 def audit_whole(
@@ -412,21 +460,6 @@ def _shortened(plain: Run, shorter: Sequence[Run], tolerance: float) -> Conditio
     sizes = " and ".join(f"{len(ids) - 1:,}" for ids, _, _ in shorter)
     checked = f"the first {sizes} targets alone score the same{_within(tolerance)}"
     return _condition("shortened", checked, findings, len(shorter))
-
-
-def _halves(
-    targets: int, first: Sequence[int], vocab: int, generator: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """The targets in two random halves, or as many as two runs can be asked for.
-
-    Those of the flips are among them.
-    """
-    wanted = np.unique(np.asarray(first, np.int64) - 1)
-    rest = np.setdiff1d(np.arange(targets), wanted)
-    chosen = np.append(wanted, generator.permutation(rest))
-    chosen = chosen[: max(len(wanted), 2 * (ROWS // vocab))]
-    chosen = generator.permutation(chosen)
-    return [np.sort(half) for half in np.array_split(chosen, 2)]
 
 
 def _merged(plain: Sequence[Run]) -> Run:

@@ -174,14 +174,14 @@ def first_flipped(
 
 
 def _within_document(ids: Ids, start: int, generator: np.random.Generator) -> int:
-    """A token in the second eighth of a document, of a short one only if all are short."""
+    """A token near the beginning of a document, of a short one only if all are short."""
     first = np.flatnonzero(ids == start) + 1
     first = first if len(first) and ids[0] == start else np.append(0, first)
     size = np.append(first[1:] - 1, len(ids)) - first
     roomy = np.flatnonzero(size >= min(ROOMY, int(size.max())))
     one = int(generator.choice(roomy, p=size[roomy] / size[roomy].sum()))
-    eighth = int(size[one]) // 8
-    place = int(first[one]) + eighth + int(generator.integers(eighth + 1))
+    part = int(size[one]) // 16
+    place = int(first[one]) + part + int(generator.integers(part + 1))
     return max(place, int(movable_of(ids, start)[0]))
 
 
