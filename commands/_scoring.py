@@ -58,6 +58,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
             }
         )
         runner = _Runner(path, value, accounted, mesh, options["limit"])
+        runner.audit_seed = options["audit_seed"]
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain())
         lines = _lines(result)
@@ -93,6 +94,7 @@ class _Runner:
     ) -> None:
         self.path, self.value, self.text = path, value, text
         self.device, self.leads, self.limit = str(mesh.device), mesh.leads, limit
+        self.audit_seed: int | None = None
         self.suffix = "" if mesh.size == 1 else f"-{mesh.rank}-of-{mesh.size}"
 
     def score(self, spec: ScoreSpec, *, resume: bool = False) -> Score:
@@ -157,10 +159,18 @@ class _Runner:
                 spec,
                 result.by_target,
                 device=self.device,
+                seed=self.audit_seed,
             )
         states = found.plain()
-        plain = {"audit": states, "violations": [c.name for c in found.violations]}
-        return plain, [f"  audit, {name}: {state}" for name, state in states.items()]
+        plain = {
+            "audit": states,
+            "audit_seed": found.seed,
+            "violations": [c.name for c in found.violations],
+        }
+        lines = [f"  audit, {name}: {state}" for name, state in states.items()]
+        chosen = "drawn for this audit" if self.audit_seed is None else "chosen on the command line"
+        lines.append(f"  audit, seed: {found.seed}, {chosen} (--audit-seed repeats an audit)")
+        return plain, lines
 
     def prove(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
         """Compress the text and have a new process decompress it."""
@@ -205,6 +215,8 @@ def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any])
     for name in ("audit", "prove"):
         if options[name] and isinstance(text, Shards):
             raise SpecError(f"--{name} needs the text itself, not token shards; name text files")
+    if options["audit_seed"] is not None and not options["audit"]:
+        raise SpecError("--audit-seed is for --audit; add it, or leave the seed out")
     if options["prove"]:
         packed(value)
 

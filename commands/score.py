@@ -15,7 +15,8 @@ from . import _latest, _options, _report
 @_options.reading
 @click.option("--loops", metavar="N,...", help="How often looped layers run: BPB for each N.")
 @click.option("--gain", is_flag=True, help="Also score strided and frozen, and compare.")
-@click.option("--audit", is_flag=True, help="Prove causality and normalisation; score again.")
+@click.option("--audit", is_flag=True, help="Look for cheating: change the text, score again.")
+@click.option("--audit-seed", type=click.IntRange(min=0), help="Repeat an audit by its seed.")
 @click.option("--prove", is_flag=True, help="Compress the text, and decompress it elsewhere.")
 @click.option("--limit", type=click.FloatRange(min=0, min_open=True), help="Most seconds to take.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted call stopped.")

@@ -157,11 +157,14 @@ def _run(
     arguments: Sequence[str], errors: int, report: Callable[[int, int], None]
 ) -> tuple[int, list[int] | None]:
     """The exit code of the other process, and the lengths of the documents that it says."""
-    path = [str(Path(segpt.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(Path(segpt.__file__).parents[1])]
+    extra = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    path += [str(Path(place).absolute()) for place in extra]
     lengths = None
     with subprocess.Popen(
-        [sys.executable, "-m", "segpt.stages.prove_worker", *arguments],
+        [sys.executable, "-P", "-m", "segpt.stages.prove_worker", *arguments],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        cwd=Path(arguments[0]).parent,  # not where the text lies
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

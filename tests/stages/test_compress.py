@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,6 +249,15 @@ def test_a_text_that_does_not_come_back_is_not_proved(monkeypatch: pytest.Monkey
     monkeypatch.setattr(stage, "cumulative", lambda logits: wide(logits * 2))
     with pytest.raises(CheckError, match=r"does not decode: .*in another way"):
         prove(artifact(), text(), SPEC, nats=1000.0)
+
+
+def test_the_decoder_does_not_begin_where_the_text_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").write_bytes(DOCUMENTS[0])
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the user was run')\n")
+    monkeypatch.chdir(tmp_path)
+    assert prove(artifact(), text(DOCUMENTS[0]), SPEC).bytes == len(DOCUMENTS[0])
 
 
 def test_only_artifacts_are_proved() -> None:
