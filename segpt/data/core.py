@@ -8,14 +8,11 @@ import csv
 import hashlib
 import io
 import json
-import lzma
-import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-import zstandard
 
 from segpt.errors import DataError, SpecError
 from segpt.spec.base import decode
@@ -29,7 +26,7 @@ from segpt.spec.core import (
     Task,
 )
 
-from .text import COMPRESSIONS, plain
+from .compression import COMPRESSIONS, ERRORS, plain, reason
 
 LIST: Final = "core.yaml"
 TABLE: Final = "eval_meta_data.csv"
@@ -39,7 +36,6 @@ AGAIN: Final = "fetch the bundle again (segpt data fetch core)"
 
 _LOCAL = "local_data"  # where the paths of DCLM begin
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _KEYS = {form: {f.name for f in fields(cls)} for form, cls in ITEM_OF.items()}
 
 
@@ -125,9 +121,9 @@ def read_items(bundle: Bundle, task: Task) -> tuple[tuple[Item, ...], Source]:
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            raw = plain(path, file).read(LARGEST + 1)
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from error
+            raw = plain(file, path.suffix).read(LARGEST + 1)
+    except ERRORS as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)}); {AGAIN}") from error
     if len(raw) > LARGEST:
         raise DataError(f"{path}: more than {LARGEST:,} bytes; {AGAIN}")
     return raw
