@@ -232,7 +232,9 @@ def _read(
     if not shards:
         if options["truncate"] is not None:
             raise SpecError("--truncate is for token shards; leave it out")
-        return read_text(texts, field=options["field"]) if texts else _texts.validation(source)
+        if not texts:
+            return _texts.validation(source)
+        return read_text(texts, field=options["field"], notice=_report.notice)
     if len(shards) < len(texts):
         raise SpecError("token shards and other texts cannot be scored together; score each alone")
     return read_shards(

@@ -1,14 +1,25 @@
 """``segpt data``."""
 
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from segpt import __version__
+from segpt.data.sources import find, shown
+from segpt.errors import DataError, InterruptError, SpecError
 
 from . import _latest, _options, _report
 
 if TYPE_CHECKING:
-    from segpt.values import Text
+    from segpt.values import Text, Tokenizer, Tokens
+
+FIELD = "Field of jsonl, json and parquet that holds the text; a.b is b inside of a."
+HELD_OUT = 0.05  # of a text, unless the user says otherwise
 
 
 @click.group("data")
@@ -22,87 +33,239 @@ def command() -> None:
     "--validation",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Validation text; without it, documents are held out by their hash.",
+    help="Validation text; without it, a part of TEXT is held out.",
 )
 @click.option(
     "--held-out",
-    default=0.05,
-    show_default=True,
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Fraction of the documents to hold out.",
+    help="Fraction to hold out: of the documents, by their hash, or of a single one its end.  "
+    "[default: 0.05]",
 )
-@click.option("--tokenizer", help="A .model or .json file, or 'bytes'.")
-@click.option("--vocab", default=2048, show_default=True, help="Vocabulary to train otherwise.")
-@click.option("--field", default="text", show_default=True, help="Field of jsonl and parquet.")
+@click.option(
+    "--tokenizer",
+    help="A .model or .json file, 'bytes', or what was made with a tokenizer: a prepared text, a "
+    "run, a checkpoint, a quantized model, an artifact.",
+)
+@click.option(
+    "--vocab",
+    type=click.IntRange(min=1),
+    help="Vocabulary to train otherwise.  [default: 4096, or fewer for less than 1 MB of text]",
+)
+@click.option("--field", default="text", show_default=True, help=FIELD)
 @_options.out("The directory to write.  [default: runs/data/NAME]")
+@click.option(
+    "--resume", is_flag=True, help="Go on where an interrupted call stopped; so it does anyway."
+)
 @_options.as_json
 def prepare_command(
     texts: tuple[Path, ...],
     validation: tuple[Path, ...],
-    held_out: float,
+    held_out: float | None,
     tokenizer: str | None,
-    vocab: int,
+    vocab: int | None,
     field: str,
     out: Path | None,
+    resume: bool,
     as_json: bool,
 ) -> None:
-    """Tokenize TEXT (txt, jsonl, parquet; plain, .gz, .xz or .zst; files or directories).
+    """Tokenize TEXT: files or directories of txt, jsonl, ndjson, json or parquet.
 
-    Without TEXT, the built-in text: Python's own documentation.
+    They may be compressed (.gz, .bz2, .xz, .zst). A single document is split near its end, at the
+    end of a paragraph or line. Without TEXT, the built-in text: Python's own documentation.
     """
-    from segpt.data.corpus import builtin
+    from segpt.data.tokenizer import VOCABULARIES
+    from segpt.stages import prepare
+    from segpt.stages.tokenizers import open_tokenizer
+
+    if tokenizer is not None and vocab is not None:
+        raise SpecError("--vocab is the size of a new tokenizer; leave out --vocab or --tokenizer")
+    if validation and held_out is not None:
+        raise SpecError("--validation is all that is held out; leave out --held-out")
+    if validation and not texts:
+        raise SpecError("--validation belongs to a training text; name that too")
+    if not texts and tokenizer is None:
+        vocab = vocab or VOCABULARIES[0]
+    known = None if tokenizer is None else open_tokenizer(tokenizer)
+    reading = _Reading(texts, validation, field, held_out or HELD_OUT)
+    source = reading.source | {"tokenizer": vocab if known is None else known.fingerprint}
+    if out is None:
+        name = reading.place if texts else _builtin_name(known, vocab)
+        out = prepare.place_for(_latest.RUNS / "data" / name, source)
+    reading.check_out(out)
+    _report.notice(reading.line)
+    done = prepare.prepared(out, source)
+    if done is not None:
+        _report.notice(f"{shown(out)} holds this text already; nothing to do")
+    else:
+        done = _prepare(reading, known, vocab, out, source)
+    _latest.remember("data", out)
+    _show(out, done, as_json)
+
+
+def _prepare(
+    reading: "_Reading",
+    known: "Tokenizer | None",
+    vocab: int | None,
+    out: Path,
+    source: Mapping[str, Any],
+) -> "tuple[Tokens, Tokens]":
+    """Tokenize what is read, with a tokenizer of its own unless one is known."""
     from segpt.spec.recipe import Bpe
     from segpt.stages import prepare
 
-    from . import _tokenizers
+    if prepare.draft_of(out).is_dir():
+        _report.notice(f"{shown(out)}: going on where an interrupted call stopped, if it was this")
+    try:
+        with reading.bar as bar:
+            train, held = reading.split()
 
-    if texts:
-        whole, bar = _read(texts, field)
-        train, held = prepare.hold_out(whole, held_out)
-        if validation:
-            train, held = whole, _read(validation, field)[0]
-        out = out or _latest.RUNS / "data" / texts[0].name.split(".")[0]
-    else:
-        train, held, bar = builtin("train"), builtin("validation"), _report.Bar("tokenize")
-        out = out or _latest.RUNS / "data" / f"builtin-{vocab}"
-    if tokenizer is None:
-        _report.notice(f"training a tokenizer of {vocab:,} pieces")
-        chosen = prepare.make_tokenizer(Bpe(vocab=vocab), train)
-    else:
-        chosen = _tokenizers.read(tokenizer)
-    with bar:
-        done = prepare.prepare(
-            train, held, chosen, out, lambda split, size: bar.say(f"{split}: {size:,} bytes")
-        )
-    _latest.remember("data", out)
-    rows = {
-        tokens.split: {
+            def learnt() -> "Tokenizer":
+                _report.notice("training a tokenizer" + (f" of {vocab:,} pieces" if vocab else ""))
+                made = prepare.make_tokenizer(Bpe(vocab=vocab) if vocab else None, train)
+                if vocab is None:
+                    _report.notice(
+                        f"the tokenizer has {made.vocab:,} pieces, which suits the size of the "
+                        "text; --vocab sets another number"
+                    )
+                return made
+
+            return prepare.prepare(
+                train,
+                held,
+                known or learnt,
+                out,
+                lambda split, size: bar.say(f"{split}: {size:,} bytes"),
+                source=source,
+            )
+    except KeyboardInterrupt:
+        raise InterruptError(
+            f"stopped; {shown(out)} is as it was before, and what is finished is kept. To go on, "
+            f"repeat the command: {shlex.join(['segpt', *sys.argv[1:]])}"
+        ) from None
+
+
+def _show(out: Path, splits: "Iterable[Tokens]", as_json: bool) -> None:
+    import numpy as np
+
+    rows: dict[str, dict[str, Any]] = {}
+    lines = [shown(out)]
+    for tokens in splits:
+        documents = int(tokens.documents.size)
+        repeated = documents - int(np.unique(tokens.documents).size)
+        rows[tokens.split] = {
             "tokens": tokens.count,
             "bytes": tokens.bytes,
-            "documents": int(tokens.documents.size),
+            "documents": documents,
+            "repeated": repeated,
+            "vocab": tokens.tokenizer.vocab,
             "digest": tokens.digest,
         }
-        for tokens in done
-    }
-    result = rows["train"] | {"validation": rows["validation"], "out": str(out)}
-    _report.emit(
-        result,
-        as_json,
-        [str(out)]
-        + [
-            f"{split}: {row['documents']:,} documents, {row['bytes']:,} bytes, "
-            f"{row['tokens']:,} tokens"
-            for split, row in rows.items()
-        ],
-    )
+        lines.append(
+            f"{tokens.split}: {documents:,} documents, {tokens.bytes:,} bytes, "
+            f"{tokens.count:,} tokens"
+            + (f"; {repeated:,} documents repeat an earlier one" if repeated else "")
+        )
+    result = rows["train"] | {"validation": rows["validation"], "out": shown(out)}
+    _report.emit(result, as_json, lines)
 
 
-def _read(paths: tuple[Path, ...], field: str) -> "tuple[Text, _report.Bar]":
-    """Text, and a bar that shows how much of its files each reading has consumed."""
-    from segpt.data.text import read_text, total_bytes
+class _Reading:
+    """The text that is prepared: its files, how it is split, and what to call it.
 
-    bar, total = _report.Bar("read text"), max(1, total_bytes(paths))
-    return read_text(paths, field=field, report=lambda done: bar(done / total)), bar
+    Attributes:
+        source: all that the split texts depend on, as JSON values.
+        line: what is read, for people.
+        place: the name of its directory.
+        bar: progress, of each time that the files are read.
+    """
+
+    def __init__(
+        self, texts: Sequence[Path], validation: Sequence[Path], field: str, fraction: float
+    ) -> None:
+        self._files = find(texts, _report.notice) if texts else ()
+        self._held = find(validation, _report.notice) if validation else ()
+        self._field, self._fraction = field, fraction
+        self._named = [*texts, *validation]
+        self.bar = _report.Bar("read text" if texts else "tokenize")
+        self.source = {
+            "segpt": __version__,
+            "texts": _states(self._files) if texts else ["builtin", sys.version],
+            "validation": _states(self._held),
+            "field": field,
+            "held_out": None if validation or not texts else fraction,
+        }
+        self.place = _place_name(texts[0]) if texts else ""
+        self.line = self._line()
+
+    def split(self) -> "tuple[Text, Text]":
+        """The training and the validation text."""
+        from segpt.data.corpus import builtin
+        from segpt.stages.prepare import hold_out
+
+        if not self._files:
+            return builtin("train"), builtin("validation")
+        train = self._text(self._files)
+        if self._held:
+            return train, self._text(self._held)
+        return hold_out(train, self._fraction, _report.notice)
+
+    def check_out(self, out: Path) -> None:
+        """Refuse a directory that holds what is read.
+
+        Raises:
+            DataError: naming it.
+        """
+        place = out.resolve()
+        for path in [*self._files, *self._held, *self._named]:
+            if place in (path.resolve(), *path.resolve().parents):
+                raise DataError(
+                    f"{shown(out)}: holds the text itself ({shown(path)}); choose another "
+                    "directory with --out"
+                )
+
+    def _text(self, files: Sequence[Path]) -> "Text":
+        from segpt.data.text import read_text
+
+        total = max(1, sum(path.stat().st_size for path in files))
+        return read_text(
+            files,
+            field=self._field,
+            report=lambda done: self.bar(done / total),
+            notice=_report.notice,
+        )
+
+    def _line(self) -> str:
+        if not self._files:
+            return "text: builtin, Python's own documentation, 7 % of its documents held out"
+        if self._held:
+            return f"text: {_described(self._files)}; validation: {_described(self._held)}"
+        return f"text: {_described(self._files)}, {100 * self._fraction:g} % held out"
+
+
+def _described(files: Sequence[Path]) -> str:
+    size = sum(path.stat().st_size for path in files)
+    name = shown(files[0]) if len(files) == 1 else f"{len(files):,} files from {shown(files[0])} on"
+    return f"{name} ({size:,} bytes)"
+
+
+def _states(files: Sequence[Path]) -> list[list[str | int]]:
+    """What changes when a file does."""
+    states = [(path, path.stat()) for path in files]
+    return [[shown(p.resolve()), state.st_size, state.st_mtime_ns] for p, state in states]
+
+
+def _place_name(path: Path) -> str:
+    """What the directory of a text is called: its name up to the first dot, in plain letters."""
+    name = path.resolve().name.lstrip(".").split(".")[0]
+    name = re.sub(r"[^\w-]+", "-", name.encode("utf-8", "replace").decode()).strip("-") or "text"
+    return f"my-{name}" if name.startswith("builtin") else name
+
+
+def _builtin_name(tokenizer: "Tokenizer | None", vocab: int | None) -> str:
+    """What the built-in text under a tokenizer is called; `segpt train` looks for these names."""
+    if tokenizer is None:
+        return f"builtin-{vocab}"
+    return f"builtin-{'bytes' if tokenizer.kind == 'bytes' else tokenizer.fingerprint[:8]}"
 
 
 @command.command("check")

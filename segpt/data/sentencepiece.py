@@ -30,21 +30,27 @@ _WORD_START = re.compile(r"(?<! ) ")  # no piece crosses it
 _RESERVED = re.compile(r"[\0\u2581\u2585]+")
 
 
-def train(documents: Iterable[bytes], vocab: int) -> Model:
+def train(documents: Iterable[bytes], vocab: int, *, exact: bool = True) -> Model:
     """Learn a BPE vocabulary; the same documents give the same one.
+
+    Unless ``exact``, the number of pieces is the nearest to ``vocab`` that the documents support.
 
     Raises:
         DataError: if the documents hold too few or too many characters for ``vocab`` pieces.
     """
     sentences = list(_sentences(documents))
     if not sentences:
-        raise DataError("there is no text to learn a vocabulary from; give some")
-    sentences.append(" ")  # a required character that never occurs ends the process
-    if vocab < (least := _least_vocab(sentences)):
         raise DataError(
-            f"a vocabulary of {vocab} has no room for the characters of this text; ask for one "
-            f"of at least {least}"
+            "there is no text to learn a vocabulary from; give some, or take --tokenizer bytes"
         )
+    sentences.append(" ")  # a required character that never occurs ends the process
+    least = _least_vocab(sentences)
+    if vocab < least and exact:
+        raise DataError(
+            f"a vocabulary of {vocab:,} has no room for the characters of this text; ask for one "
+            f"of at least {least:,} (--vocab {least})"
+        )
+    vocab = max(vocab, least)
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -71,13 +77,15 @@ def train(documents: Iterable[bytes], vocab: int) -> Model:
         )
     except RuntimeError as error:
         raise DataError(
-            f"no vocabulary of {vocab} can be learnt from this text ({error}); ask for another size"
+            f"no vocabulary of {vocab:,} can be learnt from this text; ask for another size with "
+            "--vocab, or take --tokenizer bytes, which any text supports"
         ) from error
     model = modelproto.read(written.getvalue())
-    if len(model.pieces) != vocab:
+    pieces = len(model.pieces)
+    if pieces != vocab and exact:
         raise DataError(
-            f"this text yields only {len(model.pieces)} of {vocab} pieces; give more text or ask "
-            f"for a vocabulary of {len(model.pieces)}"
+            f"this text yields only {pieces:,} of {vocab:,} pieces; give more text or ask for a "
+            f"vocabulary of {pieces:,} (--vocab {pieces})"
         )
     return model
 

@@ -20,6 +20,11 @@ BYTES: Final = Tokenizer("bytes", 257)
 
 SMALLEST: Final = merges.FIRST_MERGE + 1  # the unknown, the start, 256 bytes and the space
 
+# The sizes that are chosen from where none is asked for. A piece that a text of this many bytes
+# shows only once or twice teaches a model nothing.
+VOCABULARIES: Final = (4096, 2048, 1024, 512)
+BYTES_PER_PIECE: Final = 250
+
 # Learning looks at no more than this many bytes, in parts of documents.
 SAMPLE: Final = 2**25
 PART: Final = 2**18
@@ -84,17 +89,28 @@ def load(tokenizer: Tokenizer) -> Codec:
     return SentencePieceCodec(model)
 
 
-def train_bpe(text: Iterable[bytes], vocab: int) -> Tokenizer:
+def train_bpe(text: Iterable[bytes], vocab: int | None = None) -> Tokenizer:
     """Learn a lossless BPE tokenizer of ``vocab`` ids; the same text gives the same one.
 
     Of a long text it sees a fixed sample, some ten million words, chosen by hashing its parts.
+    Without ``vocab`` the size is that of :func:`vocab_for`, or what the text supports.
 
     Raises:
         DataError: if the text does not support a vocabulary of this size.
     """
-    if vocab < SMALLEST:
+    sample = _Sample(text)
+    if vocab is None:
+        model = train(sample.parts, vocab_for(sample.size), exact=False)
+    elif vocab < SMALLEST:
         raise DataError(f"a vocabulary needs at least {SMALLEST} ids, got {vocab}")
-    return Tokenizer("merges", vocab, merges.pack(train(_sample(text), vocab)))
+    else:
+        model = train(sample.parts, vocab)
+    return Tokenizer("merges", len(model.pieces), merges.pack(model))
+
+
+def vocab_for(size: int) -> int:
+    """How many pieces suit a text of ``size`` bytes: a power of two, 512 to 4,096."""
+    return next((v for v in VOCABULARIES if size >= v * BYTES_PER_PIECE), VOCABULARIES[-1])
 
 
 def from_model_file(path: Path) -> Tokenizer:
@@ -112,22 +128,28 @@ def from_model_file(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _sample(text: Iterable[bytes]) -> list[bytes]:
-    """At most ``SAMPLE`` bytes of ``text``, whatever its order and without reading it twice."""
-    kept: dict[int, bytes] = {}
-    size, limit = 0, 2**64
-    for document in text:
-        for begin in range(0, len(document), PART):
-            part = document[begin : begin + PART]
-            mark = document_hash(part)
-            if mark < limit and mark not in kept:
-                kept[mark] = part
-                size += len(part)
-        while size > SAMPLE:
-            limit //= 2
-            kept = {mark: part for mark, part in kept.items() if mark < limit}
-            size = sum(map(len, kept.values()))
-    return list(kept.values())
+class _Sample:
+    """At most ``SAMPLE`` bytes of a text, whatever its order and without reading it twice.
+
+    ``size`` is that of the whole text.
+    """
+
+    def __init__(self, text: Iterable[bytes]) -> None:
+        kept: dict[int, bytes] = {}
+        self.size, size, limit = 0, 0, 2**64
+        for document in text:
+            self.size += len(document)
+            for begin in range(0, len(document), PART):
+                part = document[begin : begin + PART]
+                mark = document_hash(part)
+                if mark < limit and mark not in kept:
+                    kept[mark] = part
+                    size += len(part)
+            while size > SAMPLE:
+                limit //= 2
+                kept = {mark: part for mark, part in kept.items() if mark < limit}
+                size = sum(map(len, kept.values()))
+        self.parts = list(kept.values())
 
 
 class _ByteCodec:

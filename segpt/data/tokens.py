@@ -8,9 +8,12 @@ other without a gap, each after a start id, and may cross from one shard into th
 """
 
 import hashlib
+import json
 import re
+import shutil
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -19,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt import __version__
-from segpt.atomic import new_directory
+from segpt.atomic import new_directory, write_file
 from segpt.errors import DataError
 from segpt.values import Shard, Text, Tokenizer, Tokens
 
@@ -31,8 +34,11 @@ from .tokenizer import load
 MAGIC: Final = 20240520
 HEADER: Final = 1024  # bytes
 CHUNK: Final = 2**22  # ids looked at together
+SHARD: Final = 100_000_000  # ids of a shard, unless it is the last
 
-_OURS = re.compile(rf"{NAME}|documents\.bin|{SPLIT.pattern}_\d{{6}}\.bin")
+_BEGUN = "begun.json"
+
+_OURS = re.compile(rf"{NAME}|{_BEGUN}|documents\.bin|{SPLIT.pattern}_\d{{6}}\.bin")
 
 
 def write_tokens(
@@ -42,7 +48,7 @@ def write_tokens(
     *,
     split: str,
     report: Report | None = None,
-    shard_tokens: int = 100_000_000,
+    shard_tokens: int = SHARD,
 ) -> Tokens:
     """Tokenize ``text`` into the directory ``out``, which appears whole or not at all.
 
@@ -60,43 +66,133 @@ def write_tokens(
         DataError: if the text is empty or cannot be tokenized, or ``out`` holds anything else.
     """
     out = Path(out).resolve()
+    if out.exists() and not is_tokens(out):
+        raise DataError(f"{out}: holds other things than tokens; choose a new directory")
+    with new_directory(out) as folder:
+        _write(text, tokenizer, folder, split, report, shard_tokens)
+    return read_tokens(out, verify=False)
+
+
+def continue_tokens(
+    text: Text,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    split: str,
+    report: Report | None = None,
+    shard_tokens: int = SHARD,
+) -> Tokens:
+    """Tokenize ``text`` into ``folder``, from the last shard on that an interrupted call finished.
+
+    The folder holds no whole tokens before the call returns, and then the same as
+    :func:`write_tokens` makes of this text; the text and ``shard_tokens`` must be those of the
+    call before, the tokenizer is looked at.
+
+    Raises:
+        DataError: if the text is empty or cannot be tokenized.
+    """
+    if (folder / NAME).is_file():
+        try:
+            tokens = read_tokens(folder)
+        except DataError:  # stopped while it was being written
+            tokens = None
+        if tokens is not None and (tokens.tokenizer, tokens.split) == (tokenizer, split):
+            (folder / _BEGUN).unlink(missing_ok=True)
+            return tokens
+    begun = _Begun.read(folder, split, tokenizer)
+    if not begun.shards:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(text, tokenizer, folder, split, report, shard_tokens, begun)
+    (folder / _BEGUN).unlink(missing_ok=True)
+    return read_tokens(folder, verify=False)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """How far an interrupted call came.
+
+    Attributes:
+        shards: those that are finished.
+        document: which document the last of them ends in.
+        ids: how many ids of this document are in them, its start included.
+    """
+
+    shards: tuple[Part, ...] = ()
+    document: int = 0
+    ids: int = 0
+
+    @staticmethod
+    def read(folder: Path, split: str, tokenizer: Tokenizer) -> "_Begun":
+        """What lies in ``folder``, or nothing if it is damaged or of another tokenizer."""
+        try:
+            table = json.loads((folder / _BEGUN).read_bytes())
+            shards = tuple(Part(count=int(n), sha256=str(digest)) for n, digest in table["shards"])
+            whole = all(
+                _sha256(_shard_path(folder, split, i)) == part.sha256
+                for i, part in enumerate(shards)
+            )
+            if whole and table["tokenizer"] == tokenizer.fingerprint:
+                return _Begun(shards, int(table["document"]), int(table["ids"]))
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            pass
+        return _Begun()
+
+    def write(self, folder: Path, tokenizer: Tokenizer) -> None:
+        table = {
+            "tokenizer": tokenizer.fingerprint,
+            "shards": [(part.count, part.sha256) for part in self.shards],
+            "document": self.document,
+            "ids": self.ids,
+        }
+        write_file(folder / _BEGUN, json.dumps(table).encode())
+
+
+def _write(
+    text: Text,
+    tokenizer: Tokenizer,
+    folder: Path,
+    split: str,
+    report: Report | None,
+    shard_tokens: int,
+    begun: _Begun | None = None,
+) -> None:
+    """Fill ``folder``; with ``begun``, after its shards, and so that a later call can go on."""
     if not SPLIT.fullmatch(split):
         raise DataError(f"{split!r} cannot name a split; use letters, digits, '_', '.' and '-'")
     if not 1 <= shard_tokens < LIMIT:
         raise DataError(f"a shard takes 1 to {LIMIT - 1} tokens, not {shard_tokens}")
-    if _is_occupied(out):
-        raise DataError(f"{out}: holds other things than tokens; choose a new directory")
     codec = load(tokenizer)
     hashes = array("Q")
     bytes_read, digest = 0, hashlib.sha256()
-    with new_directory(out) as folder:
-        with _Writer(folder, split, tokenizer.vocab, shard_tokens) as writer:
-            for document in text:
-                writer.append(np.array([codec.start], dtype=np.uint32))
-                writer.append(codec.encode(document))
-                whole = document_digest(document)
-                digest.update(whole)
-                hashes.append(int.from_bytes(whole[:8], "big"))
-                bytes_read += len(document)
-                if report:
-                    report(bytes_read)
-        if not hashes:
-            raise DataError(f"{text.name}: no documents; give a text that is not empty")
-        documents = folder / "documents.bin"
-        documents.write_bytes(np.sort(np.array(hashes, dtype=np.uint64)).astype("<u8").tobytes())
-        manifest = Manifest(
-            segpt=__version__,
-            text=text.name,
-            split=split,
-            tokenizer=encoding(tokenizer),
-            count=sum(shard.count for shard in writer.shards),
-            bytes=bytes_read,
-            text_digest=digest.hexdigest(),
-            documents=Part(count=len(hashes), sha256=_sha256(documents)),
-            shards=tuple(writer.shards),
-        )
-        manifests.write(folder, manifest)
-    return read_tokens(out, verify=False)
+    with _Writer(folder, split, tokenizer, shard_tokens, begun) as writer:
+        for number, document in enumerate(text):
+            if begun is None or number >= begun.document:
+                start = np.array([codec.start], dtype=np.uint32)
+                ids = np.concatenate([start, codec.encode(document)])
+                writer.append(number, ids)
+            whole = document_digest(document)
+            digest.update(whole)
+            hashes.append(int.from_bytes(whole[:8], "big"))
+            bytes_read += len(document)
+            if report:
+                report(bytes_read)
+    if not hashes:
+        raise DataError(f"{text.name}: no documents; give a text that is not empty")
+    documents = folder / "documents.bin"
+    documents.write_bytes(np.sort(np.array(hashes, dtype=np.uint64)).astype("<u8").tobytes())
+    manifest = Manifest(
+        segpt=__version__,
+        text=text.name,
+        split=split,
+        tokenizer=encoding(tokenizer),
+        count=sum(shard.count for shard in writer.shards),
+        bytes=bytes_read,
+        text_digest=digest.hexdigest(),
+        documents=Part(count=len(hashes), sha256=_sha256(documents)),
+        shards=tuple(writer.shards),
+    )
+    manifests.write(folder, manifest)
 
 
 def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
@@ -177,11 +273,14 @@ def ids(tokens: Tokens) -> Stream:
 
 
 class _Writer:
-    """Appends ids to one shard after the other."""
+    """Appends documents to one shard after the other, and notes where each shard ends."""
 
-    def __init__(self, folder: Path, split: str, vocab: int, limit: int) -> None:
-        self.shards: list[Part] = []
-        self._folder, self._split, self._vocab, self._limit = folder, split, vocab, limit
+    def __init__(
+        self, folder: Path, split: str, tokenizer: Tokenizer, limit: int, begun: _Begun | None
+    ) -> None:
+        self.shards = list(begun.shards) if begun else []
+        self._folder, self._split, self._limit = folder, split, limit
+        self._tokenizer, self._vocab, self._begun = tokenizer, tokenizer.vocab, begun
         self._file: BinaryIO | None = None
         self._count = 0
 
@@ -196,18 +295,24 @@ class _Writer:
     ) -> None:
         self._close()
 
-    def append(self, ids: NDArray[np.uint32]) -> None:
-        if ids.size and ids.max() >= self._vocab:
+    def append(self, number: int, ids: NDArray[np.uint32]) -> None:
+        """Append the ids of a document, as far as they are not in the shards that were begun."""
+        if ids.max() >= self._vocab:
             raise DataError(f"the tokenizer made id {ids.max()} of a vocabulary of {self._vocab}")
-        while ids.size:
+        begun = self._begun
+        written = begun.ids if begun and number == begun.document else 0
+        while written < len(ids):
             if self._file is None:
                 self._file = self._path.open("w+b")
                 self._file.write(bytes(HEADER))
-            taken, ids = np.split(ids, [self._limit - self._count])
+            taken = ids[written : written + self._limit - self._count]
             self._file.write(taken.astype(_dtype(self._vocab)).tobytes())
             self._count += len(taken)
+            written += len(taken)
             if self._count == self._limit:
                 self._close()
+                if begun is not None:
+                    _Begun(tuple(self.shards), number, written).write(self._folder, self._tokenizer)
 
     @property
     def _path(self) -> Path:
@@ -223,11 +328,9 @@ class _Writer:
         self._file, self._count = None, 0
 
 
-def _is_occupied(path: Path) -> bool:
-    """Whether replacing ``path`` would destroy anything but tokens, whole or damaged."""
-    if not path.is_dir():
-        return path.exists()
-    return not all(_OURS.fullmatch(entry.name) for entry in path.iterdir())
+def is_tokens(path: Path) -> bool:
+    """Whether a directory holds nothing but tokens, whole or damaged."""
+    return path.is_dir() and all(_OURS.fullmatch(entry.name) for entry in path.iterdir())
 
 
 def _shard_path(folder: Path, split: str, index: int) -> Path:

@@ -83,6 +83,17 @@ def read_checkpoint(path: Path, *, state: bool = False) -> Checkpoint:
         )
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint or quantized model, without reading its arrays.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    header, files = _read(path, kind_of(path), skip=("weights.safetensors", "state.safetensors"))
+    with _reading(path):
+        return _tokenizer(header, files)
+
+
 def checkpoint_name(step: int) -> str:
     """The directory of a step; names sort as steps do."""
     return f"step-{step:08d}"

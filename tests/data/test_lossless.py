@@ -176,7 +176,7 @@ def test_pieces_that_no_merge_makes_are_spelled_out() -> None:
     [
         ([b"hello world"], SMALLEST - 1, f"at least {SMALLEST}"),
         ([b"hello world"], 265, "no room for the characters.*at least 266"),
-        ([b"hello world"], 5000, "yields only 284 of 5000"),
+        ([b"hello world"], 5000, "yields only 284 of 5,000"),
         ([], 300, "no text to learn"),
         ([b"\0\xff\xe2\x96\x81"], 300, "no text to learn"),
     ],
