@@ -101,6 +101,8 @@ def _entries(path: Path, stream: Stream, field: str) -> Iterator[bytes | None]:
             yield _text(reader.value(), field, reader.place)
             if (sign := reader.sign()) == ",":
                 reader.skip()
+                if reader.sign() == "]":
+                    raise reader.refuse("a comma before the end of a list")
             elif sign != "]":
                 raise reader.refuse("a list goes on without a comma")
         reader.skip()

@@ -125,21 +125,22 @@ def _is_ours(folder: Path) -> bool:
 
 def _distinct(files: Sequence[Path], say: Notice) -> tuple[Path, ...]:
     """Each text once, at its first place, however often and under whatever name it is there."""
+    kept: list[Path] = []
     copies: list[tuple[Path, Path]] = []  # each with its original
-    for keys_of in (_identities, _contents, _texts):
-        first: dict[Hashable, Path] = {}
-        kept: list[Path] = []
-        for path, key in zip(files, keys_of(files), strict=True):
-            if key in first:
-                copies.append((path, first[key]))
-                continue
+    originals: dict[Hashable, Path] = {}
+    marks = zip(_identities(files), _texts(files), _contents(files), strict=True)
+    for path, known in zip(files, marks, strict=True):
+        original = next((originals[mark] for mark in known if mark in originals), None)
+        if original is None:
             kept.append(path)
-            if key is not None:
-                first[key] = path
-        files = kept
+        else:
+            copies.append((path, original))
+        for mark in known:
+            if mark is not None:
+                originals.setdefault(mark, original or path)
     if copies:
         say(_repetition(copies))
-    return tuple(files)
+    return tuple(kept)
 
 
 def _repetition(copies: Sequence[tuple[Path, Path]]) -> str:

@@ -67,8 +67,8 @@ def read_text(
             raise DataError(f"{name}: no text in it; give files with at least one document")
         if notice and not silent and null + empty:
             notice(
-                f"{name}: {null:,} null and {empty:,} empty of {kept + null + empty:,} documents "
-                "left out"
+                f"{name}: {null + empty:,} of {kept + null + empty:,} documents hold no text "
+                f"({null:,} null, {empty:,} empty) and are left out"
             )
         silent = True
 
