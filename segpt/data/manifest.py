@@ -15,6 +15,7 @@ from segpt.values import Tokenizer
 NAME: Final = "manifest.json"
 LIMIT: Final = 2**31  # of tokens in a shard, since its header counts in int32
 AGAIN: Final = "run `segpt data prepare` again"
+_MOST_BYTES: Final = 2**63
 SPLIT: Final = re.compile(r"\w[\w.-]*")
 
 
@@ -72,6 +73,8 @@ class Manifest:
             raise SpecError(f"a shard holds 1 to {LIMIT - 1} tokens")
         if sum(shard.count for shard in self.shards) != self.count:
             raise SpecError("the shards do not add up")
+        if not 0 <= self.bytes < _MOST_BYTES or not 0 <= self.documents.count <= self.count:
+            raise SpecError("it counts bytes or documents that no text has")
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segpt.data import merges
+from segpt.data import manifest, merges
 from segpt.data.corpus import builtin
 from segpt.data.modelproto import BPE, Model, Piece
 from segpt.data.text import document_hash, text_digest
@@ -268,3 +268,35 @@ def test_a_stream_of_arrays(tmp_path: Path) -> None:
     assert len(Stream([], vocab=4)) == 0
     with pytest.raises(DataError):
         Stream([np.array([-1])], vocab=4).slice(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bytes", 10**400),
+        ("bytes", -1),
+        ("bytes", True),
+        ("bytes", 1.5),
+        ("count", 10**400),
+        ("documents", {"count": 10**400, "sha256": "0" * 64}),
+        ("documents", {"count": -1, "sha256": "0" * 64}),
+        ("documents", []),
+        ("shards", {}),
+        ("shards", [{"count": True, "sha256": ""}]),
+        ("split", 5),
+        ("split", "\ud800"),
+        ("text", None),
+        ("tokenizer", {"form": "bytes", "vocab": 257, "payload": "\ud800"}),
+        ("tokenizer", {"form": "bytes", "vocab": [257], "payload": ""}),
+    ],
+)
+def test_manifests_of_odd_values_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
+    written(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    # A forger seals what is written; so no seal is looked at here.
+    monkeypatch.setattr(manifest, "_digest", lambda manifest: manifest.digest)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        read_tokens(tmp_path)
