@@ -1,6 +1,7 @@
 """Preparing text where something else was prepared before."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.data.tokens import continue_tokens
 from segpt.errors import DataError
 from segpt.spec.recipe import Bpe
+from segpt.stages import prepare as stage
 from segpt.stages.prepare import (
     builtin_splits,
     draft_of,
@@ -137,7 +139,7 @@ def contents(place: Path) -> dict[str, bytes]:
 def test_a_preparation_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    monkeypatch.setitem(continue_tokens.__kwdefaults__, "shard_tokens", 100)
+    monkeypatch.setattr(stage, "continue_tokens", partial(continue_tokens, shard_tokens=100))
     run(tmp_path / "whole")
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
@@ -159,7 +161,7 @@ def test_what_was_begun_for_another_text_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_damaged_beginnings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(continue_tokens.__kwdefaults__, "shard_tokens", 100)
+    monkeypatch.setattr(stage, "continue_tokens", partial(continue_tokens, shard_tokens=100))
     run(tmp_path / "whole")
     begun = ("tokenizer.json", "train/begun.json", "train/train_000000.bin", "train/manifest.json")
     for name in begun:

@@ -30,10 +30,7 @@ def tokenizer() -> Tokenizer:
 def place(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One of everything that is made with a tokenizer."""
     place = tmp_path_factory.mktemp("made")
-    texts = [
-        Text(name, lambda words=words: iter(words))
-        for name, words in (("a", WORDS[:40]), ("b", WORDS[40:]))
-    ]
+    texts = [Text("a", lambda: iter(WORDS[:40])), Text("b", lambda: iter(WORDS[40:]))]
     train, _ = prepare(texts[0], texts[1], tokenizer, place / "text")
     spec = expand(
         {
