@@ -93,6 +93,7 @@ def train(
     with mesh.all_well():
         session = _Session(recipe, tokens, held_out, out, mesh, resume, init, rules)
     run, blocks = session.run, session.blocks
+    run.threads.notice = notice
     compile_model(run, blocks.take(run.blocks, run.size), notice)
     if mesh.leads:
         for line in (*session.lines(), *([] if resume is None else _inexact(resume, mesh))):
@@ -103,16 +104,20 @@ def train(
     if check is not None and recipe.train.validate_first and not run.step:
         session.validate_first(check)
     if not session.over:
-        loop(
-            run,
-            session.batch,
-            validate=check,
-            save=session.save,
-            report=lambda step: session.log(step, report),
-            stop=stop,
-            finish=session.finish,
-            sizes=load(tokens.tokenizer).sizes,
-        )
+        run.threads.start()
+        try:
+            loop(
+                run,
+                session.batch,
+                validate=check,
+                save=session.save,
+                report=lambda step: session.log(step, report),
+                stop=stop,
+                finish=session.finish,
+                sizes=load(tokens.tokenizer).sizes,
+            )
+        finally:
+            run.threads.release()
     finished(session.about())
     return out / checkpoint_name(run.step)
 
@@ -320,7 +325,8 @@ class _Session:
             },
             "processes": run.mesh.size,
             "device": run.mesh.device.type,
-            "threads": torch.get_num_threads(),
+            "threads": run.threads.most,
+            "fewest_threads": run.threads.fewest,
             "commit": commit(),
             "versions": {
                 "segpt": segpt.__version__,

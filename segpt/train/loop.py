@@ -25,6 +25,7 @@ from .average import Averaged
 from .loss import token_loss
 from .mesh import Mesh
 from .optim import Optimizers
+from .threads import Threads
 from .validations import Validations
 
 Batches = Callable[[int], NDArray[np.int64]]  # step -> (batch, context + 1)
@@ -87,6 +88,7 @@ class Run:
         self.optimizers = Optimizers(self.model, how.optimizer, rates)
         self.average = Averaged(self.model, how.average)
         self.validations = Validations(how.best_after)
+        self.threads = Threads(mesh.device.type if mesh.size == 1 else "shared")
         self.step, self.blocks, self.elapsed = 0, 0, 0.0
 
     @property
@@ -330,6 +332,7 @@ def train(
             batch = batches(run.step)
             watch = how.kurtosis and (run.step + 1) % how.log_every == 0
             part, norm, part_z, kurtosis = run.advance(batch, watch=watch)
+            run.threads.step()
         except torch.OutOfMemoryError as error:
             raise TrainError(
                 f"the device ran out of memory at step {run.step}; "
@@ -382,6 +385,8 @@ def train(
         kept = (best and how.keep_best) or run.step % how.save_every == 0
         if save is not None and (interrupted or done or kept):
             save(run)
+        if validation is not None or kept:
+            run.threads.restart()  # validating and saving are no steps
         if interrupted and not done:
             raise InterruptError(
                 f"stopped at step {run.step}, which is saved; `segpt train --resume` goes on"
