@@ -102,7 +102,13 @@ class Solver:
         if not self.plans:
             return self._halves_alone()
         student = copy.deepcopy(self.teacher).requires_grad_(False)
-        state = before if before is not None and before.scale else self._begin()
+        fitted: Mapping[str, Coded] = {}
+        if before is not None and before.scale:
+            state = before
+        else:
+            state, fitted = self._begin()
+            if self.spec.tune_steps or state.multipliers:
+                fitted = {}  # weights that are tuned to the parts before them are coded again
         self.plans = {
             name: plan.scaled(state.multipliers.get(kind(name), 1.0))
             for name, plan in self.plans.items()
@@ -120,7 +126,11 @@ class Solver:
             scale = state.scale * 2 ** float(np.clip(drift / left, -3, 3))
             latent = {name: tensors[name].detach().clone() for name in part}
             for name in part:
-                self._code(name, latent[name], scale, coded, tensors)
+                if name in fitted:
+                    coded[name] = fitted[name]
+                    self._load({name: fitted[name]}, tensors)
+                else:
+                    self._code(name, latent[name], scale, coded, tensors)
             drift += _entropy(coded, part) - state.planned[i]
             left -= self._weights(part)
             self._tune(student, coded, i)
@@ -133,8 +143,8 @@ class Solver:
             self._land(coded, latent, scale, tensors)
         return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
 
-    def _begin(self) -> Partial:
-        """The scale that meets the goal without tuning, and the bits of each part at it."""
+    def _begin(self) -> tuple[Partial, Mapping[str, Coded]]:
+        """The scale that meets the goal without tuning, the bits of each part at it, and codes."""
         coded, scale = self._fit({})
         multipliers: dict[str, float] = {}
         for _ in range(self.spec.search):
@@ -142,7 +152,7 @@ class Solver:
         if multipliers:
             coded, scale = self._fit(multipliers, scale)
         planned = tuple(_entropy(coded, part) for part in self.parts)
-        return Partial(scale=scale, multipliers=multipliers, planned=planned)
+        return Partial(scale=scale, multipliers=multipliers, planned=planned), coded
 
     def _fit(
         self, multipliers: Mapping[str, float], scale: float | None = None

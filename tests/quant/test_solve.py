@@ -226,3 +226,17 @@ def test_every_task_is_reported_to_its_end(case: Case) -> None:
     assert set(last) == {"fit", "search", "tune", "round"}
     assert all(last[task][0] == last[task][1] for task in ("search", "tune", "round"))
     assert last["tune"][1] == 2 * len(case.solver(rate=3.0).parts)
+
+
+def test_without_tuning_no_part_is_coded_a_second_time(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solver = case.solver(rate=3.0, tune_steps=0)
+    whole, again = solver._code_all, []
+    monkeypatch.setattr(solver, "_code", lambda name, *_: again.append(name))
+    assert solver.run().keys() == whole(1.0, {}).keys()
+    assert not again
+    begun: list[Partial] = []
+    fresh = case.solver(rate=3.0, tune_steps=0).run(save=begun.append)
+    resumed = case.solver(rate=3.0, tune_steps=0).run(replace(begun[0], done=0, coded={}))
+    assert resumed == fresh  # what is coded again comes out the same
