@@ -1,12 +1,17 @@
 """The ``segpt`` command line: one module per subcommand, loaded when it runs."""
 
-import difflib
+import errno
+import os
+import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
 from segpt import __version__
 from segpt.errors import SegptError
+
+from . import _guesses, _options
 
 COMMANDS = {
     "average": "Average the weights of the last checkpoints of a run.",
@@ -21,6 +26,7 @@ COMMANDS = {
     "leaderboard": "Records that anyone can verify: add, check, verify, show.",
     "pack": "Pack a quantized model into one file that never exceeds its budget.",
     "quantize": "Quantize a checkpoint and report the damage.",
+    "recipes": "List the recipes that come with segpt, or show all values of one.",
     "report": "One page about a run: curves, bytes, scores, samples.",
     "sample": "Text from a model, as it comes.",
     "score": "Bits per byte of an artifact on text, with or without test-time training.",
@@ -29,7 +35,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(_options.Group):
     """Import a subcommand when it runs; turn errors into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -47,28 +53,90 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            return _end(ctx, _usage(error), error.exit_code)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            _flush()
+            return result
         except SegptError as error:
-            click.echo(f"segpt: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            click.echo(f"segpt: {place}{error.strerror or error}", err=True)
-            ctx.exit(2)
+            return _end(ctx, str(error), error.exit_code)
+        except click.UsageError as error:
+            return _end(ctx, _usage(error), error.exit_code)
+        except click.ClickException as error:
+            return _end(ctx, error.format_message(), error.exit_code)
         except KeyboardInterrupt:
-            click.echo("segpt: interrupted", err=True)
-            ctx.exit(130)
+            return _end(ctx, "interrupted", 130)
+        except BrokenPipeError:
+            raise  # whoever reads has gone, and Click ends quietly
+        except (OSError, MemoryError, RuntimeError, ImportError, ValueError) as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            return _end(ctx, reason, 2)
+
+
+def _end(ctx: click.Context, reason: str, code: int) -> NoReturn:
+    click.echo(f"segpt: {reason}", err=True)
+    ctx.exit(code)
+
+
+def _usage(error: click.UsageError) -> str:
+    """What is wrong with a command line, and where to read on."""
+    if isinstance(error, click.NoSuchOption):
+        return _guesses.no_such_option(error.option_name, error.ctx)
+    message = " ".join(error.format_message().split())
+    path = error.ctx.command_path if error.ctx is not None else "segpt"
+    return message if path == "segpt" else f"{message.rstrip('.')} (see: {path} --help)"
+
+
+MEMORY = (
+    "the memory is not enough; take a smaller model or batch (segpt train --dry-run says what a "
+    "run needs), or raise the limit that this process is under"
+)
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "can't start new thread",
+    "failed to map segment",
+    "bad_alloc",
+)
+
+
+def _reason(error: BaseException) -> str | None:
+    """One line about an error that is nobody's mistake in the code; None about others."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in _NO_MEMORY):
+        return MEMORY
+    if isinstance(error, OSError):
+        if error.errno == errno.EBADF and not error.filename:
+            return "standard output is closed, so the result cannot be printed"
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or text}"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
+        return f"a name holds half a character, which no file can: {error.object!r}"
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return "a path holds the character NUL, which no file name can; see runs/latest.json"
+    return None
+
+
+def _flush() -> None:
+    """Write what is left to standard output now, where an error can still be reported."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python does not try again
+        raise
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -88,7 +88,7 @@ def add_command(
 @click.option("--value", type=float, required=True, help="In units of the track's metric.")
 @click.option("--source", required=True, help="Where it was published.")
 @click.option("--values", metavar="X,...", help="Of single runs, where they are known.")
-@click.option("--bytes", "size", type=click.IntRange(min=1), help="Of the artifact.")
+@click.option("--bytes", "size", type=_options.Size(), help="Of the artifact.")
 @click.option("--parameters", type=click.IntRange(min=1), help="Of the model.")
 @name_option
 @track_option

@@ -1,12 +1,70 @@
 """Options that several commands share. Knobs live in recipes; flags are for paths and places."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from . import _guesses
+
 F = TypeVar("F", bound=Callable[..., object])
+
+
+class Group(click.Group):
+    """A group that knows what others call its commands."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            raise click.UsageError(_guesses.no_such_command(args[0], names, ctx.command_path), ctx)
+        return super().resolve_command(ctx, args)
+
+
+class ReadingCommand(click.Command):
+    """A command whose --ttt and --core may stand alone before a path, and leave it alone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _completed(args))
+
+
+_ALONE = {"--ttt": "best", "--core": "all"}  # what an option means that has no value
+
+
+def _completed(args: Sequence[str]) -> list[str]:
+    """Arguments in which an optional value is never a path that only comes next."""
+    shown = list(args)
+    end = shown.index("--") if "--" in shown else len(shown)
+    for i, word in enumerate(shown[: max(0, end - 1)]):
+        if word in _ALONE and _is_path(shown[i + 1]):
+            shown[i] = f"{word}={_ALONE[word]}"
+    return shown
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word is a file and not a policy or a task: both have plain names."""
+    if word.endswith(".segpt") or os.sep in word:
+        return True
+    return not word.startswith("-") and ("." in word or "-" in word) and Path(word).exists()
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, with or without a unit."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from segpt.errors import SpecError
+        from segpt.spec.sizes import byte_count
+
+        try:
+            return value if isinstance(value, int) else byte_count(str(value))
+        except SpecError as error:
+            self.fail(str(error), param, ctx)
+
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."
@@ -36,7 +94,10 @@ def recipe(default: str | None) -> Callable[[F], F]:
 def budget(default: str) -> Callable[[F], F]:
     """A byte budget."""
     return click.option(
-        "--budget", type=click.IntRange(min=1), metavar="BYTES", help=f"Byte budget. {default}"
+        "--budget",
+        type=Size(),
+        metavar="BYTES",
+        help=f"Byte budget, such as 16000000, 16MB or 15.9MiB. {default}",
     )
 
 
@@ -54,8 +115,8 @@ def reading(command: F) -> F:
         flag_value="best",
         default="none",
         metavar="[POLICY]",
-        help="Learn from what was scored: none, sgd, lora, phased, inplace, ngram, best, or one "
-        "of them and +ngram.  [default: best]",
+        help="Learn from what was scored: none, sgd, low_rank, phased, in_place, ngram, best, or "
+        "one of them and +ngram.  [default: none; --ttt alone: best]",
     )
     mode = click.option(
         "--mode",

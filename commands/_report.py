@@ -1,5 +1,6 @@
 """What people see: progress on stderr, results on stdout, JSON when asked for."""
 
+import contextlib
 import json
 import os
 import sys
@@ -29,8 +30,9 @@ def stderr() -> Console:
 
 
 def notice(text: str) -> None:
-    """One line for people."""
-    click.echo(text, err=True)
+    """One line for people; the work goes on where nobody can read it any more."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 class Bar:
@@ -96,19 +98,26 @@ class Bar:
 def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None:
     """Print the result: one JSON object, or ``lines`` for people."""
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+        unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+        click.echo(json.dumps(result, ensure_ascii=not unicode))
     else:
         for line in lines:
             click.echo(line)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; all columns but the first and last are right-aligned."""
+    """A table on stdout: numbers stand right, and columns without anything in them are left out."""
+    used = [i for i, _ in enumerate(columns) if not rows or any(row[i] for row in rows)]
     shown = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        inner = 0 < i < len(columns) - 1
-        shown.add_column(column, justify="right" if inner else "left")
+    for i in used:
+        shown.add_column(columns[i], justify="right" if _numeric(rows, i) else "left")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(row[i] for i in used))
     width = None if sys.stdout.isatty() else 110
     Console(no_color="NO_COLOR" in os.environ or None, width=width).print(shown)
+
+
+def _numeric(rows: Sequence[Sequence[str]], column: int) -> bool:
+    """Whether a column holds numbers, with or without a unit."""
+    cells = [row[column] for row in rows if row[column]]
+    return all(cell.lstrip("+-")[:1].isdigit() for cell in cells)

@@ -9,7 +9,7 @@ import click
 from . import _coding, _options, _report
 
 
-@click.command("compress")
+@click.command("compress", cls=_options.ReadingCommand)
 @_coding.file
 @_coding.artifact
 @_options.recipe(None)

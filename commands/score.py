@@ -8,7 +8,7 @@ import click
 from . import _latest, _options, _report
 
 
-@click.command("score")
+@click.command("score", cls=_options.ReadingCommand)
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1, type=click.Path(path_type=Path), metavar="[TEXT]...")
 @_options.recipe(None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segpt.values import Tokenizer
 
 
-@click.group("tokenizer")
+@click.group("tokenizer", cls=_options.Group)
 def command() -> None:
     """Train a lossless tokenizer."""
 

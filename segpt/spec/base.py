@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 from segpt.errors import SpecError
 
+from .sizes import byte_count
+from .synonyms import answer
+
 T = TypeVar("T")
 
 # YAML aliases can make a small file spell a huge value, and messages quote values.
@@ -23,6 +26,19 @@ _QUOTE.maxlevel = 2
 _QUOTE.maxstring = _QUOTE.maxother = 80
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+")  # YAML 1.1 takes 1e-3 for text
+
+# YAML 1.1 takes the words on, yes and true for one value, and off, no and false for another.
+_SWITCHES: Mapping[bool, tuple[str, ...]] = types.MappingProxyType(
+    {True: ("on", "yes", "true"), False: ("off", "no", "false", "none")}
+)
+_PLAIN = types.MappingProxyType(
+    {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+)
+# What others call a kind: both are read, and ours is written.
+_ALIASES = types.MappingProxyType({"lora": "low_rank", "inplace": "in_place", "adamw": "adam"})
+
+# The metadata of a field that counts bytes, which people write as 16MB.
+BYTES: Mapping[str, bool] = types.MappingProxyType({"bytes": True})
 
 # The metadata of a field that came after specs were stored: it is left out of plain values while it
 # holds its default, so that what was stored keeps its bytes and its fingerprint.
@@ -43,6 +59,11 @@ def kind(value: object) -> str:
     """The tag that names a spec in YAML and JSON: its class name, snake_cased."""
     name = value.__name__ if isinstance(value, type) else type(value).__name__
     return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+
+def kind_of(word: str) -> str:
+    """The kind that a word stands for, be it our name of it or that of others."""
+    return _ALIASES.get(word, word)
 
 
 def encode(value: Any) -> Any:
@@ -96,6 +117,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(choices)}"
 
 
+def unknown_key(word: str, known: Iterable[str], path: str, name: str | None) -> SpecError:
+    """The error about a key ``word`` that a table (called ``name``) at ``path`` does not have."""
+    hint = answer(word) or nearest(word, known)
+    where = f" in {name}" if name else ""
+    return SpecError(f"{path}: unknown key {word!r}{where}; {hint}")
+
+
 def _decode(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -105,6 +133,7 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
             raise SpecError(f"{path}: expected a list, got {_QUOTE.repr(value)}")
         return tuple(_decode(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if origin is typing.Literal:
+        value = _word(value, args)
         if value not in args or isinstance(value, bool):
             raise _unknown("value", value, args, path)
         return value
@@ -117,8 +146,21 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
     if hint is float and (type(value) in (int, float) or _EXPONENT.fullmatch(str(value))):
         return _decode_float(value, path)
     if type(value) is not hint:
-        raise SpecError(f"{path}: expected {hint.__name__}, got {_QUOTE.repr(value)}")
+        wanted = _PLAIN.get(hint, hint.__name__)
+        raise SpecError(f"{path}: expected {wanted}, got {_QUOTE.repr(value)}")
     return value
+
+
+def _word(value: Any, words: tuple[Any, ...]) -> Any:
+    """The word that was written where YAML read a switch: ``off`` and not false."""
+    if not isinstance(value, bool):
+        return value
+    return next((word for word in _SWITCHES[value] if word in words), value)
+
+
+def _is_none(value: Any, members: Iterable[Any]) -> bool:
+    """Whether a value says that there is nothing: null, none, or off where that is no value."""
+    return value is None or value == "none" or (value is False and bool not in members)
 
 
 def _unknown(what: str, value: Any, known: Iterable[str], path: str) -> SpecError:
@@ -138,15 +180,20 @@ def _decode_float(value: float | str, path: str) -> float:
 
 
 def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
-    if value is None and type(None) in args:
-        return None
     members = {kind(a): a for a in args if dataclasses.is_dataclass(a)}
     tag = value.get("kind") if isinstance(value, Mapping) else value
+    if isinstance(tag, str) and tag not in members:
+        tag = kind_of(tag)
     if isinstance(tag, str) and tag in members:
         given = value if isinstance(value, Mapping) else {}
         return _decode_dataclass(members[tag], given, path)
     plain = [a for a in args if a is not type(None) and not dataclasses.is_dataclass(a)]
     words = [word for a in plain if typing.get_origin(a) is typing.Literal for word in a.__args__]
+    tag = _word(tag, tuple(words))
+    if type(None) in args and tag not in words and _is_none(value, plain):
+        return None
+    if "frozen" in members and tag in ("none", False):  # the policy that is no policy
+        return _decode_dataclass(members["frozen"], {}, path)
     if members and words and tag not in words:
         raise _unknown("kind", tag, [*words, *members], path)
     named = members and tag is not None and isinstance(value, Mapping)
@@ -160,26 +207,40 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
 def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     if isinstance(value, cls):
         return value
+    name = kind(cls).removesuffix("_spec")  # as people write it: train, not train_spec
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping):
-        raise SpecError(f"{path}: expected a table for {kind(cls)}, got {_QUOTE.repr(value)}")
-    if (tag := value.get("kind", kind(cls))) != kind(cls):
+        raise SpecError(f"{path}: expected a table for {name}, got {_QUOTE.repr(value)}")
+    tag = value.get("kind", kind(cls))
+    if tag != kind(cls) and (not isinstance(tag, str) or kind_of(tag) != kind(cls)):
         raise _unknown("kind", tag, [kind(cls)], path)
     given = {k: v for k, v in value.items() if k != "kind"}
     hints = _hints(cls)
     if unknown := sorted(map(str, given.keys() - hints.keys())):
-        raise SpecError(
-            f"{path}: unknown key {unknown[0]!r} in {kind(cls)}; {nearest(unknown[0], hints)}"
-        )
+        raise unknown_key(unknown[0], hints, path, name)
     needed = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
     if missing := sorted(needed - given.keys()):
-        raise SpecError(f"{path}: missing key {missing[0]!r} in {kind(cls)}")
-    fields = {k: _decode(hints[k], v, f"{path}.{k}") for k, v in given.items()}
+        raise SpecError(f"{path}: missing key {missing[0]!r} in {name}")
+    sizes = {f.name for f in dataclasses.fields(cls) if f.metadata.get("bytes")}
+    fields = {
+        k: _decode(hints[k], _bytes(v, f"{path}.{k}") if k in sizes else v, f"{path}.{k}")
+        for k, v in given.items()
+    }
     try:
         return cls(**fields)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
+
+
+def _bytes(value: Any, path: str) -> Any:
+    """A number of bytes that is written with its unit, such as 16MB."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return byte_count(value)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
 def patch(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

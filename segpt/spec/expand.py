@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from segpt.errors import SpecError
 
-from .base import decode, nearest, patch, spec
+from .base import decode, patch, spec, unknown_key
 from .model import ModelSpec
 from .route import indices, parse_route
 
@@ -27,8 +27,7 @@ def expand(recipe: Mapping[str, Any], path: str = "$.model") -> ModelSpec:
     """
     full = {f.name for f in dataclasses.fields(ModelSpec)} - {"layers", "visits"}
     if unknown := sorted(map(str, recipe.keys() - _SHORT - full)):
-        hint = nearest(unknown[0], _SHORT | full)
-        raise SpecError(f"{path}: unknown key {unknown[0]!r}; {hint}")
+        raise unknown_key(unknown[0], _SHORT | full, path, None)
     layers = _layers(recipe, path)
     visits = _visits(recipe, len(layers), path)
     _scale_visits(layers, visits)

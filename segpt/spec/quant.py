@@ -1,10 +1,11 @@
 """How a model is quantized, as data: the method, its rules or its rate, and what calibrates it."""
 
+import dataclasses
 from typing import Literal
 
 from segpt.errors import SpecError
 
-from .base import spec
+from .base import BYTES, spec
 from .layout import Role, Weight
 from .route import indices
 
@@ -79,7 +80,7 @@ class QuantSpec:
 
     method: Method = "trellis"
     rules: tuple[Rule, ...] = DEFAULT_RULES
-    budget: int | None = None
+    budget: int | None = dataclasses.field(default=None, metadata=BYTES)
     rate: float | None = None
     states: int = 8
     by_row: float = 0.5

@@ -1,26 +1,31 @@
 """A recipe: everything from text to score in one YAML file, with ``--set path=value``."""
 
 import copy
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from segpt.errors import SpecError
 
-from .base import decode, encode, nearest, spec
+from .base import BYTES, decode, encode, nearest, spec
 from .expand import expand
 from .model import ModelSpec
 from .ngram import Ngram
 from .quant import QuantSpec
 from .score import Policy, ScoreSpec, Sgd
+from .synonyms import answer
 from .train import TrainSpec
 
 # PyYAML lets the errors of its own constructors through, e.g. for "2001-99-99" or "!!bool x".
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+_LARGEST = 100_000  # values of a recipe, counting those that aliases repeat
+_STRING = "tag:yaml.org,2002:str"
+_CLOCK = re.compile(r"[-+]?[\d_]+(?::[\d_.]+)+")  # YAML 1.1 takes 1:30 for 90
 _MERGE = "tag:yaml.org,2002:merge"
 _SETTING = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[-?\d{1,6}\])*")
 
@@ -38,13 +43,35 @@ class _Loader(yaml.SafeLoader):
                 met.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """The type of a value; ``1:3`` is a slice of layers and not a time."""
+        if kind is yaml.ScalarNode and implicit[0] and _CLOCK.fullmatch(value):
+            return _STRING
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
 
 def _plain(text: str) -> Any:
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        value = loader.get_single_data()
     finally:
         loader.dispose()
+    _check_size(value)
+    return value
+
+
+def _check_size(value: Any) -> None:
+    """Refuse what aliases make endless, or larger than any recipe is."""
+    left, count = [value], 0
+    while left:
+        here = left.pop()
+        count += 1
+        if count > _LARGEST:
+            raise ValueError(f"more than {_LARGEST:,} values; leave out aliases that repeat them")
+        if isinstance(here, Mapping):
+            left += here.values()
+        elif isinstance(here, (list, tuple, set)):
+            left += here
 
 
 @spec
@@ -63,7 +90,7 @@ class Bpe:
 class PackSpec:
     """The byte budget of the final file."""
 
-    budget: int = 16_000_000
+    budget: int = dataclasses.field(default=16_000_000, metadata=BYTES)
 
 
 @spec
@@ -94,25 +121,46 @@ def read_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         SpecError: naming the file or the key that is wrong, and the nearest valid one.
     """
+    return read_whole(source, settings).recipe
+
+
+class Reading(NamedTuple):
+    """A recipe as it was read: the table of the file, before and after settings of the model."""
+
+    recipe: Recipe
+    place: str
+    written: dict[str, Any]
+    changed: dict[str, Any]
+
+
+def read_whole(source: str | Path, settings: Sequence[str]) -> Reading:
+    """As :func:`read_recipe`, with what was written."""
     text, place = _source(source)
     try:
-        table = _plain(text)
+        written = _plain(text)
     except _NOT_YAML as error:
         detail = " ".join(str(error).split())
         raise SpecError(f"{place}: not valid YAML: {detail}") from None
-    if not isinstance(table, dict):
+    if not isinstance(written, dict):
         raise SpecError(f"{place}: expected a table of name, tokenizer, model and train")
     # The model has a short form, which settings change; elsewhere they reach defaults too.
     of_model = [s for s in settings if s.startswith("model.")]
-    table = apply_settings(table, of_model)
-    if not isinstance(table.get("model"), dict):
+    changed = apply_settings(written, of_model)
+    if not isinstance(changed.get("model"), dict):
         raise SpecError(f"{place}: missing key 'model'")
     try:
-        table["model"] = expand(table["model"])
-        whole = encode(decode(Recipe, table))
-        return decode(Recipe, apply_settings(whole, [s for s in settings if s not in of_model]))
+        full = changed | {"model": expand(changed["model"])}
+        whole = encode(decode(Recipe, full))
+        rest = [s for s in settings if s not in of_model]
+        recipe = decode(Recipe, apply_settings(whole, rest))
     except SpecError as error:
-        raise SpecError(f"{place}: {error}") from error
+        raise SpecError(f"{place}: {_in_words(error)}") from error
+    return Reading(recipe, place, written, changed)
+
+
+def _in_words(error: SpecError) -> str:
+    """A message about a place in the recipe, which is the root of all places."""
+    return re.sub(r"^\$(?:\.|: )", "", str(error))
 
 
 def apply_settings(table: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
@@ -132,35 +180,62 @@ def _source(source: str | Path) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         try:
             return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
-            raise SpecError(f"cannot read recipe {path}: {error}") from None
+        except OSError as error:
+            raise SpecError(f"cannot read recipe {path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise SpecError(f"cannot read recipe {path}: it is not UTF-8") from None
+        except ValueError:
+            raise SpecError(f"cannot read recipe {str(path)!r}: no path holds NUL") from None
     if str(source) not in names():
         raise SpecError(f"unknown recipe {str(source)!r}; {nearest(str(source), names())}")
     shipped = resources.files("segpt.recipes") / f"{source}.yaml"
     return shipped.read_text(encoding="utf-8"), f"recipe {source}"
 
 
-def _set(table: dict[str, Any], setting: str) -> None:
+class Setting(NamedTuple):
+    """A value and the steps to where it goes."""
+
+    steps: tuple[str | int, ...]
+    value: Any
+
+
+def read_setting(setting: str) -> Setting:
+    """Read ``path=value``.
+
+    Raises:
+        SpecError: if it has no ``=``, or the value is not YAML.
+    """
     path, equals, value = setting.partition("=")
     if not equals or not _SETTING.fullmatch(path):
         raise SpecError(f"--set {setting!r}: write path=value, e.g. --set train.batch=16")
-    steps: list[str | int] = [
+    steps = tuple(
         int(number) if number else name
         for name, number in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path)
-    ]
+    )
     try:
-        new = _plain(value)
+        return Setting(steps, _plain(value))
     except _NOT_YAML:
         raise SpecError(f"--set {path}: cannot read the value {value!r}") from None
+
+
+def _set(table: dict[str, Any], setting: str) -> None:
+    path = setting.partition("=")[0]
+    steps, new = read_setting(setting)
     here: Any = table
     for step in steps[:-1]:
         try:
             here = here.setdefault(step, {}) if isinstance(here, dict) else here[step]
         except (IndexError, TypeError, KeyError):
-            raise SpecError(f"--set {path}: nothing at {step!r}") from None
+            raise _nothing(path, step) from None
         if here is None:
-            raise SpecError(f"--set {path}: nothing at {step!r}")
+            raise _nothing(path, step)
     try:
         here[steps[-1]] = new
     except (IndexError, TypeError):
-        raise SpecError(f"--set {path}: nothing at {steps[-1]!r}") from None
+        raise _nothing(path, steps[-1]) from None
+
+
+def _nothing(path: str, step: str | int) -> SpecError:
+    """The error about a setting that leads through ``step``, where there is nothing."""
+    hint = answer(str(step))
+    return SpecError(f"--set {path}: nothing at {step!r}" + (f"; {hint}" if hint else ""))

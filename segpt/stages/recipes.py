@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from segpt.errors import CheckpointError, SpecError
-from segpt.spec.base import decode, encode
+from segpt.spec.base import decode, encode, kind_of
 from segpt.spec.layout import parameters
 from segpt.spec.model import ModelSpec
 from segpt.spec.ngram import Ngram
@@ -21,6 +21,7 @@ from segpt.spec.score import (
     ScoreSpec,
     Sgd,
 )
+from segpt.spec.synonyms import answer
 from segpt.values import Checkpoint
 
 # Test-time training by size: what the contest's 36M models use, and what suits models of a few
@@ -29,9 +30,9 @@ LARGE = 10_000_000
 POLICIES: Mapping[str, Policy] = {
     "none": Frozen(),
     "sgd": Sgd(),
-    "lora": LowRank(),
+    "low_rank": LowRank(),
     "phased": Phased(),
-    "inplace": InPlace(),
+    "in_place": InPlace(),
 }
 ADAPT_LARGE = Sgd(chunk=32_768, rate=0.005, momentum=0.9, epochs=3, anneal="cosine")
 
@@ -128,8 +129,10 @@ def score_spec(
         {"score": plain, "adapt": encode(adapt), "ngram": encode(ngram)}, settings
     )
     if unknown := sorted(table.keys() - {"score", "adapt", "ngram"}):
+        hint = answer(unknown[0], "score")
         raise SpecError(
             f"--set {unknown[0]}: scoring has the settings score.*, adapt.* and ngram.* only"
+            + (f"; {hint}" if hint else "")
         )
     chosen = {"policy": table["adapt"], "ngram": table["ngram"]}
     return decode(ScoreSpec, table["score"] | chosen, "$.score")
@@ -154,7 +157,7 @@ def _reading(model: ModelSpec, context: int | None, policy: Policy) -> ScoreSpec
 
 def _policy(name: str, recipe: Recipe | None, *, large: bool) -> tuple[Policy, Ngram | None]:
     """The policy of a name, and the n-gram mixture that goes with it."""
-    names = name.split("+")
+    names = ["none" if n == "frozen" else kind_of(n) for n in name.split("+")]
     others = [n for n in names if n != "ngram"] or ["none"]
     ngram = Ngram() if "ngram" in names else None
     if others == ["best"]:
@@ -163,9 +166,6 @@ def _policy(name: str, recipe: Recipe | None, *, large: bool) -> tuple[Policy, N
         return (ADAPT_LARGE, ngram) if large else (LowRank(), ngram or Ngram())
     if len(others) > 1 or others[0] not in POLICIES:
         known = ", ".join([*POLICIES, "ngram", "best"])
-        raise SpecError(
-            f"--ttt {name!r}: write one of {known}, or one of them and +ngram; --ttt alone stands "
-            "after all paths"
-        )
+        raise SpecError(f"--ttt {name!r}: write one of {known}, or one of them and +ngram")
     policy = POLICIES[others[0]]
     return (ADAPT_LARGE if large and isinstance(policy, Sgd) else policy), ngram

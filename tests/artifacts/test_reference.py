@@ -210,7 +210,7 @@ def test_a_changed_figure_of_the_manifest(small: Path, old: str, new: str, word:
         (r'replaces = "[\w.-]+"', "replacs = 1", "unknown key 'replacs'"),
         (r'file = "[\w.-]+"', f'file = "{A}"', f"{A} is listed twice"),
         (r'file = "[\w.-]+"', 'file = "../x.segpt"', "is named NAME.segpt"),
-        (r"budget = 9_000", "budget = 1.5", "expected int"),
+        (r"budget = 9_000", "budget = 1.5", "expected a whole number"),
         (r"budget = 9_000\n", "", "missing key 'budget'"),
         (r"budget = 9_000", "budget = ", "not valid TOML"),
     ],

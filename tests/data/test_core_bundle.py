@@ -155,9 +155,9 @@ def test_a_damaged_description_is_named(
         (b"[1]", "copa.jsonl:2: not a JSON object"),
         (b'"\xff"', "copa.jsonl:2: not a JSON object"),
         (b'{"query": "q", "choices": ["a", "b"]}', "copa.jsonl:2: missing key 'gold'"),
-        (b'{"query": 1, "choices": ["a", "b"], "gold": 0}', r"copa.jsonl:2.query: expected str"),
-        (b'{"query": "q", "choices": ["a", 2], "gold": 0}', r"choices\[1\]: expected str"),
-        (b'{"query": "q", "choices": ["a", "b"], "gold": true}', "gold: expected int"),
+        (b'{"query": 1, "choices": ["a", "b"], "gold": 0}', r"copa.jsonl:2.query: expected text"),
+        (b'{"query": "q", "choices": ["a", 2], "gold": 0}', r"choices\[1\]: expected text"),
+        (b'{"query": "q", "choices": ["a", "b"], "gold": true}', "gold: expected a whole number"),
         (b'{"query": "q", "choices": ["a", "b"], "gold": 2}', "gold is 2, with 2 choices"),
     ],
 )

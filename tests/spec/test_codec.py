@@ -69,16 +69,16 @@ def test_short_tags_stand_for_tables_of_defaults() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("vocab", "7", r"\$\.vocab: expected int, got '7'"),
-        ("vocab", True, r"\$\.vocab: expected int, got True"),
-        ("vocab", 7.0, r"\$\.vocab: expected int, got 7\.0"),
+        ("vocab", "7", r"\$\.vocab: expected a whole number, got '7'"),
+        ("vocab", True, r"\$\.vocab: expected a whole number, got True"),
+        ("vocab", 7.0, r"\$\.vocab: expected a whole number, got 7\.0"),
         ("vocab", 0, r"\$: vocab must be positive, got 0"),
         ("layers", {}, r"\$\.layers: expected a list, got \{\}"),
         ("layers.0", 3, r"\$\.layers\[0\]: expected a table for layer, got 3"),
         ("layers.0", "dense", r"\$\.layers\[0\]: unknown kind 'dense'; known: layer"),
         ("layers.0.wiring", "serail", r"\.wiring: unknown kind 'serail'; did you mean 'serial'\?"),
         ("layers.0.wiring", None, r"\.wiring: unknown kind None; known: lanes, parallel, serial"),
-        ("layers.0.norm_scale", "1", r"\$\.layers\[0\]\.norm_scale: expected float, got '1'"),
+        ("layers.0.norm_scale", "1", r"\$\.layers\[0\]\.norm_scale: expected a number, got '1'"),
         ("layers.0.norm_scale", float("nan"), r"norm_scale: expected a finite number, got nan"),
         ("layers.0.norm_scale", float("inf"), r"norm_scale: expected a finite number, got inf"),
         ("layers.0.norm_scale", 10**400, r"norm_scale: expected a finite number, got 1000"),
@@ -88,7 +88,7 @@ def test_short_tags_stand_for_tables_of_defaults() -> None:
         ("layers.0.mixer.query_key.1.dims", 3, r"query_key\[1\]: rope rotates pairs"),
         ("layers.0.mixer.query_key.1.dims", 4, r"mixer: rope rotates 4 of 2 channels"),
         ("layers.0.mixer.query_key.1.base", 0, r"query_key\[1\]: rope needs a positive base"),
-        ("layers.0.mixer.heads", 3.5, r"\.heads: expected int"),
+        ("layers.0.mixer.heads", 3.5, r"\.heads: expected a whole number"),
         ("layers.0.mixer.kv_heads", 0, r"\.mixer: 2 heads do not divide among 0 kv_heads"),
         ("layers.0.mixer.kv_heads", 4, r"\.mixer: 2 heads do not divide among 4 kv_heads"),
         ("layers.0.mixer.output", ["head_gate"], r"\$: a head gate reads 12 of 4 channels"),
@@ -199,7 +199,8 @@ def test_misspelt_keys_are_recognised() -> None:
             with pytest.raises(SpecError) as caught:
                 decode(Recipe, changed(plain, f"{path}.{typo}" if path else typo, 1))
             place = "".join(f"[{s}]" if s.isdigit() else f".{s}" for s in path.split(".") if s)
-            assert str(caught.value).startswith(f"${place}: unknown key {typo!r} in {tag}; ")
+            name = tag.removesuffix("_spec")
+            assert str(caught.value).startswith(f"${place}: unknown key {typo!r} in {name}; ")
             hit = f"did you mean {key!r}?" in str(caught.value)
             right, wrong = right + hit, wrong + (not hit)
     assert right + wrong >= 200

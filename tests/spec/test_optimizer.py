@@ -64,8 +64,8 @@ def test_what_was_stored_keeps_its_bytes() -> None:
 @pytest.mark.parametrize(
     ("cls", "fields", "message"),
     [
-        (Muon, {"rate": None}, "rate: expected float, got None"),
-        (Adam, {"decay": None}, "decay: expected float, got None"),
+        (Muon, {"rate": None}, "rate: expected a number, got None"),
+        (Adam, {"decay": None}, "decay: expected a number, got None"),
         (Muon, {"coefficients": "seven"}, "converge in iterations: 7, not 5"),
         (Muon, {"coefficients": "five", "iterations": 6}, "five iterations are 1 to 5"),
         (Muon, {"both_until": 1.5}, "both_until is a fraction"),

@@ -61,7 +61,10 @@ def test_skips_of_depth_go_back_by_quarters(depth: int, wanted: dict[int, int]) 
         ({"skips": {"form": "add"}}, r"model\.skips: unknown kind None; known: depth, mirror"),
         ({"skips": {"kind": "mirror", "from": 1}}, r"model\.skips: unknown key 'from' in mirror"),
         ({"skips": {"kind": "mirror", "form": "sum"}}, r"model\.skips\.form: unknown value 'sum'"),
-        ({"layer": FEED | {"norm_scale": "visits"}}, r"norm_scale: expected float, got 'visits'"),
+        (
+            {"layer": FEED | {"norm_scale": "visits"}},
+            r"norm_scale: expected a number, got 'visits'",
+        ),
     ],
 )
 def test_errors_name_what_is_wrong(changes: dict[str, Any], message: str) -> None:

@@ -263,7 +263,7 @@ def test_a_head_that_was_kept_must_still_be_there(board: Path, made: Path) -> No
         ({"policy": {}}, "policy names its kind"),
         ({"origin": {"text": "two documents"}}, "text is a SHA-256"),
         ({"origin": 3}, "not a score; make one with: segpt score"),
-        ({"tokens": "many"}, r"\$\.tokens: expected int"),
+        ({"tokens": "many"}, r"\$\.tokens: expected a whole number"),
     ],
 )
 def test_a_damaged_score_is_refused_by_name(
