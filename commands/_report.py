@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from segpt.values import Tokens
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -103,6 +106,12 @@ def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None
     else:
         for line in lines:
             click.echo(line)
+
+
+def in_chunks(held_out: "Tokens", most: int, context: int) -> str:
+    """What a figure is of that was measured on the first ``most`` tokens of a split."""
+    count = min(most, held_out.count - 1)
+    return f"the first {count:,} tokens of the {held_out.split} split, in chunks of {context:,}"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -61,7 +61,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
         runner.audit_seed = options["audit_seed"]
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain())
-        lines = _lines(result)
+        lines = _lines(result, verbose=options["verbose"])
         if len(counts) > 1:
             curve = [runner.score(dataclasses.replace(spec, loops=n)).bpb for n in counts]
             plain["loops"] = [{"loops": n, "bpb": b} for n, b in zip(counts, curve, strict=True)]
@@ -275,11 +275,35 @@ def _loops(text: str | None) -> list[int | None]:
     return list(counts)
 
 
-def _lines(result: Score) -> list[str]:
+def _lines(result: Score, *, verbose: bool) -> list[str]:
+    """The score in one line, and what was checked in another; all conditions if ``verbose``."""
+    conditions, policy = result.conditions, result.policy
+    learnt = [] if policy["kind"] == "frozen" else [policy["kind"]]
+    learnt += ["ngram"] * ("ngram" in policy)
+    how = str(conditions["mode"]) + (f", --ttt {'+'.join(learnt)}" if learnt else "")
     lines = [
-        f"{result.bpb:.4f} bits per byte ({result.nats_per_token:.4f} nats per token) on "
-        f"{result.text}",
-        f"{result.tokens:,} tokens, {result.bytes:,} bytes ({result.denominator}), "
+        f"{result.bpb:.4f} bits per byte on {result.text} ({result.bytes:,} bytes, {how})",
+        f"{result.nats_per_token:.4f} nats per token, {result.tokens:,} tokens, "
         f"{result.seconds:.1f} s",
+        _checks(result),
     ]
-    return lines + [f"  {name}: {state}" for name, state in result.conditions.items()]
+    if verbose:
+        lines += [f"  {name}: {state}" for name, state in conditions.items()]
+    return lines
+
+
+def _checks(result: Score) -> str:
+    """Which conditions hold, and what is to be said of the others."""
+    conditions = result.conditions
+    passed = [n for n in ("coverage", "causal", "normalised", "order") if n in conditions]
+    others = []
+    if result.denominator == "bytes":
+        passed.append("bytes")
+    else:
+        others.append(f"bytes: {conditions['bytes']}")
+    if conditions["overlap"] == "none":
+        passed.append("overlap")
+    else:
+        others.append(f"overlap: {conditions['overlap']}")
+    others += [f"contest: {conditions['contest']}"] * ("contest" in conditions)
+    return "; ".join([f"checks: {', '.join(passed)} ok", *others])

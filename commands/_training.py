@@ -131,6 +131,7 @@ def _run(
         "tokens": last[0].tokens,
         "loss": last[0].loss,
         "bpb": bpb[0] if bpb else None,
+        "bpb_of": _report.in_chunks(held_out, recipe.train.validate_tokens, recipe.model.context),
         "tokens_per_second": last[0].tokens_per_second,
         "seconds": last[0].seconds,
         "parameters": parameters(recipe.model),

@@ -50,19 +50,29 @@ def command(
 
 
 def _show(result: dict[str, Any]) -> None:
+    text = result["text"]
     rows = [
-        [row["step"], f"{row['bytes']:,}" if row["bytes"] else "", f"{row['bpb']:.4f}", row["what"]]
+        [
+            row["step"],
+            f"{row['bytes']:,}",
+            "" if row["artifact"] is None else f"{row['artifact']:,}",
+            f"{row['bpb']:.4f}",
+            row["what"],
+        ]
         for row in result["rows"]
     ]
     _report.table(
-        "Bits per byte (BPB) of the same held-out text: lower is better",
-        ["step", "bytes", "BPB", "what it means"],
+        f"{text['bytes']:,} bytes of held-out text ({text['name']}), read {text['mode']}: bits per "
+        "byte (BPB), lower is better",
+        ["", "text, bytes", "model, bytes", "BPB", "what it means"],
         rows,
     )
     _report.emit(
         {},
         False,
         [
+            f"Quantizing cost {result['quantization_cost']:+.4f} BPB on {result['measured_on']}: "
+            f"{result['bpb_float']:.4f} before, {result['bpb_quantized']:.4f} after.",
             f"{result['artifact']} is the whole model in {result['bytes']:,} bytes, "
             f"{result['budget'] - result['bytes']:,} below the budget.",
             f"{result['report']} shows the run: open it in a browser.",

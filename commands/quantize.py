@@ -102,27 +102,29 @@ def command(
         report |= {"curve": curve.plain()}
         files.save_quantized(place, dataclasses.replace(quantized, report=report))
         pictures.quantized(plot, curve, report, spec.method)
+    size = pack(quantized).size
     result = {
         "out": str(place),
         "method": spec.method,
         "rules": [] if spec.designed else [rule_text(rule) for rule in spec.rules],
         "budget": spec.budget,
-        "bits_per_weight": report["bits_per_weight"],
+        "bits_per_weight": 8 * size / report["parameters"],
         "roles": report["roles"],
         "layers": report["layers"],
         "fallbacks": report["fallbacks"],
         **report["quality"],
-        "bytes": pack(quantized).size,
+        "bytes": size,
+        "bpb_of": _report.in_chunks(held_out, spec.report_tokens, value.spec.context),
     }
     lines = [f"method {spec.method}"] + [f"rule {text}" for text in result["rules"]]
     lines += [f"fell back to rounding: {', '.join(report['fallbacks'])}"] * bool(
         result["fallbacks"]
     )
     lines += [
-        f"{result['bits_per_weight']:.3f} bits per weight, {result['bytes']:,} bytes packed",
-        f"BPB {result['bpb_before']:.4f} -> {result['bpb_after']:.4f}, KL mean "
-        f"{result['kl_mean']:.5f} p99 {result['kl_p99']:.5f} nats, top-1 agreement "
-        f"{100 * result['top1_agreement']:.2f} %",
+        f"{size:,} bytes packed, {result['bits_per_weight']:.3f} bits per weight",
+        f"BPB {result['bpb_before']:.4f} -> {result['bpb_after']:.4f} on {result['bpb_of']}",
+        f"KL mean {result['kl_mean']:.5f} p99 {result['kl_p99']:.5f} nats, top-1 agreement "
+        f"{100 * result['top1_agreement']:.2f} %, on the same",
     ]
     if plot is not None:
         lines.append(f"{plot} shows it")
@@ -146,7 +148,6 @@ def _told(partial: Path) -> Iterator[None]:
 
 def _show(result: dict[str, Any]) -> None:
     """A row for each role and each layer."""
-    damaged = any(row["damage"] for row in result["roles"].values())
     named = list(result["roles"].items())
     named += [(f"layer {name}", row) for name, row in result["layers"].items()]
     rows = [
@@ -155,13 +156,12 @@ def _show(result: dict[str, Any]) -> None:
             f"{row['parameters']:,}",
             f"{row['bits_per_weight']:.3f}",
             "" if row["error"] is None else f"{row['error']:.2e}",
-            f"{row['damage']:.5f}" if damaged else "",
+            f"{row['damage']:.5f}" if row["damage"] else "",
         ]
         for name, row in named
     ]
-    columns = ["", "weights", "bits per weight", "squared error", "damage, nats per token"]
-    rows = [row if damaged else row[:-1] for row in rows]
-    _report.table("Where the bits go", columns if damaged else columns[:-1], rows)
+    columns = ["", "weights", "about bits each", "squared error", "damage, nats per token"]
+    _report.table("Where the bits go, before packing", columns, rows)
 
 
 def rule_text(rule: Rule) -> str:

@@ -22,6 +22,7 @@ from . import _latest, _options, _report
 @click.option("--resume", is_flag=True, help="Go on where an interrupted call stopped.")
 @click.option("--field", default="text", show_default=True, help="Field of jsonl and parquet.")
 @click.option("--truncate", type=click.IntRange(min=1), help="Of shards: whole sequences of N.")
+@click.option("--verbose", is_flag=True, help="Also print every condition of the score.")
 @_options.core
 @_options.out("Also write the score as JSON to this file, with the figures of each document.")
 @_options.settings

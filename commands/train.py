@@ -121,17 +121,18 @@ def command(
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
     read, best = result["read"], result["best"]
-    bpb = "" if result["bpb"] is None else f"validation {result['bpb']:.4f} bits per byte, "
     lines = [
         f"{result['checkpoint']}: {result['parameters']:,} parameters, "
         f"{result['steps']:,} steps, {result['tokens']:,} tokens",
-        f"loss {result['loss']:.4f} nats per token, {bpb}"
+        f"training loss {result['loss']:.4f} nats per token, "
         f"{result['tokens_per_second']:,.0f} tokens/s",
         f"{read['distinct']:,} targets of the text in {read['epochs']:.2f} epochs, none twice in "
         f"one; {read['left_out']:,} left out by the cuts of whole epochs",
     ]
+    if result["bpb"] is not None:
+        lines.insert(1, f"BPB {result['bpb']:.4f} on {result['bpb_of']}")
     if best is not None:
-        lines.append(f"best: {best['checkpoint']}, {best['bpb']:.4f} bits per byte")
+        lines.append(f"best: {best['checkpoint']}, BPB {best['bpb']:.4f} on the same")
     return lines
 
 
