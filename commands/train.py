@@ -1,5 +1,6 @@
 """``segpt train``."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def command(
       flops_per_token        matrices, attention, head, forward, training
       memory                 bytes: weights, gradients, optimizer by rule,
                              average, activations of a micro-batch
-      memory_bytes           their sum
+      memory_bytes           their sum, for each process
+      processes              as torchrun started them; they share the batch
       artifact_bytes         predicted size of the packed file, and _source
+      warnings               what does not fit: memory, the file's budget
       rules                  findings, with --rules
     """  # noqa: D301 - Click reads a backspace
     if steps is not None and seconds is not None:
@@ -88,9 +91,16 @@ def command(
         from segpt.stages.train import describe
         from segpt.train.mesh import pick
 
-        about = describe(chosen, pick(device), held)
-        known = {key: value for key, value in about.items() if value is not None}
-        _report.emit(about, as_json, [f"{key}: {_plain(value)}" for key, value in known.items()])
+        if os.environ.get("RANK", "0") != "0":
+            return  # one of the processes that torchrun starts speaks
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        about = describe(chosen, pick(device), held, processes)
+        known = {key: value for key, value in about.items() if value not in (None, [])}
+        warnings = known.pop("warnings", [])
+        lines = [f"{key}: {_plain(value, _unit(key))}" for key, value in known.items()]
+        _report.emit(about, as_json, lines)
+        for warning in warnings:
+            _report.notice(f"warning: {warning}")
         return
     place = out or Path(_latest.RUNS / chosen.name)
     result = _training.run(
@@ -136,10 +146,26 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _plain(value: Any) -> str:
-    """A value of the dry run for people."""
+_UNITS = {"memory": "B", "budget": "B", "flops_per_token": "FLOP"}
+_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def _unit(key: str) -> str:
+    """The unit of a value of the dry run, from its name."""
+    if key.endswith("_bytes"):
+        return "B"
+    return "s" if key.endswith("seconds") else _UNITS.get(key, "")
+
+
+def _plain(value: Any, unit: str) -> str:
+    """A value of the dry run for people, with its unit; bytes and operations in larger ones."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+        return ", ".join(f"{key} {_plain(inner, unit)}" for key, inner in value.items())
+    if value is None or isinstance(value, bool | str):
+        return "unknown" if value is None else str(value)
+    if unit in ("B", "FLOP"):
+        for scale, prefix in _SCALES:
+            if value >= scale:
+                return f"{value / scale:,.2f} {prefix}{unit}"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    return f"{text} {unit}".rstrip()

@@ -20,7 +20,7 @@ from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.spec.base import kind
 from segpt.spec.census import flops
-from segpt.spec.layout import Role, layout
+from segpt.spec.layout import Role, layout, parameters
 from segpt.spec.quant import QuantSpec, Rule
 from segpt.spec.recipe import Bpe, Recipe
 from segpt.spec.train import Adam, Muon
@@ -28,11 +28,14 @@ from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import second_shape
 
+from .doctor import memory as machine_memory
 from .recipes import quant_spec
 
 PIECE_BYTES = 2.0  # of a packed tokenizer, for each of its pieces
 EXPONENT_BYTES = 0.3  # of the step of a row or a column, as packed
 FRAME_BYTES = 1500  # header and the tables of the entropy coder
+LEAST_RATE = 1.0  # bits per weight below which little of a model is left
+GB = 1_000_000_000
 HIGHEST_RATE = 8.0  # bits per weight beyond which nothing is gained, whatever the budget
 
 TIMED_STEPS = 2
@@ -48,16 +51,17 @@ class Pace(NamedTuple):
     source: str
 
 
-def activations(recipe: Recipe, processes: int = 1) -> int | None:
+def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int | None:
     """Bytes that one micro-batch keeps for its backward pass; None if the data decide.
 
     Every tensor that autograd would save up to the final stream, counted on a model without
-    memory in the precision of the run, and the two gradients that the loss leaves behind. What
-    kernels need while they run comes on top.
+    memory in the precision of the run on ``device``, and the two gradients that the loss leaves
+    behind. What kernels need while they run comes on top.
     """
     # Which documents a row holds decides whether attention needs a mask, which is small.
     spec, how = dataclasses.replace(recipe.model, documents=False), recipe.train
     rows = max(1, how.batch // (how.accumulation * processes))
+    half = how.precision == "bfloat16" or (how.precision == "auto" and device.startswith("cuda"))
     kept: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,7 +76,7 @@ def activations(recipe: Recipe, processes: int = 1) -> int | None:
             tokens = torch.zeros((rows, spec.context), dtype=torch.int64)
             with (
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-                torch.autocast("cpu", torch.bfloat16, enabled=how.precision == "bfloat16"),
+                torch.autocast("cpu", torch.bfloat16, enabled=half),
             ):
                 hidden = model.hidden(tokens)
             for weight in weights(model):
@@ -86,8 +90,8 @@ def activations(recipe: Recipe, processes: int = 1) -> int | None:
     return sum(storage.nbytes() for storage in kept.values()) + again * stream + loss
 
 
-def memory(recipe: Recipe) -> dict[str, Any]:
-    """Bytes of a training step by what they hold, those of the optimizer by rule."""
+def memory(recipe: Recipe, device: str = "cpu", processes: int = 1) -> dict[str, Any]:
+    """Bytes of a process in training by what they hold, those of the optimizer by rule."""
     size, optimizer = 0, dict[str, int]()
     for weight in layout(recipe.model):
         rule = recipe.train.optimizer.rule(weight)
@@ -98,7 +102,7 @@ def memory(recipe: Recipe) -> dict[str, Any]:
         "gradients": size,
         "optimizer": optimizer,
         "average": size if recipe.train.average is not None else 0,
-        "activations": activations(recipe),
+        "activations": activations(recipe, device, processes),
     }
 
 
@@ -106,6 +110,47 @@ def total(memory: Mapping[str, Any]) -> int:
     """The sum of what :func:`memory` returns, as far as it is known."""
     rest = (value for name, value in memory.items() if name != "optimizer")
     return sum(memory["optimizer"].values()) + sum(value or 0 for value in rest)
+
+
+def warnings(recipe: Recipe, needed: int, artifact: int, device: str) -> list[str]:
+    """What will not fit: ``needed`` bytes of memory for each process, ``artifact`` bytes of file.
+
+    Returns:
+        Lines for people, each with a remedy; none if everything fits.
+    """
+    lines = []
+    there, what = capacity(device)
+    if needed > there:
+        more = 2 * recipe.train.accumulation
+        remedy = f"set train.accumulation={more}"
+        if recipe.train.batch % more:
+            remedy = f"set train.batch={max(1, recipe.train.batch // 2)}"
+        lines.append(
+            f"about {needed / GB:.1f} GB of memory are needed, more than the {there / GB:.1f} GB "
+            f"of {what}; {remedy}, or take a smaller model"
+        )
+    budget = recipe.pack.budget
+    if artifact > budget:
+        lines.append(
+            f"the packed file takes about {artifact:,} bytes, over the budget of {budget:,}; make "
+            "the model smaller, e.g. with model.width, or raise pack.budget"
+        )
+    spec, size = quant_spec(recipe), parameters(recipe.model)
+    if spec.budget is not None and 8 * spec.budget < LEAST_RATE * size:
+        lines.append(
+            f"the budget of {spec.budget:,} bytes leaves about {8 * spec.budget / size:.2f} bits "
+            "for a weight, which costs much quality; make the model smaller, e.g. with "
+            "model.width, or raise pack.budget"
+        )
+    return lines
+
+
+def capacity(device: str) -> tuple[int, str]:
+    """Bytes of memory that a process on ``device`` can have at most, and whose they are."""
+    if device.startswith("cuda"):
+        there = torch.cuda.get_device_properties(device)
+        return int(there.total_memory), there.name
+    return machine_memory()[1], "this machine"
 
 
 def _remembered(rule: Muon | Adam, shape: tuple[int, ...]) -> int:
@@ -120,9 +165,13 @@ def _remembered(rule: Muon | Adam, shape: tuple[int, ...]) -> int:
             assert_never(rule)
 
 
-def pace(recipe: Recipe, device: str) -> Pace:
-    """How long a step takes: timed on a GPU or if it is small, and else worked out."""
-    spec, how = recipe.model, recipe.train
+def pace(recipe: Recipe, device: str, processes: int = 1) -> Pace:
+    """How long a step takes: timed on a GPU or if it is small, and else worked out.
+
+    Of several processes each does its share of the batch; what they tell each other is left out.
+    """
+    spec = recipe.model
+    how = dataclasses.replace(recipe.train, batch=recipe.train.batch // processes)
     work = flops(spec).training * how.batch * spec.context
     if device == "cpu" and work > MOST_FLOPS:
         speed = _product_speed(device)

@@ -376,7 +376,10 @@ def group_table(groups: Sequence[Group]) -> list[str]:
 
 
 def describe(
-    recipe: Recipe, device: str | None = None, rules: Rules | None = None
+    recipe: Recipe,
+    device: str | None = None,
+    rules: Rules | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """What a run would be, without running it; all in JSON values.
 
@@ -388,6 +391,7 @@ def describe(
         recipe: model and training.
         device: what the run would compute on.
         rules: what it would have to keep to, on held-out text of the length that the recipe says.
+        processes: how many would share a batch; memory is that of one of them.
 
     Raises:
         SpecError: if the recipe draws loops and the route has none.
@@ -401,17 +405,18 @@ def describe(
         recipe.model.passes(how.loops.most)  # raises if there is no loop
     length = how.length
     steps = length.count if isinstance(length, Steps) else None
-    pace = None if device is None else estimate.pace(recipe, device)
+    Mesh(0, processes, torch.device("cpu")).rows(how.batch, how.accumulation)  # raises if not
+    pace = None if device is None else estimate.pace(recipe, device, processes)
     seconds = None if isinstance(length, Steps) else length.count
     if pace is not None and isinstance(length, Steps):
         seconds = pace.seconds * length.count
     reads = sequences(how)
-    memory = estimate.memory(recipe)
+    memory = estimate.memory(recipe, device or "cpu", processes)
     work = flops(recipe.model)
     size, assumed = estimate.artifact_bytes(recipe)
     findings: Sequence[Finding] = ()
     if rules is not None:
-        given = referee.Given(device or "cpu", 1, size, how.validate_tokens, scratch=True)
+        given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
         findings = referee.before(rules, recipe, given)
     return {
         "recipe": recipe.name,
@@ -430,12 +435,14 @@ def describe(
         "flops_per_token": work._asdict() | {"forward": work.forward, "training": work.training},
         "memory": memory,
         "memory_bytes": estimate.total(memory),
+        "processes": processes,
         "artifact_bytes": size,
         "artifact_bytes_source": assumed,
         "budget": recipe.pack.budget,
         "rules": None
         if rules is None
         else {"name": rules.name, "findings": [finding.plain() for finding in findings]},
+        "warnings": estimate.warnings(recipe, estimate.total(memory), size, device or "cpu"),
         "fingerprint": fingerprint(recipe),
     }
 

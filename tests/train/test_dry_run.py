@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segpt.artifact.container import pack
-from segpt.errors import SpecError
+from segpt.errors import SpecError, TrainError
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.spec.census import flops
@@ -183,3 +183,31 @@ def test_groups_are_shown_in_columns() -> None:
     assert matrix.split()[-5:-2] == ["muon", "0.018", "0.1"]
     total = sum(int(row.split()[-1].replace(",", "")) for row in rows)
     assert total == sum(w.tensor.numel() for w in weights(run.model))
+
+
+def test_activations_are_those_of_the_device_and_of_one_process() -> None:
+    recipe = read_recipe("demo", [*SMALL, "train.batch=8"])
+    here, there = estimate.activations(recipe), estimate.activations(recipe, "cuda")
+    assert here is not None
+    assert there is not None
+    assert there < 0.8 * here  # bfloat16, which `auto` means there
+    half = read_recipe("demo", [*SMALL, "train.batch=8", "train.precision=bfloat16"])
+    assert estimate.activations(half) == there
+    shared = describe(recipe, processes=4)
+    assert shared["processes"] == 4
+    assert shared["memory"]["activations"] < 0.5 * here
+    with pytest.raises(TrainError, match="does not divide among 3 processes"):
+        describe(recipe, processes=3)
+
+
+def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = read_recipe("demo", SMALL)
+    assert describe(recipe)["warnings"] == []
+    monkeypatch.setattr(estimate, "machine_memory", lambda: (10**6, 10**6))
+    (line,) = describe(recipe)["warnings"]
+    assert "more than the 0.0 GB of this machine; set train.accumulation=2" in line
+    settings = [*SMALL, "pack.budget=1kB", "quantize.method=gptq"]
+    *_, line = describe(read_recipe("demo", settings))["warnings"]
+    assert "over the budget of 1,000" in line
+    *_, line = describe(read_recipe("demo", [*SMALL, "pack.budget=10kB"]))["warnings"]
+    assert "bits for a weight" in line
