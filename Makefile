@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Warnings are left out of the install: setuptools notes there how it links `segpt.commands`, which
+# lies beside the package and not in it. It is no fault, and nothing can be done about it.
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -13,10 +15,15 @@ help:  ## what there is to make
 setup: $(READY)  ## the virtual environment and the install
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
-	touch $(READY)
+	@echo "setup, 1 of 3: a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "setup, 2 of 3: a current pip"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@echo "setup, 3 of 3: segpt and what it needs; torch is large, so this takes some minutes"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check \
+		--constraint constraints.txt --group dev --editable .
+	@touch $(READY)
+	@echo "setup is done: $(BIN)/segpt --help"
 
 demo: setup  ## train, quantize, pack and score a small model, in about five minutes
 	$(BIN)/segpt demo

@@ -305,5 +305,6 @@ def _checks(result: Score) -> str:
         passed.append("overlap")
     else:
         others.append(f"overlap: {conditions['overlap']}")
-    others += [f"contest: {conditions['contest']}"] * ("contest" in conditions)
+    if "contest" in conditions:
+        others.append(f"contest: {conditions['contest']}")
     return "; ".join([f"checks: {', '.join(passed)} ok", *others])
