@@ -1,7 +1,9 @@
 """The ``segpt`` command line: one module per subcommand, loaded when it runs."""
 
+import contextlib
 import errno
 import os
+import re
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -82,7 +84,9 @@ class LazyGroup(_options.Group):
 
 
 def _end(ctx: click.Context, reason: str, code: int) -> NoReturn:
-    click.echo(f"segpt: {reason}", err=True)
+    """One line for people: the number of an error of the system tells them nothing."""
+    with contextlib.suppress(OSError):  # where nobody listens, the exit code still tells
+        click.echo(f"segpt: {_NUMBER.sub('', reason)}", err=True)
     ctx.exit(code)
 
 
@@ -95,11 +99,13 @@ def _usage(error: click.UsageError) -> str:
     return message if path == "segpt" else f"{message.rstrip('.')} (see: {path} --help)"
 
 
+_NUMBER = re.compile(r"\[Errno -?\d+\] ")
 MEMORY = (
     "the memory is not enough; take a smaller model or batch (segpt train --dry-run says what a "
     "run needs), or raise the limit that this process is under"
 )
-_NO_MEMORY = (
+_NO__NUMBER = re.compile(r"\[Errno -?\d+\] ")
+MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
     "out of memory",

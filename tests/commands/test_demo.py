@@ -27,7 +27,12 @@ def test_the_demo_prints_its_fields(run: Callable[..., Any], tmp_path: Path) -> 
     result = run(tmp_path, "demo", "--json", "--budget", 100_000, *settings).json
     assert {"rows", "artifact", "bytes", "budget", "bpb", "bpb_ttt", "seconds"} <= result.keys()
     assert set(result["compressors"]) == {"gzip", "bzip2", "xz", "zstd", "brotli"}
-    assert all({"step", "bytes", "bpb"} <= row.keys() for row in result["rows"])
+    assert all({"step", "bytes", "artifact", "bpb"} <= row.keys() for row in result["rows"])
+    assert result["text"]["mode"] == "rolling"
+    for row in result["rows"]:  # like with like: every row says what the same text takes
+        assert row["bytes"] == round(row["bpb"] * result["text"]["bytes"] / 8)
+        assert row["artifact"] == (result["bytes"] if row["step"].startswith("score") else None)
+    assert result["measured_on"].endswith(" tokens of the validation split, in chunks of 32")
     artifact = tmp_path / result["artifact"]
     assert artifact.stat().st_size == result["bytes"] <= result["budget"] == 100_000
     assert result["bpb_ttt"] < result["bpb"]

@@ -349,6 +349,7 @@ def test_no_memory_is_one_line(tmp_path: Path) -> None:
         (MemoryError(), "the memory is not enough"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory is"),
         (OSError(28, "No space left on device", "a.bin"), "a.bin: No space left on device"),
+        (SpecError(f"a.bin cannot be read ({OSError(13, 'Permission denied')})"), "(Permission"),
     ],
 )
 def test_errors_of_the_machine_are_one_line(
