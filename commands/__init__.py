@@ -104,8 +104,7 @@ MEMORY = (
     "the memory is not enough; take a smaller model or batch (segpt train --dry-run says what a "
     "run needs), or raise the limit that this process is under"
 )
-_NO__NUMBER = re.compile(r"\[Errno -?\d+\] ")
-MEMORY = (
+_NO_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
     "out of memory",

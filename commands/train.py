@@ -97,8 +97,8 @@ def command(
         about = describe(chosen, pick(device), held, processes)
         known = {key: value for key, value in about.items() if value not in (None, [])}
         warnings = known.pop("warnings", [])
-        lines = [f"{key}: {_plain(value, _unit(key))}" for key, value in known.items()]
-        _report.emit(about, as_json, lines)
+        shown = [f"{key}: {_plain(value, _unit(key))}" for key, value in known.items()]
+        _report.emit(about, as_json, shown)
         for warning in warnings:
             _report.notice(f"warning: {warning}")
         return
