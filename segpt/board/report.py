@@ -235,6 +235,15 @@ def render(report: Report) -> str:
     return _UNFIT.sub("\ufffd", found)
 
 
+def _rate(report: Report) -> tuple[str, float]:
+    """Bits per weight: of the packed file, and before there is one an estimate that says so."""
+    assert report.quantization is not None
+    weights = sum(role.parameters for role in report.quantization.roles)
+    if report.packed is None or not weights:
+        return "about bits per weight", report.quantization.bits
+    return "bits per weight", 8 * report.packed.bytes / weights
+
+
 def tiles(report: Report) -> Iterator[tuple[str, str, str]]:
     """The figures that matter most: what each is, the figure, and a remark."""
     plain, adapted = report.plain, report.adapted
@@ -248,7 +257,8 @@ def tiles(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "the whole model", f"{packed.bytes:,}", f"bytes{room}"
     if (quantization := report.quantization) is not None:
         cost = quantization.bpb_after - quantization.bpb_before
-        yield "bits per weight", f"{quantization.bits:.2f}", f"cost {cost:+.4f} bits per byte"
+        name, bits = _rate(report)
+        yield name, f"{bits:.2f}", f"cost {cost:+.4f} bits per byte"
     if (training := report.training) is not None:
         if training.parameters is not None:
             yield "weights", f"{training.parameters:,}", _told(training)
