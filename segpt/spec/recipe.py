@@ -12,13 +12,12 @@ import yaml
 
 from segpt.errors import SpecError
 
-from .base import BYTES, decode, encode, nearest, spec
+from .base import BYTES, answer, decode, encode, nearest, spec
 from .expand import expand
 from .model import ModelSpec
 from .ngram import Ngram
 from .quant import QuantSpec
 from .score import Policy, ScoreSpec, Sgd
-from .synonyms import answer
 from .train import TrainSpec
 
 # PyYAML lets the errors of its own constructors through, e.g. for "2001-99-99" or "!!bool x".

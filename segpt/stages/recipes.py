@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from segpt.errors import CheckpointError, SpecError
-from segpt.spec.base import decode, encode, kind_of
+from segpt.spec.base import answer, decode, encode, kind_of
 from segpt.spec.layout import parameters
 from segpt.spec.model import ModelSpec
 from segpt.spec.ngram import Ngram
@@ -21,7 +21,6 @@ from segpt.spec.score import (
     ScoreSpec,
     Sgd,
 )
-from segpt.spec.synonyms import answer
 from segpt.values import Checkpoint
 
 # Test-time training by size: what the contest's 36M models use, and what suits models of a few
