@@ -28,6 +28,7 @@ _LEAST_PYTHON = (3, 11)
 _GB = 1_000_000_000
 _LEAST_DISK, _LEAST_MEMORY = _GB, _GB
 _GROUPS = Path("/sys/fs/cgroup")
+_CROWDED = 0.75  # of the cores, beyond which programs wait for each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,7 @@ def examine(place: Path, *, deep: bool = False) -> Iterator[Finding]:
     for name in EXTRAS:
         yield _optional(name, deep)
     yield _memory()
+    yield from _load()
     yield from _place(place)
 
 
@@ -252,6 +254,24 @@ def _memory() -> Finding:
         advice = "end other programs; the demo takes about 1 GB, larger recipes more"
         return Finding("memory", "advice", found, advice)
     return Finding("memory", "good", found)
+
+
+def _load() -> Iterator[Finding]:
+    """Whether other programs want the cores, which slows products on several threads down."""
+    try:
+        busy = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return  # this system does not count
+    cores = processors()
+    found = f"{busy:.1f} programs wanted the {cores} cores in the last minute"
+    if busy > _CROWDED * cores:
+        advice = (
+            "end other programs while segpt computes; training takes fewer threads beside them, "
+            "and OMP_NUM_THREADS=1 makes every command do so"
+        )
+        yield Finding("load", "advice", found, advice)
+    else:
+        yield Finding("load", "good", found)
 
 
 def memory(groups: Path = _GROUPS) -> tuple[int, int]:

@@ -238,7 +238,7 @@ def _spelt(source: Quantized | Checkpoint, shards: Shards) -> Iterator[bytes]:
 
 
 def _overlap(source: Quantized | Checkpoint, documents: Iterable[bytes] | None) -> str:
-    if source.documents is None:
+    if source.documents is None or not len(source.documents):
         return "unchecked: no document list"
     if documents is None:
         return "unchecked: the tokens do not tell the text"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segpt.stages import doctor_worker
+from segpt.stages import doctor, doctor_worker
 from segpt.stages.doctor import (
     DEEP,
     EXTRAS,
@@ -114,6 +114,18 @@ def test_more_threads_than_processors_are_too_many() -> None:
         torch.set_num_threads(before)
     assert found.state == "advice"
     assert found.advice == f"export OMP_NUM_THREADS={processors()}"
+
+
+def test_other_programs_on_the_cores_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {}
+    for busy in (0.1, 8.0 * processors()):
+        monkeypatch.setattr(os, "getloadavg", lambda busy=busy: (busy, 0.0, 0.0))
+        (load,) = doctor._load()
+        states[busy] = load.state
+        assert f"{busy:.1f} programs wanted" in load.found
+    assert list(states.values()) == ["good", "advice"]
+    monkeypatch.delattr(os, "getloadavg")
+    assert not list(doctor._load())
 
 
 def test_one_broken_check_is_enough() -> None:

@@ -163,6 +163,8 @@ def test_documents_that_were_trained_on_are_refused() -> None:
 def test_an_artifact_has_no_list_of_documents_and_the_score_says_so() -> None:
     result = score(pack(quantized(checkpoint())), text(), SPEC)
     assert result.conditions["overlap"] == "unchecked: no document list"
+    nothing = dataclasses.replace(checkpoint(), documents=np.zeros(0, np.uint64))
+    assert score(nothing, text(), SPEC).conditions["overlap"] == "unchecked: no document list"
 
 
 def test_a_learnt_tokenizer_is_scored_by_raw_bytes() -> None:
