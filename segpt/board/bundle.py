@@ -19,6 +19,7 @@ from .minify import Strip, minify
 from .prune import Prune, made
 
 PACKAGE = "segpt"
+LARGEST = 16 << 20  # bytes of source that a script unpacks to
 
 # Decorators that leave nothing behind elsewhere, so that what they decorate may go.
 _PURE = frozenset(
@@ -98,9 +99,12 @@ def unpack(script: bytes) -> dict[str, str]:
         tree = ast.parse(script)
         texts = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
         payload = max((t for t in texts if isinstance(t, str)), key=len, default="")
-        body = lzma.decompress(base64.b85decode(payload), lzma.FORMAT_RAW, filters=_FILTERS)
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS)
+        body = decompressor.decompress(base64.b85decode(payload), LARGEST)
+        if not decompressor.eof:
+            raise ValueError("the modules in it end too early, or are too large")
         return dict(part.split("\1", 1) for part in body.decode().split("\0"))
-    except (SyntaxError, ValueError, lzma.LZMAError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError, lzma.LZMAError) as error:
         raise SegptError(f"no script with modules in it: {error}") from error
 
 

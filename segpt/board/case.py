@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .claims import Claims
 from .logs import Log
+from .numbers import whole
 
 SCRIPT, METADATA, PAGE, NEEDS = "train_gpt.py", "submission.json", "README.md", "requirements.txt"
 
@@ -90,8 +91,8 @@ def _seeds_of(run: Log, known: set[int]) -> tuple[int, ...]:
         return (run.named_seed,)
     if run.seeds:
         return run.seeds
-    digits = "".join(c if c.isdigit() else " " for c in PurePosixPath(run.name).stem).split()
-    return tuple(seed for seed in map(int, digits[-1:]) if seed in known)
+    digits = "".join(c if c.isdecimal() else " " for c in PurePosixPath(run.name).stem).split()
+    return tuple(seed for seed in map(whole, digits[-1:]) if seed is not None and seed in known)
 
 
 def last(run: Log) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from segpt.errors import SpecError
 
+from . import numbers as written
+
 _SEED_BYTES = ("artifact_bytes", "bytes_total", "total_bytes", "submission_bytes", "bytes")
 _TOTAL_BYTES = ("bytes_total", "total_bytes", "artifact_bytes", "artifact_size_bytes")
 _CODE_BYTES = ("bytes_code", "code_bytes")
@@ -17,17 +19,27 @@ _BPB = ("val_bpb", "mean_val_bpb", "mean_bpb", "bpb")
 _BPB_STD = ("val_bpb_std", "std_bpb", "bpb_std", "std")
 _LOSS_STD = ("val_loss_std", "std_val_loss", "std_val_loss_nats", "val_loss_nats_std")
 _P = ("p_value", "p")
+_FIGURES = frozenset((*_LOSS, *_BPB, *_BPB_STD, *_LOSS_STD))
+_TAKEN = frozenset((*_TOTAL_BYTES, *_CODE_BYTES))  # never nothing
+_SIZES = frozenset((*_SEED_BYTES, *_TOTAL_BYTES, *_CODE_BYTES))
+
+MOST_SEEDS = 1000  # that are looked at
+MOST = 10**6  # nats per token or bits per byte
+_MOST_BYTES = 10**15
+_MOST_DIGITS = 40  # of anything in the metadata
 _SEED = re.compile(r"(?:seed[_-]?)?(\d{1,10})")
 _ROW = re.compile(r"^\s*\|(.*)\|\s*$")
-_CELL = re.compile(r"~?\s*(\d{1,3}(?:,\d{3})+|\d+\.\d+|\d+)(?![\d,.]*\d)")
+_CELL = re.compile(r"~?\s*(\d[\d,.]*)")
+_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+|\d+\.\d+|\d+")
 _HEADLINE = re.compile(
     r"\bval[_ ]?bpb\W{1,8}(\d\.\d{3,})|\b(\d\.\d{3,})\s?(?:val_)?bpb\b", re.IGNORECASE
 )
 _BEST = re.compile(
-    r"\bbest\s+(\d+)\s+(?:seeds?\s+)?(?:out\s+)?of\s+(?:the\s+)?(?:all\s+)?(\d+)\b", re.IGNORECASE
+    r"\bbest\s+(\d{1,9})\s+(?:seeds?\s+)?(?:out\s+)?of\s+(?:the\s+)?(?:all\s+)?(\d{1,9})\b",
+    re.IGNORECASE,
 )
 _CHANCE = re.compile(
-    r"\bp\s*(?:-?\s?value)?\s*(?:=|<|≈|~)\s*(0?\.\d+(?:e-\d+)?|\d+(?:\.\d+)?e-\d+)"
+    r"\bp(?:\s*+-?\s?value)?\s*(?:=|<|≈|~)\s*(0?\.\d+(?:e-\d{1,6})?|\d+(?:\.\d+)?e-\d{1,6})(?!\d)"
 )
 
 
@@ -49,7 +61,7 @@ class Claims:
 
     ``others`` are runs that are disclosed beside those that count, by seed. ``timed`` is false of
     a submission that does not enter the contest's record track, whose limits of time hold there
-    alone.
+    alone. ``odd`` says which numbers cannot be of a run, and are left out.
     """
 
     bpb: Decimal | None = None
@@ -64,6 +76,7 @@ class Claims:
     p: Decimal | None = None
     timed: bool = True
     missing: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,12 +93,48 @@ def read(text: str) -> Claims:
     Raises:
         SpecError: if it is not a JSON object.
     """
+    odd: dict[str, None] = {}
+
+    def number(text: str) -> Decimal | int | None:
+        value = written.exact(text)
+        if value is None or value.adjusted() > _MOST_DIGITS:
+            odd[f"holds {written.cut(text)}, which is no number of a run"] = None
+            return None
+        return value if re.search(r"[.eE]", text) else int(text)
+
     try:
-        table = json.loads(text, parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
+        table = json.loads(text, parse_float=number, parse_int=number)
+        if not isinstance(table, dict):
+            raise SpecError("not a JSON object")
+        odd |= dict.fromkeys(_odd(table))
+        return replace(_claims(table), odd=tuple(odd)[:MOST_SEEDS])
+    except ValueError as error:
         raise SpecError(f"not valid JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise SpecError("not a JSON object")
+    except RecursionError:
+        raise SpecError("not valid JSON: its tables lie too deep in each other") from None
+
+
+def _odd(value: Any) -> Iterator[str]:
+    """The figures and sizes that no run can have, wherever they are."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if _is_odd(key, inner):
+                yield f"{key} is {written.cut(str(inner))}, which no run can have"
+            yield from _odd(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _odd(inner)
+
+
+def _is_odd(key: str, value: Any) -> bool:
+    if not isinstance(value, int | float | Decimal) or isinstance(value, bool):
+        return False
+    if key in _FIGURES:
+        return _figure(value) is None
+    return (key in _SIZES and _size(value) is None) or (key in _TAKEN and not value)
+
+
+def _claims(table: Mapping[str, Any]) -> Claims:
     maps = list(_seed_maps(table))
     seeds = _seeds(table, maps[0] if maps else {})
     others = {
@@ -93,7 +142,8 @@ def read(text: str) -> Claims:
         for found in maps[1:]
         if set(found) >= {seed.seed for seed in seeds} and len(found) > len(seeds)
         for seed, value in found.items()
-        if (bpb := value if isinstance(value, Decimal) else _number(value, _BPB)) is not None
+        if (bpb := _figure(value) if isinstance(value, Decimal) else _number(value, _BPB))
+        is not None
     }
     track = " ".join(str(table.get(key, "")) for key in ("track", "name")).lower()
     return Claims(
@@ -133,13 +183,15 @@ def rows(page: str) -> Iterator[Row]:
 def numbers(cell: str) -> list[str]:
     """The numbers at the beginning of a cell, and none where it only says about how many."""
     found = _CELL.match(cell)
-    return [] if found is None or cell.startswith("~") else [found[1]]
+    number = "" if found is None or cell.startswith("~") else found[1].rstrip(",.")
+    return [number] if _NUMBER.fullmatch(number) else []
 
 
 def headlines(page: str) -> list[Decimal]:
     """The bits per byte that the first heading and the lines in bold below it name."""
     told = [line for line in page.splitlines()[:12] if line.startswith(("#", "**"))]
-    return [Decimal(m[1] or m[2]) for line in told for m in _HEADLINE.finditer(line)]
+    named = (written.figure(m[1] or m[2]) for line in told for m in _HEADLINE.finditer(line))
+    return [number for number in named if number is not None]
 
 
 def best_of(*texts: str) -> tuple[int, int] | None:
@@ -153,7 +205,8 @@ def best_of(*texts: str) -> tuple[int, int] | None:
 
 def chances(page: str) -> list[Decimal]:
     """The p-values that a page names."""
-    return [Decimal(found) for found in _CHANCE.findall(page)]
+    numbers = map(written.exact, _CHANCE.findall(page))
+    return [number for number in numbers if number is not None]
 
 
 def _has(table: Mapping[str, Any], key: str) -> bool:
@@ -182,7 +235,11 @@ def _seed_maps(value: Any, name: str = "") -> Iterator[dict[int, Any]]:
 
 
 def _names_seed(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("seed"), int)
+    return isinstance(value, Mapping) and _is_whole(value.get("seed"))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_result(value: Any) -> bool:
@@ -193,23 +250,23 @@ def _seeds(table: Mapping[str, Any], results: Mapping[int, Any]) -> tuple[Seed, 
     found = {seed: _seed(seed, value) for seed, value in results.items()}
     listed = table.get("seeds", [])
     for seed in listed if isinstance(listed, list) else []:
-        if isinstance(seed, int) and not isinstance(seed, bool):
+        if _is_whole(seed):
             found.setdefault(seed, Seed(seed))
     scores = table.get("seed_scores")
     if isinstance(scores, list) and isinstance(listed, list) and len(scores) == len(listed):
         for seed, score in zip(listed, scores, strict=True):
             if isinstance(score, Decimal) and seed in found:
-                found[seed] = replace(found[seed], bpb=score)
-    if not found and isinstance(seed := table.get("seed"), int):
+                found[seed] = replace(found[seed], bpb=_figure(score))
+    if not found and _is_whole(seed := table.get("seed")):
         found[seed] = replace(
             Seed(seed), bpb=_number(table, _BPB), bytes=_count(table, _TOTAL_BYTES)
         )
-    return tuple(found.values())
+    return tuple(found.values())[:MOST_SEEDS]
 
 
 def _seed(seed: int, value: Any) -> Seed:
     if isinstance(value, Decimal):
-        return Seed(seed, bpb=value)
+        return Seed(seed, bpb=_figure(value))
     if not isinstance(value, Mapping):
         return Seed(seed)
     return Seed(
@@ -232,16 +289,30 @@ def _bpb(value: Mapping[str, Any]) -> Decimal | None:
 
 def _number(table: Mapping[str, Any], names: tuple[str, ...]) -> Decimal | None:
     for name in names:
-        if isinstance(value := table.get(name), Decimal) and value.is_finite():
+        if (value := _figure(table.get(name))) is not None:
             return value
     return None
+
+
+def _figure(value: Any) -> Decimal | None:
+    """A figure of a run; None if ``value`` is none."""
+    if not isinstance(value, int | Decimal) or isinstance(value, bool):
+        return None
+    return written.bounded(Decimal(value)) if abs(value) < MOST else None
 
 
 def _count(table: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
-        if isinstance(value := table.get(name), int) and not isinstance(value, bool):
+        if (value := _size(table.get(name))) is not None:
             return value
     return None
+
+
+def _size(value: Any) -> int | None:
+    """A size in bytes; None if ``value`` is none."""
+    if not isinstance(value, int | Decimal) or isinstance(value, bool):
+        return None
+    return int(value) if 0 <= value < _MOST_BYTES and value == int(value) else None
 
 
 def _seconds(table: Mapping[str, Any], name: str) -> float | None:
@@ -254,6 +325,6 @@ def _seconds(table: Mapping[str, Any], name: str) -> float | None:
 def _chance(table: Mapping[str, Any]) -> Decimal | None:
     for name in _P:
         found = re.fullmatch(r"[<=~ ]*(\d*\.\d+(?:[eE]-?\d+)?)", str(table.get(name, "")).strip())
-        if found is not None:
-            return Decimal(found[1])
+        if found is not None and (number := written.exact(found[1])) is not None:
+            return number
     return None

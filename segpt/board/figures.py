@@ -12,7 +12,8 @@ from . import claims as claimed
 from .case import Case, Contradiction, agree, decimals, is_in, last, near
 from .claims import Claims, Row, Seed
 from .logs import Log
-from .sizes import known_sizes
+from .numbers import cut, figure
+from .sizes import is_known
 
 _ALIKE = 0.002  # relative: bytes per token of one text, however it is cut
 
@@ -50,7 +51,7 @@ def claimed_figures(case: Case) -> Iterator[Contradiction]:
             )
             yield Contradiction("unquantized", place, text)
         yield from _elsewhere(case, seed, runs, [run for run, _ in shown])
-    if about.bpb is not None and case.runs and not any(seed.bpb for seed in about.seeds):
+    if about.bpb is not None and case.runs and not any(s.bpb is not None for s in about.seeds):
         finals = [[f.bpb for f in run.figures if f.final] for run in case.runs]
         logged = [d for run in case.runs for d in run.decimals]
         if all(finals):
@@ -131,7 +132,11 @@ def _row(
         if _ELSEWHERE.search(head):
             continue
         for written in claimed.numbers(cell):
-            number = Decimal(written.replace(",", ""))
+            number = figure(written.replace(",", ""))
+            if number is None:
+                told = f"{head}: {cut(written)} is no figure that a run can have"
+                yield Contradiction("number", page, told)
+                continue
             if row.seed is None:
                 values = columns.get(head, [])
                 told = f"{head}: the mean is said to be {written}"
@@ -142,14 +147,14 @@ def _row(
             columns.setdefault(head, []).append(number)
             if not runs:
                 continue
-            figure = decimals(number) >= 3 and number < _MOST_NATS
-            if figure and not is_in(number, (d for r in runs for d in r.decimals)):
+            is_figure = decimals(number) >= 3 and number < _MOST_NATS
+            if is_figure and not is_in(number, (d for r in runs for d in r.decimals)):
                 near = _nearest(number, runs)
                 told = f"seed {row.seed}, {head}: {written}, and {runs[0].name} has {near}"
                 yield Contradiction("readme", page, told)
             if decimals(number) == 0 and number > 1_000_000:
                 size = int(number)
-                if size not in known_sizes(runs):
+                if not is_known(size, runs):
                     logged = next((r.total for r in runs if r.total is not None), None)
                     says = "no size" if logged is None else f"{logged:,}"
                     told = f"seed {row.seed}, {head}: {written}, and {runs[0].name} has {says}"
@@ -181,20 +186,28 @@ def losses(case: Case) -> Iterator[Contradiction]:
     stated = [("the submission", about.bpb, about.loss)]
     stated += [(f"seed {s.seed}", s.bpb, s.loss) for s in about.seeds]
     given = [
-        (case.place, who, bpb, loss, ()) for who, bpb, loss in stated if bpb is not None and loss
+        (case.place, who, bpb, loss, ())
+        for who, bpb, loss in stated
+        if bpb is not None and loss is not None
     ]
     known = bytes_per_token(case.runs, about)
-    if known is None:
-        return
     seen: set[tuple[str, str]] = set()
     for place, who, bpb, loss, targets in [*given, *pairs]:
-        if not loss or not bpb or (place, who) in seen:
+        if loss is None or bpb is None or (place, who) in seen:
+            continue
+        subject = f"{who}: " if who else ""
+        if not bpb or not loss:
+            if bpb != loss:
+                seen.add((place, who))
+                text = f"{subject}{loss} nats per token and {bpb} BPB: one is nothing, and one not"
+                yield Contradiction("denominator", place, text)
             continue
         expected = next((r.bytes_per_token for r in REFERENCE if r.targets in targets), known)
+        if expected is None:
+            continue
         found, doubt = _ratio(bpb, loss)
         if abs(found / expected - 1) > _ALIKE + doubt:
             seen.add((place, who))
-            subject = f"{who}: " if who else ""
             text = (
                 f"{subject}{loss} nats per token and {bpb} BPB are {found:.4f} bytes per token, "
                 f"where it is {expected:.4f}"

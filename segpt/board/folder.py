@@ -69,6 +69,11 @@ def _fields(case: Case) -> Iterator[Contradiction]:
     if case.place in case.folder.texts:
         for key in case.about.missing:
             yield Contradiction("missing", case.place, f"names no {key}")
+        for text in case.about.odd:
+            yield Contradiction("number", case.place, text)
+        if len(case.about.seeds) >= claimed.MOST_SEEDS:
+            text = f"lists {claimed.MOST_SEEDS:,} seeds or more; only these are looked at"
+            yield Contradiction("number", case.place, text)
     if case.about.date is None:
         return
     try:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Collection, Iterator
 
 from segpt.errors import SegptError
 
-from .bundle import unpack
+from .bundle import LARGEST, unpack
 
-LARGEST = 16 << 20  # bytes of source that a script unpacks to
 SMALLEST = 500  # characters of a constant that can be source
 
 # What the contest has installed, and the distributions that are not called as their module is.
@@ -87,7 +86,7 @@ def carries(script: str) -> dict[str, str]:
     for number, node in enumerate(ast.walk(tree)):
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str | bytes):
             continue
-        value = node.value if isinstance(node.value, bytes) else node.value.encode()
+        value = node.value if isinstance(node.value, bytes) else _octets(node.value)
         if len(value) < SMALLEST or (text := _unpacked(value)) is None:
             continue
         try:
@@ -98,6 +97,10 @@ def carries(script: str) -> dict[str, str]:
             if isinstance(table, dict):
                 found |= {str(k): v for k, v in table.items() if isinstance(v, str)}
     return found
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _unpacked(value: bytes) -> str | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
+from . import numbers as written
+
 SMALLEST = 10_000  # of whole numbers that can be the size of a file
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -19,8 +21,8 @@ _SEED = re.compile(r"^\s{0,3}\W{0,2}seed(?:\W?:\s*|=)(\d+)[\s,]*$", re.IGNORECAS
 _NAMED_SEED = re.compile(r"seed[_-]?(\d+)", re.IGNORECASE)
 _STEP = re.compile(r"^\W*(?:step\W{1,3})?(\d+)/\d+\s+\w*loss\b", re.IGNORECASE)
 _JSON_STEP = re.compile(r'^\{.*"step": (\d+)[,}]')
-_BPB = re.compile(r"\b\w*bpb\w*\W{1,4}(\d+\.\d+)", re.IGNORECASE)
-_LOSS = re.compile(r"\bval\w*_loss\w*\W{1,4}(\d+\.\d+)|\bnll\W{1,4}(\d+\.\d+)", re.IGNORECASE)
+_BPB = re.compile(r"\b(?=\w*bpb)\w++\W{1,4}(\d+\.\d+)", re.IGNORECASE)
+_LOSS = re.compile(r"\b(?=val\w*_loss)\w++\W{1,4}(\d+\.\d+)|\bnll\W{1,4}(\d+\.\d+)", re.IGNORECASE)
 _DECIMAL = re.compile(r"(?<![\d.])\d+\.\d{3,}(?![\d.])")
 _TOTAL = re.compile(
     rf"^\W*(total (?:submission |artifact )?(?:size|bytes)[^:=]*|(?:bytes_total|total_bytes|"
@@ -32,9 +34,9 @@ _CODE = re.compile(
     rf"^\W*(code (?:size|bytes)[^:=]*|bytes_code|code_bytes)[:=]\s*{_COUNT}\b", re.IGNORECASE
 )
 _SHARDS = re.compile(r"\btrain(?:ing)?[_ ]shards\W{1,3}(\d+)", re.IGNORECASE)
-_TARGETS = re.compile(
-    r"\bval\w*[:\s].*\btokens\W{1,2}(\d+)\b|^\W*val_tokens\W{1,3}(\d+)\b", re.IGNORECASE
-)
+_TARGETS = re.compile(r"^\W*val_tokens\W{1,3}(\d+)\b", re.IGNORECASE)
+_VALIDATION = re.compile(r"\bval\w*+[:\s]", re.IGNORECASE)
+_TOKENS = re.compile(r"\btokens\W{1,2}(\d+)\b", re.IGNORECASE)
 _SIZE = re.compile(rf"(?<![\d.,]){_COUNT}(?![\d.])")
 _TRAIN_TIME = re.compile(
     rf"\btrain(?:ing)?_time(?:_s|_ms)?\W{{1,3}}{_NUMBER}\s*(ms|s)\b", re.IGNORECASE
@@ -119,7 +121,7 @@ class Log:
     def named_seed(self) -> int | None:
         """The seed in the name of the file."""
         found = _NAMED_SEED.search(self.name.rpartition("/")[2])
-        return None if found is None else int(found[1])
+        return None if found is None else written.whole(found[1])
 
     @property
     def total(self) -> int | None:
@@ -135,38 +137,36 @@ class Log:
 def read(name: str, text: str) -> Log:
     """What the log ``name`` says."""
     lines = text.splitlines()
-    steps = [int(m[1]) for line in lines if (m := _STEP.match(line) or _JSON_STEP.match(line))]
+    met = (_STEP.match(line) or _JSON_STEP.match(line) for line in lines)
+    steps = [step for m in met if m is not None and (step := written.whole(m[1])) is not None]
+    seeds = [written.whole(m[1]) for line in lines if (m := _SEED.match(line))]
     settings = _settings(lines)
     return Log(
         name=name,
-        seeds=tuple(dict.fromkeys(int(m[1]) for line in lines if (m := _SEED.match(line)))),
+        seeds=tuple(dict.fromkeys(seed for seed in seeds if seed is not None)),
         figures=tuple(_figures(lines)),
         decimals=tuple(
             dict.fromkeys(
-                Decimal(n)
+                number
                 for line in lines
                 if not _is_progress(line)
                 for n in _DECIMAL.findall(line)
+                if (number := written.figure(n)) is not None
             )
         ),
         sizes=frozenset(n for line in lines for n in _sizes(line)),
         totals=_labelled(lines, (_TOTAL, _BUDGET)),
         codes=_labelled(lines, (_CODE,)),
         settings=settings,
-        headers=sum(_SEED.match(line) is not None for line in lines),
+        headers=len(seeds),
         back=_back(steps),
         steps=len(steps),
-        shards=_counts(lines, _SHARDS),
-        targets=_counts(lines, _TARGETS),
+        shards=_counts(m[1] for m in _matches(lines, _SHARDS)),
+        targets=_counts(_targets(lines)),
         trained=max((_seconds(m[1], m[2]) for m in _matches(lines, _TRAIN_TIME)), default=None),
         calibration=_calibration(lines),
         evaluations=tuple(Timed(m[1], _seconds(m[2], m[3])) for m in _matches(lines, _EVAL_TIME)),
     )
-
-
-def whole(text: str) -> int:
-    """A whole number with or without commas."""
-    return int(text.replace(",", ""))
 
 
 def _seconds(number: str, unit: str) -> float:
@@ -181,11 +181,13 @@ def _figures(lines: Iterable[str]) -> Iterator[Figure]:
     for line in lines:
         if (found := _BPB.search(line)) is None or _is_progress(line):
             continue
+        if (bpb := written.figure(found[1])) is None:
+            continue
         loss = _LOSS.search(line)
         inside = bool(_STEP.match(line) or _JSON_STEP.match(line))
         yield Figure(
-            Decimal(found[1]),
-            None if loss is None else Decimal(loss[1] or loss[2]),
+            bpb,
+            None if loss is None else written.figure(loss[1] or loss[2]),
             not (inside or _BEFORE_QUANTIZATION.search(line)),
         )
 
@@ -195,7 +197,8 @@ def _is_progress(line: str) -> bool:
 
 
 def _sizes(line: str) -> Iterator[int]:
-    return (n for m in _SIZE.findall(line) if (n := whole(m)) >= SMALLEST)
+    numbers = map(written.whole, _SIZE.findall(line))
+    return (n for n in numbers if n is not None and n >= SMALLEST)
 
 
 def _labelled(
@@ -205,8 +208,8 @@ def _labelled(
     for line in lines:
         for pattern in patterns:
             if (match := pattern.match(line)) is not None:
-                label, size = " ".join(match[1].lower().split()), whole(match[2])
-                if size >= SMALLEST:
+                label, size = " ".join(match[1].lower().split()), written.whole(match[2])
+                if size is not None and size >= SMALLEST:
                     found.setdefault(label, {})[size] = None
     return {label: tuple(sizes) for label, sizes in found.items()}
 
@@ -239,9 +242,21 @@ def _back(steps: Iterable[int]) -> tuple[int, int] | None:
     return None
 
 
-def _counts(lines: Iterable[str], pattern: re.Pattern[str]) -> tuple[int, ...]:
-    found = (m[1] or m[2] if pattern.groups > 1 else m[1] for m in _matches(lines, pattern))
-    return tuple(dict.fromkeys(map(int, found)))
+def _counts(numbers: Iterable[str]) -> tuple[int, ...]:
+    counts = (written.whole(number) for number in numbers)
+    return tuple(dict.fromkeys(count for count in counts if count is not None))
+
+
+def _targets(lines: Iterable[str]) -> Iterator[str]:
+    """The counts of tokens on lines about validation: the last of each line."""
+    for line in lines:
+        if (begun := _VALIDATION.search(line)) is not None:
+            counts = _TOKENS.findall(line, begun.end())
+            yield from counts[-1:]
+            if counts:
+                continue
+        if (alone := _TARGETS.match(line)) is not None:
+            yield alone[1]
 
 
 def _calibration(lines: Iterable[str]) -> float | None:

@@ -1,7 +1,8 @@
 """Sizes that a submission claims, held against its logs and files."""
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from segpt.spec.contest import BYTES
@@ -32,7 +33,7 @@ def claimed_sizes(case: Case) -> Iterator[Contradiction]:
     absent = []
     for seed in about.seeds:
         runs = case.of_seed.get(seed.seed, [])
-        if seed.bytes is None or not runs or seed.bytes in known_sizes(runs):
+        if seed.bytes is None or not runs or is_known(seed.bytes, runs):
             continue
         absent.append(seed.seed)
         logged = next((run.total for run in runs if run.total is not None), None)
@@ -49,28 +50,32 @@ def claimed_sizes(case: Case) -> Iterator[Contradiction]:
         yield Contradiction("copied", place, text)
     if not counts and about.bytes is not None and case.runs:
         totals = [run.total for run in case.runs if run.total is not None]
-        if totals and about.bytes not in known_sizes(case.runs):
+        if totals and not is_known(about.bytes, case.runs):
             near = min(totals, key=lambda size: abs(size - (about.bytes or 0)))
             text = f"claims {about.bytes:,} bytes, and the logs say {near:,}"
             yield Contradiction("bytes", place, text)
     if sizes and about.bytes is not None and about.bytes < max(sizes):
         text = f"bytes_total is {about.bytes:,}, and its largest seed takes {max(sizes):,}"
         yield Contradiction("total", place, text)
-    exact = [s for s in about.seeds if s.bpb is not None and decimals(s.bpb) >= _EXACT]
-    for first, second in combinations(exact, 2):
-        if first.bpb == second.bpb:
-            text = f"seeds {first.seed} and {second.seed} both claim {first.bpb} BPB"
+    claims: dict[Decimal, list[int]] = {}
+    for seed in about.seeds:
+        if seed.bpb is not None and decimals(seed.bpb) >= _EXACT:
+            claims.setdefault(seed.bpb, []).append(seed.seed)
+    for bpb, seeds in claims.items():
+        for first, second in pairwise(seeds):
+            text = f"seeds {first} and {second} both claim {bpb} BPB"
             yield Contradiction("copied", place, text)
 
 
-def known_sizes(runs: Iterable[Log]) -> set[int]:
-    """What logs call the size of the submission, or else any number and its sum with the code."""
-    known: set[int] = set()
+def is_known(size: int, runs: Iterable[Log]) -> bool:
+    """Whether logs call this the size of the submission, or else have it, or it without code."""
     for run in runs:
-        totals = {size for sizes in run.totals.values() for size in sizes}
+        totals = {total for sizes in run.totals.values() for total in sizes}
         codes = {code for sizes in run.codes.values() for code in sizes}
-        known |= totals or run.sizes | {size + code for size in run.sizes for code in codes}
-    return known
+        known = totals or run.sizes
+        if size in known or (not totals and any(size - code in known for code in codes)):
+            return True
+    return False
 
 
 def files(case: Case) -> Iterator[Contradiction]:

@@ -13,6 +13,7 @@ from segpt.board.case import (
     metadata_of,
     script_of,
 )
+from segpt.board.encoding import decoded
 from segpt.board.folder import check
 from segpt.errors import SegptError, SpecError
 
@@ -67,9 +68,13 @@ def read_previous(against: str) -> Previous:
         SpecError: if it is no number and no metadata with bits per byte.
     """
     try:
-        return Previous(against, (float(against),))
+        bpb = float(against)
     except ValueError:
         path = Path(against)
+    else:
+        if not 0 < bpb < claims.MOST:
+            raise SpecError(f"--against {against!r}: no bits per byte of a record; give its BPB")
+        return Previous(against, (bpb,))
     if path.is_dir():
         path = path / (metadata_of(p.name for p in path.iterdir()) or "submission.json")
     if not path.is_file():
@@ -92,6 +97,6 @@ def read_previous(against: str) -> Previous:
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(LARGEST).decode("utf-8", "replace")
+            return decoded(file.read(LARGEST))
     except OSError as error:
         raise SegptError(f"cannot read {path}: {error.strerror}") from None
