@@ -298,7 +298,8 @@ def _figure(value: Any) -> Decimal | None:
     """A figure of a run; None if ``value`` is none."""
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         return None
-    return written.bounded(Decimal(value)) if abs(value) < MOST else None
+    figure = written.bounded(Decimal(value))
+    return figure if figure is not None and figure < MOST else None
 
 
 def _count(table: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

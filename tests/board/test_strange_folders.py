@@ -89,15 +89,15 @@ def test_a_loss_of_nothing_is_a_value() -> None:
     lines = found({"submission.json": about(val_loss="0.0"), "a.log": LOG.format("1.0614")})
     assert any(line.startswith("denominator") and "0.0 nats" in line for line in lines), lines
     read = claims.read(about(val_loss="0.0", bytes_total="0.0"))
-    assert (read.loss, read.bytes) == (0, 0)
+    assert read.loss == 0
+    assert read.bytes == 0
 
 
 def test_tables_that_lie_too_deep_are_no_json() -> None:
-    for text in ('{"a":' * 20_000, '{"a":' * 900 + "1" + "}" * 900):
-        try:
-            claims.read(text)
-        except SpecError as error:
-            assert "JSON" in str(error)
+    with pytest.raises(SpecError, match="JSON"):
+        claims.read('{"a":' * 20_000)
+    for depth in range(100, 1000, 9):
+        assert found({"submission.json": '{"a":' * depth + "1" + "}" * depth})
 
 
 @pytest.mark.parametrize("against", ["nan", "inf", "1e400", "-1", "0"])
