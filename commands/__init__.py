@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import io
 import os
 import re
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -39,6 +40,12 @@ COMMANDS = {
 
 class LazyGroup(_options.Group):
     """Import a subcommand when it runs; turn errors into one line and an exit code."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # file names need not be text
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

@@ -1,10 +1,25 @@
 """What can go wrong, for the person at the terminal: every message names a place and a remedy."""
 
+LONGEST = 2_000  # characters of a message
+
 
 class SegptError(Exception):
     """Bad input. The command line prints the message as one line and exits with ``exit_code``."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The message in one line that any terminal can show, without the middle of a long one."""
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """``text`` in one line of at most ``LONGEST`` characters, lone surrogates spelled out."""
+    line = " ".join(text.split("\n")).encode("utf-8", "backslashreplace").decode()
+    if len(line) <= LONGEST:
+        return line
+    half = LONGEST // 2
+    return f"{line[:half]} [...] {line[-half:]}"
 
 
 class SpecError(SegptError):

@@ -27,6 +27,7 @@ class Machine(NamedTuple):
 
 # Masks (grid, feedback) with the least squared error on Gaussian samples at 2 to 4 bits.
 _MASKS = {4: (1, 2), 8: (1, 6), 16: (3, 10)}
+STATES = (1, *_MASKS)
 
 
 def machine(states: int) -> Machine:

@@ -193,7 +193,7 @@ def losses(case: Case) -> Iterator[Contradiction]:
     known = bytes_per_token(case.runs, about)
     seen: set[tuple[str, str]] = set()
     for place, who, bpb, loss, targets in [*given, *pairs]:
-        if loss is None or (place, who) in seen:
+        if (place, who) in seen:
             continue
         subject = f"{who}: " if who else ""
         if not bpb or not loss:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from segpt.errors import DataError, SpecError
 from segpt.spec.base import decode
 from segpt.spec.core import (
@@ -25,6 +23,7 @@ from segpt.spec.core import (
     Item,
     Task,
 )
+from segpt.spec.plain import NOT_YAML, read_yaml
 
 from .compression import COMPRESSIONS, ERRORS, plain, reason
 
@@ -35,7 +34,6 @@ LARGEST: Final = 2**27  # bytes of one file, decompressed
 AGAIN: Final = "fetch the bundle again (segpt data fetch core)"
 
 _LOCAL = "local_data"  # where the paths of DCLM begin
-_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 _KEYS = {form: {f.name for f in fields(cls)} for form, cls in ITEM_OF.items()}
 
 
@@ -148,10 +146,10 @@ def _item(path: Path, number: int, line: bytes, task: Task) -> Item:
 def _listed(path: Path) -> dict[str, Task]:
     """The CORE tasks that the list names, by label."""
     try:
-        table = yaml.safe_load(_content(path))
+        table = read_yaml(_content(path))
         entries = [dict(entry) for entry in table["icl_tasks"]]
         labels = [str(entry["label"]) for entry in entries]
-    except _NOT_YAML as error:
+    except NOT_YAML as error:
         raise DataError(f"{path}: no list of tasks under icl_tasks ({error}); {AGAIN}") from error
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise DataError(f"{path}: lists {twice[0]} twice; {AGAIN}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from segpt.errors import ScoreError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.restoring import same_kind
 from segpt.spec.score import Sgd
 from segpt.values import Arrays
 
@@ -127,6 +128,7 @@ class Descend(Nothing):
         }
 
     def restore(self, state: Arrays) -> None:
+        same_kind("what was learnt", state, self.state())
         with torch.no_grad():
             for i, (weight, velocity) in enumerate(
                 zip(self._weights, self._velocities, strict=True)

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from segpt.errors import ScoreError
+from segpt.errors import CheckpointError, ScoreError
 from segpt.kernels import onednn
 from segpt.model.model import Model
+from segpt.restoring import same_kind, taking_over
 from segpt.spec.score import ScoreSpec
 from segpt.values import Arrays
 
@@ -91,11 +92,11 @@ def tally(
         ScoreError: if any process cannot prove its part of the score.
     """
     walk = _Walk(model, ledger, spec, context, probes)
-    failure: ScoreError | None = None
+    failure: ScoreError | CheckpointError | None = None
     try:
         with onednn.wanted():
             walk.run(report, pause, resume)
-    except ScoreError as error:
+    except (ScoreError, CheckpointError) as error:
         failure = error
         walk.nats[:], walk.counting = np.nan, True  # which tells the other processes
     walk.share()
@@ -108,6 +109,9 @@ def tally(
     return Tally(
         nats, walk.counts, rows, walk.frontier.version, walk.frontier.ledger, walk.processes
     )
+
+
+_BEGUN = "the score that was begun"
 
 
 class _Walk:
@@ -230,7 +234,18 @@ class _Walk:
         }
 
     def restore(self, state: Arrays) -> None:
-        """Go back to between two rounds."""
+        """Go back to between two rounds.
+
+        Raises:
+            CheckpointError: if ``state`` is of another score, or damaged.
+        """
+        fresh = self.state()
+        fixed = ("done", "nats", "rows", "frontier|counts", "frontier|version")
+        same_kind(_BEGUN, state, {name: fresh[name] for name in fixed})
+        with taking_over(_BEGUN, state, self.state):
+            self._restore(state)
+
+    def _restore(self, state: Arrays) -> None:
         parts: dict[str, dict[str, NDArray[Any]]] = {"frontier": {}, "learner": {}, "reader": {}}
         for key, array in state.items():
             part, bar, name = key.partition("|")

@@ -5,6 +5,7 @@ still float are tuned to what is coded, so that the errors of one part are made 
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segpt.errors import CheckError
+from segpt.errors import CheckError, CheckpointError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
+from segpt.restoring import same_kind
 from segpt.spec.layout import Place, layout
 from segpt.spec.quant import QuantSpec
 from segpt.values import Coded, Half, Partial, Stepped
@@ -105,6 +107,7 @@ class Solver:
         fitted: Mapping[str, Coded] = {}
         if before is not None and before.scale:
             state = before
+            self._check_fits(state)
         else:
             state, fitted = self._begin()
             if self.spec.tune_steps or state.multipliers:
@@ -142,6 +145,29 @@ class Solver:
         if self.spec.budget is not None:
             self._land(coded, latent, scale, tensors)
         return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
+
+    def _check_fits(self, state: Partial) -> None:
+        """Refuse a state of another model, or one that no call has left."""
+        held = {w.name: w.tensor for w in weights(self.teacher)}
+        shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
+        done = [name for part in self.parts[: max(0, state.done)] for name in part]
+        numbers = [state.scale, state.drift, *state.planned, *state.multipliers.values()]
+        fits = (
+            0 <= state.done < max(1, len(self.parts))
+            and len(state.planned) == len(self.parts)
+            and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+            and min([state.scale, *state.multipliers.values()]) > 0
+            and state.coded.keys() == set(done)
+            and all(state.coded[name].shape == shapes[name] for name in done)
+            and (not state.weights or state.weights.keys() == shapes.keys())
+        )
+        if not fits:
+            raise CheckpointError(
+                "the unfinished quantization does not fit the model or the settings; begin anew "
+                "without --resume"
+            )
+        tensors = {name: held[name].cpu().numpy() for name in state.weights}
+        same_kind("the unfinished quantization", state.weights, tensors)
 
     def _begin(self) -> tuple[Partial, Mapping[str, Coded]]:
         """The scale that meets the goal without tuning, the bits of each part at it, and codes."""

@@ -8,69 +8,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from segpt.errors import SpecError
 
 from .base import BYTES, answer, decode, encode, nearest, spec
 from .expand import expand
 from .model import ModelSpec
 from .ngram import Ngram
+from .plain import NOT_YAML, read_yaml
 from .quant import QuantSpec
 from .score import Policy, ScoreSpec, Sgd
 from .train import TrainSpec
 
-# PyYAML lets the errors of its own constructors through, e.g. for "2001-99-99" or "!!bool x".
-_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-_LARGEST = 100_000  # values of a recipe, counting those that aliases repeat
-_STRING = "tag:yaml.org,2002:str"
-_CLOCK = re.compile(r"[-+]?[\d_]+(?::[\d_.]+)+")  # YAML 1.1 takes 1:30 for 90
-_MERGE = "tag:yaml.org,2002:merge"
 _SETTING = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[-?\d{1,6}\])*")
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only, and no key twice in a table: YAML readers would drop the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        met: set[tuple[str, Any]] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-                if (key.tag, key.value) in met:
-                    problem = f"the key {key.value!r} stands twice in one table"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                met.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
-        """The type of a value; ``1:3`` is a slice of layers and not a time."""
-        if kind is yaml.ScalarNode and implicit[0] and _CLOCK.fullmatch(value):
-            return _STRING
-        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
-
-
-def _plain(text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        value = loader.get_single_data()
-    finally:
-        loader.dispose()
-    _check_size(value)
-    return value
-
-
-def _check_size(value: Any) -> None:
-    """Refuse what aliases make endless, or larger than any recipe is."""
-    left, count = [value], 0
-    while left:
-        here = left.pop()
-        count += 1
-        if count > _LARGEST:
-            raise ValueError(f"more than {_LARGEST:,} values; leave out aliases that repeat them")
-        if isinstance(here, Mapping):
-            left += here.values()
-        elif isinstance(here, (list, tuple, set)):
-            left += here
 
 
 @spec
@@ -136,8 +85,8 @@ def read_whole(source: str | Path, settings: Sequence[str]) -> Reading:
     """As :func:`read_recipe`, with what was written."""
     text, place = _source(source)
     try:
-        written = _plain(text)
-    except _NOT_YAML as error:
+        written = read_yaml(text)
+    except NOT_YAML as error:
         detail = " ".join(str(error).split())
         raise SpecError(f"{place}: not valid YAML: {detail}") from None
     if not isinstance(written, dict):
@@ -212,8 +161,8 @@ def read_setting(setting: str) -> Setting:
         for name, number in re.findall(r"([^.\[\]]+)|\[(-?\d+)\]", path)
     )
     try:
-        return Setting(steps, _plain(value))
-    except _NOT_YAML:
+        return Setting(steps, read_yaml(value))
+    except NOT_YAML:
         raise SpecError(f"--set {path}: cannot read the value {value!r}") from None
 
 

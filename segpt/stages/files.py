@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from segpt import trellis
 from segpt.artifact.container import validate
 from segpt.atomic import new_directory, write_file
 from segpt.errors import ArtifactError, CheckpointError, SegptError
@@ -127,7 +128,11 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{place} has format {header.get('format')!r}; known: {FORMAT}")
     digest = header.pop("digest", None)
-    if digest != hashlib.sha256(canonical(header)).hexdigest():
+    try:
+        sound = digest == hashlib.sha256(canonical(header)).hexdigest()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{place} is damaged: it holds text that is not Unicode") from None
+    if not sound:
         raise CheckpointError(f"{place} is damaged: its digest does not match")
     return header
 
@@ -220,11 +225,14 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
     arrays = _unpack(path, "weights.safetensors", files)
     floats = {k.removeprefix("float|"): a for k, a in arrays.items() if k.startswith("float|")}
     with _reading(path):
+        coded = _coded(header, arrays)
+        for name, value in coded.items():
+            _check_coded(name, value)
         return Partial(
             done=int(header["done"]),
             scale=float.fromhex(header["numbers"]["scale"]),
             weights=floats,
-            coded=_coded(header, arrays),
+            coded=coded,
             multipliers=dict(header["multipliers"]),
             planned=tuple(header["planned"]),
             drift=float.fromhex(header["numbers"]["drift"]),
@@ -338,6 +346,40 @@ def _coded(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dic
         else:
             coded[name] = Half(arrays[f"half|{name}"])
     return coded
+
+
+_DTYPES = {"codes": "i1", "rows": "i1", "columns": "i1", "scales": "f2", "values": "f2"} | {
+    "centre": "f2",
+    "shared": "f2",
+    "stored": "?",
+}
+
+
+def _check_coded(name: str, coded: Coded) -> None:
+    """Whether arrays have the types and the shapes that go together, whatever weight it is."""
+    arrays = coded.arrays() if isinstance(coded, Stepped) else vars(coded)
+    for part, array in arrays.items():
+        if part in _DTYPES and array.dtype != np.dtype(_DTYPES[part]):
+            raise ValueError(f"the {part} of {name!r} are {array.dtype}")
+    match coded:
+        case Grid(codes=codes, scales=scales):
+            sound = codes.ndim == scales.ndim == 2 and len(codes) == len(scales)
+            sound = sound and 0 < scales.shape[1] <= max(1, codes.shape[1])
+        case Stepped(codes=codes, rows=rows, columns=columns):
+            sound = codes.ndim == 2 and (rows.shape, columns.shape) == (
+                codes.shape[:1],
+                codes.shape[1:],
+            )
+            sound = sound and all(
+                part is None or part.shape == columns.shape for part in (coded.centre, coded.shared)
+            )
+            if coded.stored is not None:
+                sound = sound and coded.stored.ndim == 1 and coded.stored.sum() == len(codes)
+            sound = sound and coded.states in trellis.STATES
+        case Half():
+            sound = True
+    if not sound:
+        raise ValueError(f"the parts of {name!r} do not go together")
 
 
 def _tokenizer(header: Mapping[str, Any], files: Mapping[str, bytes]) -> Tokenizer:

@@ -81,7 +81,7 @@ def read_tracks(directory: Path) -> tuple[Track, ...]:
         raise SpecError(
             f"cannot read {path}: {error.strerror}; name the leaderboard's directory with --dir"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from None
     return _decode(Tracks, table, path).tracks
 

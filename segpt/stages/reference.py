@@ -35,7 +35,7 @@ def read_manifest(directory: Path) -> tuple[Reference, ...]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from None
     try:
         return decode(References, table).artifact

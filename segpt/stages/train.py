@@ -20,6 +20,7 @@ from segpt.data.tokens import ids
 from segpt.errors import CheckpointError, SpecError, TrainError
 from segpt.eval.validate import validate
 from segpt.model.model import Model
+from segpt.restoring import taking_over
 from segpt.spec.base import encode, fingerprint, kind
 from segpt.spec.census import flops
 from segpt.spec.layout import layout
@@ -238,7 +239,8 @@ class _Session:
         assert resume.state is not None
         self.run.restore(resume.step, resume.weights, resume.state)
         if "ledger|now" in resume.state:
-            self.ledger.restore(resume.state)
+            with taking_over("the record of what was read", resume.state, self.ledger.state):
+                self.ledger.restore(resume.state)
         else:  # saved before there was a ledger
             for first in range(0, self.run.blocks, REPLAYED):
                 count = min(REPLAYED, self.run.blocks - first)
@@ -518,7 +520,7 @@ def _endless(recipe: Recipe) -> Recipe:
 
 def _rules_of(resume: Checkpoint) -> Rules | None:
     held = resume.about.get("rules")
-    return find(str(held["name"])) if isinstance(held, dict) else None
+    return find(str(held.get("name"))) if isinstance(held, dict) else None
 
 
 def _rewind(metrics: Path, step: int) -> None:

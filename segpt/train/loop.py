@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segpt.errors import InterruptError, TrainError
+from segpt.errors import CheckpointError, InterruptError, TrainError
 from segpt.kernels import onednn
 from segpt.model.build import build, load_weights
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise, multipliers
+from segpt.restoring import same_kind, taking_over
 from segpt.spec.model import ModelSpec
 from segpt.spec.train import Seconds, Steps, TrainSpec
 
@@ -207,7 +208,22 @@ class Run:
     def restore(
         self, step: int, used: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]
     ) -> None:
-        """Go back to where :meth:`used` and :meth:`state` were taken."""
+        """Go back to where :meth:`used` and :meth:`state` were taken.
+
+        Raises:
+            CheckpointError: if something is missing, or of another shape or type.
+        """
+        what = "the state of the run"
+        same_kind("the checkpoint", used, self.used())
+        same_kind(what, state, {f"raw|{name}": array for name, array in self.used().items()})
+        with taking_over(what, state, self.state, optional=("blocks", "validations")):
+            self._restore(step, used, state)
+        if min(self.step, self.blocks, self.average.updates, self.elapsed) < 0:
+            raise CheckpointError(f"{what} counts below nothing; use an older checkpoint")
+
+    def _restore(
+        self, step: int, used: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]
+    ) -> None:
         tensors = {
             name: torch.from_numpy(np.array(value)) for name, value in state.items() if value.ndim
         } | {name: torch.tensor(value.item()) for name, value in state.items() if not value.ndim}

@@ -287,12 +287,7 @@ class MuonUpdates:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         for key, tensor in self.state().items():
-            if key not in state or state[key].shape != tensor.shape:
-                raise CheckpointError(
-                    f"the optimizer state lacks {key!r} or has it in another shape; resume with "
-                    "the recipe that the run began with"
-                )
-            tensor.copy_(state[key])
+            tensor.copy_(_fitting(state, key, tensor))
 
 
 class AdamUpdates:
@@ -329,9 +324,24 @@ class AdamUpdates:
         for where, tensor in self.members:
             name = where.name
             if f"{_ADAM[0]}|{name}" in state:
-                mean, square, steps = (state[f"{key}|{name}"].clone() for key in _ADAM)
+                like = tensor.detach(), tensor.detach(), torch.zeros(())
+                mean, square, steps = (
+                    _fitting(state, f"{key}|{name}", model).clone()
+                    for key, model in zip(_ADAM, like, strict=True)
+                )
                 device = tensor.device
                 self.moments[name] = Moments(mean.to(device), square.to(device), steps)
+
+
+def _fitting(state: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
+    """An entry of a state that has the shape and type of ``like``."""
+    found = state.get(key)
+    if found is None or found.shape != like.shape or found.dtype != like.dtype:
+        raise CheckpointError(
+            f"the optimizer state lacks {key!r} or has it in another shape or type; resume with "
+            "the recipe that the run began with"
+        )
+    return found
 
 
 _ADAM = ("adam.exp_avg", "adam.exp_avg_sq", "adam.step")  # how checkpoints name moments

@@ -1,0 +1,954 @@
+"""Every reader of the toolkit: a valid sample, how to damage it, and what reads it.
+
+``covers`` names the functions of the code that a reader goes through; ``test_readers.py`` finds
+all functions that open or parse anything, and fails when one is neither here nor in ``OWN``.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import random
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+import zstandard
+from safetensors.numpy import load, save
+
+from segpt.artifact import codec, container, frame, message
+from segpt.artifact.codec import Codec
+from segpt.board import bundle, imports
+from segpt.data import core, fetch, modelproto, shards, tokenizer, tokens
+from segpt.data.text import read_text
+from segpt.data.tokenizer import BYTES
+from segpt.errors import SegptError
+from segpt.eval.tally import tally
+from segpt.spec.base import canonical
+from segpt.spec.core import TASKS
+from segpt.spec.quant import QuantSpec
+from segpt.spec.recipe import Recipe, apply_settings, read_recipe
+from segpt.spec.score import ScoreSpec, Sgd
+from segpt.stages import (
+    commit,
+    compare,
+    files,
+    folder,
+    models,
+    record,
+    reference,
+    report,
+    stored,
+    submission,
+)
+from segpt.stages.calibrate import quantize_on
+from segpt.stages.prepare import prepare
+from segpt.stages.train import train
+from segpt.train.mesh import Mesh
+from segpt.values import Artifact, Text, Tokens
+from tests.artifact.test_hostile import FIRST, make_artifact, plain, rejoin
+from tests.bundles import write_bundle
+from tests.data.test_foreign_models import made as foreign_model
+from tests.fuzz import mutate
+from tests.fuzz.mutate import Change
+from tests.stages import small_records
+from tests.stages.random_models import checkpoint
+from tests.stages.test_partial import ORIGIN, partial, quantized
+
+ROOT = Path(__file__).parents[2]
+HEADER = "header.json"
+Files = dict[str, bytes]
+
+
+class Subject(NamedTuple):
+    """A valid sample, what damages it, and what reads it."""
+
+    sample: Any
+    change: Callable[[Any, random.Random], Any]
+    read: Callable[[Any], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A reader: the functions that it goes through, its sample, and its share of the inputs."""
+
+    name: str
+    covers: tuple[str, ...]
+    make: Callable[[Path], Subject]
+    share: float = 1.0
+
+
+def of_bytes(sample: bytes, read: Callable[[bytes], object], change: Change) -> Subject:
+    """A reader of bytes in memory."""
+    return Subject(sample, change, read)
+
+
+def of_folder(
+    place: Path, read: Callable[[Path], object], changes: Mapping[str, Change]
+) -> Subject:
+    """A reader of a folder, one file of which is damaged or, now and then, gone."""
+    sample = {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    held: Files = dict(sample)
+
+    def change(sample: Files, chance: random.Random) -> Files:
+        name = chance.choice(sorted(n for n in sample if _change_of(changes, n) is not None))
+        how = _change_of(changes, name)
+        assert how is not None
+        if chance.random() < 0.01:
+            return {n: data for n, data in sample.items() if n != name}
+        return sample | {name: how(sample[name], chance)}
+
+    def opened(whole: Files) -> object:
+        for name in held.keys() | whole.keys():
+            if name not in whole:
+                (place / name).unlink()
+            elif held.get(name) != whole[name]:
+                (place / name).write_bytes(whole[name])
+        held.clear()
+        held.update(whole)
+        return read(place)
+
+    return Subject(sample, change, opened)
+
+
+def _change_of(changes: Mapping[str, Change], name: str) -> Change | None:
+    return next((how for ending, how in changes.items() if name.endswith(ending)), None)
+
+
+# Values on disk: headers with digests of themselves and of the files beside them.
+
+
+def sealed(
+    place: Path, read: Callable[[Path], object], odd: tuple[str, ...] = ("weights.safetensors",)
+) -> Subject:
+    """A folder whose digests are made right again after the damage."""
+    sample = {p.name: p.read_bytes() for p in place.iterdir()}
+
+    def change(sample: Files, chance: random.Random) -> Files:
+        whole = dict(sample)
+        if chance.random() < 0.1:
+            name = chance.choice(sorted(whole))
+            return whole | {name: mutate.damaged(whole[name], chance)}
+        header = json.loads(whole[HEADER])
+        if chance.random() < 0.5:
+            name = chance.choice([n for n in sorted(whole) if n != HEADER])
+            change = arrays if name in odd else mutate.damaged
+            whole[name] = change(whole[name], chance)
+            digest = hashlib.sha256(whole[name]).hexdigest()
+            header["files"][name] = {"bytes": len(whole[name]), "sha256": digest}
+        else:
+            listed = header["files"]
+            header = mutate.changed(header, chance)
+            if isinstance(header, dict) and chance.random() < 0.8:
+                header["files"], header["kind"], header["format"] = (
+                    listed,
+                    json.loads(sample[HEADER])["kind"],
+                    1,
+                )
+        if isinstance(header, dict):
+            header.pop("digest", None)
+            try:
+                header["digest"] = hashlib.sha256(canonical(header)).hexdigest()
+            except (ValueError, TypeError):
+                header["digest"] = "x"
+        whole[HEADER] = mutate.json_of(header, chance)
+        return whole
+
+    def opened(whole: Files) -> object:
+        for name, data in whole.items():
+            (place / name).write_bytes(data)
+        return read(place)
+
+    return Subject(sample, change, opened)
+
+
+def arrays(data: bytes, chance: random.Random) -> bytes:
+    """A safetensors file with one array of another name, shape, type or content."""
+    if chance.random() < 0.3:
+        return safetensors_head(data, chance)
+    held = dict(load(data))
+    if not held:
+        return mutate.damaged(data, chance)
+    name = chance.choice(sorted(held))
+    array = held[name]
+    match chance.randrange(9):
+        case 0:
+            del held[name]
+        case 1:
+            held[f"{name}x"] = held.pop(name)
+        case 2:
+            held["extra"] = np.zeros(3, np.float32)
+        case 3:
+            held[name] = array.ravel()[: max(0, array.size - 1)]
+        case 4:
+            held[name] = np.zeros((), array.dtype)
+        case 5:
+            held[name] = array[None]
+        case 6:
+            dtype = chance.choice(("f2", "f4", "f8", "i1", "u1", "i4", "i8", "u8", "?"))
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                held[name] = array.astype(dtype)
+        case 7:
+            raw = bytearray(np.ascontiguousarray(array).tobytes())
+            for _ in range(min(len(raw), chance.randint(1, 8))):
+                raw[chance.randrange(len(raw))] = chance.choice((0, 1, 127, 128, 255))
+            held[name] = np.frombuffer(bytes(raw), array.dtype).reshape(array.shape)
+        case _:
+            other = held[chance.choice(sorted(held))]
+            held[name] = other
+    return save({n: np.array(a, order="C") for n, a in held.items()})
+
+
+def safetensors_head(data: bytes, chance: random.Random) -> bytes:
+    """A safetensors file whose table of contents is odd."""
+    length = int.from_bytes(data[:8], "little")
+    table = mutate.json_of(mutate.changed(json.loads(data[8 : 8 + length]), chance), chance)
+    return len(table).to_bytes(8, "little") + table + data[8 + length :]
+
+
+def _checkpoint(place: Path) -> Subject:
+    files.save_checkpoint(place, checkpoint(vocab=40))
+    return sealed(place, lambda p: models.from_checkpoint(files.read_checkpoint(p)))
+
+
+def _quantized(place: Path) -> Subject:
+    files.save_quantized(place, quantized())
+    return sealed(place, lambda p: models.from_quantized(files.read_quantized(p)))
+
+
+def _partial(place: Path) -> Subject:
+    files.save_partial(place, partial(), ORIGIN)
+    return sealed(place, lambda p: files.read_partial(p, ORIGIN))
+
+
+def _headers(place: Path) -> Subject:
+    """What is looked at before a value is read: its kind, its step, the newest of a run."""
+    step = place / files.checkpoint_name(3)
+    files.save_checkpoint(step, checkpoint(vocab=40))
+
+    def read(place: Path) -> None:
+        files.kind_of(place / step.name)
+        files.checkpoint_step(place / step.name)
+        files.newest_checkpoint(place)
+
+    return of_folder(place, read, {HEADER: mutate.json_damage})
+
+
+# Runs that go on.
+
+TINY = """
+name: tiny
+about: a model for tests
+tokenizer: {kind: bytes}
+model:
+  {vocab: 257, width: 16, context: 16, depth: 1,
+   layer: {mixer: {heads: 1, kv_heads: 1, head_dim: 16, query_key: [norm]}, feed: {hidden: 16}}}
+train:
+  {length: {kind: steps, count: 4}, batch: 2, save_every: 2, log_every: 1, validate_every: 2,
+   validate_tokens: 64, average: {decay: 0.9}}
+quantize: {calibration_tokens: 256, report_tokens: 64, search: 0, tune_steps: 0, rate: 4.0}
+score: {stride: 8}
+adapt: {kind: sgd, chunk: 64, rate: 0.01}
+"""
+
+
+class Run(NamedTuple):
+    """A run of a tiny recipe that has stopped halfway, and its texts."""
+
+    recipe: Recipe
+    tokens: Tokens
+    held_out: Tokens
+    checkpoint: Path
+
+
+def tiny_run(place: Path) -> Run:
+    """Train two of four steps."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "tiny.yaml").write_text(TINY)
+    recipe = read_recipe(place / "tiny.yaml")
+    texts = [
+        Text(name, lambda name=name: iter([name.encode() + bytes(range(256))] * 2))  # type: ignore[misc]
+        for name in ("train", "validation")
+    ]
+    training, held_out = prepare(*texts, BYTES, place / "data")
+    half = dataclasses.replace(
+        recipe.train, horizon=4, length=dataclasses.replace(recipe.train.length, count=2)
+    )
+    train(dataclasses.replace(recipe, train=half), training, held_out, place / "run", _mesh())
+    return Run(recipe, training, held_out, files.newest_checkpoint(place / "run"))
+
+
+def _mesh() -> Mesh:
+    return Mesh(0, 1, torch.device("cpu"))
+
+
+def _resumed(place: Path) -> Subject:
+    run = tiny_run(place / "work")
+    how = dataclasses.replace(run.recipe.train, horizon=4)
+    recipe = dataclasses.replace(run.recipe, train=how)
+
+    def read(path: Path) -> None:
+        before = files.read_checkpoint(path, state=True)
+        out = place / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        train(recipe, run.tokens, None, out, _mesh(), resume=before)
+
+    return sealed(run.checkpoint, read, ("state.safetensors", "weights.safetensors"))
+
+
+def _initial(place: Path) -> Subject:
+    run = tiny_run(place / "work")
+    (run.checkpoint / "state.safetensors").unlink()
+    header = json.loads((run.checkpoint / HEADER).read_text())
+    del header["files"]["state.safetensors"], header["digest"]
+    header["digest"] = hashlib.sha256(canonical(header)).hexdigest()
+    (run.checkpoint / HEADER).write_text(json.dumps(header))
+    one = dataclasses.replace(
+        run.recipe.train, length=dataclasses.replace(run.recipe.train.length, count=1)
+    )
+    recipe = dataclasses.replace(run.recipe, train=one)
+
+    def read(path: Path) -> None:
+        out = place / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        train(recipe, run.tokens, None, out, _mesh(), init=files.read_checkpoint(path))
+
+    return sealed(run.checkpoint, read)
+
+
+def _quantization(place: Path) -> Subject:
+    """A quantization that goes on from what an interrupted one left."""
+    run = tiny_run(place / "work")
+    source = files.read_checkpoint(run.checkpoint)
+    spec = QuantSpec(search=0, tune_steps=0, rate=4.0, calibration_tokens=256, report_tokens=64)
+    kept: list[Any] = []
+    quantize_on(source, spec, run.tokens, run.held_out, save=kept.append)
+    files.save_partial(place / "partial", kept[0], ORIGIN)
+
+    def read(path: Path) -> None:
+        before = files.read_partial(path, ORIGIN)
+        quantize_on(source, spec, run.tokens, run.held_out, resume=before)
+
+    return sealed(place / "partial", read)
+
+
+def _scoring(place: Path) -> Subject:
+    """A score that goes on from what an interrupted one left."""
+    from segpt.data.tokenizer import load as load_tokenizer
+    from segpt.eval.ledger import account
+
+    run = tiny_run(place / "work")
+    source = files.read_checkpoint(run.checkpoint)
+    spec = ScoreSpec(stride=8, policy=Sgd(chunk=64, rate=0.01))
+    ledger = account([bytes(range(256))] * 2, load_tokenizer(BYTES))
+    kept: list[Any] = []
+
+    def pause(state: Callable[[], Any]) -> None:
+        kept.append(state())
+
+    tally(models.from_checkpoint(source), ledger, spec, 16, pause=pause)
+    files.save_scoring(place / "scoring", kept[0], ORIGIN)
+
+    def read(path: Path) -> None:
+        before = files.read_scoring(path, ORIGIN)
+        tally(models.from_checkpoint(source), ledger, spec, 16, resume=before)
+
+    return sealed(place / "scoring", read, ("state.safetensors",))
+
+
+# Artifacts and what is compressed with them.
+
+
+def sections(data: bytes) -> Change:
+    """One section of an artifact damaged behind a digest that is right."""
+    names = list(frame.split(data).sections)
+
+    def change(_data: bytes, chance: random.Random) -> bytes:
+        if chance.random() < 0.2:
+            body = mutate.damaged(data[: -frame.DIGEST], chance)
+            return body + hashlib.sha256(body).digest()
+        name = chance.choice(names)
+        stored = frame.split(data).sections[name]
+        if name == "header" and chance.random() < 0.8:
+            raw = mutate.json_of(mutate.changed(json.loads(plain(name, data)), chance), chance)
+        elif chance.random() < 0.3:
+            damaged = mutate.damaged(stored.data, chance)
+            return rejoin(data, **{name: stored._replace(data=damaged)})
+        else:
+            raw = mutate.damaged(plain(name, data), chance)
+        fresh = (
+            codec.Stored(Codec.STORED, data=raw, size=len(raw)) if chance.random() < 0.5 else None
+        )
+        return rejoin(data, **{name: fresh or stored._replace(data=raw, size=len(raw))})
+
+    return change
+
+
+def _open_artifact(data: bytes) -> None:
+    artifact = Artifact(data)
+    container.sections(artifact)
+    container.usage(artifact)
+    container.unpack(artifact)
+
+
+def _artifact(_place: Path) -> Subject:
+    data = make_artifact(0).data
+    return of_bytes(data, _open_artifact, sections(data))
+
+
+def _artifact_1(_place: Path) -> Subject:
+    data = FIRST.read_bytes()
+    return of_bytes(data, _open_artifact, sections(data))
+
+
+def _artifact_file(place: Path) -> Subject:
+    (place / "a.segpt").write_bytes(make_artifact(1).data)
+    return of_folder(
+        place, lambda p: container.unpack(container.load(p / "a.segpt")), {".segpt": mutate.damaged}
+    )
+
+
+def _message(_place: Path) -> Subject:
+    sample = message.write(
+        message.Message(
+            artifact="a" * 64,
+            tokenizer="b" * 16,
+            digest="c" * 64,
+            size=300,
+            documents=2,
+            tokens=300,
+            spec=ScoreSpec(stride=8),
+            environment={"torch": "2"},
+            payload=b"x" * 90,
+        )
+    )
+    head = message._HEAD.size
+
+    def change(data: bytes, chance: random.Random) -> bytes:
+        body = data[: -message.CHECKSUM]
+        if chance.random() < 0.5:
+            body = mutate.damaged(body, chance)
+        else:
+            about = {"environment": {"torch": "2"}, "spec": {"kind": "score_spec", "stride": 8}}
+            packed = _deflated(mutate.json_of(mutate.changed(about, chance), chance))
+            length = len(packed).to_bytes(message._HEAD.size - body.index(b"\0"), "little")[:0]
+            fields = list(message._HEAD.unpack_from(data))
+            fields[-1] = len(packed)
+            body = message._HEAD.pack(*fields) + packed + length + b"x" * 90
+        return body + message._checksum(body)
+
+    assert len(sample) > head
+    return of_bytes(sample, message.read, change)
+
+
+def _deflated(data: bytes) -> bytes:
+    import zlib
+
+    compressor = zlib.compressobj(9, wbits=-15, zdict=message._DICTIONARY)
+    return compressor.compress(data) + compressor.flush()
+
+
+# Recipes, settings, tokenizers, text.
+
+
+def yaml_damage(data: bytes, chance: random.Random) -> bytes:
+    """YAML with odd values, aliases, or odd text."""
+    kind = chance.randrange(4)
+    if kind == 0:
+        return mutate.text_damage(data, chance)
+    value = mutate.changed(yaml.safe_load(data), chance)
+    if kind == 1:
+        return mutate.json_of(value, chance)
+    try:
+        text = yaml.safe_dump(value, allow_unicode=True)
+    except (yaml.YAMLError, ValueError, UnicodeEncodeError):
+        return mutate.json_of(value, chance)
+    if chance.random() < 0.3:
+        text += bomb(chance.randint(2, 40))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def bomb(levels: int) -> str:
+    """Aliases of aliases: 9 to the power of ``levels`` values in a few lines."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]\n"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, levels)]
+    return "".join(lines)
+
+
+def _recipe(place: Path) -> Subject:
+    (place / "tiny.yaml").write_text(TINY)
+    return of_folder(place, lambda p: read_recipe(p / "tiny.yaml"), {".yaml": yaml_damage})
+
+
+def _settings(_place: Path) -> Subject:
+    known = (
+        b"train.batch=3\nmodel.width=16\nmodel.layer.feed.hidden=32\ntrain.length={kind: steps,"
+        b" count: 2}\nquantize.rules[0].bits=3\nscore.stride=8\nadapt=sgd\ntrain.seed=7"
+    )
+    base = read_recipe("demo")
+
+    def read(data: bytes) -> None:
+        lines = data.decode("utf-8", "surrogateescape").split("\n")
+        apply_settings({"train": {"batch": 1}}, lines)
+        read_recipe("demo", lines)
+
+    assert base
+    return of_bytes(known, read, mutate.text_damage)
+
+
+def _model_file(_place: Path) -> Subject:
+    def read(data: bytes) -> None:
+        found = modelproto.read(data)
+        made = tokenizer.load.__wrapped__(
+            tokenizer.Tokenizer("sentencepiece", len(found.pieces), data)
+        )
+        made.encode("A fox, é 日本\n".encode())
+
+    return of_bytes(foreign_model(), read, mutate.damaged)
+
+
+def _model_path(place: Path) -> Subject:
+    (place / "a.model").write_bytes(foreign_model())
+    return of_folder(
+        place, lambda p: tokenizer.from_model_file(p / "a.model"), {".model": mutate.damaged}
+    )
+
+
+def _merges(_place: Path) -> Subject:
+    trained = tokenizer.train_bpe([b"the cat sat on the mat with the hat " * 40], 280)
+
+    def read(data: bytes) -> None:
+        made = tokenizer.load.__wrapped__(tokenizer.Tokenizer("merges", 280, data))
+        made.encode(b"the cat \xff sat")
+
+    return of_bytes(trained.payload, read, mutate.damaged)
+
+
+ROWS = b"".join(
+    json.dumps({"text": f"Document {i}, \u00e9.", "meta": {"text": "x"}}).encode() + b"\n"
+    for i in range(6)
+)
+
+
+def _text(name: str, change: Change, pack: Callable[[bytes], bytes] = bytes) -> Any:
+    def make(place: Path) -> Subject:
+        plain = b"one\n<|endoftext|>\ntwo\n" if ".txt" in name else ROWS
+
+        def damage(_data: bytes, chance: random.Random) -> bytes:
+            if pack is not bytes and chance.random() < 0.7:
+                return mutate.damaged(pack(plain), chance)
+            return pack(change(plain, chance))
+
+        (place / name).write_bytes(pack(plain))
+        return of_folder(place, lambda p: list(read_text([p / name])), {name: damage})
+
+    return make
+
+
+def _parquet(place: Path) -> Subject:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sample = io.BytesIO()
+    texts = [f"Document {i}" for i in range(9)]
+    parquet.write_table(pa.table({"text": texts, "n": list(range(9))}), sample)
+    (place / "a.parquet").write_bytes(sample.getvalue())
+    kinds = [
+        pa.array([None] * 3),
+        pa.array([b"\xff", b"", b"a"]),
+        pa.array([1, 2, 3]),
+        pa.array([["a"], [], ["b"]]),
+        pa.array(["a", None, "b"]).dictionary_encode(),
+        pa.array(["a", "b", "c"], pa.large_string()),
+        pa.array([{"x": "a"}] * 3),
+    ]
+
+    def change(data: bytes, chance: random.Random) -> bytes:
+        if chance.random() < 0.8:
+            return mutate.damaged(data, chance)
+        written = io.BytesIO()
+        parquet.write_table(pa.table({"text": chance.choice(kinds)}), written)
+        return written.getvalue()
+
+    return of_folder(place, lambda p: list(read_text([p / "a.parquet"])), {".parquet": change})
+
+
+def _tokens(place: Path) -> Subject:
+    text = Text("t", lambda: iter([b"one document", b"another one"]))
+    tokens.write_tokens(text, BYTES, place / "t", split="train")
+
+    def change(data: bytes, chance: random.Random) -> bytes:
+        table = mutate.changed(json.loads(data), chance)
+        if isinstance(table, dict):
+            held = {k: v for k, v in table.items() if k != "digest"}
+            with contextlib.suppress(ValueError, TypeError):
+                whole = held | {"segpt": "", "text": "", "digest": ""}
+                table["digest"] = hashlib.sha256(canonical(whole)).hexdigest()
+        return mutate.json_of(table, chance)
+
+    def read(place: Path) -> None:
+        found = tokens.read_tokens(place / "t")
+        tokens.ids(found).slice(0, min(8, found.count))
+        tokenizer.load(found.tokenizer)
+
+    changes: dict[str, Change] = {"manifest.json": change, ".bin": mutate.damaged}
+    return of_folder(place, read, changes)
+
+
+def _shards(place: Path) -> Subject:
+    ids = np.array([256, *b"a text", 256, *b"more of it"], "<u2")
+    head = np.zeros(256, "<i4")
+    head[:3] = tokens.MAGIC, 1, len(ids)
+    (place / "f_val_000000.bin").write_bytes(head.tobytes() + ids.tobytes())
+    sizes = np.where(ids == 256, 0, 1).astype("<u2")
+    (place / "f_val_bytes_000000.bin").write_bytes(head.tobytes() + sizes.tobytes())
+
+    def read(place: Path) -> None:
+        paths = sorted(place.glob("*.bin"))
+        shards.read_shards(paths[:1], BYTES, vocab=300)
+        shards.read_shards(paths, BYTES, sequence=4)
+
+    return of_folder(place, read, {".bin": mutate.damaged})
+
+
+def _core(place: Path) -> Subject:
+    write_bundle(place, items=2)
+
+    def read(place: Path) -> None:
+        found = core.read_bundle(place)
+        for task in TASKS:
+            core.read_items(found, task)
+
+    changes: dict[str, Change] = {
+        "core.yaml": yaml_damage,
+        ".csv": mutate.text_damage,
+        ".jsonl": mutate.lines_damage,
+    }
+    return of_folder(place, read, changes)
+
+
+def _core_archive(place: Path) -> Subject:
+    inside = write_bundle(place / "b", items=1)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(inside.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"eval_bundle/{path.relative_to(inside)}")
+    shutil.rmtree(place / "b")
+    (place / "a.zip").write_bytes(packed.getvalue())
+    return of_folder(
+        place, lambda p: list(fetch._contents(p / "a.zip", "a.zip")), {".zip": mutate.damaged}
+    )
+
+
+# Scores, records, folders of a contest, reports.
+
+
+def _score(place: Path) -> Subject:
+    """Score files, as records and comparisons take them."""
+    artifact = small_records.packed(place / "a.segpt", 1)
+    for name in ("a", "b"):
+        small_records.scored(artifact, place / f"{name}.json", Sgd(chunk=8))
+    artifact.unlink()
+
+    def read(place: Path) -> None:
+        record.score_line(files.read_json(place / "a.json", "the score"), place / "a.json")
+        compare.compare(place / "a.json", place / "b.json")
+
+    return of_folder(place, read, {"a.json": mutate.json_damage})
+
+
+def _board(place: Path) -> Subject:
+    shutil.copytree(ROOT / "leaderboard", place, dirs_exist_ok=True)
+    for path in place.rglob("*"):
+        if path.is_file() and path.suffix not in (".json", ".toml", ".md"):
+            path.unlink()
+    changes: dict[str, Change] = {".json": mutate.json_damage, ".toml": mutate.text_damage}
+
+    def read(place: Path) -> None:
+        record.check(place)
+        record.render_pages(place, write=False)
+
+    return of_folder(place, read, changes)
+
+
+def _references(place: Path) -> Subject:
+    shutil.copy(ROOT / "artifacts" / "manifest.toml", place)
+    return of_folder(place, reference.read_manifest, {".toml": mutate.text_damage})
+
+
+ABOUT = {
+    "author": "a",
+    "name": "n",
+    "date": "2026-04-01",
+    "val_bpb": 1.0614,
+    "val_bpb_std": 0.0002,
+    "val_loss": 2.742,
+    "bytes_total": 15_000_014,
+    "bytes_code": 12,
+    "p_value": "0.001",
+    "seeds": [1, 2],
+    "seed_results": {
+        s: {"val_bpb": 1.0612, "val_loss": 2.742, "bytes_total": 15_000_012, "train_time_s": 590.0}
+        for s in ("1", "2")
+    },
+}
+LOG = b"""seed: 1
+step:1/10 train_loss:3.0 train_time:100ms
+train_shards: 80
+val_tokens: 40540160
+final val_bpb:1.0612 val_loss:2.7420 eval_time:400s
+Total submission size: 15000012 bytes
+Code size: 12 bytes
+"""
+PAGE = b"""# n val_bpb 1.0614
+
+| seed | bpb | bytes |
+|--|--|--|
+| 1 | 1.0612 | 15,000,012 |
+| mean | 1.0612 | - |
+p = 0.001 best 2 of 3
+"""
+
+
+def _contest(place: Path) -> Subject:
+    for name, data in {
+        "submission.json": json.dumps(ABOUT).encode(),
+        "README.md": PAGE,
+        "train_gpt.py": b"import numpy\nprint('hi')\n",
+        "train_seed1.log": LOG,
+        "requirements.txt": b"numpy\n",
+    }.items():
+        (place / name).write_bytes(data)
+    before = place.with_name(f"{place.name}-before.json")
+    changes: dict[str, Change] = {
+        ".json": mutate.json_damage,
+        ".log": mutate.text_damage,
+        ".md": mutate.text_damage,
+        ".py": mutate.text_damage,
+        ".txt": mutate.text_damage,
+    }
+
+    def read(place: Path) -> None:
+        folder.check_folder(place, "1.07")
+        if (place / "submission.json").exists():
+            shutil.copy(place / "submission.json", before)
+            folder.check_folder(place, str(before))
+
+    return of_folder(place, read, changes)
+
+
+def _against(_place: Path) -> Subject:
+    def read(data: bytes) -> None:
+        folder.read_previous(data.decode("utf-8", "surrogateescape"))
+
+    return of_bytes(b"1.0614", read, mutate.text_damage)
+
+
+def _script(_place: Path) -> Subject:
+    body = "import numpy\nimport torch.nn\nx = 1\n" * 30
+    sample = bundle.pack({"a": body, "b": body}, "# licence\n", "import a\n")
+
+    def change(data: bytes, chance: random.Random) -> bytes:
+        return (
+            mutate.damaged(data, chance)
+            if chance.random() < 0.5
+            else mutate.text_damage(data, chance)
+        )
+
+    def read(data: bytes) -> None:
+        imports.absent(data.decode("utf-8", "replace"), "numpy\n")
+        bundle.unpack(data)
+
+    return of_bytes(sample, read, change)
+
+
+def _plan(_place: Path) -> Subject:
+    sample = json.dumps({"recipe": {"name": "x"}, "seed": 1, "score": {"stride": 8}}).encode()
+    return of_bytes(sample, lambda d: submission.read_plan(d.decode()), lambda d, _c: d)
+
+
+def _report(place: Path) -> Subject:
+    run = tiny_run(place / "work").checkpoint.parent
+    (place / "work" / "run").rename(place / "run")
+    run = place / "run"
+    shutil.rmtree(place / "work")
+    for step in files.checkpoints(run):
+        (step / "state.safetensors").unlink()
+    figures = {"bpb": 2.5, "policy": {"kind": "frozen"}, "tokens": 9, "bytes": 9, "seconds": 1.0}
+    figures |= {"text": "t", "conditions": {"context": 16, "mode": "strided"}, "origin": {"a": "b"}}
+    figures |= {"by_document": {"nats": [1.0, 2.0], "bytes": [4, 5]}}
+    files.write_json(run / report.SCORE, figures)
+    row = {"step": "train", "bytes": None, "bpb": 2.5, "what": "a row"}
+    files.write_json(run / report.DEMO, {"rows": [row], "seconds": 12.0})
+    texts = {"prompts": ["The "], "texts": ["end.\n"], "spec": {"temperature": 0.7, "seed": 1}}
+    files.write_json(run / report.SAMPLES, texts)
+
+    def header(data: bytes, chance: random.Random) -> bytes:
+        table = json.loads(data)
+        table = mutate.changed(table, chance)
+        if isinstance(table, dict):
+            table.pop("digest", None)
+            with contextlib.suppress(ValueError, TypeError):
+                table["digest"] = hashlib.sha256(canonical(table)).hexdigest()
+        return mutate.json_of(table, chance)
+
+    def read(run: Path) -> None:
+        report.page(report.gather(run))
+
+    changes: dict[str, Change] = {
+        HEADER: header,
+        "metrics.jsonl": mutate.lines_damage,
+        ".json": mutate.json_damage,
+    }
+    return of_folder(run, read, changes)
+
+
+def _metrics(place: Path) -> Subject:
+    line = {"step": 1, "tokens": 32, "loss": 2.0, "validation_bpb": None, "tokens_per_second": 9.0}
+    rows = b"".join(json.dumps(line | {"step": i}).encode() + b"\n" for i in range(1, 6))
+    (place / "metrics.jsonl").write_bytes(rows)
+    return of_folder(
+        place, lambda p: stored.logged(p / "metrics.jsonl"), {".jsonl": mutate.lines_damage}
+    )
+
+
+def _rewound(place: Path) -> Subject:
+    """The metrics of a run that goes on from before their end."""
+    from segpt.stages.train import _rewind
+
+    line = {"step": 1, "tokens": 32, "loss": 2.0}
+    rows = b"".join(json.dumps(line | {"step": i}).encode() + b"\n" for i in range(1, 6))
+    (place / "metrics.jsonl").write_bytes(rows)
+    subject = of_folder(
+        place, lambda p: _rewind(p / "metrics.jsonl", 3), {".jsonl": mutate.lines_damage}
+    )
+    whole = place / "metrics.jsonl"
+
+    def read(given: Files) -> None:
+        for name, data in given.items():
+            (place / name).write_bytes(data)
+        if whole.exists():
+            _rewind(whole, 3)
+
+    return Subject(subject.sample, subject.change, read)
+
+
+def _latest(place: Path) -> Subject:
+    from segpt.__main__ import load_commands
+
+    load_commands()
+    from importlib import import_module
+
+    latest = import_module("segpt.commands._latest")
+    table = {"data": "runs/data", "checkpoint": "runs/a", "artifact": "runs/a.segpt"}
+    (place / "latest.json").write_text(json.dumps(table))
+
+    def read(place: Path) -> None:
+        latest._POINTER = place / "latest.json"
+        for kind in table:
+            latest.latest(kind)
+
+    return of_folder(place, read, {".json": mutate.json_damage})
+
+
+def _commit(place: Path) -> Subject:
+    git = place / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "refs" / "heads" / "main").write_text("a" * 40 + "\n")
+    (git / "packed-refs").write_text("# pack-refs\n" + "b" * 40 + " refs/heads/other\n")
+    return of_folder(
+        place,
+        commit.commit,
+        {"HEAD": mutate.text_damage, "main": mutate.text_damage, "refs": mutate.text_damage},
+    )
+
+
+READERS: tuple[Reader, ...] = (
+    Reader(
+        "artifact, format 2",
+        (
+            "artifact.codec:_lzma_decoded",
+            "artifact.codec:unpack",
+            "artifact.opening:*",
+            "artifact.rans:*",
+            "artifact.tables:*",
+            "artifact.header:*",
+            "artifact.contexts:*",
+            "artifact.first:*",
+            "artifact.codec:*",
+        ),
+        _artifact,
+    ),
+    Reader("artifact, format 1", ("artifact.first:*",), _artifact_1),
+    Reader("artifact file", ("artifact.container:load",), _artifact_file),
+    Reader("compressed message", ("artifact.message:*",), _message, 2.0),
+    Reader(
+        "checkpoint",
+        (
+            "stages.files:_header",
+            "stages.files:_read",
+            "stages.files:_unpack",
+            "stages.files:read_checkpoint",
+        ),
+        _checkpoint,
+    ),
+    Reader("quantized model", ("stages.files:read_quantized",), _quantized),
+    Reader("unfinished quantization", ("stages.files:*",), _partial),
+    Reader("header", ("stages.files:_header",), _headers),
+    Reader("resumed run", (), _resumed, 0.1),
+    Reader("initial weights", (), _initial, 0.1),
+    Reader("resumed quantization", (), _quantization, 0.05),
+    Reader("resumed score", (), _scoring, 0.1),
+    Reader("recipe", ("spec.recipe:*",), _recipe, 0.5),
+    Reader("settings", ("spec.recipe:_set",), _settings, 0.15),
+    Reader("SentencePiece model", ("data.modelproto:*", "data.sentencepiece:*"), _model_file, 0.4),
+    Reader("SentencePiece file", ("data.tokenizer:from_model_file",), _model_path, 0.2),
+    Reader("merge table", ("data.merges:*",), _merges, 0.4),
+    Reader("txt", ("data.text:*",), _text("a.txt", mutate.text_damage)),
+    Reader("jsonl", ("data.text:*",), _text("a.jsonl", mutate.lines_damage)),
+    Reader("gz", ("data.text:*",), _text("a.jsonl.gz", mutate.lines_damage, gzip.compress)),
+    Reader("xz", ("data.text:*",), _text("a.jsonl.xz", mutate.lines_damage, lzma.compress), 0.3),
+    Reader(
+        "zst",
+        ("data.text:*",),
+        _text("a.jsonl.zst", mutate.lines_damage, zstandard.ZstdCompressor().compress),
+    ),
+    Reader("parquet", ("data.text:*",), _parquet, 0.5),
+    Reader("tokens", ("data.tokens:*", "data.manifest:read"), _tokens),
+    Reader("foreign shards", ("data.shards:*",), _shards),
+    Reader("CORE bundle", ("data.core:*",), _core, 0.2),
+    Reader("CORE archive", ("data.fetch:*",), _core_archive, 0.3),
+    Reader("score", ("stages.files:read_json", "stages.compare:*"), _score, 0.5),
+    Reader("leaderboard", ("board.chain:*", "stages.record:*"), _board, 0.1),
+    Reader("references", ("stages.reference:read_manifest",), _references, 0.5),
+    Reader(
+        "contest folder",
+        ("board.claims:*", "board.logs:*", "board.imports:*", "stages.folder:*"),
+        _contest,
+        0.5,
+    ),
+    Reader("record to beat", ("stages.folder:read_previous",), _against),
+    Reader("carried source", ("board.bundle:unpack", "board.imports:*"), _script, 0.3),
+    Reader("report", ("stages.stored:*",), _report, 0.05),
+    Reader("metrics", ("stages.stored:logged",), _metrics),
+    Reader("rewound metrics", ("stages.train:_rewind",), _rewound),
+    Reader("newest outputs", ("commands:_latest:_read",), _latest),
+    Reader("commit", ("stages.commit:*",), _commit),
+)
+
+# What reads only what this very program wrote a moment ago, or what comes with the package.
+OWN: Mapping[str, str] = {}
+
+DOCUMENTED = (SegptError,)
