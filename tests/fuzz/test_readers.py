@@ -41,6 +41,7 @@ _PARSERS = {
     "sentencepiece": ("SentencePieceProcessor",),
 }
 _FROM_PRETRAINED = "from_pretrained"
+_SHARED = frozenset(("read_yaml", "read_json"))  # of our own, which hand on plain values
 
 
 def readings(source: str) -> Iterator[str]:
@@ -71,7 +72,7 @@ def _reads(call: ast.Call, loads: set[str]) -> bool:
         case ast.Name(id="open"):
             return True
         case ast.Name(id=name):
-            return name in loads
+            return name in loads or name in _SHARED
         case ast.Attribute(value=ast.Name(id=module), attr=name) if module in _PARSERS:
             return name in _PARSERS[module]
         case ast.Attribute(attr=name) if name in _OPENERS:
