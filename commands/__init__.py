@@ -1,18 +1,18 @@
 """The ``segpt`` command line: one module per subcommand, loaded when it runs."""
 
-import contextlib
 import errno
 import io
 import os
 import re
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from segpt import __version__
-from segpt.errors import SegptError
+from segpt.errors import SegptError, one_line
 
 from . import _guesses, _options
 
@@ -42,8 +42,10 @@ class LazyGroup(_options.Group):
     """Import a subcommand when it runs; turn errors into one line and an exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):  # file names need not be text
-            if isinstance(stream, io.TextIOWrapper):
+        if sys.stderr is None:  # closed by the caller
+            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # file names need not be text
                 stream.reconfigure(errors="backslashreplace")
         return super().main(*args, **options)
 
@@ -92,8 +94,10 @@ class LazyGroup(_options.Group):
 
 def _end(ctx: click.Context, reason: str, code: int) -> NoReturn:
     """One line for people: the number of an error of the system tells them nothing."""
-    with contextlib.suppress(OSError):  # where nobody listens, the exit code still tells
-        click.echo(f"segpt: {_NUMBER.sub('', reason)}", err=True)
+    try:
+        click.echo(f"segpt: {one_line(_NUMBER.sub('', reason))}", err=True)
+    except OSError:  # stderr is full, and would be tried again at the end of the process
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     ctx.exit(code)
 
 
@@ -134,7 +138,7 @@ def _reason(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
         return f"a name holds half a character, which no file can: {error.object!r}"
     if isinstance(error, ValueError) and "embedded null" in text:
-        return "a path holds the character NUL, which no file name can; see runs/latest.json"
+        return "a path holds the character NUL, which no file name can"
     return None
 
 
