@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 SUFFIX = ".segz"
 LARGEST = 1 << 31  # bytes of a file, far beyond what can be coded
+BLOCK = 1 << 20
 
 file = click.argument("file", type=click.Path(path_type=Path))
 artifact = click.option(
@@ -44,10 +45,12 @@ def read(path: Path) -> bytes:
         DataError: if it is too large to be coded.
     """
     with path.open("rb") as stream:
-        data = stream.read(LARGEST + 1)
+        data = bytearray()  # a single read would ask for the largest size at once
+        while len(data) <= LARGEST and (block := stream.read(BLOCK)):
+            data += block
     if len(data) > LARGEST:
         raise DataError(f"{path} is larger than {LARGEST:,} bytes; give parts of it")
-    return data
+    return bytes(data)
 
 
 def open_artifact(given: Path | None) -> "Artifact":

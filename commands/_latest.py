@@ -1,6 +1,7 @@
 """Where the newest output of each stage is, so that every command works without arguments."""
 
 import json
+import os
 from pathlib import Path
 
 from segpt.atomic import write_file
@@ -26,7 +27,7 @@ def remember(kind: str, path: Path) -> None:
 def latest(kind: str) -> Path | None:
     """The newest ``kind`` that still exists."""
     path = _read().get(kind)
-    return Path(path) if path and Path(path).exists() else None
+    return Path(path) if path and os.path.exists(path) else None  # noqa: PTH110 - never raises
 
 
 def need(kind: str, given: Path | None) -> Path:
@@ -50,6 +51,8 @@ def fresh(path: Path) -> Path:
 def _read() -> dict[str, str]:
     try:
         found = json.loads(_POINTER.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {kind: path for kind, path in found.items() if isinstance(path, str)}

@@ -166,7 +166,7 @@ class Solver:
                 "the unfinished quantization does not fit the model or the settings; begin anew "
                 "without --resume"
             )
-        tensors = {name: held[name].cpu().numpy() for name in state.weights}
+        tensors = {name: held[name].detach().cpu().numpy() for name in state.weights}
         same_kind("the unfinished quantization", state.weights, tensors)
 
     def _begin(self) -> tuple[Partial, Mapping[str, Coded]]:

@@ -1,5 +1,6 @@
 """A submission folder to its contradictions: reads the files, and the record it claims to beat."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -75,9 +76,9 @@ def read_previous(against: str) -> Previous:
         if not 0 < bpb < claims.MOST:
             raise SpecError(f"--against {against!r}: no bits per byte of a record; give its BPB")
         return Previous(against, (bpb,))
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - for a name of any length
         path = path / (metadata_of(p.name for p in path.iterdir()) or "submission.json")
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         raise SpecError(
             f"--against {against!r}: neither a number nor a file; give the bits per byte of the "
             "previous record, its folder, or its submission.json"

@@ -528,13 +528,13 @@ def _rewind(metrics: Path, step: int) -> None:
     if not metrics.exists():
         return
     kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_bytes().splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
-    metrics.write_text("".join(kept) if step else "", encoding="utf-8")
+    metrics.write_bytes(b"".join(kept) if step else b"")
 
 
 def _validation(recipe: Recipe, held_out: Tokens) -> Validate:

@@ -14,9 +14,10 @@ LIMITED = (
 )
 
 
-def segpt(
-    place: Path, *args: Any, code: str = "", **options: Any
-) -> "subprocess.CompletedProcess[bytes]":
+Done = subprocess.CompletedProcess[bytes]
+
+
+def segpt(place: Path, *args: Any, code: str = "", **options: Any) -> Done:
     """Run ``segpt`` with names as bytes, so that they need not be text."""
     start = ["-c", code] if code else ["-m", "segpt"]
     return subprocess.run(
