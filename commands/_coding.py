@@ -42,12 +42,15 @@ def read(path: Path) -> bytes:
     """The contents of a file.
 
     Raises:
-        DataError: if it is too large to be coded.
+        DataError: if it cannot be read, or is too large to be coded.
     """
-    with path.open("rb") as stream:
-        data = bytearray()  # a single read would ask for the largest size at once
-        while len(data) <= LARGEST and (block := stream.read(BLOCK)):
-            data += block
+    data = bytearray()  # a single read would ask for the largest size at once
+    try:
+        with path.open("rb") as stream:
+            while len(data) <= LARGEST and (block := stream.read(BLOCK)):
+                data += block
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
     if len(data) > LARGEST:
         raise DataError(f"{path} is larger than {LARGEST:,} bytes; give parts of it")
     return bytes(data)
