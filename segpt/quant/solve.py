@@ -155,7 +155,7 @@ class Solver:
         fits = (
             0 <= state.done < max(1, len(self.parts))
             and len(state.planned) == len(self.parts)
-            and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+            and all(math.isfinite(number) for number in numbers)
             and min([state.scale, *state.multipliers.values()]) > 0
             and state.coded.keys() == set(done)
             and all(state.coded[name].shape == shapes[name] for name in done)

@@ -229,10 +229,10 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
             scale=float.fromhex(header["numbers"]["scale"]),
             weights=floats,
             coded=coded,
-            multipliers=dict(header["multipliers"]),
-            planned=tuple(header["planned"]),
+            multipliers={k: float(v) for k, v in header["multipliers"].items()},
+            planned=tuple(map(float, header["planned"])),
             drift=float.fromhex(header["numbers"]["drift"]),
-            dampings=dict(header["dampings"]),
+            dampings={k: v if v is None else float(v) for k, v in header["dampings"].items()},
         )
 
 

@@ -6,6 +6,7 @@ all functions that open or parse anything, and fails when one is neither here no
 
 import contextlib
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -32,6 +33,7 @@ from segpt.__main__ import load_commands
 from segpt.artifact import codec, container, frame, message
 from segpt.artifact.codec import Codec
 from segpt.board import bundle, imports
+from segpt.board.report import page
 from segpt.data import core, fetch, modelproto, shards, tokenizer, tokens
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
@@ -58,7 +60,7 @@ from segpt.stages.pack import read_artifact
 from segpt.stages.prepare import prepare
 from segpt.stages.train import train
 from segpt.train.mesh import Mesh
-from segpt.values import Artifact, Text, Tokens
+from segpt.values import Artifact, Text, Tokenizer, Tokens
 from tests.artifact.test_hostile import FIRST, make_artifact, plain, rejoin
 from tests.bundles import write_bundle
 from tests.data.test_foreign_models import made as foreign_model
@@ -280,11 +282,12 @@ def tiny_run(place: Path) -> Run:
     place.mkdir(parents=True, exist_ok=True)
     (place / "tiny.yaml").write_text(TINY)
     recipe = read_recipe(place / "tiny.yaml")
-    texts = [
-        Text(name, lambda name=name: iter([name.encode() + bytes(range(256))] * 2))  # type: ignore[misc]
-        for name in ("train", "validation")
-    ]
-    training, held_out = prepare(*texts, BYTES, place / "data")
+    names = (b"train", b"validation")
+    first, second = (
+        Text(name.decode(), functools.partial(iter, [name + bytes(range(256))] * 2))
+        for name in names
+    )
+    training, held_out = prepare(first, second, BYTES, place / "data")
     half = dataclasses.replace(
         recipe.train, horizon=4, length=dataclasses.replace(recipe.train.length, count=2)
     )
@@ -498,23 +501,19 @@ def _settings(_place: Path) -> Subject:
         b"train.batch=3\nmodel.width=16\nmodel.layer.feed.hidden=32\ntrain.length={kind: steps,"
         b" count: 2}\nquantize.rules[0].bits=3\nscore.stride=8\nadapt=sgd\ntrain.seed=7"
     )
-    base = read_recipe("demo")
 
     def read(data: bytes) -> None:
         lines = data.decode("utf-8", "surrogateescape").split("\n")
         apply_settings({"train": {"batch": 1}}, lines)
         read_recipe("demo", lines)
 
-    assert base
     return of_bytes(known, read, mutate.text_damage)
 
 
 def _model_file(_place: Path) -> Subject:
     def read(data: bytes) -> None:
         found = modelproto.read(data)
-        made = tokenizer.load.__wrapped__(
-            tokenizer.Tokenizer("sentencepiece", len(found.pieces), data)
-        )
+        made = tokenizer.load.__wrapped__(Tokenizer("sentencepiece", len(found.pieces), data))
         made.encode("A fox, é 日本\n".encode())
 
     return of_bytes(foreign_model(), read, mutate.damaged)
@@ -531,7 +530,7 @@ def _merges(_place: Path) -> Subject:
     trained = tokenizer.train_bpe([b"the cat sat on the mat with the hat " * 40], 280)
 
     def read(data: bytes) -> None:
-        made = tokenizer.load.__wrapped__(tokenizer.Tokenizer("merges", 280, data))
+        made = tokenizer.load.__wrapped__(Tokenizer("merges", 280, data))
         made.encode(b"the cat \xff sat")
 
     return of_bytes(trained.payload, read, mutate.damaged)
@@ -802,7 +801,7 @@ def _report(place: Path) -> Subject:
         return mutate.json_of(table, chance)
 
     def read(run: Path) -> None:
-        report.page(report.gather(run))
+        page(report.gather(run))
 
     changes: dict[str, Change] = {
         HEADER: header,

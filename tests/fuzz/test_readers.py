@@ -80,7 +80,8 @@ def _reads(call: ast.Call, loads: set[str]) -> bool:
             return not any(isinstance(m, str) and m[:1] in "wax" and m for m in modes)
         case ast.Attribute(attr=name):
             return name in _METHODS or name == _FROM_PRETRAINED
-    return False
+        case _:
+            return False
 
 
 def found() -> dict[str, Path]:
