@@ -206,7 +206,7 @@ def _surroundings(state: Arrays) -> dict[str, str]:
     """What a state says it was computed on; nothing if it does not."""
     try:
         return dict(json.loads(bytes(state["surroundings"])))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
 
 

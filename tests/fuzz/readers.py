@@ -47,6 +47,7 @@ from segpt.spec.score import ScoreSpec, Sgd
 from segpt.stages import (
     commit,
     compare,
+    derive,
     files,
     folder,
     models,
@@ -56,7 +57,7 @@ from segpt.stages import (
     stored,
 )
 from segpt.stages.calibrate import quantize_on
-from segpt.stages.pack import read_artifact
+from segpt.stages.pack import documents_path, read_artifact
 from segpt.stages.prepare import prepare
 from segpt.stages.train import train
 from segpt.train.mesh import Mesh
@@ -888,6 +889,30 @@ def _listed_artifact(place: Path) -> Subject:
     )
 
 
+def _board_documents(place: Path) -> Subject:
+    """The list of an artifact's training documents that a leaderboard keeps."""
+    whole = read_artifact(small_records.packed(place / "a.segpt", 1))
+    beside = documents_path(place / "a.segpt").read_bytes()
+    for path in list(place.iterdir()):
+        path.unlink()
+    artifact = Artifact(whole.data)
+    path = derive.documents_file(place, artifact)
+    assert path is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(beside)
+    return of_folder(place, lambda p: derive.with_documents(artifact, p), {"": mutate.damaged})
+
+
+def _surroundings(_place: Path) -> Subject:
+    """What the state of a score says it was computed on."""
+    module = _shell("_scoring")
+
+    def read(data: bytes) -> None:
+        module._surroundings({"surroundings": np.frombuffer(data, np.uint8)})
+
+    return of_bytes(json.dumps({"device": "cpu", "torch": "2"}).encode(), read, mutate.json_damage)
+
+
 def _lock(place: Path) -> Subject:
     (place / "lock").write_bytes(b"123\n")
     return of_folder(place, lambda p: locks._holder(p / "lock"), {"lock": mutate.damaged})
@@ -977,6 +1002,8 @@ READERS: tuple[Reader, ...] = (
     Reader("tokenizer file", ("commands:_tokenizers:read",), _tokenizer_file, 0.2),
     Reader("compressed file", ("commands:_coding:read",), _compressed_file),
     Reader("artifact with its documents", ("stages.pack:read_artifact",), _listed_artifact),
+    Reader("documents of a leaderboard", ("stages.derive:with_documents",), _board_documents),
+    Reader("surroundings", ("commands:_scoring:_surroundings",), _surroundings),
     Reader("lock", ("locks:_holder",), _lock),
     Reader("commit", ("stages.commit:*",), _commit),
 )
@@ -1000,8 +1027,11 @@ OWN: Mapping[str, str] = {
     "eval.ngram:Table.observe": _MEMORY,
     "eval.steps:Steps._open": "opens a learner, not a file",
     "eval.tally:_Walk.play": "opens a learner, not a file",
-    "eval.subject:of_hugging_face": "read by transformers, whose errors are turned into one line; "
-    "tests/eval/test_continuations.py damages its folders",
+    "eval.pretrained:load": "read by transformers, all of whose errors become one line; "
+    "tests/eval/test_pretrained.py damages its folders",
+    "train.mesh:Mesh.agree": "what the other processes of a run have just sent",
+    "train.mesh:Mesh._gathered": "what the other processes of a run have just sent",
+    "commands:_scoring:_with_surroundings": _MEMORY,
     "stages.audit:replayed": _WORKER,
     "stages.audit:_run": _WORKER,
     "stages.contest:_write": "copies a log as it is",

@@ -107,7 +107,7 @@ def main() -> None:
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     for reader, subject in subjects:
-        share = max(10, round(int(count) * reader.share / whole))
+        share = max(4, round(int(count) * reader.share / whole))
         subject.read(subject.sample)
         sys.stdout.write(json.dumps(campaign(reader, subject, share, int(seed))) + "\n")
         sys.stdout.flush()
