@@ -282,7 +282,7 @@ def read_json(path: Path, what: str) -> Any:
 def _json(data: bytes) -> Any:
     """A JSON value whose texts can all be written: escapes can spell half of a surrogate pair."""
     value = json.loads(data)
-    if b"\\ud" in data.lower():
+    if b"\\ud" in data.lower() or b"\xed" in data:  # which Python lets through as well
         json.dumps(value, ensure_ascii=False).encode()  # an error of encoding is a ValueError
     return value
 

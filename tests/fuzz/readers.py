@@ -55,6 +55,7 @@ from segpt.stages import (
     reference,
     report,
     stored,
+    tokenizers,
 )
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.pack import documents_path, read_artifact
@@ -862,12 +863,11 @@ def _shell(name: str) -> Any:
 
 
 def _tokenizer_file(place: Path) -> Subject:
-    module = _shell("_tokenizers")
     trained = tokenizer.train_bpe([b"the cat sat on the mat with the hat " * 40], 280)
-    module.write(place / "a.json", trained)
+    tokenizers.write_tokenizer(place / "a.json", trained)
 
     def read(place: Path) -> None:
-        tokenizer.load(module.read(str(place / "a.json")))
+        tokenizer.load(tokenizers.open_tokenizer(str(place / "a.json")))
 
     return of_folder(place, read, {".json": mutate.json_damage})
 
@@ -970,16 +970,22 @@ READERS: tuple[Reader, ...] = (
     Reader("SentencePiece model", ("data.modelproto:*", "data.sentencepiece:*"), _model_file, 0.4),
     Reader("SentencePiece file", ("data.tokenizer:from_model_file",), _model_path, 0.2),
     Reader("merge table", ("data.merges:*",), _merges, 0.4),
-    Reader("txt", ("data.text:*",), _text("a.txt", mutate.text_damage)),
-    Reader("jsonl", ("data.text:*",), _text("a.jsonl", mutate.lines_damage)),
-    Reader("gz", ("data.text:*",), _text("a.jsonl.gz", mutate.lines_damage, gzip.compress)),
-    Reader("xz", ("data.text:*",), _text("a.jsonl.xz", mutate.lines_damage, lzma.compress), 0.3),
+    Reader(
+        "txt",
+        ("data.compression:*", "data.documents:*", "data.sources:*"),
+        _text("a.txt", mutate.text_damage),
+    ),
+    Reader("jsonl", ("data.documents:*",), _text("a.jsonl", mutate.lines_damage)),
+    Reader("gz", ("data.documents:*",), _text("a.jsonl.gz", mutate.lines_damage, gzip.compress)),
+    Reader(
+        "xz", ("data.documents:*",), _text("a.jsonl.xz", mutate.lines_damage, lzma.compress), 0.3
+    ),
     Reader(
         "zst",
-        ("data.text:*",),
+        ("data.documents:*",),
         _text("a.jsonl.zst", mutate.lines_damage, zstandard.ZstdCompressor().compress),
     ),
-    Reader("parquet", ("data.text:*",), _parquet, 0.5),
+    Reader("parquet", ("data.documents:*",), _parquet, 0.5),
     Reader("tokens", ("data.tokens:*", "data.manifest:read"), _tokens),
     Reader("foreign shards", ("data.shards:*",), _shards),
     Reader("CORE bundle", ("data.core:*",), _core, 0.2),
@@ -999,7 +1005,7 @@ READERS: tuple[Reader, ...] = (
     Reader("metrics", ("stages.stored:logged",), _metrics),
     Reader("rewound metrics", ("stages.train:_rewind",), _rewound),
     Reader("newest outputs", ("commands:_latest:_read",), _latest),
-    Reader("tokenizer file", ("commands:_tokenizers:read",), _tokenizer_file, 0.2),
+    Reader("tokenizer file", ("stages.tokenizers:*",), _tokenizer_file, 0.2),
     Reader("compressed file", ("commands:_coding:read",), _compressed_file),
     Reader("artifact with its documents", ("stages.pack:read_artifact",), _listed_artifact),
     Reader("documents of a leaderboard", ("stages.derive:with_documents",), _board_documents),
@@ -1029,6 +1035,9 @@ OWN: Mapping[str, str] = {
     "eval.tally:_Walk.play": "opens a learner, not a file",
     "eval.pretrained:load": "read by transformers, all of whose errors become one line; "
     "tests/eval/test_pretrained.py damages its folders",
+    "stages.audit:_elsewhere.method": _WORKER,
+    "stages.replay:repeat": _WORKER,
+    "stages.prepare:_is_from": "a file of this program, any damage of which means another source",
     "train.mesh:Mesh.agree": "what the other processes of a run have just sent",
     "train.mesh:Mesh._gathered": "what the other processes of a run have just sent",
     "commands:_scoring:_with_surroundings": _MEMORY,
