@@ -931,6 +931,7 @@ def _commit(place: Path) -> Subject:
     )
 
 
+TEXTS = ("data.text:*", "data.compression:*", "data.documents:*", "data.sources:*")
 READERS: tuple[Reader, ...] = (
     Reader(
         "artifact, format 2",
@@ -972,7 +973,7 @@ READERS: tuple[Reader, ...] = (
     Reader("merge table", ("data.merges:*",), _merges, 0.4),
     Reader(
         "txt",
-        ("data.compression:*", "data.documents:*", "data.sources:*"),
+        TEXTS,
         _text("a.txt", mutate.text_damage),
     ),
     Reader("jsonl", ("data.documents:*",), _text("a.jsonl", mutate.lines_damage)),
