@@ -896,10 +896,10 @@ def _board_documents(place: Path) -> Subject:
     for path in list(place.iterdir()):
         path.unlink()
     artifact = Artifact(whole.data)
-    path = derive.documents_file(place, artifact)
-    assert path is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(beside)
+    kept = derive.documents_file(place, artifact)
+    assert kept is not None
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(beside)
     return of_folder(place, lambda p: derive.with_documents(artifact, p), {"": mutate.damaged})
 
 
