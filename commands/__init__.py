@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any, NoReturn
 import click
 
 from segpt import __version__
-from segpt.errors import SegptError, one_line
+from segpt.errors import InterruptError, SegptError, one_line
 
-from . import _guesses, _options
+from . import _guesses, _options, _report, _signals
+
+LINE = "segpt.line"  # the command as it was typed
 
 COMMANDS = {
     "average": "Average the weights of the last checkpoints of a run.",
@@ -47,7 +50,12 @@ class LazyGroup(_options.Group):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # file names need not be text
                 stream.reconfigure(errors="backslashreplace")
-        return super().main(*args, **options)
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # the help could not be printed
+            _report.silence(1)
+            _report.notice(f"segpt: cannot print: {error.strerror or error}")
+            raise SystemExit(2) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -65,30 +73,44 @@ class LazyGroup(_options.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[LINE] = shlex.join(["segpt", *args])
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             return _end(ctx, _usage(error), error.exit_code)
 
     def invoke(self, ctx: click.Context) -> object:
+        with _signals.Watch() as watch:
+            try:
+                return self._invoke(ctx)
+            except InterruptError as error:
+                return _end(ctx, str(error), watch.exit_code)
+            except KeyboardInterrupt:
+                again = f"to start again: {ctx.meta[LINE]}"
+                reason = f"interrupted; what was there before is as it was; {again}"
+                return _end(ctx, reason, watch.exit_code)
+
+    def _invoke(self, ctx: click.Context) -> object:
         try:
             result = super().invoke(ctx)
             _flush()
             return result
+        except InterruptError:
+            raise
         except SegptError as error:
             return _end(ctx, str(error), error.exit_code)
         except click.UsageError as error:
             return _end(ctx, _usage(error), error.exit_code)
         except click.ClickException as error:
             return _end(ctx, error.format_message(), error.exit_code)
-        except KeyboardInterrupt:
-            return _end(ctx, "interrupted", 130)
         except BrokenPipeError:
             raise  # whoever reads has gone, and Click ends quietly
         except (OSError, MemoryError, RuntimeError, ImportError, ValueError) as error:
             reason = _reason(error)
             if reason is None:
                 raise
+            if isinstance(error, OSError) and not error.filename:
+                _report.silence(1)  # so that Python does not try again
             return _end(ctx, reason, 2)
 
 
@@ -151,7 +173,7 @@ def _flush() -> None:
     except BrokenPipeError:
         raise
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python does not try again
+        _report.silence(1)  # so that Python does not try again
         raise
 
 

@@ -33,9 +33,26 @@ def stderr() -> Console:
 
 
 def notice(text: str) -> None:
-    """One line for people; the work goes on where nobody can read it any more."""
-    with contextlib.suppress(OSError):
+    """One line for people; where nobody can read it any more, the work goes on without."""
+    with contextlib.suppress(OSError, ValueError):
         click.echo(text, err=True)
+
+
+def silence(descriptor: int) -> None:
+    """Send to nowhere what is still to be written to a closed stdout (1) or stderr (2)."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def flush() -> None:
+    """Print what is still held back.
+
+    Raises:
+        OSError: if it cannot be printed.
+    """
+    if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
 
 
 class Bar:

@@ -24,7 +24,7 @@ from segpt.stages.score import Accounted
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Arrays, Artifact, Checkpoint, Quantized, Score, Text
 
-from . import _latest, _report, _texts, _training
+from . import _latest, _report, _signals, _texts
 
 Value = Artifact | Quantized | Checkpoint
 Found = tuple[dict[str, Any], list[str]]
@@ -105,7 +105,7 @@ class _Runner:
             "text": self.text.digest,
             "score": fingerprint(spec),
         }
-        with _report.Bar(f"score {self.path.name}") as bar, _training.Signals() as stop:
+        with _report.Bar(f"score {self.path.name}") as bar, _signals.Signals() as stop:
             result = score.score(
                 self.value,
                 self.text,

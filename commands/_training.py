@@ -1,9 +1,7 @@
-"""What ``train`` and ``demo`` share: data, processes, signals and progress around the stage."""
+"""What ``train`` and ``demo`` share: data, processes and progress around the stage."""
 
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from segpt.errors import CheckpointError
@@ -18,6 +16,7 @@ from segpt.train.mesh import Mesh, joined
 from segpt.values import Tokens
 
 from . import _latest, _report
+from ._signals import Signals
 
 
 def splits(recipe: Recipe, data: Path | None) -> tuple[Tokens, Tokens]:
@@ -147,21 +146,3 @@ def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     if best is None:
         return None
     return {"checkpoint": str(out / files.checkpoint_name(best["step"]))} | best
-
-
-class Signals:
-    """Within the block, SIGINT and SIGTERM ask for a stop; a second one stops at once."""
-
-    def __enter__(self) -> Callable[[], bool]:
-        self.asked = False
-        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return lambda: self.asked
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, self.before[signal.Signals(number)])
-        _report.notice("stopping after this step; the run saves itself")

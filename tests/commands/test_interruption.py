@@ -84,8 +84,8 @@ def test_ten_kills_change_nothing(fresh: Path, run: Callable[..., Any]) -> None:
     assert not list((fresh / "run").glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_130(
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_exits_as_shells_have_it(
     fresh: Path, run: Callable[..., Any], number: signal.Signals
 ) -> None:
     prepared(fresh, run)
@@ -97,7 +97,7 @@ def test_a_signal_saves_and_exits_130(
     began = time.monotonic()
     _, stderr = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
-    assert process.returncode == 130, stderr
+    assert process.returncode == 128 + number, stderr
     assert "is saved" in stderr
     assert "Traceback" not in stderr
     finish(fresh, "--resume")
@@ -138,7 +138,7 @@ def test_a_score_goes_on_where_a_signal_stopped_it(
     time.sleep(1.0)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == 128 + number, stderr
     assert "go on with --resume" in stderr
     assert "Traceback" not in stderr
     assert not stdout
