@@ -1,6 +1,6 @@
 """A fault at every system call of one write; ``test_atomic.py`` runs this as a script.
 
-    python faults.py {file,directory} {crash,twice,errors,limits} PLACE
+    python faults.py {file,directory,renames} {crash,twice,errors,limits} PLACE
 
 A script of its own, because it forks, and a test process that has loaded torch should not.
 Prints how often each outcome was seen, as JSON.
@@ -19,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from segpt.atomic import new_directory, write_file
+from segpt import atomic
+from segpt.atomic import new_directory, standing, write_file
 from segpt.errors import SegptError
 
 FILES = {"open", "write", "flush", "close", "fsync", "rename", "replace", "unlink"}
-CALLS = FILES | {"mkdir", "rmdir", "scandir", "listdir"}
+CALLS = FILES | {"mkdir", "rmdir", "scandir", "listdir", "_exchange"}
 Content = dict[str, bytes]
 SIZE = 90_000
 OLD, NEW, NEXT = ({"a": bytes([i]) * SIZE, "b/c": bytes([i]) * 17} for i in (1, 2, 3))
@@ -52,25 +53,51 @@ class Directory:
         self.path = place / "run"
 
     def write(self, content: Content) -> None:
-        with new_directory(self.path) as fresh:
+        with new_directory(self.path, replaces=self.made) as fresh:
             for name, data in content.items():
                 (fresh / name).parent.mkdir(exist_ok=True)
                 (fresh / name).write_bytes(data)
 
     def abandon(self) -> None:
         try:
-            with new_directory(self.path):
+            with new_directory(self.path, replaces=self.made):
                 raise LookupError
         except LookupError:
             pass
 
+    def made(self, path: Path) -> bool:
+        return {entry.name for entry in path.iterdir()} <= {"a", "b"}
+
     def holds(self, content: Content) -> bool:
-        files = [f for f in self.path.rglob("*") if f.is_file()]
-        return content == {f.relative_to(self.path).as_posix(): f.read_bytes() for f in files}
+        place = standing(self.path)
+        files = [f for f in place.rglob("*") if f.is_file()]
+        return content == {f.relative_to(place).as_posix(): f.read_bytes() for f in files}
+
+
+class Renames(Directory):
+    """A directory where the system cannot exchange two names at once."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        atomic._exchange = self._exchange
+
+    def _exchange(self, one: Path, other: Path) -> bool:
+        return False
 
 
 Target = File | Directory
-TARGETS: dict[str, Callable[[Path], Target]] = {"file": File, "directory": Directory}
+TARGETS: dict[str, Callable[[Path], Target]] = {
+    "file": File,
+    "directory": Directory,
+    "renames": Renames,
+}
+
+
+def name_of(frame: FrameType, event: str, function: object) -> str:
+    """What is called, if anything: a system call, or what exchanges two names."""
+    if event == "call":
+        return "_exchange" if frame.f_code.co_name == "_exchange" else ""
+    return getattr(function, "__name__", "") if event == "c_call" else ""
 
 
 def on_call(k: int, fault: Callable[[], None]) -> Callable[[], None]:
@@ -78,8 +105,7 @@ def on_call(k: int, fault: Callable[[], None]) -> Callable[[], None]:
     numbers = itertools.count(1)
 
     def profile(frame: FrameType, event: str, function: object) -> None:
-        called = event == "c_call" and getattr(function, "__name__", "") in CALLS
-        if called and next(numbers) == k:
+        if name_of(frame, event, function) in CALLS and next(numbers) == k:
             fault()
 
     return lambda: sys.setprofile(profile)
@@ -129,7 +155,7 @@ def calls(target: Target) -> int:
 
     def tick(frame: FrameType, event: str, function: object) -> None:
         nonlocal count
-        count += event == "c_call" and getattr(function, "__name__", "") in CALLS
+        count += name_of(frame, event, function) in CALLS
 
     prepare(target)
     sys.setprofile(tick)
@@ -146,8 +172,9 @@ def prepare(target: Target) -> None:
 
 
 def state(target: Target) -> str:
-    """Old or new, whole; or set aside, when the next write puts it back."""
+    """Old or new, whole; or set aside, where readers look and the next write puts it back."""
     aside = not target.path.exists()
+    assert target.holds(OLD) or target.holds(NEW), "torn"
     if aside:
         target.abandon()  # even a write that comes to nothing does that
     assert target.holds(OLD) or target.holds(NEW), "torn"

@@ -15,14 +15,19 @@ from types import FrameType
 
 import pytest
 
-from segpt.atomic import new_directory, write_file
+from segpt.atomic import new_directory, remove_directory, standing, write_file
 from segpt.errors import SegptError
 
 FAULTS = Path(__file__).with_name("faults.py")
 
 
+def anything(path: Path) -> bool:
+    """Whatever is there may be replaced."""
+    return path.is_dir()
+
+
 def fill(path: Path, **contents: bytes) -> None:
-    with new_directory(path) as fresh:
+    with new_directory(path, replaces=anything) as fresh:
         for name, data in contents.items():
             (fresh / name).write_bytes(data)
 
@@ -45,12 +50,14 @@ def quick_disk(tmp_path: Path) -> Iterator[Path]:
         ("file", "crash", {"old": 5, "new": 2}),
         ("file", "errors", {"refused": 10, "written": 1}),
         ("file", "limits", {"refused": 5, "written": 1}),
-        ("directory", "crash", {"old": 15, "set aside": 1, "new": 5}),
-        ("directory", "errors", {"refused": 40, "written": 10}),
+        ("directory", "crash", {"old": 15, "new": 3}),
+        ("directory", "errors", {"refused": 40, "written": 3}),
+        ("renames", "crash", {"old": 15, "set aside": 1, "new": 3}),
+        ("renames", "errors", {"refused": 40, "written": 3}),
         ("directory", "limits", {"refused": 5, "written": 1}),
         pytest.param("file", "twice", {"old": 30, "new": 30}, marks=pytest.mark.slow),
         pytest.param(
-            "directory",
+            "renames",
             "twice",
             {"old": 300, "set aside": 20, "new": 300},
             marks=pytest.mark.campaign,
@@ -79,7 +86,7 @@ place = Path(sys.argv[1])
 for i in itertools.count():
     data = bytes([i % 251]) * 300_000
     write_file(place / "file", data)
-    with new_directory(place / "directory") as fresh:
+    with new_directory(place / "directory", replaces=Path.is_dir) as fresh:
         (fresh / "a").write_bytes(data)
         (fresh / "b").write_bytes(data)
     if i == 0:
@@ -97,8 +104,8 @@ def test_a_killed_writer_leaves_whole_contents(quick_disk: Path) -> None:
             assert writer.stdout.readline() == b"ready\n"
             time.sleep(delays.uniform(0, 0.02))
             writer.send_signal(signal.SIGKILL)
-        with pytest.raises(LookupError), new_directory(quick_disk / "directory"):
-            raise LookupError  # puts back what the kill may have left between its two renames
+        with pytest.raises(LookupError), new_directory(quick_disk / "directory", replaces=anything):
+            raise LookupError  # removes what the kill may have left
         for name in ("file", "directory/a", "directory/b"):
             data = (quick_disk / name).read_bytes()
             assert data == data[:1] * 300_000
@@ -144,6 +151,8 @@ def order(action: Callable[[], None]) -> list[str]:
 
     def profile(frame: FrameType, event: str, function: object) -> None:
         name = getattr(function, "__name__", "")
+        if event == "call" and frame.f_code.co_name == "_exchange":
+            made.append("exchange")
         if event == "c_call" and name in ("fsync", "rename", "replace"):
             made.append(name)
 
@@ -160,13 +169,13 @@ def test_data_reaches_the_disk_before_its_name_does(tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert order(lambda: write_file(tmp_path / "file", b"x")) == ["fsync", "replace", "fsync"]
     assert order(lambda: fill(path, a=b"", b=b"")) == ["fsync"] * 3 + ["rename", "fsync"]
-    assert order(lambda: fill(path, a=b"")) == ["fsync"] * 2 + ["rename"] * 2 + ["fsync"]
+    assert order(lambda: fill(path, a=b"")) == ["fsync"] * 2 + ["exchange", "fsync"]
 
 
 def test_contents_are_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "far" / "away" / "run"
     fill(path, old=b"old", both=b"old")
-    with new_directory(path) as fresh:
+    with new_directory(path, replaces=anything) as fresh:
         (fresh / "both").write_text("new")
         assert (path / "both").read_text() == "old"
     assert {f.name: f.read_text() for f in path.iterdir()} == {"both": "new"}
@@ -191,7 +200,7 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
 
 def test_an_exception_in_the_block_changes_nothing(tmp_path: Path) -> None:
     fill(tmp_path / "run", a=b"old")
-    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "run"):
+    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "run", replaces=anything):
         raise KeyboardInterrupt
     assert [f.name for f in tmp_path.iterdir()] == ["run"]
     assert (tmp_path / "run" / "a").read_text() == "old"
@@ -255,3 +264,96 @@ def test_a_write_inside_a_block_spares_the_block(tmp_path: Path) -> None:
         (fresh / "a").write_text("kept")
         write_file(tmp_path / "run", b"")
     assert (tmp_path / "run.step" / "a").read_text() == "kept"
+
+
+def others(path: Path) -> dict[str, Callable[[], None]]:
+    """Directories that are not the writer's, each made at ``path``."""
+
+    def hold(name: str) -> Callable[[], None]:
+        def make() -> None:
+            (path / name).parent.mkdir(parents=True)
+            (path / name).write_text("mine")
+
+        return make
+
+    return {"files": hold("notes.txt"), "hidden": hold(".git/config"), "deep": hold("a/b/c")}
+
+
+@pytest.mark.parametrize("kind", others(Path()))
+def test_a_directory_with_other_things_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mine"
+    others(path)[kind]()
+    before = sorted(path.rglob("*"))
+    with pytest.raises(SegptError, match="it holds other things than segpt writes there"):
+        fill_new(path)
+    assert sorted(path.rglob("*")) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def fill_new(path: Path) -> None:
+    """Write a directory that replaces none."""
+    with new_directory(path) as fresh:
+        (fresh / "a").write_bytes(b"new")
+
+
+def test_what_appears_while_a_directory_is_filled_is_not_replaced(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_directory(tmp_path / "run"):
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "mine").write_text("kept")
+
+    with pytest.raises(SegptError, match="it holds other things"):
+        write()
+    assert (tmp_path / "run" / "mine").read_text() == "kept"
+
+
+def test_an_empty_directory_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    fill_new(tmp_path / "run")
+    assert (tmp_path / "run" / "a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("place", [".", "..", "/", "~", "link", "../link/.."])
+def test_where_people_work_nothing_is_replaced(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "here").mkdir(parents=True)
+    monkeypatch.chdir(home / "here")
+    monkeypatch.setenv("HOME", str(home))
+    (home / "link").symlink_to(home / "here")
+    path = {"~": home, "link": home / "link"}.get(place, Path(place))
+    with (
+        pytest.raises(SegptError, match="a directory that you work in"),
+        new_directory(path, replaces=anything),
+    ):
+        pass
+    assert sorted(entry.name for entry in home.iterdir()) == ["here", "link"]
+
+
+def test_an_error_of_what_is_read_is_not_called_one_of_what_is_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), new_directory(tmp_path / "run"):
+        (tmp_path / "text.txt").read_bytes()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_stays_aside_is_found_and_named(tmp_path: Path) -> None:
+    fill(tmp_path / ".run.old", a=b"old")
+    assert standing(tmp_path / "run") == tmp_path / ".run.old"
+    fill(tmp_path / "run", a=b"new")
+    assert standing(tmp_path / "run") == tmp_path / "run"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_directory_is_removed_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "run", a=b"1", b=b"2")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed before it
+    remove_directory(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    fill(tmp_path / "run", a=b"1")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    remove_directory(tmp_path / "run")
+    assert not list(tmp_path.iterdir())
