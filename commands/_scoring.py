@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from segpt.atomic import remove_directory
 from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
 from segpt.errors import CheckpointError, SpecError
@@ -119,7 +119,7 @@ class _Runner:
                 ),
                 resume=self._begun(place, origin) if resume else None,
             )
-        shutil.rmtree(place, ignore_errors=True)
+        remove_directory(place)
         return result
 
     def _begun(self, place: Path, origin: Mapping[str, str]) -> Arrays:

@@ -41,6 +41,7 @@ def command(
     if mean and decay is not None:
         raise click.UsageError("give --decay or --mean, not both")
 
+    from segpt.atomic import check_replaceable
     from segpt.stages import files
     from segpt.stages.average import average, sources
 
@@ -49,6 +50,7 @@ def command(
     place = out or run.with_name(f"{run.name}-average")
     if files.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:
         raise CheckpointError(f"{place} holds what is to be averaged, or a run; give another --out")
+    check_replaceable(place, lambda there: files.holds(there, "checkpoint"))
     chosen = None if mean else 0.8 if decay is None else decay
     with _report.Bar("average") as bar:
         value = average(found, decay=chosen, report=bar)

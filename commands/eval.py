@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from . import _latest, _options, _report
+from . import _latest, _options, _out, _report
 
 
 @click.command("eval")
@@ -21,6 +21,7 @@ from . import _latest, _options, _report
 @click.option("--fewshot", type=click.IntRange(min=0), help="Examples in each prompt.")
 @click.option("--batch", type=click.IntRange(min=1), help="Sequences at once.")
 @_options.out("Also write the results as JSON to this file.")
+@_out.force
 @_options.device
 @_options.as_json
 def command(
@@ -31,6 +32,7 @@ def command(
     fewshot: int | None,
     batch: int | None,
     out: Path | None,
+    force: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -45,6 +47,7 @@ def command(
     from segpt.stages import files, models
     from segpt.stages.evaluate import evaluate
 
+    _out.check_file(out, files.is_evaluation, forced=force)
     path = _latest.need("artifact", model)
     with _report.Bar(f"eval {path.name}") as bar:
         result = evaluate(

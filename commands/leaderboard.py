@@ -52,6 +52,21 @@ def check_command(head: str | None, directory: Path, as_json: bool) -> None:
         raise SystemExit(1)
 
 
+@command.command("repair")
+@directory_option
+@_options.as_json
+def repair_command(directory: Path, as_json: bool) -> None:
+    """Complete or drop a last entry that was being added when the command was interrupted.
+
+    Entries before the last are never touched, and nothing else that is wrong is mended.
+    """
+    from segpt.stages import record
+
+    done = record.repair(directory)
+    lines = [*done] or ["every entry is whole; there is nothing to repair"]
+    _report.emit({"done": list(done)}, as_json, lines)
+
+
 @command.command("show")
 @click.argument("name", required=False)
 @click.option("--track", help="Of this track only.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from . import _latest, _options, _report
+from . import _latest, _options, _out, _report
 
 DEFAULT_BUDGET = 16_000_000
 
@@ -13,19 +13,24 @@ DEFAULT_BUDGET = 16_000_000
 @click.argument("quantized", required=False, type=click.Path(path_type=Path))
 @_options.budget("[default: the recipe's, or 16,000,000]")
 @_options.out("The file to write.  [default: beside the quantized model]")
+@_out.force
 @_options.as_json
-def command(quantized: Path | None, budget: int | None, out: Path | None, as_json: bool) -> None:
+def command(
+    quantized: Path | None, budget: int | None, out: Path | None, force: bool, as_json: bool
+) -> None:
     """Pack QUANTIZED (the newest by default) into one self-contained file.
 
     Over budget nothing is written, and the overshoot is named. The hashes of the documents the
     model was trained on go to a file beside the artifact, so that `score` can refuse them.
     """
+    from segpt.artifact.frame import MAGIC
     from segpt.stages import files
     from segpt.stages.pack import pack
 
     source = _latest.need("quantized", quantized)
-    value = files.read_quantized(source)
     place = out or source.with_name(source.name.removesuffix("-quantized") + ".segpt")
+    _out.check_file(place, _out.begins_with(MAGIC), forced=force)
+    value = files.read_quantized(source)
     limit = budget or int(value.report.get("budget", DEFAULT_BUDGET))
     artifact, sections = pack(value, place, limit)
     _latest.remember("artifact", place)

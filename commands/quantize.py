@@ -1,7 +1,6 @@
 """``segpt quantize``."""
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from segpt.errors import InterruptError
 from segpt.spec.base import fingerprint
 from segpt.spec.quant import Method, Rule
 
-from . import _latest, _options, _report
+from . import _latest, _options, _out, _report
 
 
 @click.command("quantize")
@@ -41,6 +40,7 @@ from . import _latest, _options, _report
     metavar="PNG",
     help="Draw KL over bits per weight, and what each role and layer takes and loses.",
 )
+@_out.force
 @_options.as_json
 def command(
     checkpoint: Path | None,
@@ -53,6 +53,7 @@ def command(
     device: str,
     resume: bool,
     plot: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Quantize CHECKPOINT (the newest by default) and report what it costs.
@@ -62,6 +63,7 @@ def command(
     that an interrupted call can go on with --resume.
     """
     from segpt.artifact.container import pack
+    from segpt.atomic import check_replaceable, remove_directory
     from segpt.stages import files, recipes, untuned
     from segpt.stages import plot as pictures
     from segpt.stages.calibrate import quantize_on, share
@@ -71,12 +73,14 @@ def command(
 
     if plot is not None:
         pictures.need()
+        _out.check_file(plot, pictures.is_ours, forced=force)
     run = _latest.need("checkpoint", checkpoint)
     value = files.read_checkpoint(files.newest_checkpoint(run))
     recipe = recipes.of_checkpoint(value, settings)
     spec = recipes.quant_spec(recipe, method=method, budget=budget, bits=bits)
     tokens, held_out = _training.splits(recipe, data)
     place = out or run.with_name(f"{run.name}-quantized")
+    check_replaceable(place, lambda there: files.holds(there, "quantized"))
     partial = place.with_name(f"{place.name}.partial")
     origin = {"checkpoint": value.fingerprint, "quantize": fingerprint(spec)}
     with _report.Bar("quantize") as bar, _told(partial):
@@ -92,7 +96,7 @@ def command(
         )
     report = dict(quantized.report) | {"budget": spec.budget or recipe.pack.budget}
     files.save_quantized(place, dataclasses.replace(quantized, report=report))
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_directory(partial)
     _latest.remember("quantized", place)
     if plot is not None:
         with _report.Bar("plot") as bar:

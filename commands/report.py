@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from . import _latest, _options, _report
+from . import _latest, _options, _out, _report
 
 
 @click.command("report")
@@ -16,8 +16,11 @@ from . import _latest, _options, _report
     metavar="FILE",
     help="Also draw the curves as a picture.",
 )
+@_out.force
 @_options.as_json
-def command(run: Path | None, out: Path | None, png: Path | None, as_json: bool) -> None:
+def command(
+    run: Path | None, out: Path | None, png: Path | None, force: bool, as_json: bool
+) -> None:
     """One page about RUN (the newest by default): curves, bytes, scores, samples, environment.
 
     RUN is the directory of `segpt train` or `segpt demo`. What it lacks is left out, and the page
@@ -28,8 +31,10 @@ def command(run: Path | None, out: Path | None, png: Path | None, as_json: bool)
     if png is not None:
         plot.need()
     place = _latest.need("checkpoint", run)
-    found = report.gather(place)
     page = out or place / report.PAGE
+    _out.check_file(page, report.is_page, forced=force)
+    _out.check_file(png, plot.is_ours, forced=force)
+    found = report.gather(place)
     size = report.write(found, page)
     if png is not None:
         picture.draw(found, png)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from . import _latest, _options, _report
+from . import _latest, _options, _out, _report
 
 
 @click.command("score", cls=_options.ReadingCommand)
@@ -25,6 +25,7 @@ from . import _latest, _options, _report
 @click.option("--verbose", is_flag=True, help="Also print every condition of the score.")
 @_options.core
 @_options.out("Also write the score as JSON to this file, with the figures of each document.")
+@_out.force
 @_options.settings
 @_options.device
 @_options.as_json
@@ -39,6 +40,9 @@ def command(
     the size of the model; --set changes `score.`, `adapt.` and `ngram.` values, e.g.
     --set adapt.rate=0.005. With --core, the CORE tasks instead of TEXT.
     """
+    from segpt.stages.files import is_score
+
+    _out.check_file(options["out"], is_score, forced=options.pop("force"))
     if core is None:
         from . import _scoring
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from segpt.data.sources import shown
-from segpt.errors import DataError, SegptError
+from segpt.errors import SegptError
 
-from . import _latest, _options, _report
+from . import _latest, _options, _out, _report
 from .data import FIELD
 
 if TYPE_CHECKING:
@@ -30,9 +30,15 @@ def command() -> None:
 )
 @click.option("--field", default="text", show_default=True, help=FIELD)
 @_options.out("The JSON file to write.  [default: runs/tokenizer-VOCAB.json]")
+@_out.force
 @_options.as_json
 def train_command(
-    texts: tuple[Path, ...], vocab: int | None, field: str, out: Path | None, as_json: bool
+    texts: tuple[Path, ...],
+    vocab: int | None,
+    field: str,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Train byte-pair encoding on TEXT (the built-in text without it); every byte round-trips."""
     from segpt.data.corpus import builtin
@@ -41,7 +47,7 @@ def train_command(
     from segpt.stages.tokenizers import write_tokenizer
 
     if out is not None:
-        _check_vacant(out)
+        _out.check_file(out, lambda there: _at(there) is not None, forced=force)
     text = read_text(texts, field=field, notice=_report.notice) if texts else builtin("train")
     tokenizer = train_bpe(text, vocab)
     codec = load(tokenizer)
@@ -63,16 +69,6 @@ def train_command(
             "per token"
         ],
     )
-
-
-def _check_vacant(out: Path) -> None:
-    """Refuse to replace anything but a tokenizer of this command.
-
-    Raises:
-        DataError: if it would be lost.
-    """
-    if out.exists() and _at(out) is None:
-        raise DataError(f"{shown(out)}: is there already, and no tokenizer; choose another --out")
 
 
 def _vacant(place: Path, tokenizer: "Tokenizer") -> Path:

@@ -26,12 +26,18 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 def write_file(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, atomically; parent directories are made as needed.
 
+    A device or pipe is written to, and not replaced.
+
     Raises:
         SegptError: if the disk refuses, with the old contents untouched.
     """
     given, path = path, Path(os.path.realpath(path))
     temporary = _temporary(path)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            with given.open("wb") as file:
+                file.write(data)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         try:

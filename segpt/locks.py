@@ -62,9 +62,8 @@ def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # where an open file cannot be removed, it stays
+        with file, contextlib.suppress(OSError):  # where an open file cannot be removed, it stays
             lock.unlink()
-        file.close()
 
 
 def _acquire(lock: Path, path: Path) -> IO[bytes] | None:
@@ -77,9 +76,11 @@ def _acquire(lock: Path, path: Path) -> IO[bytes] | None:
     if not _take(file) or not _still_there(file, lock):  # its holder has just removed it
         file.close()
         return None
-    file.truncate(0)
-    file.write(str(os.getpid()).encode())
-    file.flush()
+    with contextlib.suppress(
+        OSError
+    ):  # a full disk has no room for the number, which is not needed
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())
     return file
 
 

@@ -66,6 +66,40 @@ def read(files: Mapping[str, bytes], index: bytes | None) -> Reading:
     return Reading(tuple(links[name] for name in order if name in links), tuple(findings))
 
 
+def settled(
+    files: Mapping[str, bytes], index: bytes | None, coming: bytes | None
+) -> Mapping[str, bytes]:
+    """The files with the last entry, if that is in the index and has not got its name yet.
+
+    Args:
+        files: the contents of the records directory, by name.
+        index: the contents of ``chain.json``, which decides what belongs to the chain.
+        coming: an entry that lies beside the others until the index has it.
+    """
+    if index is None or coming is None:
+        return files
+    chain, finding = _open(Chain, INDEX, index)
+    if finding or chain is None or digest_of(coming) != chain.head:
+        return files
+    link, _ = _open(Link, "", coming)
+    if link is None or link.file in files:
+        return files
+    return {**files, link.file: coming}
+
+
+def unfinished(files: Mapping[str, bytes], index: bytes | None) -> str | None:
+    """The last entry, if it is the only thing that keeps the chain from being whole.
+
+    That is what versions left behind that wrote the entry before the index, when they were killed
+    between the two.
+    """
+    if not files or not all(_NAME.fullmatch(name) for name in files):
+        return None
+    last = max(files, key=_number)
+    before = {name: data for name, data in files.items() if name != last}
+    return None if read(before, index).findings else last
+
+
 def index_of(files: Mapping[str, bytes]) -> Chain | None:
     """The index of sound files, None if there are none."""
     digests = [digest_of(files[name]) for name in sorted(files, key=_number)]

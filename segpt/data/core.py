@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from segpt.atomic import standing
 from segpt.errors import DataError, SpecError
 from segpt.spec.base import decode
 from segpt.spec.core import (
@@ -83,6 +84,7 @@ def read_bundle(place: Path) -> Bundle:
     Raises:
         DataError: if there is none, or a task is not the one that CORE knows by its label.
     """
+    place = standing(place)
     below = place / "eval_bundle"
     place = below if not (place / LIST).exists() and (below / LIST).exists() else place
     entries = _listed(place / LIST)

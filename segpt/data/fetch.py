@@ -69,9 +69,11 @@ def fetch(
         DataError: if the archive cannot be had, or is not that of a bundle.
         SegptError: if ``out`` is something else, or the disk refuses.
     """
-    if out.exists() and not (out / LIST).exists() and not _is_empty(out):
-        raise SegptError(f"{out} is there and is not a CORE bundle; name another directory")
-    with new_directory(out) as folder:
+    if out.exists() and not _is_empty(out) and not is_fetched(out):
+        raise SegptError(
+            f"{out} is there and is not a CORE bundle that segpt fetched; name another directory"
+        )
+    with new_directory(out, replaces=is_fetched) as folder:
         local = _local(source)
         archive = local or folder / "archive"
         if local is None:
@@ -85,6 +87,12 @@ def fetch(
         record = {"source": source, "sha256": digest, "files": files}
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return Fetched(out, digest, sources)
+
+
+def is_fetched(path: Path) -> bool:
+    """Whether a directory holds what :func:`fetch` writes, and nothing else."""
+    names = {entry.relative_to(path).as_posix() for entry in path.rglob("*") if entry.is_file()}
+    return RECORD in names and names <= {RECORD, *WANTED}
 
 
 def _is_empty(path: Path) -> bool:

@@ -66,9 +66,9 @@ def write_tokens(
         DataError: if the text is empty or cannot be tokenized, or ``out`` holds anything else.
     """
     out = Path(out).resolve()
-    if out.exists() and not is_tokens(out):
+    if out.exists() and not (out.is_dir() and (is_tokens(out) or not any(out.iterdir()))):
         raise DataError(f"{out}: holds other things than tokens; choose a new directory")
-    with new_directory(out) as folder:
+    with new_directory(out, replaces=is_tokens) as folder:
         _write(text, tokenizer, folder, split, report, shard_tokens)
     return read_tokens(out, verify=False)
 
@@ -329,8 +329,16 @@ class _Writer:
 
 
 def is_tokens(path: Path) -> bool:
-    """Whether a directory holds nothing but tokens, whole or damaged."""
-    return path.is_dir() and all(_OURS.fullmatch(entry.name) for entry in path.iterdir())
+    """Whether a directory holds tokens with our manifest, whole or damaged, and nothing else.
+
+    Shards alone tell nothing: other programs write them too.
+    """
+    if not (path / NAME).is_file():
+        return False
+    if not all(_OURS.fullmatch(entry.name) and entry.is_file() for entry in path.iterdir()):
+        return False
+    with (path / NAME).open("rb") as file:
+        return re.match(rb'\{\s*"kind": "manifest"', file.read(64)) is not None
 
 
 def _shard_path(folder: Path, split: str, index: int) -> Path:

@@ -6,6 +6,7 @@ a digest of itself, so that a flipped bit anywhere is reported with the name of 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.numpy import load, save
 
 from segpt import trellis
 from segpt.artifact.container import validate
-from segpt.atomic import new_directory, write_file
+from segpt.atomic import new_directory, remove_directory, standing, sweep, write_file
 from segpt.errors import ArtifactError, CheckpointError, SegptError
 from segpt.spec.base import canonical, decode, encode, readable
 from segpt.spec.model import ModelSpec
@@ -38,6 +39,8 @@ from segpt.values import (
 
 FORMAT = 1
 LARGEST_HEADER = 64 << 20
+NAMES = ("weights.safetensors", "state.safetensors", "tokenizer.bin", "documents.bin")
+STEP = "step-[0-9]{8,}"  # names the directory of a checkpoint
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -101,8 +104,46 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; half-written ones never have such a name."""
-    return sorted(p for p in Path(run).glob("step-*") if (p / "header.json").is_file())
+    """The checkpoints of a run, oldest first, without those that were removed by half."""
+    return sorted(p for p in Path(run).glob("step-*") if _has_all(p))
+
+
+def clean_run(run: Path) -> None:
+    """Remove what a kill has left in a run: temporaries, and checkpoints removed by half."""
+    sweep(run, STEP)
+    whole = checkpoints(run)
+    for place in Path(run).glob("step-*"):
+        older = whole and place.name < whole[-1].name
+        if place not in whole and holds(place, "checkpoint") and (older or not _has_header(place)):
+            remove_directory(place)
+
+
+def holds(path: Path, kind: str) -> bool:
+    """Whether a directory holds a value of a kind, whole or damaged, and nothing else."""
+    names = {entry.name for entry in path.iterdir()}
+    if not names <= {"header.json", *NAMES}:
+        return False
+    if "header.json" not in names:  # removed by half, by a version that did not rename it first
+        return kind == "checkpoint" and re.fullmatch(STEP, path.name) is not None
+    try:
+        return bool(_header(path).get("kind") == kind)
+    except CheckpointError:
+        return False
+
+
+def is_tokenizer(path: Path) -> bool:
+    """Whether a file is what `segpt tokenizer train` writes."""
+    return _is_table(path, "kind", "vocab", "payload")
+
+
+def is_score(path: Path) -> bool:
+    """Whether a file is what `segpt score --out` writes."""
+    return _is_table(path, "bpb", "nats", "origin") or _is_table(path, "baselines", "tasks")
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a file is what `segpt eval --out` writes."""
+    return _is_table(path, "model", "results", "shots")
 
 
 def checkpoint_step(path: Path) -> int:
@@ -293,7 +334,7 @@ def kind_of(path: Path) -> str:
     Raises:
         CheckpointError: if there is nothing, or a directory of another kind.
     """
-    path = Path(path)
+    path = standing(Path(path))
     if path.is_file():
         return "file"
     if (path / "header.json").is_file():
@@ -398,10 +439,36 @@ def _write(path: Path, kind: str, header: dict[str, Any], files: Mapping[str, by
     }
     header = header | {"kind": kind, "format": FORMAT, "files": listed}
     header["digest"] = hashlib.sha256(canonical(header)).hexdigest()
-    with new_directory(path) as directory:
+    with new_directory(path, replaces=lambda place: holds(place, kind)) as directory:
         for name, data in files.items():
             (directory / name).write_bytes(data)
         (directory / "header.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
+
+
+def _has_header(path: Path) -> bool:
+    return (path / "header.json").is_file()
+
+
+def _has_all(path: Path) -> bool:
+    """Whether the files that a header names are there; what is in them is seen when it is read."""
+    if not _has_header(path):
+        return False
+    try:
+        names = [str(name) for name in _header(path)["files"]]
+    except (CheckpointError, KeyError, TypeError):
+        return True  # reading it says what is wrong
+    return all((path / Path(name).name).is_file() for name in names)
+
+
+def _is_table(path: Path, *keys: str) -> bool:
+    """Whether a file is a JSON object with these keys."""
+    try:
+        if path.stat().st_size > LARGEST_HEADER:
+            return False
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.keys() >= set(keys)
 
 
 @contextmanager
@@ -416,7 +483,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    place = Path(path) / "header.json"
+    place = standing(Path(path)) / "header.json"
     try:
         if place.stat().st_size > LARGEST_HEADER:
             raise CheckpointError(f"{place} is too large to be a header")
@@ -435,7 +502,7 @@ def _header(path: Path) -> dict[str, Any]:
 def _read(
     path: Path, kind: str, skip: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    path = Path(path)
+    path = standing(Path(path))
     header = read_header(path, kind)
     with _reading(path):
         listed = {n: str(f["sha256"]) for n, f in header["files"].items() if n not in skip}
@@ -457,7 +524,7 @@ def _read_begun(
     path: Path, kind: str, origin: Mapping[str, str], otherwise: str
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read what an interrupted call left, if it was about the same ``origin``."""
-    if not Path(path).exists():
+    if not standing(Path(path)).exists():
         raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")
     header, files = _read(path, kind)
     if header.get("origin") != dict(origin):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
 
 _DPI = 130
+_MADE_BY = "segpt"
 
 
 def need() -> None:
@@ -43,8 +44,15 @@ def figure(width: float, height: float) -> "Figure":
 def save(picture: "Figure", path: Path) -> None:
     """Write a picture as PNG, the same bytes for the same picture."""
     data = io.BytesIO()
-    picture.savefig(data, format="png", dpi=_DPI, metadata={"Software": None})
+    picture.savefig(data, format="png", dpi=_DPI, metadata={"Software": _MADE_BY})
     write_file(path, data.getvalue())
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a picture that :func:`save` wrote."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    return head.startswith(b"\x89PNG") and b"Software\0" + _MADE_BY.encode() in head
 
 
 def plain(axes: "Axes") -> None:

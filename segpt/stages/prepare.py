@@ -4,13 +4,12 @@ import bisect
 import hashlib
 import itertools
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segpt.atomic import new_directory
+from segpt.atomic import check_replaceable, new_directory, remove_directory, standing
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import BYTES, load, train_bpe
 from segpt.data.tokens import continue_tokens, ids, is_tokens, overlap, read_tokens
@@ -69,23 +68,23 @@ def prepare(
     """
     check_vacant(out)
     if source is None:
-        with new_directory(out) as directory:
+        with new_directory(out, replaces=is_prepared) as directory:
             _write(train, validation, tokenizer, directory, report)
         return open_splits(out)
     draft = draft_of(out)
     with locked(out):
         if not _is_from(draft, source):
-            shutil.rmtree(draft, ignore_errors=True)
+            remove_directory(draft)
             write_json(draft / SOURCE, dict(source))
         try:
             _write(train, validation, tokenizer, draft, report)
         except DataError:  # which would only come again
-            shutil.rmtree(draft, ignore_errors=True)
+            remove_directory(draft)
             raise
-        with new_directory(out) as directory:
+        with new_directory(out, replaces=is_prepared) as directory:
             for name in (SOURCE, *SPLITS):
                 (draft / name).rename(directory / name)
-        shutil.rmtree(draft, ignore_errors=True)
+        remove_directory(draft)
     return open_splits(out)
 
 
@@ -118,6 +117,12 @@ def draft_of(out: Path) -> Path:
     return out.resolve().parent / f".{out.resolve().name}.unfinished"
 
 
+def is_prepared(path: Path) -> bool:
+    """Whether a directory holds what :func:`prepare` writes, whole or damaged, and nothing else."""
+    splits = [entry for entry in path.iterdir() if entry.name != SOURCE]
+    return bool(splits) and all(entry.name in SPLITS and is_tokens(entry) for entry in splits)
+
+
 def check_vacant(out: Path) -> None:
     """Refuse to replace anything but a prepared text.
 
@@ -126,6 +131,7 @@ def check_vacant(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; choose a new directory with --out")
+    check_replaceable(out, lambda _: True)
     if not out.is_dir():
         return
     for entry in sorted(out.iterdir()):
@@ -182,6 +188,7 @@ def open_splits(path: Path) -> tuple[Tokens, Tokens]:
     Raises:
         DataError: if they are missing or damaged.
     """
+    path = standing(path)
     for split in SPLITS:
         if not (path / split / "manifest.json").is_file():
             raise DataError(f"{path / split} holds no token shards; run `segpt data prepare`")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,12 +10,22 @@ import segpt
 from segpt.artifact import container
 from segpt.atomic import write_file
 from segpt.board import page, render
-from segpt.board.chain import INDEX, append, index_of, place_of, read
+from segpt.board.chain import (
+    INDEX,
+    append,
+    digest_of,
+    index_of,
+    place_of,
+    read,
+    settled,
+    unfinished,
+)
 from segpt.board.check import check_all
 from segpt.board.standing import Advance, Row, standings
 from segpt.data.corpus import builtin
 from segpt.data.text import read_text, text_digest
 from segpt.errors import CheckError, SegptError, SpecError
+from segpt.locks import locked
 from segpt.spec.base import decode, nearest, readable
 from segpt.spec.layout import parameters
 from segpt.spec.track import (
@@ -38,6 +48,11 @@ from .files import read_json
 from .pack import read_artifact
 
 T = TypeVar("T")
+
+COMING = ".coming"  # an entry until the index has it
+WAIT = 60.0  # seconds for another process that adds an entry
+
+_TRIES = 20  # to read while others write
 
 BUILTIN = "builtin"  # the source of a track whose text comes with Python
 
@@ -109,7 +124,7 @@ def read_board(directory: Path) -> Board:
     files, index = _files(directory)
     links, findings = read(files, index)
     if findings:
-        raise CheckError(f"{directory}: {'; '.join(findings)}")
+        raise CheckError(f"{directory}: {_told(findings, files, index)}")
     return Board(tracks, links, index_of(files))
 
 
@@ -251,27 +266,95 @@ def add_baseline(
     return append_entry(directory, baseline)
 
 
-def append_entry(directory: Path, entry: Entry) -> Added:
+def append_entry(directory: Path, entry: Entry | Callable[[Board], Entry]) -> Added:
     """Append an entry to the chain, unless that or anything before it is unsound.
+
+    The entry lies beside the others until one rename, that of the index, makes it part of the
+    chain; it gets its name then. So whatever ends the process, the chain is sound.
+
+    Args:
+        directory: the leaderboard.
+        entry: the entry, or what makes it of the board as it is when nobody else writes.
 
     Raises:
         CheckError: with all findings, if there is one.
         SpecError: if the tracks cannot be read, or the entry cannot be written.
+        SegptError: if another process does not stop writing, or the disk refuses.
     """
     tracks = read_tracks(directory)
-    files, index = _files(directory)
-    links, findings = read(files, index)
-    if not findings:
-        link, data, chain = append(files, entry)
-        findings = tuple(check_all(tracks, [*links, link]))
-    if findings:
-        raise CheckError("nothing was added: " + "; ".join(findings))
-    path = directory / "records" / link.file
-    write_file(path, data)
-    write_file(directory / INDEX, readable(chain))
-    rows = standings(tracks, [*links, link])[entry.track]
+    with locked(directory / INDEX, wait=WAIT):
+        _finish(directory)
+        files, index = _files(directory)
+        links, findings = read(files, index)
+        if not findings:
+            made = entry(Board(tracks, links, index_of(files))) if callable(entry) else entry
+            link, data, chain = append(files, made)
+            findings = tuple(check_all(tracks, [*links, link]))
+        if findings:
+            raise CheckError(f"nothing was added: {_told(findings, files, index)}")
+        write_file(directory / "records" / COMING, data)
+        write_file(directory / INDEX, readable(chain))
+        _finish(directory)
+    rows = standings(tracks, [*links, link])[made.track]
     advance = next((row.advance for row in rows if row.link.number == link.number), None)
-    return Added(path, link, advance)
+    return Added(directory / "records" / link.file, link, advance)
+
+
+def repair(directory: Path) -> tuple[str, ...]:
+    """Complete an unfinished last entry, or drop it; no other entry is ever touched.
+
+    Returns:
+        What was done, in words; nothing if the chain was whole.
+
+    Raises:
+        CheckError: with all findings, if something else is wrong.
+        SegptError: if another process does not stop writing, or the disk refuses.
+    """
+    tracks = read_tracks(directory)
+    with locked(directory / INDEX, wait=WAIT):
+        done = _finish(directory)
+        files, index = _files(directory)
+        links, findings = read(files, index)
+        last = unfinished(files, index) if findings else None
+        if last is None:
+            if findings:
+                raise CheckError(
+                    "nothing was repaired, for no interrupted writing explains this: "
+                    + "; ".join(findings)
+                )
+            return tuple(done)
+        chain = index_of(files)
+        assert chain is not None
+        findings = (*read(files, readable(chain)).findings, *check_all(tracks, links))
+        if findings:
+            aside = directory / "records" / f".{last}.dropped"
+            (directory / "records" / last).replace(aside)
+            done.append(f"dropped {last}, which is {aside} now: {'; '.join(findings)}")
+        else:
+            write_file(directory / INDEX, readable(chain))
+            done.append(f"completed {last}: {INDEX} names it now")
+    return tuple(done)
+
+
+def _told(findings: Sequence[str], files: Mapping[str, bytes], index: bytes | None) -> str:
+    """Findings in words, with the remedy if there is one."""
+    remedy = "; to mend that: segpt leaderboard repair" if unfinished(files, index) else ""
+    return "; ".join(findings) + remedy
+
+
+def _finish(directory: Path) -> list[str]:
+    """Give the last entry its name if the index has it, or drop it if it never came so far."""
+    coming = directory / "records" / COMING
+    if not coming.is_file():
+        return []
+    files, _ = _files(directory)
+    data = coming.read_bytes()
+    names = [name for name, content in files.items() if content == data]
+    if names:
+        coming.replace(directory / "records" / names[0])
+        return [f"completed {names[0]}, which {INDEX} named already"]
+    coming.unlink()
+    return [f"dropped an entry that {INDEX} never named, SHA-256 {digest_of(data)}"]
 
 
 def render_pages(directory: Path, *, write: bool) -> dict[Path, bool]:
@@ -337,12 +420,26 @@ def _runs(
     return tuple(runs)
 
 
-def _files(directory: Path) -> tuple[dict[str, bytes], bytes | None]:
-    """Everything in ``records``, and the index of the chain."""
-    places = sorted((directory / "records").iterdir()) if (directory / "records").is_dir() else []
-    files = {path.name: path.read_bytes() if path.is_file() else b"" for path in places}
-    index = directory / INDEX
-    return files, index.read_bytes() if index.is_file() else None
+def _files(directory: Path) -> tuple[Mapping[str, bytes], bytes | None]:
+    """The entries in ``records``, and the index of the chain, both from one moment."""
+    for _ in range(_TRIES):
+        index = _content(directory / INDEX)
+        coming = _content(directory / "records" / COMING)
+        files = _entries(directory / "records")
+        if _content(directory / INDEX) == index:
+            break
+    return settled(files, index, coming), index
+
+
+def _entries(records: Path) -> dict[str, bytes]:
+    """Everything in a directory but hidden files, which are temporaries or somebody's system's."""
+    places = sorted(records.iterdir()) if records.is_dir() else []
+    shown = [place for place in places if not place.name.startswith(".")]
+    return {place.name: _content(place) or b"" for place in shown}
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _decode(cls: type[T], value: Any, path: Path) -> T:

@@ -128,6 +128,12 @@ def write(report: Report, out: Path) -> int:
     return len(data)
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that :func:`write` wrote."""
+    with path.open("rb") as file:
+        return b": a run of segpt</title>" in file.read(4096)
+
+
 def _read(run: Path) -> _Run:
     if not run.is_dir():
         raise SegptError(f"{run} is no run folder; `segpt train --out {run}` makes one")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import segpt
+from segpt.atomic import remove_directory, write_file
 from segpt.data.batches import Blocks
 from segpt.data.ledger import Ledger
 from segpt.data.tokenizer import load
@@ -37,7 +37,7 @@ from . import estimate
 from . import rules as referee
 from .calibrate import in_order
 from .commit import commit
-from .files import checkpoint_name, checkpoints, save_checkpoint
+from .files import checkpoint_name, checkpoints, clean_run, save_checkpoint
 from .recipes import of_checkpoint
 from .tables import aligned
 
@@ -100,6 +100,7 @@ def train(
         for line in (*session.lines(), *([] if resume is None else _inexact(resume, mesh))):
             notice(line)
         out.mkdir(parents=True, exist_ok=True)
+        clean_run(out)
         _rewind(session.metrics, run.step)
     check = None if held_out is None else _validation(recipe, held_out)
     if check is not None and recipe.train.validate_first and not run.step:
@@ -310,7 +311,7 @@ class _Session:
         best = checkpoint_name(run.validations.best_step) if how.keep_best else None
         for old in checkpoints(self.out)[: -how.keep]:
             if old.name != best:
-                shutil.rmtree(old)
+                remove_directory(old)
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint says about the run so far."""
@@ -534,7 +535,7 @@ def _rewind(metrics: Path, step: int) -> None:
                 kept.append(line + b"\n")
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
-    metrics.write_bytes(b"".join(kept) if step else b"")
+    write_file(metrics, b"".join(kept) if step else b"")
 
 
 def _validation(recipe: Recipe, held_out: Tokens) -> Validate:

@@ -25,6 +25,7 @@ from segpt.spec.track import (
     LONGEST_NAME,
     Baseline,
     Entry,
+    Link,
     Record,
     Run,
     ScoreLine,
@@ -231,19 +232,20 @@ def append(
     entry = verdict.entry
     if verdict.state is None or verdict.bpb is None:
         raise CheckError(f"{entry.name} was not verified, so nothing was added")
+    made = Verification(
+        name=_free_name(f"{verdict.state}-{entry.name}", board.links),
+        track=entry.track,
+        date=date,
+        record=entry.name,
+        authors=tuple(authors),
+        state=verdict.state,
+        artifact=verdict.artifact,
+        bpb=verdict.bpb,
+        conditions=verdict.conditions,
+    )
+    # Others may have taken the name in the meantime.
     return append_entry(
-        directory,
-        Verification(
-            name=_free_name(f"{verdict.state}-{entry.name}", board),
-            track=entry.track,
-            date=date,
-            record=entry.name,
-            authors=tuple(authors),
-            state=verdict.state,
-            artifact=verdict.artifact,
-            bpb=verdict.bpb,
-            conditions=verdict.conditions,
-        ),
+        directory, lambda now: dataclasses.replace(made, name=_free_name(made.name, now.links))
     )
 
 
@@ -481,8 +483,8 @@ def _seconds(lines: Sequence[ScoreLine]) -> float:
     return sum(line.seconds for line in lines)
 
 
-def _free_name(wanted: str, board: Board) -> str:
-    taken = {link.entry.name for link in board.links}
+def _free_name(wanted: str, links: Sequence[Link]) -> str:
+    taken = {link.entry.name for link in links}
     name, number = wanted[:LONGEST_NAME].rstrip("-"), 1
     while name in taken:
         number += 1

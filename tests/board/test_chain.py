@@ -214,7 +214,7 @@ def test_several_missing_entries_are_one_finding() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("notes.txt", ".DS_Store", "1-tiny.json", "0005-Tiny.json", "0005-tiny.json.bak"),
+        *("notes.txt", "DS_Store", "1-tiny.json", "0005-Tiny.json", "0005-tiny.json.bak"),
         *("0005.json", "\u0660\u0660\u0660\u0665-tiny.json"),
     ],
 )

@@ -216,9 +216,14 @@ def test_a_local_archive_is_put_in_place(archive: Path, tmp_path: Path, form: st
 def test_what_is_no_bundle_is_not_replaced(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "diary").write_text("dear")
-    with pytest.raises(SegptError, match="home is there and is not a CORE bundle"):
+    with pytest.raises(SegptError, match="home is there and is not a CORE bundle that"):
         fetch(str(archive), tmp_path / "home")
     assert (tmp_path / "home" / "diary").read_text() == "dear"
+    fetch(str(archive), tmp_path / "core")
+    (tmp_path / "core" / "diary").write_text("dear")
+    with pytest.raises(SegptError, match="core is there and is not a CORE bundle that"):
+        fetch(str(archive), tmp_path / "core")
+    assert (tmp_path / "core" / "diary").read_text() == "dear"
 
 
 @pytest.mark.parametrize(

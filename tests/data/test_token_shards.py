@@ -166,12 +166,25 @@ def test_a_directory_of_other_things_is_never_replaced(tmp_path: Path, name: str
 
 
 def test_damaged_tokens_and_empty_directories_are_replaced(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text("damaged")
-    (tmp_path / "train_000003.bin").write_bytes(b"")
-    assert written(tmp_path).count == read_tokens(tmp_path).count
-    assert not (tmp_path / "train_000099.bin").exists()
+    out = tmp_path / "out"
+    written(out)
+    (out / "train_000000.bin").write_bytes(b"")
+    (out / "manifest.json").write_bytes((out / "manifest.json").read_bytes()[:-9])
+    (out / "train_000099.bin").write_bytes(b"")
+    assert written(out).count == read_tokens(out).count
+    assert not (out / "train_000099.bin").exists()
     (tmp_path / "empty").mkdir()
     assert written(tmp_path / "empty").count
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train_000000.bin", "documents.bin"])
+def test_files_that_only_have_our_names_are_not_replaced(tmp_path: Path, name: str) -> None:
+    other = {"manifest.json": b'{"name": "an app"}', "train_000000.bin": bytes(2048)}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_bytes(other.get(name, b"mine"))
+    with pytest.raises(DataError, match="other things than tokens"):
+        written(tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == other.get(name, b"mine")
 
 
 @pytest.mark.parametrize(
