@@ -76,9 +76,7 @@ def _acquire(lock: Path, path: Path) -> IO[bytes] | None:
     if not _take(file) or not _still_there(file, lock):  # its holder has just removed it
         file.close()
         return None
-    with contextlib.suppress(
-        OSError
-    ):  # a full disk has no room for the number, which is not needed
+    with contextlib.suppress(OSError):  # a full disk has no room for the number; nobody needs it
         os.ftruncate(file.fileno(), 0)
         os.write(file.fileno(), str(os.getpid()).encode())
     return file

@@ -80,8 +80,8 @@ def _write(out: Path, artifact: Artifact, documents: NDArray[np.uint64] | None) 
         write_file(coming, data)
     try:
         write_file(out, artifact.data)
-    except SegptError:
-        coming.unlink(missing_ok=True)
+    except SegptError:  # also where the new one is in place and only not safe yet
+        _settle(out)
         raise
     _settle(out)
 
