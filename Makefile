@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench codec cuda campaigns wheel clean
+.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench codec cuda campaigns faults wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -70,6 +70,9 @@ cuda: setup  ## the tests that need a GPU
 
 campaigns: setup  ## the long campaigns: the demo over seeds, kills during recovery
 	$(BIN)/python -m pytest -m campaign
+
+faults: setup  ## kills, full disks and rivals for every command that writes, in about ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/faults_at_work.py
 
 wheel: setup  ## build the wheel and run it from outside the checkout
 	rm -rf dist build
