@@ -24,6 +24,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -135,7 +137,8 @@ WORK = (
         resumes=True,
     ),
     Work(
-        "train --recipe tiny.yaml --data data --steps 8 --set train.horizon=8 --out run-long --resume",
+        "train --recipe tiny.yaml --data data --steps 8 --set train.horizon=8 --out run-long "
+        "--resume",
         ("run-long",),
         of(run_of, "run-long"),
         resumes=True,
@@ -212,7 +215,7 @@ def template(place: Path) -> None:
         f"{CLAIM} two",
         "leaderboard render",
     ):
-        code, told = forked(lambda line=line: command(line))  # type: ignore[misc]
+        code, told = forked(partial(command, line))
         if code:
             raise SystemExit(f"{line}: {told}")
     Path("held.back").write_bytes(b"old")
@@ -246,11 +249,10 @@ def start(action: Callable[[], int], told: Any) -> int:
         for stream in (1, 2):
             os.dup2(told.fileno(), stream)
         code = action()
-    except BaseException:
-        sys.setprofile(None)
-        traceback.print_exc()
     finally:
         sys.setprofile(None)
+        if code == 70:
+            traceback.print_exc()
         for written in (sys.stdout, sys.stderr):
             written.flush()
         os._exit(code)
@@ -335,6 +337,12 @@ def shrink(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+def faulty(arrange: Callable[[], None], line: str) -> int:
+    """Run a command after a fault is arranged for."""
+    arrange()
+    return command(line)
+
+
 def content(place: Path) -> dict[str, bytes]:
     return {
         path.relative_to(place).as_posix(): path.read_bytes()
@@ -380,7 +388,7 @@ class Bench:
         self.fresh()
         if self.draw.random() < 0.75:
             k = self.draw.randint(1, self.counts[work.line])
-            code, told = forked(lambda: (on_call(k, die), command(work.line))[1])
+            code, told = forked(partial(faulty, partial(on_call, k, die), work.line))
             how = f"killed at call {k}"
         else:
             wait = self.draw.uniform(0.0, self.seconds[work.line])
@@ -395,11 +403,11 @@ class Bench:
         self.fresh()
         if self.draw.random() < 0.7:
             k = self.draw.randint(1, self.counts[work.line])
-            code, told = forked(lambda: (on_call(k, refuse), command(work.line))[1])
+            code, told = forked(partial(faulty, partial(on_call, k, refuse), work.line))
             how = f"full at call {k}"
         else:
             size = int(40_000 * self.draw.random() ** 3)
-            code, told = forked(lambda: (shrink(size), command(work.line))[1])
+            code, told = forked(partial(faulty, partial(shrink, size), work.line))
             how = f"no file beyond {size} bytes"
         assert code in (0, 2), f"{how}: exit {code}: {told}"
         assert "Traceback" not in told, f"{how}: {told}"
@@ -439,7 +447,7 @@ class Bench:
         self.fresh()
         rivals = RIVALS[number % len(RIVALS)]
         with tempfile.TemporaryFile() as told:
-            children = [start(lambda line=line: command(line), told) for line in rivals.lines]  # type: ignore[misc]
+            children = [start(partial(command, line), told) for line in rivals.lines]
             codes = [join(child) for child in children]
             told.seek(0)
             said = told.read().decode(errors="replace")[-3000:]
@@ -505,22 +513,22 @@ RIVALS = (
 def worker(place: Path, seed: int, kills: int, full: int, together: int) -> dict[str, Any]:
     """All cases of one process: figures, and what went wrong."""
     for module in ("train", "prepare", "quantize", "pack", "score", "compress", "report", "record"):
-        __import__(f"segpt.stages.{module}")
+        import_module(f"segpt.stages.{module}")
     bench = Bench(place, seed)
     seen: Counter[str] = Counter()
     wrong: list[str] = []
     cases: list[tuple[str, Callable[[], str]]] = []
     order = itertools.cycle(bench.draw.sample(WORK, len(WORK)))
     for what, method, number in (("kill", bench.kill, kills), ("full disk", bench.fill, full)):
-        for work in itertools.islice(order, number):
-            cases.append((f"{what}: {work.line}", lambda m=method, w=work: m(w)))  # type: ignore[misc]
-    cases += [(f"together {i}", lambda i=i: bench.together(i)) for i in range(together)]  # type: ignore[misc]
+        chosen = itertools.islice(order, number)
+        cases += [(f"{what}: {work.line}", partial(method, work)) for work in chosen]
+    cases += [(f"together: {i}", partial(bench.together, i)) for i in range(together)]
     for name, case in cases:
         try:
             seen[f"{name.split(':')[0].split(' ')[0]}: {case()}"] += 1
         except (AssertionError, SegptError, OSError) as error:
             wrong.append(f"{name}: {error}")
-            print(wrong[-1][:1500], file=sys.stderr, flush=True)
+            sys.stderr.write(f"{wrong[-1][:1500]}\n")
     return {"seen": dict(seen), "cases": len(cases), "wrong": wrong}
 
 
@@ -541,17 +549,19 @@ def main() -> int:
         for number in range(given.n):
             own = Path(place) / str(number)
             own.mkdir()
-            shares = [len(range(number, total, given.n)) for total in (given.kills, given.full)]
-            rivals = len(range(number, given.together, given.n))
+            kills, full, together = (
+                len(range(number, total, given.n))
+                for total in (given.kills, given.full, given.together)
+            )
             if (child := os.fork()) == 0:
                 code = 70
                 try:
-                    result = worker(own, given.seed + number, *shares, rivals)
+                    result = worker(own, given.seed + number, kills, full, together)
                     (Path(place) / f"{number}.json").write_text(json.dumps(result))
                     code = 0
-                except BaseException:
-                    traceback.print_exc()
                 finally:
+                    if code:
+                        traceback.print_exc()
                     os._exit(code)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
