@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segpt.atomic import check_replaceable, new_directory, remove_directory, standing
+from segpt.atomic import check_replaceable, new_directory, remove_directory, standing, sweep
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import BYTES, load, train_bpe
 from segpt.data.tokens import continue_tokens, ids, is_tokens, overlap, read_tokens
@@ -92,6 +92,8 @@ def prepared(out: Path, source: Source) -> tuple[Tokens, Tokens] | None:
     """Both splits below ``out``, if they are whole and from ``source``."""
     if not _is_from(out, source):
         return None
+    place = out.resolve()
+    sweep(place.parent, re.escape(place.name))  # the text may be whole thanks to a call that died
     try:
         return open_splits(out)
     except DataError:  # damaged: it can be made again
