@@ -510,7 +510,9 @@ RIVALS = (
 )
 
 
-def worker(place: Path, seed: int, kills: int, full: int, together: int) -> dict[str, Any]:
+def worker(
+    place: Path, seed: int, kills: int, full: int, together: Sequence[int]
+) -> dict[str, Any]:
     """All cases of one process: figures, and what went wrong."""
     for module in ("train", "prepare", "quantize", "pack", "score", "compress", "report", "record"):
         import_module(f"segpt.stages.{module}")
@@ -522,7 +524,7 @@ def worker(place: Path, seed: int, kills: int, full: int, together: int) -> dict
     for what, method, number in (("kill", bench.kill, kills), ("full disk", bench.fill, full)):
         chosen = itertools.islice(order, number)
         cases += [(f"{what}: {work.line}", partial(method, work)) for work in chosen]
-    cases += [(f"together: {i}", partial(bench.together, i)) for i in range(together)]
+    cases += [(f"together: {i}", partial(bench.together, i)) for i in together]
     for name, case in cases:
         try:
             seen[f"{name.split(':')[0].split(' ')[0]}: {case()}"] += 1
@@ -549,10 +551,10 @@ def main() -> int:
         for number in range(given.n):
             own = Path(place) / str(number)
             own.mkdir()
-            kills, full, together = (
-                len(range(number, total, given.n))
-                for total in (given.kills, given.full, given.together)
+            kills, full = (
+                len(range(number, total, given.n)) for total in (given.kills, given.full)
             )
+            together = range(number, given.together, given.n)
             if (child := os.fork()) == 0:
                 code = 70
                 try:
