@@ -92,6 +92,7 @@ def prepare_command(
         name = reading.place if texts else _builtin_name(known, vocab)
         out = prepare.place_for(_latest.RUNS / "data" / name, source)
     reading.check_out(out)
+    prepare.check_vacant(out)
     _report.notice(reading.line)
     done = prepare.prepared(out, source)
     if done is not None:
