@@ -34,6 +34,7 @@ COMMANDS = {
     "quantize": "Quantize a checkpoint and report the damage.",
     "recipes": "List the recipes that come with segpt, or show all values of one.",
     "report": "One page about a run: curves, bytes, scores, samples.",
+    "runs": "What was made here: texts, runs, checkpoints, quantized models, artifacts.",
     "sample": "Text from a model, as it comes.",
     "score": "Bits per byte of an artifact on text, with or without test-time training.",
     "tokenizer": "Train a lossless tokenizer.",

@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from segpt.atomic import remove_directory
 from segpt.data.corpus import builtin
-from segpt.errors import SegptError
+from segpt.errors import CheckpointError, SegptError
+from segpt.spec.base import encode, fingerprint
 from segpt.spec.recipe import Recipe
 from segpt.spec.sample import SampleSpec
 from segpt.stages import files, models, recipes, report, score, untuned
@@ -15,21 +17,25 @@ from segpt.stages.compressors import compressors
 from segpt.stages.pack import pack
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
-from segpt.values import Artifact, Checkpoint, Quantized, Score, Tokens
+from segpt.values import Artifact, Checkpoint, Partial, Quantized, Tokens
 
-from . import _latest, _report, _training
+from . import _latest, _report, _texts, _training
 
 PROMPTS = (b"Return the ", b"class ", b".. function:: ", b"The ")
 RATES = (2.5, 3.5, 5.0)  # of the curve in the report; more of them take longer
 CALIBRATION_TOKENS = 8192  # of that curve
 
 
-def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
-    """Everything from text to scores, as the fields of ``segpt demo --json``."""
-    tokens, held_out = _training.builtin_splits(recipe)
-    trained = _training.run(
-        recipe, lambda: (tokens, held_out), out, device, resume=False, fresh=False
-    )
+def run(
+    recipe: Recipe, out: Path, device: str, *, resume: _training.Begun | None = None
+) -> dict[str, Any]:
+    """Everything from text to scores, as the fields of ``segpt demo --json``.
+
+    Where a run is resumed, what is there already is kept.
+    """
+    tokens, held_out = _texts.builtin_splits(recipe)
+    _texts.say(_texts.of_tokens(tokens, held_out))
+    trained = _train(recipe, tokens, held_out, out, device, resume)
     if trained is None:
         raise SegptError("the demo runs in one process; start it without torchrun")
     checkpoint = files.read_checkpoint(Path(trained["checkpoint"]))
@@ -38,10 +44,8 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     artifact, _ = pack(quantized, artifact_path, recipe.pack.budget)
     _latest.remember("artifact", artifact_path)
     text = builtin("validation")
-    plain = _score(recipe, artifact_path, False, device)
-    adapted = _score(recipe, artifact_path, True, device)
-    files.write_score(out / report.SCORE, plain)
-    files.write_score(out / report.SCORE_TTT, adapted)
+    plain = _score(recipe, artifact_path, artifact, report.SCORE, device)
+    adapted = _score(recipe, artifact_path, artifact, report.SCORE_TTT, device)
     _sample(artifact, out, device)
     yardstick = compressors(text)
     size = plain.bytes
@@ -71,7 +75,7 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
-        "text": {"name": plain.text, "bytes": size, "mode": plain.conditions["mode"]},
+        "text": {"name": plain.text, "bytes": size, "mode": plain.mode},
         "measured_on": _report.in_chunks(
             held_out, recipe.quantize.report_tokens, recipe.model.context
         ),
@@ -89,6 +93,28 @@ def run(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
     }
 
 
+class Measured(NamedTuple):
+    """A score as far as the table needs it: which text, its bytes, bits for each, and the mode."""
+
+    text: str
+    bytes: int
+    bpb: float
+    mode: str
+
+
+def _train(
+    recipe: Recipe,
+    tokens: Tokens,
+    held_out: Tokens,
+    out: Path,
+    device: str,
+    resume: _training.Begun | None,
+) -> dict[str, Any] | None:
+    """The run, from its beginning or where it stopped."""
+    plan = _training.Plan(recipe, lambda: (tokens, held_out), out, resume)
+    return _training.run(lambda: plan, device, again=None)
+
+
 def report_on(result: Mapping[str, Any], out: Path) -> Path:
     """Store what the demo found, and write the page about its directory."""
     files.write_json(out / report.DEMO, result)
@@ -101,6 +127,10 @@ def _quantize(
     recipe: Recipe, checkpoint: Checkpoint, tokens: Tokens, held_out: Tokens, out: Path, device: str
 ) -> Quantized:
     spec = recipes.quant_spec(recipe)
+    origin = {"checkpoint": checkpoint.fingerprint, "quantize": fingerprint(spec)}
+    place, partial = out / report.QUANTIZED, out / f"{report.QUANTIZED}.partial"
+    if (made := _there(place, origin)) is not None:
+        return made
     with _report.Bar("quantize") as bar:
         quantized = quantize_on(
             checkpoint,
@@ -109,6 +139,8 @@ def _quantize(
             held_out,
             device=pick(device),
             report=lambda p: bar(share(p, spec), p.task),
+            resume=_partial(partial, origin),
+            save=lambda state: files.save_partial(partial, state, origin),
         )
     fewer = min(spec.calibration_tokens, CALIBRATION_TOKENS)
     with _report.Bar("other rates") as bar:
@@ -122,26 +154,63 @@ def _quantize(
             device=pick(device),
             report=bar,
         )
-    more = {"budget": recipe.pack.budget, "curve": curve.plain()}
+    more = {"budget": recipe.pack.budget, "curve": curve.plain(), "spec": encode(spec)}
+    more |= {"recipe": recipe.name, "text": checkpoint.about.get("text")}
     quantized = dataclasses.replace(quantized, report=dict(quantized.report) | more)
-    files.save_quantized(out / report.QUANTIZED, quantized)
+    files.save_quantized(place, quantized)
+    remove_directory(partial)
     _latest.remember("quantized", out / report.QUANTIZED)
     return quantized
 
 
-def _score(recipe: Recipe, path: Path, ttt: bool, device: str) -> Score:
+def _there(place: Path, origin: Mapping[str, str]) -> Quantized | None:
+    """The quantized model that an interrupted demo has made, if it is that of this run."""
+    try:
+        value = files.read_quantized(place) if place.exists() else None
+    except CheckpointError:
+        return None
+    same = value is not None and all(value.origin.get(k) == v for k, v in origin.items())
+    return value if same else None
+
+
+def _partial(place: Path, origin: Mapping[str, str]) -> Partial | None:
+    """The layers that an interrupted demo has quantized, if they are those of this run."""
+    try:
+        return files.read_partial(place, origin) if place.exists() else None
+    except CheckpointError:
+        return None
+
+
+def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: str) -> Measured:
+    """The score of the packed file, unless an interrupted demo has measured and stored it."""
+    place, ttt = path.with_name(name), name == report.SCORE_TTT
+    if (measured := _scored(place, artifact)) is not None:
+        return measured
     value, model_spec = models.read_model(path)
     # Both read in the mode of the recipe, so that the difference is what was learnt on the way.
     policy = "best" if ttt else "none"
     spec = recipes.score_spec(model_spec, policy=policy, recipe=recipe)
     with _report.Bar("score" + (" with test-time training" if ttt else "")) as bar:
-        return score.score(
+        result = score.score(
             value,
             builtin("validation"),
             spec,
             device=pick(device),
             report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
         )
+    files.write_score(place, result)
+    return Measured(result.text, result.bytes, result.bpb, result.conditions["mode"])
+
+
+def _scored(place: Path, artifact: Artifact) -> Measured | None:
+    try:
+        plain = files.read_json(place, "the score")
+        same = plain["origin"]["artifact"] == artifact.digest
+        mode = str(plain["conditions"]["mode"])
+        measured = Measured(str(plain["text"]), int(plain["bytes"]), float(plain["bpb"]), mode)
+        return measured if same else None
+    except (SegptError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _sample(artifact: Artifact, out: Path, device: str) -> None:

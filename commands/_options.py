@@ -81,14 +81,19 @@ settings = click.option(
 )
 
 
-def recipe(default: str | None) -> Callable[[F], F]:
-    """A recipe, by shipped name or by file."""
+def recipe(default: str | None, usual: str | None = None) -> Callable[[F], F]:
+    """A recipe, by shipped name or by file; ``usual`` is what a command takes without one."""
     return click.option(
         "--recipe",
         default=default,
-        show_default=default is not None,
+        show_default=default is not None or usual,
         help="A shipped recipe or a YAML file.",
     )
+
+
+def resume(what: str, help: str) -> Callable[[F], F]:  # noqa: A002 - Click's own name
+    """Go on with what was interrupted: named, or the newest where the value is empty."""
+    return click.option("--resume", is_flag=False, flag_value="", metavar=f"[{what}]", help=help)
 
 
 def budget(default: str) -> Callable[[F], F]:

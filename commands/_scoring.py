@@ -1,8 +1,10 @@
 """The bits per byte of ``segpt score``: the score itself, and what is asked for beside it."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 from segpt.atomic import remove_directory
 from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
-from segpt.errors import CheckpointError, SpecError
+from segpt.errors import CheckpointError, InterruptError, SpecError
+from segpt.locks import locked
 from segpt.spec.base import encode, fingerprint
 from segpt.spec.model import ModelSpec
 from segpt.spec.recipe import read_recipe
@@ -26,6 +29,7 @@ from segpt.values import Arrays, Artifact, Checkpoint, Quantized, Score, Text
 
 from . import _latest, _report, _signals, _texts
 
+SCORING = _latest.RUNS / "scoring"  # where an interrupted score lies
 Value = Artifact | Quantized | Checkpoint
 Found = tuple[dict[str, Any], list[str]]
 
@@ -43,7 +47,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 )
             value, model_spec = models.read_model(path)
             source = score.source_of(value)
-            text = _read(source, texts, options)
+            text, plain_text = _read(source, path, texts, options)
             _check_checks(value, text, options)
             counts = _loops(options["loops"])
             spec = _spec(model_spec, options, counts[0] if len(counts) == 1 else None)
@@ -57,10 +61,15 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 **{f"--{name}": options[name] for name in ("resume", "gain")},
             }
         )
-        runner = _Runner(path, value, accounted, mesh, options["limit"])
+        named = [plain_text or _plain_text(accounted)]
+        _texts.say(named)
+        if mesh.leads:
+            _report.notice(f"model: {path}")
+        call = _call(path, texts, options)
+        runner = _Runner(path, value, accounted, mesh, options["limit"], call)
         runner.audit_seed = options["audit_seed"]
         result = runner.score(spec, resume=options["resume"])
-        plain = dict(result.plain())
+        plain = dict(result.plain()) | {"texts": named}
         lines = _lines(result, verbose=options["verbose"])
         if len(counts) > 1:
             curve = [runner.score(dataclasses.replace(spec, loops=n)).bpb for n in counts]
@@ -90,22 +99,34 @@ class _Runner:
     """Scores of one model on one text."""
 
     def __init__(
-        self, path: Path, value: Value, text: Accounted, mesh: Mesh, limit: float | None
+        self,
+        path: Path,
+        value: Value,
+        text: Accounted,
+        mesh: Mesh,
+        limit: float | None,
+        call: str,
     ) -> None:
-        self.path, self.value, self.text = path, value, text
+        self.path, self.value, self.text, self.call = path, value, text, call
         self.device, self.leads, self.limit = str(mesh.device), mesh.leads, limit
         self.audit_seed: int | None = None
         self.suffix = "" if mesh.size == 1 else f"-{mesh.rank}-of-{mesh.size}"
 
     def score(self, spec: ScoreSpec, *, resume: bool = False) -> Score:
         """Score once; what an interrupted call leaves lies in ``runs/scoring``."""
-        place = _latest.RUNS / "scoring" / f"{fingerprint(spec)}{self.suffix}"
         origin = {
             "model": _named(self.value),
             "text": self.text.digest,
             "score": fingerprint(spec),
         }
-        with _report.Bar(f"score {self.path.name}") as bar, _signals.Signals() as stop:
+        place = SCORING / f"{fingerprint(origin)}{self.suffix}"
+        before = self._begun(place, origin) if resume else None
+        with (
+            _report.Bar(f"score {self.path.name}") as bar,
+            _signals.Signals() as stop,
+            locked(place),
+            self._told(),
+        ):
             result = score.score(
                 self.value,
                 self.text,
@@ -115,9 +136,9 @@ class _Runner:
                 report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if self.leads else None,
                 stop=stop,
                 save=lambda state: files.save_scoring(
-                    place, _with_surroundings(state, self.device), origin
+                    place, _with_surroundings(state, self.device), origin | {"begun": self.call}
                 ),
-                resume=self._begun(place, origin) if resume else None,
+                resume=before,
             )
         remove_directory(place)
         return result
@@ -145,6 +166,15 @@ class _Runner:
                 + ", ".join(sorted(differ))
             )
         return state
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say how to go on after a signal."""
+        try:
+            yield
+        except InterruptError as error:
+            line = shlex.join(["segpt", "score", str(self.path), "--resume"])
+            raise InterruptError(f"{error}: {line}") from None
 
     def audit(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
         """Hold the score against its conditions."""
@@ -225,20 +255,67 @@ def _named(value: Value) -> str:
     return value.digest if isinstance(value, Artifact) else value.fingerprint
 
 
+def _call(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> str:
+    """What an interrupted call leaves behind, so that it goes on without repeating anything."""
+    kept = {name: str(v) if isinstance(v, Path) else v for name, v in options.items()}
+    return json.dumps({"model": str(path), "texts": list(map(str, texts)), "options": kept})
+
+
+def begun(
+    model: Path | None, options: Mapping[str, Any]
+) -> tuple[Path, tuple[Path, ...], dict[str, Any]]:
+    """The model, texts and options of the score that was interrupted last.
+
+    ``options`` are those that were given now, which are few: they count.
+
+    Raises:
+        CheckpointError: if there is none, of this model where one is named.
+    """
+    value = None if model is None else _named(models.read_model(model)[0])
+    places = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for place in (header.parent for header in places):
+        if value not in (None, files.read_header(place, "scoring")["origin"].get("model")):
+            continue
+        before = files.begun(place, "scoring")
+        try:
+            path, texts = Path(before["model"]), tuple(map(Path, before["texts"]))
+            kept = dict(before["options"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{place} is incomplete: {error!r}") from None
+        kept["out"] = None if kept.get("out") is None else Path(kept["out"])
+        kept["settings"] = tuple(kept.get("settings", ()))
+        return model or path, texts, kept | {"resume": True} | dict(options)
+    of = "" if model is None else f" of {model}"
+    raise CheckpointError(
+        f"no score{of} was interrupted here: nothing to resume; leave out --resume"
+    )
+
+
+def _plain_text(text: Accounted) -> dict[str, Any]:
+    size = text.ledger.raw or text.ledger.bytes
+    return {"name": text.name, "split": None, "bytes": size, "digest": text.digest, "place": None}
+
+
 def _read(
-    source: Quantized | Checkpoint, texts: Sequence[Path], options: Mapping[str, Any]
-) -> Text | Shards:
-    shards = [path for path in texts if path.suffix == ".bin"]
+    source: Quantized | Checkpoint, path: Path, texts: Sequence[Path], options: Mapping[str, Any]
+) -> tuple[Text | Shards, dict[str, Any] | None]:
+    """The text, and what is known of it before it is read."""
+    shards = [text for text in texts if text.suffix == ".bin"]
     if not shards:
         if options["truncate"] is not None:
             raise SpecError("--truncate is for token shards; leave it out")
         if not texts:
-            return _texts.validation(source)
-        return read_text(texts, field=options["field"], notice=_report.notice)
+            return _texts.validation(source, path)
+        if [*map(str, texts)] == [_texts.BUILTIN] and not texts[0].exists():
+            return _texts.builtin_validation()
+        return read_text(texts, field=options["field"], notice=_report.notice), None
     if len(shards) < len(texts):
         raise SpecError("token shards and other texts cannot be scored together; score each alone")
-    return read_shards(
-        shards, source.tokenizer, vocab=source.spec.vocab, sequence=options["truncate"]
+    return (
+        read_shards(
+            shards, source.tokenizer, vocab=source.spec.vocab, sequence=options["truncate"]
+        ),
+        None,
     )
 
 

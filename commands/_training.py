@@ -1,103 +1,253 @@
-"""What ``train`` and ``demo`` share: data, processes and progress around the stage."""
+"""What ``train`` and ``demo`` share: a run from its beginning or its last checkpoint to its end."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from segpt.errors import CheckpointError
+from segpt.errors import CheckpointError, InterruptError, SpecError
+from segpt.locks import claim, locked
 from segpt.spec.base import encode
 from segpt.spec.layout import parameters
-from segpt.spec.recipe import Bpe, Recipe
+from segpt.spec.recipe import Recipe, names, read_recipe
 from segpt.spec.rules import Rules
-from segpt.stages import files, prepare
-from segpt.stages.train import train
+from segpt.stages import files, recipes
+from segpt.stages.train import METRICS, check_same_run, is_finished, train
 from segpt.train.loop import Report
 from segpt.train.mesh import Mesh, joined
-from segpt.values import Tokens
+from segpt.values import Checkpoint, Tokens
 
-from . import _latest, _report
+from . import _latest, _report, _texts
 from ._signals import Signals
 
 
-def splits(recipe: Recipe, data: Path | None) -> tuple[Tokens, Tokens]:
-    """The text to train on: named, newest if its vocabulary fits, or built in."""
-    if data is not None:
-        return prepare.open_splits(data)
-    newest = _latest.latest("data")
-    if newest is not None:
-        found = prepare.open_splits(newest)
-        if found[0].tokenizer.vocab == recipe.model.vocab:
-            return found
-    return builtin_splits(recipe)
+class Begun(NamedTuple):
+    """A run that goes on: its last sound checkpoint, and later ones that are damaged."""
+
+    run: Path
+    checkpoint: Checkpoint
+    damaged: tuple[Path, ...]
 
 
-def builtin_splits(recipe: Recipe) -> tuple[Tokens, Tokens]:
-    """The built-in text under the recipe's tokenizer, prepared unless it is there already."""
-    vocab = recipe.tokenizer.vocab if isinstance(recipe.tokenizer, Bpe) else "bytes"
-    place = _latest.RUNS / "data" / f"builtin-{vocab}"
-    with _report.Bar("prepare built-in text") as bar:
-        found = prepare.builtin_splits(
-            recipe.tokenizer, place, lambda split, done: bar.say(f"{split}: {done:,} bytes")
+def begun(run: Path) -> Begun:
+    """A run with the last checkpoint from which it can go on.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    saved = files.checkpoints(run)
+    if not saved:
+        raise CheckpointError(f"{run} holds no checkpoint to resume from; leave out --resume")
+    damaged: list[CheckpointError] = []
+    for path in reversed(saved):
+        try:
+            checkpoint = files.read_checkpoint(path, state=True)
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        if damaged and _texts.leads():
+            _report.notice(f"{damaged[0]}; going on from {path}")
+        return Begun(run, checkpoint, tuple(saved[len(saved) - len(damaged) :]))
+    raise damaged[0]
+
+
+def recipe_of(checkpoint: Checkpoint, named: str | None, settings: Sequence[str]) -> Recipe:
+    """The recipe that a run goes on with: its own, and what the command line says beside it.
+
+    ``named`` is a recipe that the user named again; it has to be that of the run, whose length
+    and seed count unless they are set.
+
+    Raises:
+        TrainError: naming what differs and would make it another run.
+        SpecError: if a setting does not fit.
+    """
+    own = recipes.of_checkpoint(checkpoint)
+    of_model = [setting for setting in settings if setting.startswith("model.")]
+    if named is None and of_model and own.name not in names():
+        raise SpecError(
+            f"--set {of_model[0]}: the model of a run stays as it is; leave this out to go on"
         )
-    _latest.remember("data", place)
-    return found
+    if named is not None or of_model:
+        check_same_run(own, _named_again(own, named or own.name, named is None, settings))
+    recipe = recipes.of_checkpoint(checkpoint, [s for s in settings if s not in of_model])
+    check_same_run(own, recipe)
+    return recipe
+
+
+def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str]) -> Recipe:
+    """A recipe with what the run has by other ways than settings."""
+    start = "null" if own.model.start is None else own.model.start
+    model = [f"model.vocab={own.model.vocab}", f"model.start={start}"] if adapted else []
+    asked = read_recipe(name, [*model, *settings])
+    known = {setting.partition("=")[0].split(".")[1] for setting in settings if "." in setting}
+    kept = {field: getattr(own.train, field) for field in ("length", "horizon", "seed")}
+    mine = {field: value for field, value in kept.items() if field not in known}
+    return dataclasses.replace(asked, train=dataclasses.replace(asked.train, **mine))
+
+
+def finished(run: Begun) -> dict[str, Any]:
+    """What ``segpt train --json`` says of a run that has come to its end."""
+    checkpoint = run.checkpoint
+    logged = _logged(run.run / METRICS)
+    last = logged[-1] if logged else {}
+    about = checkpoint.about
+    _report.notice(
+        f"{run.run} is trained to its end, step {checkpoint.step}: nothing is left to do"
+    )
+    measured = [line["validation_bpb"] for line in logged if line.get("validation_bpb") is not None]
+    return {
+        "checkpoint": str(files.checkpoints(run.run)[-1]),
+        "steps": checkpoint.step,
+        "tokens": about.get("tokens"),
+        "loss": last.get("loss"),
+        "bpb": measured[-1] if measured else None,
+        "bpb_of": _measured_on(checkpoint),
+        "tokens_per_second": last.get("tokens_per_second"),
+        "seconds": about.get("seconds"),
+        "parameters": parameters(checkpoint.spec),
+        "read": about.get("read"),
+        "best": _best(run.run, about),
+        "rules": about.get("rules"),
+    }
+
+
+def _measured_on(checkpoint: Checkpoint) -> str | None:
+    """What the validations of a run were of, as its checkpoint remembers it."""
+    split = checkpoint.about.get("text", {}).get("validation")
+    if not isinstance(split, dict):
+        return None
+    most = recipes.of_checkpoint(checkpoint).train.validate_tokens
+    count = min(most, int(split["tokens"]) - 1)
+    return (
+        f"the first {count:,} tokens of the {split['split']} split, in chunks of "
+        f"{checkpoint.spec.context:,}"
+    )
+
+
+def nothing() -> tuple[Tokens, Tokens]:
+    """The text of a run that has come to its end: it is not looked for."""
+    raise AssertionError("a run that has ended reads nothing")
+
+
+def _logged(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of the metrics; what cannot be read is left out."""
+    lines = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            lines += [entry] if isinstance(entry, dict) else []
+    return lines
+
+
+class Plan(NamedTuple):
+    """A run that is about to begin or to go on.
+
+    Attributes:
+        recipe: model and training.
+        read: opens the training and the validation split.
+        out: the run directory.
+        resume: the run that goes on, which lies at ``out``.
+        fresh: take the first of out, out-2, ... that does not exist.
+        init: a checkpoint whose weights to begin with.
+        rules: what the run must keep to.
+    """
+
+    recipe: Recipe
+    read: Callable[[], tuple[Tokens, Tokens]]
+    out: Path
+    resume: Begun | None = None
+    fresh: bool = False
+    init: Path | None = None
+    rules: Rules | None = None
 
 
 def run(
-    recipe: Recipe,
-    read: Callable[[], tuple[Tokens, Tokens]],
-    out: Path,
+    plan: Callable[[], Plan],
     device: str,
     *,
-    resume: bool,
-    fresh: bool,
-    init: Path | None = None,
-    rules: Rules | None = None,
+    again: str | None = "segpt train",
+    asked: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Train on what ``read`` returns, and say what came of it as ``segpt train --json`` does.
+    """Train as planned, and say what came of it as ``segpt train --json`` does.
 
-    Under torchrun the leading process speaks; the others return None.
+    Under torchrun every process makes the plan, and they have to agree. The leading one speaks;
+    the others return None.
+
+    Args:
+        plan: decides what is trained, and reads what that takes.
+        device: where to compute.
+        again: the command that goes on with --resume. None where the caller says it, and has
+            locked the directory.
+        asked: what of the command line has to be the same in every process, beside the plan.
     """
     with joined(device) as mesh:
-        mesh.agree({"--resume": resume, "--init": init is not None, "recipe": encode(recipe)})
-        return _run(recipe, read, out, mesh, resume, fresh, init, rules)
+        mesh.agree(asked or {})
+        with mesh.all_well():
+            chosen = plan()
+            if chosen.resume is None and not chosen.fresh:
+                _check_vacant(chosen.out)
+            init = None
+            if chosen.init is not None:
+                init = files.read_checkpoint(files.newest_checkpoint(chosen.init))
+        mesh.agree({"recipe": encode(chosen.recipe)})
+        if chosen.resume is not None and is_finished(chosen.resume.checkpoint, chosen.recipe):
+            return finished(chosen.resume) if mesh.leads else None
+        with mesh.all_well(), mesh.leader_first():
+            tokens, held_out = chosen.read()
+        with contextlib.ExitStack() as stack:
+            with mesh.all_well():
+                place = stack.enter_context(_directory(chosen, mesh, lock=again is not None))
+            try:
+                return _train(chosen, tokens, held_out, place, mesh, init)
+            except InterruptError as error:
+                line = f"{again} --resume {shlex.quote(str(place))}"
+                line += "" if device == "auto" else f" --device {device}"
+                hint = "" if again is None else f"; to go on: {line}"
+                raise InterruptError(f"{error}{hint}") from None
 
 
-def _run(
-    recipe: Recipe,
-    read: Callable[[], tuple[Tokens, Tokens]],
-    out: Path,
-    mesh: Mesh,
-    resume: bool,
-    fresh: bool,
-    init: Path | None,
-    rules: Rules | None,
+def _check_vacant(out: Path) -> None:
+    """Refuse a directory in which a run would write over another, or over someone's file."""
+    if files.checkpoints(out):
+        raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
+    metrics = out / METRICS
+    if metrics.is_file():  # of a run that was killed before its first checkpoint, or another's
+        with metrics.open("rb") as file:
+            if not b'{"step": '.startswith(file.read(9)):
+                raise CheckpointError(f"{metrics} was not written by segpt; choose another --out")
+
+
+@contextlib.contextmanager
+def _directory(plan: Plan, mesh: Mesh, *, lock: bool) -> Iterator[Path]:
+    """The directory of a run, which nobody else writes to. Only the leading process looks."""
+    if not mesh.leads:
+        yield plan.out
+        return
+    place = claim(plan.out) if plan.fresh else plan.out
+    try:
+        with locked(place) if lock else contextlib.nullcontext():
+            if plan.resume is None:
+                _check_vacant(place)  # now that nobody else writes there
+            for path in plan.resume.damaged if plan.resume is not None else ():
+                path.rename(path.with_name(f"damaged-{path.name}"))
+            yield place
+    except BaseException:
+        if plan.fresh:
+            with contextlib.suppress(OSError):  # not empty: something is there already
+                place.rmdir()
+        raise
+
+
+def _train(
+    plan: Plan, tokens: Tokens, held_out: Tokens, out: Path, mesh: Mesh, init: Checkpoint | None
 ) -> dict[str, Any] | None:
-    checkpoint = None
-    with mesh.all_well():
-        begun = None if init is None else files.read_checkpoint(files.newest_checkpoint(init))
-        if resume:
-            out = (_latest.latest("checkpoint") or out) if fresh else out
-            found = files.checkpoints(out)
-            if not found:
-                raise CheckpointError(
-                    f"{out} holds no checkpoint to resume from; leave out --resume"
-                )
-            checkpoint = files.read_checkpoint(found[-1], state=True)
-        elif fresh:
-            out = _latest.fresh(out)
-        elif files.checkpoints(out):
-            raise CheckpointError(
-                f"{out} already holds a run; add --resume, or choose another --out"
-            )
-    with mesh.all_well(), mesh.leader_first():
-        tokens, held_out = read()
-    if mesh.leads:
-        _latest.remember("checkpoint", out)
     last: list[Report] = []
     bpb: list[float] = []
     about: dict[str, Any] = {}
-    with _report.Bar(f"train {recipe.name}") as bar, Signals() as stop:
+    with _report.Bar(f"train {plan.recipe.name}") as bar, Signals() as stop:
 
         def show(step: Report) -> None:
             last[:] = [step]
@@ -107,37 +257,52 @@ def _run(
             bar(step.progress, detail + (f"  BPB {bpb[0]:.4f}" if bpb else ""))
 
         path = train(
-            recipe,
+            plan.recipe,
             tokens,
             held_out,
             out,
             mesh,
-            resume=checkpoint,
-            init=begun,
-            rules=rules,
+            resume=None if plan.resume is None else plan.resume.checkpoint,
+            init=init,
+            rules=plan.rules,
             report=show,
             notice=_report.notice,
             stop=stop,
             finished=about.update,
+            saved=_remembered(out),
         )
     if not mesh.leads:
         return None
     if not last:
-        raise CheckpointError(f"{out} is already trained to the end; nothing to resume")
+        assert plan.resume is not None  # a run that begins takes a step
+        return finished(plan.resume)
     return {
         "checkpoint": str(path),
         "steps": last[0].step,
         "tokens": last[0].tokens,
         "loss": last[0].loss,
         "bpb": bpb[0] if bpb else None,
-        "bpb_of": _report.in_chunks(held_out, recipe.train.validate_tokens, recipe.model.context),
+        "bpb_of": _report.in_chunks(
+            held_out, plan.recipe.train.validate_tokens, plan.recipe.model.context
+        ),
         "tokens_per_second": last[0].tokens_per_second,
         "seconds": last[0].seconds,
-        "parameters": parameters(recipe.model),
+        "parameters": parameters(plan.recipe.model),
         "read": about["read"],
         "best": _best(out, about),
         "rules": about.get("rules"),
     }
+
+
+def _remembered(out: Path) -> Callable[[Path], None]:
+    """Makes a run the newest once it has a checkpoint on the disk."""
+    kinds = ["run", "checkpoint"]
+
+    def saved(_: Path) -> None:
+        while kinds:
+            _latest.remember(kinds.pop(), out)
+
+    return saved
 
 
 def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ def command(
     from segpt.stages import files
     from segpt.stages.average import average, sources
 
-    found = sources(checkpoints or [_latest.need("checkpoint", None)], last)
+    found = sources(checkpoints or [_latest.need("run", None)], last)
     run = found[-1].resolve().parent if found[-1].parent == Path() else found[-1].parent
     place = out or run.with_name(f"{run.name}-average")
     if files.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:

@@ -1,52 +1,101 @@
 """``segpt demo``."""
 
+import contextlib
+import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from segpt.errors import InterruptError
+
 from . import _options, _report
+
+RECIPE = "demo"
 
 
 @click.command("demo")
 @_options.out("The directory to write.  [default: runs/demo, or the next free name]")
 @_options.budget("[default: the recipe's, 1,000,000]")
-@click.option("--seed", default=1, show_default=True, help="Seed of the model and data order.")
+@click.option("--seed", type=int, help="Seed of the model and data order.  [default: 1]")
 @_options.settings
 @_options.device
+@_options.resume("RUN", "Go on with RUN, or --out, or the newest run, where it was interrupted.")
 @_options.as_json
 def command(
     out: Path | None,
     budget: int | None,
-    seed: int,
+    seed: int | None,
     settings: tuple[str, ...],
     device: str,
+    resume: str | None,
     as_json: bool,
 ) -> None:
     """The whole line on built-in text, in about five minutes on two cores.
 
     Prepares Python's own documentation, trains a small model on it, quantizes and packs it, and
     scores held-out text with the packed file, plain and with test-time training. A page in the
-    directory shows all of it.
+    directory shows all of it. What was done when it is interrupted is kept, and --resume goes on.
     """
     from segpt.spec.recipe import read_recipe
+    from segpt.stages import files, report
 
-    from . import _demo, _latest
+    from . import _demo, _resume, _training
 
-    changes = [f"train.seed={seed}", *settings]
+    changes = [] if seed is None else [f"train.seed={seed}"]
+    changes += settings
     if budget is not None:
         changes.append(f"pack.budget={budget}")
-    recipe = read_recipe("demo", changes)
-    place = out or _latest.fresh(_latest.RUNS / "demo")
+    begun = None
+    if resume is None:
+        recipe = read_recipe(RECIPE, changes)
+    else:
+        begun = _training.begun(_resume.run(resume, out))
+        recipe = _training.recipe_of(begun.checkpoint, None, changes)
+        if (begun.run / report.DEMO).is_file():
+            _report.notice(f"{begun.run} is finished: nothing is left to do")
+            stored = files.read_json(begun.run / report.DEMO, "what the demo found")
+            _tell(stored | {"report": str(begun.run / report.PAGE)}, as_json)
+            return
     started = time.perf_counter()
-    result = _demo.run(recipe, place, device) | {"seed": seed}
-    result["seconds"] = time.perf_counter() - started
-    result["report"] = str(_demo.report_on(result, place))
+    with _place(out if begun is None else begun.run, device) as place:
+        result = _demo.run(recipe, place, device, resume=begun) | {"seed": recipe.train.seed}
+        result["seconds"] = time.perf_counter() - started
+        result["report"] = str(_demo.report_on(result, place))
+    _tell(result, as_json)
+
+
+@contextlib.contextmanager
+def _place(out: Path | None, device: str) -> Iterator[Path]:
+    """The directory of the demo, which nobody else writes to; says how to go on after Ctrl-C."""
+    from segpt.locks import claim, locked
+
+    from . import _latest
+
+    place = out or claim(_latest.RUNS / RECIPE)
+    try:
+        with locked(place):
+            yield place
+    except (InterruptError, KeyboardInterrupt) as error:
+        if not any(place.glob("step-*")):
+            raise
+        words = ["segpt", "demo", "--resume", str(place)]
+        words += [] if device == "auto" else ["--device", device]
+        what = str(error) or "interrupted"
+        raise InterruptError(f"{what}; to go on: {shlex.join(words)}") from None
+    finally:
+        if out is None:
+            with contextlib.suppress(OSError):  # not empty: something is there
+                place.rmdir()
+
+
+def _tell(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _report.emit(result, True, [])
-        return
-    _show(result)
+    else:
+        _show(result)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -1,18 +1,24 @@
 """``segpt quantize``."""
 
 import dataclasses
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from segpt.errors import InterruptError
-from segpt.spec.base import fingerprint
-from segpt.spec.quant import Method, Rule
+from segpt.errors import CheckpointError, InterruptError
+from segpt.locks import locked
+from segpt.spec.base import decode, differences, encode, fingerprint
+from segpt.spec.quant import Method, QuantSpec, Rule
 
 from . import _latest, _options, _out, _report
+
+if TYPE_CHECKING:
+    from segpt.values import Checkpoint, Quantized
 
 
 @click.command("quantize")
@@ -29,7 +35,11 @@ from . import _latest, _options, _out, _report
     help="gptq, nearest: bits of the matrices, and the table keeps its own. trellis, rd: mean "
     "bits per weight. Without --method: gptq.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="The text it was trained on.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="The text it was trained on.  [default: wherever that is]",
+)
 @_options.out("The directory to write.  [default: beside the checkpoint]")
 @_options.settings
 @_options.device
@@ -59,68 +69,206 @@ def command(
     """Quantize CHECKPOINT (the newest by default) and report what it costs.
 
     By default the steps are the finest that fit the budget. Calibration reads training text
-    only; the damage is measured on the validation split. Every layer that is done is saved, so
-    that an interrupted call can go on with --resume.
+    only; the damage is measured on the validation split. Both are those that the checkpoint was
+    trained and validated on. Every layer that is done is saved, and --resume goes on with what was
+    interrupted, in the way it was begun.
     """
-    from segpt.artifact.container import pack
     from segpt.atomic import check_replaceable, remove_directory
-    from segpt.stages import files, recipes, untuned
+    from segpt.stages import files, untuned
     from segpt.stages import plot as pictures
     from segpt.stages.calibrate import quantize_on, share
     from segpt.train.mesh import pick
 
-    from . import _training
+    from . import _texts
 
     if plot is not None:
         pictures.need()
         _out.check_file(plot, pictures.is_ours, forced=force)
-    run = _latest.need("checkpoint", checkpoint)
-    value = files.read_checkpoint(files.newest_checkpoint(run))
-    recipe = recipes.of_checkpoint(value, settings)
-    spec = recipes.quant_spec(recipe, method=method, budget=budget, bits=bits)
-    tokens, held_out = _training.splits(recipe, data)
-    place = out or run.with_name(f"{run.name}-quantized")
+    asked = Asked(checkpoint, out, method, budget, bits, settings)
+    if resume and (done := _done(asked)) is not None:
+        _report.notice(f"{done} is finished: nothing is left to do")
+        _tell(done, files.read_quantized(done), None, as_json)
+        return
+    task = _resumed(asked) if resume else _begun(asked)
+    place, value, spec = task.place, task.checkpoint, task.spec
     check_replaceable(place, lambda there: files.holds(there, "quantized"))
-    partial = place.with_name(f"{place.name}.partial")
+    reading = _texts.of_model(value, task.path, data)
+    reading.say()
+    _report.notice(f"model: {task.path}")
+    partial = _partial(place)
     origin = {"checkpoint": value.fingerprint, "quantize": fingerprint(spec)}
-    with _report.Bar("quantize") as bar, _told(partial):
-        quantized = quantize_on(
-            value,
-            spec,
-            tokens,
-            held_out,
-            device=pick(device),
-            report=lambda p: bar(share(p, spec), p.task),
-            resume=files.read_partial(partial, origin) if resume else None,
-            save=lambda state: files.save_partial(partial, state, origin),
-        )
-    report = dict(quantized.report) | {"budget": spec.budget or recipe.pack.budget}
-    files.save_quantized(place, dataclasses.replace(quantized, report=report))
-    remove_directory(partial)
-    _latest.remember("quantized", place)
-    if plot is not None:
-        with _report.Bar("plot") as bar:
-            curve = untuned.curve(
-                value, quantized, spec, tokens, held_out, device=pick(device), report=bar
+    with locked(place):
+        tokens, held_out = reading.open()
+        with _report.Bar("quantize") as bar, _told(partial, _again(place, data, device)):
+            quantized = quantize_on(
+                value,
+                spec,
+                tokens,
+                held_out,
+                device=pick(device),
+                report=lambda p: bar(share(p, spec), p.task),
+                resume=files.read_partial(partial, origin) if resume else None,
+                save=lambda state: files.save_partial(partial, state, origin | task.begun),
             )
-        report |= {"curve": curve.plain()}
-        files.save_quantized(place, dataclasses.replace(quantized, report=report))
-        pictures.quantized(plot, curve, report, spec.method)
-    size = pack(quantized).size
+        report = dict(quantized.report) | {
+            "budget": task.budget,
+            "spec": encode(spec),
+            "text": value.about.get("text"),
+            "recipe": task.recipe,
+            "measured_on": _report.in_chunks(held_out, spec.report_tokens, value.spec.context),
+        }
+        quantized = dataclasses.replace(quantized, report=report)
+        files.save_quantized(place, quantized)
+        remove_directory(partial)
+        _latest.remember("quantized", place)
+        if plot is not None:
+            with _report.Bar("plot") as bar:
+                curve = untuned.curve(
+                    value, quantized, spec, tokens, held_out, device=pick(device), report=bar
+                )
+            report |= {"curve": curve.plain()}
+            files.save_quantized(place, dataclasses.replace(quantized, report=report))
+            pictures.quantized(plot, curve, report, spec.method)
+    _tell(place, quantized, plot, as_json, texts=reading.plain)
+
+
+class Asked(NamedTuple):
+    """What the command line says about the model and the method."""
+
+    checkpoint: Path | None
+    out: Path | None
+    method: Method | None
+    budget: int | None
+    bits: int | None
+    settings: tuple[str, ...]
+
+    @property
+    def how(self) -> bool:
+        """Whether it says anything about the method."""
+        return bool(self.method or self.budget or self.bits or self.settings)
+
+
+class Task(NamedTuple):
+    """What is quantized, how, and to where; ``budget`` is what packing will have to keep to."""
+
+    path: Path
+    checkpoint: "Checkpoint"
+    recipe: str
+    spec: QuantSpec
+    budget: int
+    place: Path
+
+    @property
+    def begun(self) -> dict[str, str]:
+        """What an interrupted call leaves behind, so that it goes on without repeating options."""
+        path, spec = str(self.path), encode(self.spec)
+        return {"begun": json.dumps({"path": path, "spec": spec, "budget": self.budget})}
+
+
+def _begun(asked: Asked) -> Task:
+    """A quantization from its beginning."""
+    from segpt.stages import files, recipes
+
+    run = _latest.need("checkpoint", asked.checkpoint)
+    place = asked.out or run.with_name(f"{run.name}-quantized")
+    path = files.newest_checkpoint(run)
+    value = files.read_checkpoint(path)
+    recipe = recipes.of_checkpoint(value, asked.settings)
+    spec = recipes.quant_spec(recipe, method=asked.method, budget=asked.budget, bits=asked.bits)
+    return Task(path, value, recipe.name, spec, spec.budget or recipe.pack.budget, place)
+
+
+def _resumed(asked: Asked) -> Task:
+    """A quantization that was interrupted: as it was begun, where nothing else is said.
+
+    Raises:
+        CheckpointError: if there is none, or options would make it another one.
+    """
+    from segpt.stages import files, recipes
+
+    partial = _interrupted(asked)
+    begun = files.begun(partial, "partial")
+    place = partial.with_name(partial.name.removesuffix(".partial"))
+    path = Path(str(begun.get("path")))
+    if asked.checkpoint is not None:
+        path = files.newest_checkpoint(asked.checkpoint)
+    value = files.read_checkpoint(path)
+    recipe = recipes.of_checkpoint(value, asked.settings)
+    spec = decode(QuantSpec, begun.get("spec"), "$.spec")
+    if asked.how:
+        now = recipes.quant_spec(recipe, method=asked.method, budget=asked.budget, bits=asked.bits)
+        if odd := differences(spec, now):
+            names = "; ".join(f"{name} {was}, now {new}" for name, was, new in odd[:4])
+            raise CheckpointError(
+                f"{partial} was begun with other settings: {names}; leave these out to go on, or "
+                "leave out --resume"
+            )
+    return Task(path, value, recipe.name, spec, int(begun.get("budget", 0)), place)
+
+
+def _interrupted(asked: Asked) -> Path:
+    """What an interrupted call left: of the place or checkpoint that is named, or the newest."""
+    if asked.out is not None:
+        return _partial(asked.out)
+    if asked.checkpoint is not None:
+        return _partial(asked.checkpoint.with_name(f"{asked.checkpoint.name}-quantized"))
+    place = _latest.latest("partial")
+    if place is None:
+        raise CheckpointError("there is nothing to resume here; leave out --resume")
+    return place
+
+
+def _done(asked: Asked) -> Path | None:
+    """The quantized model that an interrupted call would have made, if that has been finished."""
+    place = asked.out
+    if place is None and asked.checkpoint is not None:
+        place = asked.checkpoint.with_name(f"{asked.checkpoint.name}-quantized")
+    if place is None:
+        place = None if _latest.latest("partial") else _latest.latest("quantized")
+    if place is None or _partial(place).exists() or not (place / "header.json").is_file():
+        return None
+    return place
+
+
+def _partial(place: Path) -> Path:
+    return place.with_name(f"{place.name}.partial")
+
+
+def _again(place: Path, data: Path | None, device: str) -> str:
+    """The command that goes on."""
+    words = ["segpt", "quantize", "--resume", "--out", str(place)]
+    words += [] if data is None else ["--data", str(data)]
+    words += [] if device == "auto" else ["--device", device]
+    return shlex.join(words)
+
+
+def _tell(
+    place: Path,
+    quantized: "Quantized",
+    plot: Path | None,
+    as_json: bool,
+    texts: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Print what came of it."""
+    from segpt.artifact.container import pack
+
+    report, size = quantized.report, pack(quantized).size
+    spec = decode(QuantSpec, report["spec"], "$.spec") if "spec" in report else None
     result = {
         "out": str(place),
-        "method": spec.method,
-        "rules": [] if spec.designed else [rule_text(rule) for rule in spec.rules],
-        "budget": spec.budget,
+        "method": None if spec is None else spec.method,
+        "rules": [] if spec is None or spec.designed else [rule_text(r) for r in spec.rules],
+        "budget": None if spec is None else spec.budget,
         "bits_per_weight": 8 * size / report["parameters"],
         "roles": report["roles"],
         "layers": report["layers"],
         "fallbacks": report["fallbacks"],
-        **report["quality"],
+        **(report["quality"] or {}),
         "bytes": size,
-        "bpb_of": _report.in_chunks(held_out, spec.report_tokens, value.spec.context),
+        "bpb_of": report.get("measured_on"),
+        "texts": list(texts),
     }
-    lines = [f"method {spec.method}"] + [f"rule {text}" for text in result["rules"]]
+    lines = [f"method {result['method']}"] + [f"rule {text}" for text in result["rules"]]
     lines += [f"fell back to rounding: {', '.join(report['fallbacks'])}"] * bool(
         result["fallbacks"]
     )
@@ -138,7 +286,7 @@ def command(
 
 
 @contextmanager
-def _told(partial: Path) -> Iterator[None]:
+def _told(partial: Path, again: str) -> Iterator[None]:
     """Say how to go on after Ctrl-C."""
     try:
         yield
@@ -146,7 +294,7 @@ def _told(partial: Path) -> Iterator[None]:
         if not partial.exists():
             raise
         raise InterruptError(
-            f"interrupted; {partial} holds the layers that are done: go on with --resume"
+            f"interrupted; {partial} holds the layers that are done; to go on: {again}"
         ) from None
 
 

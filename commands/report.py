@@ -30,7 +30,7 @@ def command(
 
     if png is not None:
         plot.need()
-    place = _latest.need("checkpoint", run)
+    place = _latest.need("run", run)
     page = out or place / report.PAGE
     _out.check_file(page, report.is_page, forced=force)
     _out.check_file(png, plot.is_ours, forced=force)

@@ -7,6 +7,14 @@ import click
 
 from . import _latest, _options, _out, _report
 
+_FREE = ("device", "limit", "out", "audit", "prove")  # may change when a score goes on
+
+
+def _said(*names: str) -> bool:
+    """Whether the command line names one of the options."""
+    source = click.get_current_context().get_parameter_source
+    return any(source(name) == click.core.ParameterSource.COMMANDLINE for name in names)
+
 
 @click.command("score", cls=_options.ReadingCommand)
 @click.argument("model", required=False, type=click.Path(path_type=Path))
@@ -35,10 +43,11 @@ def command(
     """Bits per byte of MODEL on TEXT.
 
     MODEL is an artifact, a quantized model or a checkpoint (the newest artifact by default);
-    TEXT is the newest validation split by default, else the built-in one, and may be token
-    shards (.bin). How the text is read and what is learnt on the way follow --recipe, or else
-    the size of the model; --set changes `score.`, `adapt.` and `ngram.` values, e.g.
-    --set adapt.rate=0.005. With --core, the CORE tasks instead of TEXT.
+    TEXT is by default what MODEL was validated on, wherever that was prepared; it may be token
+    shards (.bin), or `builtin`. How the text is read and what is learnt on the way follow
+    --recipe, or else the size of the model; --set changes `score.`, `adapt.` and `ngram.` values,
+    e.g. --set adapt.rate=0.005. An interrupted call goes on with --resume alone. With --core, the
+    CORE tasks instead of TEXT.
     """
     from segpt.stages.files import is_score
 
@@ -46,6 +55,10 @@ def command(
     if core is None:
         from . import _scoring
 
+        others = options.keys() - {*_FREE, "resume"}
+        if options["resume"] and not texts and not _said(*others):
+            now = {name: options[name] for name in _FREE if _said(name)}
+            model, texts, options = _scoring.begun(model, now)
         found = _scoring.run(_latest.need("artifact", model), texts, options)
     else:
         from . import _core

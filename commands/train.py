@@ -9,17 +9,23 @@ import click
 
 from . import _latest, _options, _report
 
+DEFAULT = "demo"  # the recipe where none is named
+
 
 @click.command("train")
-@_options.recipe("demo")
-@click.option("--data", type=click.Path(path_type=Path), help="A directory of `data prepare`.")
+@_options.recipe(None, "demo")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="A directory of `data prepare`, or `builtin`.  [default: the text prepared last]",
+)
 @_options.out("The run directory.  [default: runs/RECIPE]")
 @click.option("--steps", type=click.IntRange(min=1), help="Train for so many steps.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Train for so long.")
 @click.option("--seed", type=int, help="Seed of initialisation and data order.")
 @_options.settings
 @_options.device
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of --out.")
+@_options.resume("RUN", "Go on with RUN, or --out, or the newest run, as it was begun.")
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
@@ -30,7 +36,7 @@ from . import _latest, _options, _report
 @click.option("--dry-run", is_flag=True, help="Only say what the run would be.")
 @_options.as_json
 def command(
-    recipe: str,
+    recipe: str | None,
     data: Path | None,
     out: Path | None,
     steps: int | None,
@@ -38,15 +44,20 @@ def command(
     seed: int | None,
     settings: tuple[str, ...],
     device: str,
-    resume: bool,
+    resume: str | None,
     init: Path | None,
     rules: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train a model from a recipe; without arguments, the demo's on built-in text.
+    """Train a model from a recipe on the text that was prepared last, or else on built-in text.
 
-    An interrupted run saves itself; `--resume` goes on exactly where it stopped.
+    Without a recipe it is the demo's, with the vocabulary of the text. A recipe that is named
+    keeps its vocabulary, and a text with another one is refused.
+
+    An interrupted run saves itself; `--resume` goes on exactly where it stopped. Recipe, settings,
+    seed and text are those of the run; only what leaves the result as it is may be changed, and
+    the length up to `train.horizon`.
 
     With --rules, what can be known before the run is checked before it, the run ends when the
     rules say so, and findings are printed and stored in the checkpoint. The exit code is 2 if a
@@ -69,7 +80,7 @@ def command(
     """  # noqa: D301 - Click reads a backspace
     if steps is not None and seconds is not None:
         raise click.UsageError("give --steps or --seconds, not both")
-    if resume and init is not None:
+    if resume is not None and init is not None:
         raise click.UsageError("give --resume or --init, not both")
     changes = list(settings)
     if steps is not None:
@@ -82,11 +93,32 @@ def command(
     from segpt.errors import CheckError
     from segpt.spec import rules as contests
     from segpt.spec.recipe import read_recipe
+    from segpt.stages.train import is_finished
 
-    from . import _training
+    from . import _resume, _texts, _training
 
     held = None if rules is None else contests.find(rules)
-    chosen = read_recipe(recipe, changes)
+    texts: list[dict[str, Any]] = []
+
+    def plan() -> _training.Plan:
+        """What the command line asks for: a run that goes on, or one that begins."""
+        if resume is None:
+            wanted = read_recipe(recipe or DEFAULT, changes)
+            chosen, reading = _texts.for_training(
+                wanted, data, adapt=recipe is None, settings=changes, dry=dry_run
+            )
+            texts[:] = reading.plain
+            place = out or _latest.RUNS / chosen.name
+            return _training.Plan(chosen, reading.open, place, None, out is None, init, held)
+        begun = _training.begun(_resume.run(resume, out))
+        chosen = _training.recipe_of(begun.checkpoint, recipe, changes)
+        if not dry_run and is_finished(begun.checkpoint, chosen):
+            return _training.Plan(chosen, _training.nothing, begun.run, begun)
+        reading = _texts.of_model(begun.checkpoint, begun.run, data)
+        reading.say()
+        texts[:] = reading.plain
+        return _training.Plan(chosen, reading.open, begun.run, begun, rules=held)
+
     if dry_run:
         from segpt.stages.train import describe
         from segpt.train.mesh import pick
@@ -94,34 +126,26 @@ def command(
         if os.environ.get("RANK", "0") != "0":
             return  # one of the processes that torchrun starts speaks
         processes = int(os.environ.get("WORLD_SIZE", "1"))
-        about = describe(chosen, pick(device), held, processes)
+        about = describe(plan().recipe, pick(device), held, processes)
         known = {key: value for key, value in about.items() if value not in (None, [])}
         warnings = known.pop("warnings", [])
         shown = [f"{key}: {_plain(value, _unit(key))}" for key, value in known.items()]
-        _report.emit(about, as_json, shown)
+        _report.emit(about | {"texts": texts}, as_json, shown)
         for warning in warnings:
             _report.notice(f"warning: {warning}")
         return
-    place = out or Path(_latest.RUNS / chosen.name)
-    result = _training.run(
-        chosen,
-        lambda: _training.splits(chosen, data),
-        place,
-        device,
-        resume=resume,
-        fresh=out is None,
-        init=init,
-        rules=held,
-    )
+    asked = {"--resume": resume is not None, "--init": init is not None}
+    result = _training.run(plan, device, asked=asked)
     if result is None:
         return
+    result["texts"] = texts
     _report.emit(result, as_json, _lines(result))
-    if result["rules"] is not None:
-        from segpt.stages.rules import lines
+    if result["rules"] is not None and texts:  # not of a run that has come to its end before
+        from segpt.stages.rules import lines as rule_lines
 
         findings = [contests.Finding(**finding) for finding in result["rules"]["findings"]]
         if not as_json:
-            _report.emit({}, False, lines(findings))
+            _report.emit({}, False, rule_lines(findings))
         if wrong := contests.broken(findings):
             raise CheckError(
                 f"the rules {result['rules']['name']} are broken: {contests.told(wrong)}; "
@@ -131,6 +155,8 @@ def command(
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
     read, best = result["read"], result["best"]
+    if result["loss"] is None or read is None:  # a run that has ended, without its metrics
+        return [f"{result['checkpoint']}: {result['parameters']:,} parameters"]
     lines = [
         f"{result['checkpoint']}: {result['parameters']:,} parameters, "
         f"{result['steps']:,} steps, {result['tokens']:,} tokens",

@@ -66,6 +66,17 @@ def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
             lock.unlink()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of ``path`` at this moment."""
+    place = Path(os.path.realpath(path))
+    lock = place.parent / f".{place.name}.lock"
+    try:
+        with lock.open("r+b") as file:
+            return not _take(file)  # what is taken here ends with the block
+    except OSError:
+        return False
+
+
 def _acquire(lock: Path, path: Path) -> IO[bytes] | None:
     """The open, locked file; None if another process holds it."""
     try:

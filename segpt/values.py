@@ -66,7 +66,8 @@ class Tokens:
 
     ``bytes`` counts the UTF-8 bytes of the documents; ``count`` the tokens, each document's
     start token included. ``documents`` holds the first 8 bytes of the SHA-256 of each document,
-    as sorted uint64.
+    as sorted uint64. ``digest`` names the tokens; ``text`` is the name of what was tokenized and
+    ``text_digest`` names that, under whatever tokenizer.
     """
 
     tokenizer: Tokenizer
@@ -76,6 +77,8 @@ class Tokens:
     documents: NDArray[np.uint64] = field(repr=False)
     shards: tuple[Shard, ...]
     digest: str
+    text: str = field(default="", compare=False)
+    text_digest: str = field(default="", compare=False)
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segpt.errors import SegptError
-from segpt.locks import claim, locked
+from segpt.locks import claim, is_locked, locked
 
 HOLD = "import sys, time; from segpt.locks import locked; from pathlib import Path\n"
 HOLD += "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
@@ -73,3 +73,16 @@ def test_many_writers_take_turns(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(50)))
     assert count.read_text() == "50"
+
+
+def test_whether_a_lock_is_held_can_be_asked(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    assert not is_locked(place)
+    with holder(place) as process:
+        assert is_locked(place)
+        process.kill()
+        process.wait()
+        assert not is_locked(place)
+    with locked(place):
+        assert is_locked(place)
+    assert not is_locked(place)

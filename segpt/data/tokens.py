@@ -224,6 +224,8 @@ def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
         documents=_read_documents(path / "documents.bin", manifest.documents),
         shards=shards,
         digest=manifest.digest,
+        text=manifest.text,
+        text_digest=manifest.text_digest,
     )
 
 

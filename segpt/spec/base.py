@@ -10,7 +10,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -97,6 +97,27 @@ def readable(value: Any) -> bytes:
 def fingerprint(value: Any) -> str:
     """Sixteen hex digits that name a spec or plain value by its content."""
     return hashlib.sha256(canonical(value)).hexdigest()[:16]
+
+
+def differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """The leaves in which two specs or plain values differ: path, as ``--set`` writes it, and both.
+
+    What one of them lacks is None.
+    """
+    one, other = (dict(_leaves(encode(value))) for value in (before, now))
+    paths = dict.fromkeys([*one, *other])
+    return [(p, one.get(p), other.get(p)) for p in paths if one.get(p) != other.get(p)]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{number}]")
+    else:
+        yield path, value
 
 
 def decode(cls: type[T], value: Any, path: str = "$") -> T:

@@ -277,6 +277,19 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
         )
 
 
+def begun(path: Path, kind: str) -> dict[str, Any]:
+    """What an interrupted call wrote into its origin, as JSON under ``begun``, to go on alone.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or says nothing of the kind.
+    """
+    _check_begun(path)
+    header = read_header(path, kind)
+    with _reading(path):
+        table = json.loads(header["origin"]["begun"])
+        return {str(name): value for name, value in table.items()}
+
+
 def save_scoring(path: Path, arrays: Arrays, origin: Mapping[str, str]) -> None:
     """Write a score that is under way, over what was written there before.
 
@@ -524,9 +537,15 @@ def _read_begun(
     path: Path, kind: str, origin: Mapping[str, str], otherwise: str
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read what an interrupted call left, if it was about the same ``origin``."""
-    if not standing(Path(path)).exists():
-        raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")
+    _check_begun(path)
     header, files = _read(path, kind)
-    if header.get("origin") != dict(origin):
+    with _reading(path):
+        before = dict(header["origin"])
+    if any(before.get(name) != value for name, value in origin.items()):
         raise CheckpointError(f"{path} was begun {otherwise}; leave out --resume")
     return header, files
+
+
+def _check_begun(path: Path) -> None:
+    if not standing(Path(path)).exists():
+        raise CheckpointError(f"there is nothing to resume at {path}; leave out --resume")

@@ -17,16 +17,17 @@ from segpt.data.batches import Blocks
 from segpt.data.ledger import Ledger
 from segpt.data.tokenizer import load
 from segpt.data.tokens import ids
-from segpt.errors import CheckpointError, SpecError, TrainError
+from segpt.errors import CheckpointError, TrainError
 from segpt.eval.validate import validate
 from segpt.model.model import Model
 from segpt.restoring import taking_over
+from segpt.spec.base import differences as spec_differences
 from segpt.spec.base import encode, fingerprint, kind
 from segpt.spec.census import flops
 from segpt.spec.layout import layout
 from segpt.spec.recipe import Recipe
 from segpt.spec.rules import Finding, Rules, find
-from segpt.spec.train import Steps
+from segpt.spec.train import Seconds, Steps
 from segpt.train.loop import Report, Run, compile_model, sequences
 from segpt.train.loop import train as loop
 from segpt.train.mesh import Mesh
@@ -41,6 +42,7 @@ from .files import checkpoint_name, checkpoints, clean_run, save_checkpoint
 from .recipes import of_checkpoint
 from .tables import aligned
 
+METRICS = "metrics.jsonl"  # in the directory of a run
 REPLAYED = 65_536  # blocks at a time
 Validate = Callable[[Model], tuple[float, float]]
 
@@ -59,12 +61,14 @@ def train(
     notice: Callable[[str], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     finished: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    saved: Callable[[Path], None] = lambda _: None,
 ) -> Path:
     """Train a recipe on tokens; checkpoints and ``metrics.jsonl`` go to the directory ``out``.
 
-    A resumed run goes on exactly where it stopped. Its recipe is the same but for the length,
-    which may be another one up to the horizon of the schedules: a run that was stopped early
-    has then taken the steps that the longer one takes.
+    A resumed run goes on exactly where it stopped. Its recipe is the same but for what does not
+    change the result, see :func:`differences`, and for the length, which may be another one up to
+    the horizon of the schedules: a run that was stopped early has then taken the steps that the
+    longer one takes.
 
     Args:
         recipe: model and training.
@@ -80,6 +84,7 @@ def train(
         notice: called with lines about the run before it, and when something falls back.
         stop: asked after every step; true means save and stop.
         finished: given the ``about`` of the last checkpoint when the run is over.
+        saved: called in the leading process with each checkpoint that is on the disk.
 
     Returns:
         The directory of the last checkpoint.
@@ -92,7 +97,7 @@ def train(
     """
     mesh.agree(_told(recipe, tokens, held_out, resume, init, rules))
     with mesh.all_well():
-        session = _Session(recipe, tokens, held_out, out, mesh, resume, init, rules)
+        session = _Session(recipe, tokens, held_out, out, mesh, resume, init, rules, saved)
     run, blocks = session.run, session.blocks
     run.threads.notice = notice
     compile_model(run, blocks.take(run.blocks, run.size), notice)
@@ -181,6 +186,7 @@ class _Session:
         resume: Checkpoint | None,
         init: Checkpoint | None,
         rules: Rules | None,
+        saved: Callable[[Path], None],
     ) -> None:
         if tokens.tokenizer.vocab != recipe.model.vocab:
             raise TrainError(
@@ -196,7 +202,8 @@ class _Session:
         if resume is not None and init is not None:
             raise TrainError("a resumed run has its own weights; leave out --init or --resume")
         self.recipe, self.tokens, self.out, self.mesh = recipe, tokens, out, mesh
-        self.metrics = out / "metrics.jsonl"
+        self.held_out, self.saved = held_out, saved
+        self.metrics = out / METRICS
         earlier = [] if init is None else [init.documents]
         if resume is not None and "init" in resume.origin:
             earlier = [resume.documents]
@@ -306,7 +313,9 @@ class _Session:
             state=run.state() | self.ledger.state(),
             about=self.about(),
         )
-        save_checkpoint(self.out / checkpoint_name(run.step), checkpoint)
+        path = self.out / checkpoint_name(run.step)
+        save_checkpoint(path, checkpoint)
+        self.saved(path)
         how = self.recipe.train
         best = checkpoint_name(run.validations.best_step) if how.keep_best else None
         for old in checkpoints(self.out)[: -how.keep]:
@@ -321,11 +330,12 @@ class _Session:
             "seconds": run.elapsed,
             "tokens": self.ledger.tokens,
             "read": self.ledger.plain(),
-            "text": {
-                "split": self.tokens.split,
-                "tokens": self.tokens.count,
-                "digest": self.tokens.digest,
+            "text": _text(self.tokens)
+            | {
+                "place": str(_place(self.tokens)),
+                "validation": None if self.held_out is None else _text(self.held_out),
             },
+            "finished": self.over or run.fraction >= 1.0,
             "processes": run.mesh.size,
             "device": run.mesh.device.type,
             "threads": run.threads.most,
@@ -489,34 +499,98 @@ def _check_fits(init: Checkpoint, recipe: Recipe, tokens: Tokens) -> None:
         )
 
 
+def _text(tokens: Tokens) -> dict[str, Any]:
+    """What a checkpoint remembers of a split."""
+    return {
+        "name": tokens.text,
+        "split": tokens.split,
+        "tokens": tokens.count,
+        "bytes": tokens.bytes,
+        "digest": tokens.digest,
+        "text_digest": tokens.text_digest,
+        "tokenizer": tokens.tokenizer.fingerprint,
+    }
+
+
+def _place(tokens: Tokens) -> Path:
+    """The directory that holds both splits."""
+    return tokens.shards[0].path.absolute().parent.parent
+
+
 def _check_resumable(resume: Checkpoint, origin: Mapping[str, str], recipe: Recipe) -> None:
     if resume.state is None:
         raise CheckpointError("the checkpoint holds no optimizer state, so it cannot be resumed")
+    if origin["recipe"] != resume.origin.get("recipe"):
+        check_same_run(of_checkpoint(resume), recipe)
     for key, value in origin.items():
-        found = resume.origin.get(key)
-        if found == value or (key == "recipe" and _same_schedules(resume, recipe)):
-            continue
+        before = resume.origin.get(key)
+        if key != "recipe" and before != value:
+            what = {"tokens": "text", "documents": "text"}.get(key, key)
+            raise TrainError(
+                f"the checkpoint was trained with another {what} ({key} {before}, now {value}); "
+                f"resume with the same, or {_ANEW}"
+            )
+
+
+_ANEW = "begin a new run with its weights: --init and another --out"
+
+# What a resumed run may change: when it says, measures and saves something, how it computes the
+# same numbers, and what is done with the model afterwards.
+_FREE = (
+    *("name", "about", "tokenizer", "quantize", "pack", "score", "adapt", "ngram"),
+    *(f"train.{name}" for name in ("save_every", "keep", "log_every", "validate_every")),
+    *(f"train.{name}" for name in ("validate_first", "kurtosis", "recompute", "compile")),
+)
+
+
+def check_same_run(before: Recipe, now: Recipe) -> None:
+    """Refuse to resume with a recipe that would give another result.
+
+    Raises:
+        TrainError: naming what differs, with both values.
+    """
+    if odd := differences(before, now):
+        most = 4
+        named = [f"{path} {_short(was)}, now {_short(new)}" for path, was, new in odd[:most]]
+        more = f" and {len(odd) - most} more" if len(odd) > most else ""
         raise TrainError(
-            f"the checkpoint was trained with other {key} ({found}, now {value}); resume with the "
-            "same ones, or begin a new run with its weights: --init and another --out"
+            f"the checkpoint was trained with another recipe: {'; '.join(named)}{more}; "
+            f"leave these out to go on as it was begun, or {_ANEW}"
         )
 
 
-def _same_schedules(resume: Checkpoint, recipe: Recipe) -> bool:
-    """Whether the recipes differ in nothing but the step at which the run stops."""
-    try:
-        return _endless(of_checkpoint(resume)) == _endless(recipe)
-    except (CheckpointError, SpecError):
-        return False
+def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
+    """What differs between the recipes of a run and makes it another one: path and both values.
+
+    The length does not if schedules reach equally far, nor does what leaves the result as it is.
+    """
+    free = [*_FREE, *(("train.length", "train.horizon") if _reach(before) == _reach(now) else ())]
+    within = tuple(f"{name}{end}" for name in free for end in (".", "["))
+    odd = spec_differences(before, now)
+    return [one for one in odd if one[0] not in free and not one[0].startswith(within)]
 
 
-def _endless(recipe: Recipe) -> Recipe:
-    """The recipe of a run that goes on to the horizon of its schedules."""
-    how = recipe.train
-    if not isinstance(how.length, Steps):
-        return recipe
-    length = Steps(count=how.horizon or how.length.count)
-    return dataclasses.replace(recipe, train=dataclasses.replace(how, length=length, horizon=None))
+def _reach(recipe: Recipe) -> Steps | Seconds:
+    """How far the schedules of a run reach."""
+    length = recipe.train.length
+    return (
+        Steps(count=recipe.train.horizon or length.count) if isinstance(length, Steps) else length
+    )
+
+
+def _short(value: Any) -> str:
+    return "(none)" if value is None else f"{value}"
+
+
+def is_finished(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether a run has come to its end, so that resuming with ``recipe`` would do nothing."""
+    length = recipe.train.length
+    if isinstance(length, Steps):
+        reached = checkpoint.step >= length.count
+    else:
+        reached = float(checkpoint.about.get("seconds", 0.0)) >= length.count
+    ended = checkpoint.about.get("finished") is True  # by rules, or with the text
+    return reached or (ended and length == of_checkpoint(checkpoint).train.length)
 
 
 def _rules_of(resume: Checkpoint) -> Rules | None:

@@ -404,9 +404,7 @@ def train(
         if validation is not None or kept:
             run.threads.restart()  # validating and saving are no steps
         if interrupted and not done:
-            raise InterruptError(
-                f"stopped at step {run.step}, which is saved; `segpt train --resume` goes on"
-            )
+            raise InterruptError(f"stopped at step {run.step}, which is saved")
 
 
 def _check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:

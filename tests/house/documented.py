@@ -29,6 +29,7 @@ STAND_INS = ("make", "pip", "python", "sbatch", "scontrol", "segpt", "sky", "sru
 # Not to be had without a network: what they are told is parsed, no more.
 PARSED_ONLY = (("data", "fetch"), ("eval",))
 
+LENGTH = re.compile(r"^(train\.(?:length=\{kind: steps, count: |horizon=))(\d+)")
 VOCAB, TRAINED, HELD_OUT = 512, 40, 4  # pieces, and documents of each split
 RECIPE = f"""
 name: small
@@ -99,6 +100,14 @@ def shrink() -> None:
         return dataclasses.replace(whole, **small, train=train, quantize=quantize)
 
     corpus.builtin, recipes.read_recipe = builtin, read
+    carried: Any = importlib.import_module("segpt.stages.recipes")
+    of_checkpoint = carried.of_checkpoint
+
+    def of_shorter(checkpoint: Any, settings: tuple[str, ...] = ()) -> Any:
+        """A run that is gone on with stops as much earlier as one that begins."""
+        return of_checkpoint(checkpoint, [LENGTH.sub(_shorter, s) for s in settings])
+
+    carried.of_checkpoint = of_shorter
     prepare: Any = importlib.import_module("segpt.stages.prepare")
     make_tokenizer = prepare.make_tokenizer
 
@@ -108,6 +117,10 @@ def shrink() -> None:
         return make_tokenizer(spec, text)
 
     prepare.make_tokenizer = make
+
+
+def _shorter(length: re.Match[str]) -> str:
+    return f"{length[1]}{shortened(int(length[2]))}"
 
 
 def shortened(steps: int) -> int:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segpt.errors import SpecError
-from segpt.spec.base import decode, encode
+from segpt.spec.base import decode, differences, encode
 from segpt.spec.parts import Rope
 from segpt.spec.recipe import Bpe, Bytes, Recipe, apply_settings, names, read_recipe
 from segpt.spec.score import Frozen
@@ -211,3 +211,14 @@ def test_mutated_files_read_or_raise_a_spec_error(data: st.DataObject, tmp_path:
     except SpecError:
         return
     assert decode(Recipe, encode(recipe)) == recipe
+
+
+def test_what_differs_is_named_as_it_is_set() -> None:
+    before = read_recipe("demo")
+    now = read_recipe("demo", ["train.batch=8", "quantize.rules[0].bits=5", "train.clip=null"])
+    assert differences(before, before) == []
+    assert {path: (old, new) for path, old, new in differences(before, now)} == {
+        "train.batch": (4, 8),
+        "train.clip": (1.0, None),
+        "quantize.rules[0].bits": (before.quantize.rules[0].bits, 5),
+    }

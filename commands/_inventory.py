@@ -1,0 +1,175 @@
+"""What lies below a directory, as rows: from headers, manifests and logs alone, without torch."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from segpt.artifact.container import load
+from segpt.artifact.opening import open_artifact
+from segpt.data.manifest import read as read_manifest
+from segpt.errors import SegptError
+from segpt.locks import is_locked
+from segpt.stages import files
+
+from . import _latest
+
+Row = dict[str, Any]
+
+PART = "part of validation"  # what training and quantizing measure on, in chunks
+
+# What a header says may be anyone's: whatever is not as segpt writes it makes a damaged row.
+_ODD = (SegptError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
+
+
+def rows(below: Path) -> list[Row]:
+    """A row for each text, run, checkpoint, quantized model and artifact below a directory."""
+    makers: dict[str, Callable[[Path], Row]] = {
+        "text": _text,
+        "run": _run,
+        "checkpoint": _checkpoint,
+        "partial": _partial,
+        "quantized": _quantized,
+        "artifact": _artifact,
+    }
+    names: dict[tuple[str, str], str] = {}  # of texts and recipes, by what models call them
+    table = []
+    for kind, make in makers.items():
+        for place in dict.fromkeys(_places(kind, below)):
+            row = _row(kind, place)
+            try:
+                row |= make(place)
+            except _ODD as error:
+                row |= {"state": "damaged", "error": " ".join(str(error).split())}
+            for name in ("text", "recipe"):
+                known = (name, str(row[f"{name}_digest"]))
+                if row[name] is None:
+                    row[name] = names.get(known)
+                else:
+                    names[known] = row[name]
+            table.append(row)
+    return table
+
+
+def _places(kind: str, below: Path) -> Iterator[Path]:
+    match kind:
+        case "text":
+            yield from _latest.texts_below(below)
+        case "checkpoint":
+            for run in _latest.on_disk("run", below):
+                yield from files.checkpoints(run)
+            others = set(_latest.on_disk("run", below))
+            yield from (p for p in _latest.on_disk("checkpoint", below) if p not in others)
+        case "run":
+            yield from _latest.on_disk("run", below)
+            yield from _latest.on_disk("begun", below)
+        case _:
+            yield from _latest.on_disk(kind, below)
+
+
+def _row(kind: str, place: Path) -> Row:
+    names = ("text", "text_digest", "recipe", "recipe_digest", "bpb", "bpb_of")
+    empty = dict.fromkeys(names)
+    state = "running" if is_locked(place) else "finished"
+    return {"kind": kind, "path": str(place), "bytes": _size(place), "state": state, **empty}
+
+
+def _size(place: Path) -> int:
+    """What a place takes on the disk."""
+    if place.is_file():
+        return place.stat().st_size
+    return sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
+
+
+def _text(place: Path) -> Row:
+    train, _ = read_manifest(place / "train")
+    read_manifest(place / "validation")
+    return {"text": train.text, "text_digest": train.digest[:16]}
+
+
+def _run(place: Path) -> Row:
+    saved = files.checkpoints(place)
+    running = is_locked(place)
+    if not saved:
+        return {"state": "running" if running else "interrupted"}
+    row = _checkpoint(saved[-1])
+    row["state"] = "running" if running else row["state"]
+    return row
+
+
+def _checkpoint(place: Path) -> Row:
+    header = files.read_header(place, "checkpoint")
+    about = header["about"]
+    ended = bool(about.get("finished")) or _reached(header) or "average" in about
+    in_run = place.name == files.checkpoint_name(int(header["step"]))
+    bpb = _validated(place.parent / "metrics.jsonl", int(header["step"])) if in_run else None
+    return {
+        "text": about.get("text", {}).get("name"),
+        **_origin(header["origin"]),
+        "recipe": about.get("recipe", {}).get("name"),
+        "bpb": bpb,
+        "bpb_of": None if bpb is None else PART,
+        "state": "finished" if ended else "interrupted",
+    }
+
+
+def _origin(origin: Mapping[str, str]) -> Row:
+    """The text and recipe that a model was made from, by their fingerprints."""
+    return {"text_digest": origin.get("tokens"), "recipe_digest": origin.get("recipe")}
+
+
+def _reached(header: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is the last one of its run, as its recipe says."""
+    about = header["about"]
+    length = about.get("recipe", {}).get("train", {}).get("length", {})
+    done = header["step"] if length.get("kind") == "steps" else about.get("seconds", 0.0)
+    return bool(length) and done >= length["count"]
+
+
+def _validated(metrics: Path, step: int) -> float | None:
+    """The last validation of a run up to a step."""
+    bpb = None
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if entry["step"] <= step and entry.get("validation_bpb") is not None:
+                bpb = float(entry["validation_bpb"])
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            continue  # cut short by a kill
+    return bpb
+
+
+def _partial(place: Path) -> Row:
+    files.read_header(place, "partial")
+    return {"state": "interrupted"}
+
+
+def _quantized(place: Path) -> Row:
+    header = files.read_header(place, "quantized")
+    report = header["report"]
+    quality = report.get("quality")
+    about = report.get("text")
+    return {
+        "text": about.get("name") if about else None,
+        **_origin(header["origin"]),
+        "recipe": report.get("recipe"),
+        "bpb": quality["bpb_after"] if quality else None,
+        "bpb_of": PART if quality else None,
+    }
+
+
+def _artifact(place: Path) -> Row:
+    header = open_artifact(load(place)).header
+    row: Row = _origin(header.origin)
+    for name in ("score.json", "score-ttt.json"):
+        beside = place.with_name(name)
+        if beside.is_file():
+            score = files.read_json(beside, "the score")
+            if score["origin"].get("artifact") == load(place).digest:
+                row |= {"bpb": float(score["bpb"]), "bpb_of": str(score["text"])}
+                break
+    return row

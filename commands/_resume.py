@@ -1,0 +1,33 @@
+"""What ``--resume`` goes on with: a place that was named, or what was interrupted last."""
+
+from pathlib import Path
+
+from segpt.errors import CheckpointError, SpecError
+
+from . import _latest
+
+
+def run(named: str, out: Path | None) -> Path:
+    """The run to go on with: named, that of ``--out``, or the newest.
+
+    Raises:
+        CheckpointError: if there is none.
+        SpecError: if two different ones are named.
+    """
+    place = either(named, out) or _latest.latest("run")
+    if place is None:
+        raise CheckpointError(
+            "no run was begun here, so there is none to resume; leave out --resume"
+        )
+    return place
+
+
+def either(named: str, out: Path | None) -> Path | None:
+    """The place that was named with ``--resume`` or ``--out``, if any was.
+
+    Raises:
+        SpecError: if two different ones were.
+    """
+    if named and out is not None and Path(named) != out:
+        raise SpecError(f"--resume {named} and --out {out} are two places; leave one of them out")
+    return Path(named) if named else out
