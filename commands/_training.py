@@ -135,7 +135,7 @@ def nothing() -> tuple[Tokens, Tokens]:
 def _logged(metrics: Path) -> list[dict[str, Any]]:
     """The lines of the metrics; what cannot be read is left out."""
     lines = []
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         for line in metrics.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             lines += [entry] if isinstance(entry, dict) else []

@@ -39,12 +39,13 @@ def claim(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+def locked(path: Path, *, wait: float = 0.3) -> Iterator[None]:
     """Within the block no other process holds the lock of ``path``, which need not exist.
 
     Args:
         path: the file or directory that is about to be written.
-        wait: seconds to wait for another process before giving up.
+        wait: seconds to wait for another process before giving up: a moment at least, as one that
+            only looks whether there is a lock holds it for that long.
 
     Raises:
         SegptError: if another process holds it, naming that process, or the disk refuses.

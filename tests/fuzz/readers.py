@@ -856,6 +856,39 @@ def _latest(place: Path) -> Subject:
     return of_folder(place, read, {".json": mutate.json_damage})
 
 
+def _listed_runs(place: Path) -> Subject:
+    """What `segpt runs` lists, and what a run says that has come to its end."""
+    run = tiny_run(place / "work").checkpoint.parent
+    (place / "work" / "run").rename(place / "run")
+    run = place / "run"
+    shutil.rmtree(place / "work")
+    for step in files.checkpoints(run):
+        (step / "state.safetensors").unlink()
+    inventory, training = _shell("_inventory"), _shell("_training")
+
+    def read(place: Path) -> None:
+        inventory.rows(place)
+        training._logged(place / "run" / "metrics.jsonl")
+
+    changes: dict[str, Change] = {HEADER: mutate.json_damage, ".jsonl": mutate.lines_damage}
+    return of_folder(place, read, changes)
+
+
+def _own_files(place: Path) -> Subject:
+    """What is looked at before a file is replaced: whose is it?"""
+    from segpt.stages import plot
+
+    looks = [report.is_page, plot.is_ours, _shell("_out").begins_with(b"%PDF")]
+    (place / "a").write_bytes(b"<title>x: a run of segpt</title>" + b"\x89PNG" * 40)
+
+    def read(place: Path) -> None:
+        for look in looks:
+            if (place / "a").exists():
+                look(place / "a")
+
+    return of_folder(place, read, {"": mutate.damaged})
+
+
 def _shell(name: str) -> Any:
     """A module of the command line, which the library cannot import."""
     load_commands()
@@ -1006,9 +1039,17 @@ READERS: tuple[Reader, ...] = (
     Reader("metrics", ("stages.stored:logged",), _metrics),
     Reader("rewound metrics", ("stages.train:_rewind",), _rewound),
     Reader("newest outputs", ("commands:_latest:_read",), _latest),
+    Reader(
+        "list of runs", ("commands:_inventory:*", "commands:_training:_logged"), _listed_runs, 0.1
+    ),
+    Reader(
+        "files to be replaced",
+        ("stages.report:is_page", "stages.plot:is_ours", "commands:_out:begins_with.begins"),
+        _own_files,
+    ),
     Reader("tokenizer file", ("stages.tokenizers:*",), _tokenizer_file, 0.2),
     Reader("compressed file", ("commands:_coding:read",), _compressed_file),
-    Reader("artifact with its documents", ("stages.pack:read_artifact",), _listed_artifact),
+    Reader("artifact with its documents", ("stages.pack:*",), _listed_artifact),
     Reader("documents of a leaderboard", ("stages.derive:with_documents",), _board_documents),
     Reader("surroundings", ("commands:_scoring:_surroundings",), _surroundings),
     Reader("lock", ("locks:_holder",), _lock),
@@ -1022,6 +1063,12 @@ _STRICT = "looks at nothing but whether the bytes have a digest that is known"
 _KERNEL = "a file of the kernel, any damage of which is answered with None"
 _MEMORY = "bytes in memory, none of which can be wrong"
 OWN: Mapping[str, str] = {
+    "__main__:open_streams": "opens what stands for a stream that is closed, and reads nothing",
+    "locks:is_locked": "opens a lock to try it, and reads nothing",
+    "commands:_report:silence": "opens the null device to write to it",
+    "commands:_texts:validation": "opens a prepared text, which data.tokens reads",
+    "commands:_training:_check_vacant": "looks whether a file is there to be read",
+    "commands:quantize:command": "opens a prepared text, which data.tokens reads",
     "atomic:_sync_file": "opens a file to flush it, and reads nothing",
     "atomic:_sync_directory": "opens a directory to flush it, and reads nothing",
     "board.bundle:_Package.fresh": _PACKAGE,
@@ -1042,7 +1089,6 @@ OWN: Mapping[str, str] = {
     "train.mesh:Mesh.agree": "what the other processes of a run have just sent",
     "train.mesh:Mesh._gathered": "what the other processes of a run have just sent",
     "commands:_scoring:_with_surroundings": _MEMORY,
-    "stages.audit:replayed": _WORKER,
     "stages.audit:_run": _WORKER,
     "stages.contest:_write": "copies a log as it is",
     "stages.doctor:_worked": _WORKER,
