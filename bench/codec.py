@@ -67,7 +67,7 @@ class Subject(NamedTuple):
 @click.option("--out", default=OUT, show_default=True, type=click.Path(path_type=Path))
 @click.option("--only", multiple=True, help="Only points whose name starts so. May be repeated.")
 @click.option("--merge", is_flag=True, help="PATHS are results: combine them into --out.")
-@click.option("--render", is_flag=True, help="Draw --out, and put its table into the README.")
+@click.option("--render", is_flag=True, help="Draw --out, and put its table into docs/codec.md.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 def main(
     paths: tuple[Path, ...],

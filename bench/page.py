@@ -1,4 +1,4 @@
-"""The codec benchmark as people see it: a picture, and a section of the README."""
+"""The codec benchmark as people see it: a picture, and a section of ``docs/codec.md``."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from .schemes import RATE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-PICTURE = "bench/results/codec.png"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "codec.md"
+PICTURE = "../bench/results/codec.png"  # from there
 BEGIN, END = "<!-- codec: python -m bench.codec --render -->", "<!-- /codec -->"
 
 _LINES = {
@@ -28,15 +28,15 @@ _LINES = {
 }
 
 
-def render(result: Mapping[str, Any], picture: Path, readme: Path = README) -> None:
-    """Draw the picture, and rewrite the section of the README.
+def render(result: Mapping[str, Any], picture: Path, page: Path = PAGE) -> None:
+    """Draw the picture, and rewrite the section of the page.
 
     Raises:
-        SegptError: if the README has no such section.
+        SegptError: if the page has no such section.
     """
     draw(result, picture)
-    text = readme.read_text(encoding="utf-8")
-    write_file(readme, placed(text, section(result)).encode())
+    text = page.read_text(encoding="utf-8")
+    write_file(page, placed(text, section(result)).encode())
 
 
 def placed(page: str, content: str, begin: str = BEGIN, end: str = END) -> str:
@@ -52,7 +52,7 @@ def placed(page: str, content: str, begin: str = BEGIN, end: str = END) -> str:
 
 
 def section(result: Mapping[str, Any]) -> str:
-    """What the README says about the codec: a table of points, the headline and the picture."""
+    """What the page says about the codec: a table of points, the headline and the picture."""
     entries, found = result["checkpoints"], result["summary"]
     head = found["headline"]
     count = len(entries)

@@ -28,9 +28,10 @@ from segpt.values import Checkpoint
 
 from . import facts
 from .codec import RECIPE, trained
-from .page import README, placed
+from .page import placed
 
 OUT = Path(__file__).parent / "results" / "policies.json"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "policies.md"
 BEGIN, END = "<!-- policies: python -m bench.policies --render -->", "<!-- /policies -->"
 SEEDS = (1, 2, 3)
 BASE = "strided"
@@ -54,7 +55,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 @click.argument("runs", nargs=-1, metavar="[NAME=RUN]...")
 @click.option("--out", default=OUT, show_default=True, type=click.Path(path_type=Path))
 @click.option("--only", multiple=True, help="Only this way of scoring. May be repeated.")
-@click.option("--render", is_flag=True, help="Put the table of --out into the README.")
+@click.option("--render", is_flag=True, help="Put the table of --out into docs/policies.md.")
 def main(runs: tuple[str, ...], out: Path, only: tuple[str, ...], render: bool) -> None:
     """Score what is missing in --out for the RUNS, each with the name of its model.
 
@@ -66,9 +67,9 @@ def main(runs: tuple[str, ...], out: Path, only: tuple[str, ...], render: bool) 
             for name, run in [split(run) for run in runs] or everything():
                 measure(name, run, out, only or tuple(SETTINGS))
         if render:
-            page = README.read_text(encoding="utf-8")
+            page = PAGE.read_text(encoding="utf-8")
             text = placed(page, section(json.loads(out.read_bytes())), BEGIN, END)
-            write_file(README, text.encode())
+            write_file(PAGE, text.encode())
     except SegptError as error:
         raise click.ClickException(str(error)) from error
 
@@ -82,7 +83,7 @@ def split(run: str) -> tuple[str, Path]:
 
 
 def everything() -> list[tuple[str, Path]]:
-    """All models that the README compares, trained if they are not."""
+    """All models that the page compares, trained if they are not."""
     return [
         (name, trained(seed, None, source, name))
         for name, source in (("demo", "demo"), ("codec", str(RECIPE)))
@@ -131,7 +132,7 @@ def scored(checkpoint: Checkpoint, way: str) -> dict[str, Any]:
 
 
 def section(result: Mapping[str, Any]) -> str:
-    """The table of the README: means over seeds, gains over the strided score of the weights."""
+    """The table of the page: means over seeds, gains over the strided score of the weights."""
     lines = []
     for name in dict.fromkeys(s["name"] for s in result["scores"]):
         own = [s for s in result["scores"] if s["name"] == name]

@@ -194,10 +194,10 @@ def test_an_interrupted_run_goes_on(
 
 
 def test_the_page_and_the_picture(tmp_path: Path) -> None:
-    readme, picture = tmp_path / "README.md", tmp_path / "codec.png"
-    readme.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")
-    page.render(result(entry("one"), entry("two")), picture, readme)
-    text = readme.read_text(encoding="utf-8")
+    target, picture = tmp_path / "codec.md", tmp_path / "codec.png"
+    target.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")
+    page.render(result(entry("one"), entry("two")), picture, target)
+    text = target.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
@@ -208,9 +208,9 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
         page.placed("nothing here", "x")
 
 
-def test_the_readme_shows_the_committed_results() -> None:
+def test_the_page_shows_the_committed_results() -> None:
     """`python -m bench.codec --render` after every run."""
-    text = page.README.read_text(encoding="utf-8")
+    text = page.PAGE.read_text(encoding="utf-8")
     if codec.OUT.exists():
         found = json.loads(codec.OUT.read_text(encoding="utf-8"))
         assert page.placed(text, page.section(found)) == text

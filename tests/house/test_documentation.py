@@ -1,7 +1,7 @@
 """Every command that the README and docs show runs as it is written.
 
 The ``sh`` blocks of a page run one after the other, in a copy of a directory in which a small model
-has been through the line: ``runs/`` as `segpt data prepare`, `train`, `quantize`, `pack` and `score
+has been through the line: ``my.txt`` and ``other.txt`` of prose, ``runs/`` as `segpt data prepare`, `train`, `quantize`, `pack` and `score
 --out` leave it, its pack as ``model.segpt``, ``text.txt`` and ``corpus/`` that it was not trained
 on, token shards ``val_*.bin``, ``scores/before`` and ``scores/after`` of three seeds each, and the
 repository's ``artifacts/`` and ``leaderboard/``. A fenced block after a line that is a file's name
@@ -76,6 +76,9 @@ def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         paragraphs = (ROOT / name).read_text(encoding="utf-8").split("\n\n")
         text = "".join(json.dumps({"text": paragraph}) + "\n" for paragraph in paragraphs)
         (place / "corpus" / f"part-{index}.jsonl").write_text(text)
+    for name, pages in (("my.txt", "[a-m]*.md"), ("other.txt", "[n-z]*.md")):
+        parts = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob(pages))]
+        (place / name).write_text("".join(parts), encoding="utf-8")
     first = place / "corpus" / "part-0.jsonl"
     first.with_name("part-0.jsonl.zst").write_bytes(zstandard.compress(first.read_bytes()))
     first.unlink()
