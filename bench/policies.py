@@ -43,11 +43,11 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "rolling over 7/8 of the context": {"mode": "rolling"},
     "rolling over the whole context": {"mode": "rolling", "whole": True},
     "`--ttt sgd`": {"policy": "sgd"},
-    "`--ttt lora`": {"policy": "lora"},
+    "`--ttt low_rank`": {"policy": "low_rank"},
     "`--ttt phased`": {"policy": "phased"},
     "`--ttt ngram`": {"policy": "ngram"},
     "`--ttt sgd+ngram`": {"policy": "sgd+ngram"},
-    "`--ttt best`: lora+ngram": {"policy": "best"},
+    "`--ttt best`: low_rank+ngram": {"policy": "best"},
 }
 
 
