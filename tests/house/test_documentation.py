@@ -3,10 +3,10 @@
 The ``sh`` blocks of a page run one after the other, in a copy of a directory in which a small model
 has been through the line: ``runs/`` as `segpt data prepare`, `train`, `quantize`, `pack` and `score
 --out` leave it, its pack as ``model.segpt``, what it was not trained on (``text.txt``, ``my.txt``,
-``other.txt`` and ``corpus/``), token shards ``val_*.bin``, ``scores/before`` and ``scores/after`` of
-three seeds each, and the repository's ``artifacts/`` and ``leaderboard/``. A fenced block after a
-line that is a file's name in backquotes and a colon, such as "`train.sbatch`:", is written to that
-file first.
+``other.txt`` and ``corpus/``), token shards ``val_*.bin``, ``scores/before`` and ``scores/after``
+of three seeds each, and the repository's ``artifacts/`` and ``leaderboard/``. A fenced block after
+a line that is a file's name in backquotes and a colon, such as "`train.sbatch`:", is written to
+that file first.
 """
 
 import json
