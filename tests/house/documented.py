@@ -161,6 +161,9 @@ def _answer(caller: socket.socket) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # those of the server may be files, in which one can seek; these are what the caller has
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     os.chdir(asked["place"])
     os.environ.clear()
     os.environ.update(asked["environment"])
