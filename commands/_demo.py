@@ -11,10 +11,10 @@ from segpt.errors import CheckpointError, SegptError
 from segpt.spec.base import encode, fingerprint
 from segpt.spec.recipe import Recipe
 from segpt.spec.sample import SampleSpec
-from segpt.stages import files, models, recipes, report, score, untuned
+from segpt.stages import files, models, recipes, report, score
 from segpt.stages.calibrate import quantize_on, share
 from segpt.stages.compressors import compressors
-from segpt.stages.pack import pack
+from segpt.stages.pack import pack, read_artifact
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
 from segpt.values import Artifact, Checkpoint, Partial, Quantized, Tokens
@@ -22,8 +22,6 @@ from segpt.values import Artifact, Checkpoint, Partial, Quantized, Tokens
 from . import _latest, _report, _texts, _training
 
 PROMPTS = (b"Return the ", b"class ", b".. function:: ", b"The ")
-RATES = (2.5, 3.5, 5.0)  # of the curve in the report; more of them take longer
-CALIBRATION_TOKENS = 8192  # of that curve
 
 
 def run(
@@ -46,7 +44,6 @@ def run(
     text = builtin("validation")
     plain = _score(recipe, artifact_path, artifact, report.SCORE, device)
     adapted = _score(recipe, artifact_path, artifact, report.SCORE_TTT, device)
-    _sample(artifact, out, device)
     yardstick = compressors(text)
     size = plain.bytes
     quality = quantized.report["quality"]
@@ -115,8 +112,9 @@ def _train(
     return _training.run(lambda: plan, device, again=None)
 
 
-def report_on(result: Mapping[str, Any], out: Path) -> Path:
-    """Store what the demo found, and write the page about its directory."""
+def report_on(result: Mapping[str, Any], out: Path, device: str) -> Path:
+    """Store the result and samples of the packed model, and write the page about them."""
+    _sample(read_artifact(out / report.ARTIFACT), out, device)
     files.write_json(out / report.DEMO, result)
     page = out / report.PAGE
     report.write(report.gather(out), page)
@@ -142,19 +140,7 @@ def _quantize(
             resume=_partial(partial, origin),
             save=lambda state: files.save_partial(partial, state, origin),
         )
-    fewer = min(spec.calibration_tokens, CALIBRATION_TOKENS)
-    with _report.Bar("other rates") as bar:
-        curve = untuned.curve(
-            checkpoint,
-            quantized,
-            dataclasses.replace(spec, calibration_tokens=fewer),
-            tokens,
-            held_out,
-            rates=RATES,
-            device=pick(device),
-            report=bar,
-        )
-    more = {"budget": recipe.pack.budget, "curve": curve.plain(), "spec": encode(spec)}
+    more = {"budget": recipe.pack.budget, "spec": encode(spec)}
     more |= {"recipe": recipe.name, "text": checkpoint.about.get("text")}
     quantized = dataclasses.replace(quantized, report=dict(quantized.report) | more)
     files.save_quantized(place, quantized)

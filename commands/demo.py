@@ -57,14 +57,24 @@ def command(
         if (begun.run / report.DEMO).is_file():
             _report.notice(f"{begun.run} is finished: nothing is left to do")
             stored = files.read_json(begun.run / report.DEMO, "what the demo found")
-            _tell(stored | {"report": str(begun.run / report.PAGE)}, as_json)
+            if as_json:
+                _report.emit(stored | {"report": str(begun.run / report.PAGE)}, True, [])
+            else:
+                _show(stored)
+                page = begun.run / report.PAGE
+                _report.emit({}, False, [f"{page} shows the run: open it in a browser."])
             return
     started = time.perf_counter()
     with _place(out if begun is None else begun.run, device) as place:
         result = _demo.run(recipe, place, device, resume=begun) | {"seed": recipe.train.seed}
         result["seconds"] = time.perf_counter() - started
-        result["report"] = str(_demo.report_on(result, place))
-    _tell(result, as_json)
+        if not as_json:
+            _show(result)
+        result["report"] = str(_demo.report_on(result, place, device))
+    if as_json:
+        _report.emit(result, True, [])
+    else:
+        _report.emit({}, False, [f"{result['report']} shows the run: open it in a browser."])
 
 
 @contextlib.contextmanager
@@ -89,13 +99,6 @@ def _place(out: Path | None, device: str) -> Iterator[Path]:
         if out is None:
             with contextlib.suppress(OSError):  # not empty: something is there
                 place.rmdir()
-
-
-def _tell(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _report.emit(result, True, [])
-    else:
-        _show(result)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -124,7 +127,6 @@ def _show(result: dict[str, Any]) -> None:
             f"{result['bpb_float']:.4f} before, {result['bpb_quantized']:.4f} after.",
             f"{result['artifact']} is the whole model in {result['bytes']:,} bytes, "
             f"{result['budget'] - result['bytes']:,} below the budget.",
-            f"{result['report']} shows the run: open it in a browser.",
             f"Done in {result['seconds']:.0f} s. Try: segpt inspect {result['artifact']}",
         ],
     )

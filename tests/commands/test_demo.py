@@ -32,7 +32,7 @@ def test_the_demo_prints_its_fields(run: Callable[..., Any], tmp_path: Path) -> 
     for row in result["rows"]:  # like with like: every row says what the same text takes
         assert row["bytes"] == round(row["bpb"] * result["text"]["bytes"] / 8)
         assert row["artifact"] == (result["bytes"] if row["step"].startswith("score") else None)
-    assert result["measured_on"].endswith(" tokens of the validation split, in chunks of 32")
+    assert result["measured_on"].endswith(" tokens of the validation split, in chunks of 256")
     artifact = tmp_path / result["artifact"]
     assert artifact.stat().st_size == result["bytes"] <= result["budget"] == 100_000
     assert result["bpb_ttt"] < result["bpb"]

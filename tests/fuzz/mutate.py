@@ -103,17 +103,17 @@ def changed(value: Any, chance: random.Random) -> Any:
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         spots = list(places(value))
         if not spots:
-            return chance.choice(ODD)
+            return copy.deepcopy(chance.choice(ODD))
         holder, key = chance.choice(spots)
         kind = chance.randrange(10)
         if kind < 5:
-            holder[key] = chance.choice(ODD)
+            holder[key] = copy.deepcopy(chance.choice(ODD))  # which stays as it is
         elif kind == 5:
             del holder[key]
         elif kind == 6 and isinstance(holder, MutableMapping):
             holder[chance.choice((f"{key}x", "x", "kind", str(key).upper()))] = holder.pop(key)
         elif kind == 6:
-            holder.insert(key, holder[key])
+            holder.insert(key, copy.deepcopy(holder[key]))
         elif kind == 7:
             other, place = chance.choice(spots)
             if place in other if isinstance(other, MutableMapping) else place < len(other):
