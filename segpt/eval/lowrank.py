@@ -127,8 +127,8 @@ class Adapt:
             if name.startswith(prefix)
         }
         for i, adapter in enumerate(self._adapters):
-            shapes = [tuple(part.shape[1:]) for part in (adapter.down, adapter.up)] * 3
-            for j, shape in enumerate(shapes):
+            down, up = (tuple(part.shape[1:]) for part in (adapter.down, adapter.up))
+            for j, shape in enumerate((down, up, down, down, up, up)):
                 if (array := state[f"{i}|{j}"]).shape[1:] != shape or array.dtype != np.float32:
                     raise ValueError(f"an adapter of shape {array.shape}")
             parts = [
