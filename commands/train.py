@@ -128,8 +128,13 @@ def command(
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         about = describe(plan().recipe, pick(device), held, processes)
         known = {key: value for key, value in about.items() if value not in (None, [])}
-        warnings = known.pop("warnings", [])
+        warnings, checked = known.pop("warnings", []), known.pop("rules", None)
         shown = [f"{key}: {_plain(value, _unit(key))}" for key, value in known.items()]
+        if checked is not None:
+            from segpt.stages.rules import lines
+
+            shown.append(f"rules: {checked['name']}")
+            shown += lines([contests.Finding(**finding) for finding in checked["findings"]])
         _report.emit(about | {"texts": texts}, as_json, shown)
         for warning in warnings:
             _report.notice(f"warning: {warning}")

@@ -332,7 +332,7 @@ def test_hostile_texts_stay_texts(run: Path) -> None:
     plain["conditions"] |= {HOSTILE: HOSTILE, "deep": {HOSTILE: [HOSTILE]}}
     plain["origin"][HOSTILE] = HOSTILE
     (run / "score.json").write_text(json.dumps(plain))
-    texts = {"prompts": [HOSTILE], "texts": [HOSTILE + "\ud800\x00"], "spec": {}}
+    texts = {"prompts": [HOSTILE], "texts": [HOSTILE + "\ufffd\x00"], "spec": {}}
     (run / "samples.json").write_text(json.dumps(texts))
     row = {"step": HOSTILE, "bytes": 1, "bpb": 1.0, "what": HOSTILE}
     (run / "demo.json").write_text(json.dumps({"rows": [row], "seconds": 1}))
