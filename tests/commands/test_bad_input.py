@@ -35,7 +35,7 @@ def refused(done: Any, *words: str, code: int = 2) -> None:
         (("score", "nowhere.segpt"), ("nowhere.segpt",)),
         (("pack",), ("segpt quantize",)),
         (("score",), ("segpt pack",)),
-        (("train", "--device", "abacus"), ("abacus", "--device cpu")),
+        (("train", "--device", "abacus"), ("abacus", "auto, cpu, cuda")),
     ],
 )
 def test_wrong_paths_and_names(tmp_path: Path, run: Run, args: Any, words: Any) -> None:

@@ -246,7 +246,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 def remedy(result: Result) -> list[str]:
     """The command that an interruption names, as words after ``segpt``."""
-    line = refused(result, "to go on: segpt ", code=130)
+    line = refused(result, "to go on: segpt ", code=143)
     return shlex.split(line.partition("to go on: segpt ")[2])
 
 
@@ -363,14 +363,19 @@ def test_a_score_goes_on_without_its_options(
     begun = ("score", model, "held.jsonl", "--ttt", "sgd", "--set", "adapt.chunk=64")
     whole = done(segpt(*begun, "--json"))
 
-    def stop_soon(*args: Any, **options: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return tally(*args, **options)
+    def stop_soon(*args: Any, pause: Callable[[Any], None], **options: Any) -> Any:
+        def first_pause(take: Any) -> None:
+            pause(take)
+            if not sent:
+                sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+        sent: list[None] = []
+        return tally(*args, pause=first_pause, **options)
 
     for resume in (("score", "--resume"), ("score", model, "--resume")):
         with monkeypatch.context() as patch:
             patch.setattr("segpt.stages.score.tally", stop_soon)
-            line = refused(segpt(*begun), "go on with --resume", code=130)
+            line = refused(segpt(*begun), "go on with --resume", code=143)
         assert shlex.split(line.rpartition("segpt ")[2]) == ["score", model, "--resume"]
         result = done(segpt(*resume, "--json"))
         assert result["nats"] == whole["nats"]

@@ -379,8 +379,16 @@ EASY = Rules(name="easy", about="", loss=4.0, unique=True, order="sequential", s
 READ_ONCE = ("train.unique=true", "train.order=sequential", "train.validate_every=1")
 
 
-def test_a_run_ends_when_the_loss_of_its_rules_is_reached(start: Start, tmp_path: Path) -> None:
-    done = start(*READ_ONCE, "train.length.count=80", rules=EASY)
+def easy_on(held_out: Tokens, loss: float = 4.0) -> Rules:
+    """Rules whose limit is of the text that is validated on."""
+    tokenizers = (held_out.tokenizer.fingerprint,)
+    return dataclasses.replace(EASY, loss=loss, tokenizers=tokenizers, texts=(held_out.digest,))
+
+
+def test_a_run_ends_when_the_loss_of_its_rules_is_reached(
+    start: Start, splits: Splits, tmp_path: Path
+) -> None:
+    done = start(*READ_ONCE, "train.length.count=80", rules=easy_on(splits[1]))
     losses = [step["validation_loss"] for step in steps_of(tmp_path / "run")]
     assert losses[-1] <= 4.0 < min(losses[:-1])
     assert done.step == len(losses) < 80
@@ -393,9 +401,10 @@ def test_a_run_ends_when_the_loss_of_its_rules_is_reached(start: Start, tmp_path
     assert f"after {done.step * 128:,} training tokens" in {f.note for f in findings}
 
 
-def test_a_loss_that_is_not_reached_is_found_at_the_end_alone(start: Start, tmp_path: Path) -> None:
-    rules = dataclasses.replace(EASY, loss=0.5)
-    last = start(*READ_ONCE, rules=rules)
+def test_a_loss_that_is_not_reached_is_found_at_the_end_alone(
+    start: Start, splits: Splits, tmp_path: Path
+) -> None:
+    last = start(*READ_ONCE, rules=easy_on(splits[1], loss=0.5))
     early = read_checkpoint(tmp_path / "run" / "step-00000005")
     found = [
         {f["rule"]: f["holds"] for f in checkpoint.about["rules"]["findings"]}["loss"]
