@@ -78,7 +78,7 @@ class LazyGroup(_options.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            return _end(ctx, _usage(error), error.exit_code)
+            return _misused(ctx, error)
 
     def invoke(self, ctx: click.Context) -> object:
         with _signals.Watch() as watch:
@@ -101,7 +101,7 @@ class LazyGroup(_options.Group):
         except SegptError as error:
             return _end(ctx, str(error), error.exit_code)
         except click.UsageError as error:
-            return _end(ctx, _usage(error), error.exit_code)
+            return _misused(ctx, error)
         except click.ClickException as error:
             return _end(ctx, error.format_message(), error.exit_code)
         except BrokenPipeError:
@@ -124,6 +124,17 @@ def _end(ctx: click.Context, reason: str, code: int) -> NoReturn:
     ctx.exit(code)
 
 
+def _misused(ctx: click.Context, error: click.UsageError) -> NoReturn:
+    """Say what is wrong with a command line; without any command, which ones there are."""
+    if isinstance(error, _NO_COMMAND):
+        try:
+            click.echo(error.format_message(), err=True)
+        except OSError:
+            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+        ctx.exit(error.exit_code)
+    _end(ctx, _usage(error), error.exit_code)
+
+
 def _usage(error: click.UsageError) -> str:
     """What is wrong with a command line, and where to read on."""
     if isinstance(error, click.NoSuchOption):
@@ -133,6 +144,7 @@ def _usage(error: click.UsageError) -> str:
     return message if path == "segpt" else f"{message.rstrip('.')} (see: {path} --help)"
 
 
+_NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())  # of Click 8.2 and later
 _NUMBER = re.compile(r"\[Errno -?\d+\] ")
 MEMORY = (
     "the memory is not enough; take a smaller model or batch (segpt train --dry-run says what a "

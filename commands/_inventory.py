@@ -1,5 +1,6 @@
 """What lies below a directory, as rows: from headers, manifests and logs alone, without torch."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -102,6 +103,9 @@ def _checkpoint(place: Path) -> Row:
     about = header["about"]
     ended = bool(about.get("finished")) or _reached(header) or "average" in about
     in_run = place.name == files.checkpoint_name(int(header["step"]))
+    if in_run and not ended and (last := files.checkpoints(place.parent)[-1]) != place:
+        with contextlib.suppress(*_ODD):  # which is said in the row of the last one
+            ended = _checkpoint(last)["state"] == "finished"  # an earlier one of an ended run
     bpb = _validated(place.parent / "metrics.jsonl", int(header["step"])) if in_run else None
     return {
         "text": about.get("text", {}).get("name"),
@@ -165,11 +169,11 @@ def _quantized(place: Path) -> Row:
 def _artifact(place: Path) -> Row:
     header = open_artifact(load(place)).header
     row: Row = _origin(header.origin)
-    for name in ("score.json", "score-ttt.json"):
-        beside = place.with_name(name)
-        if beside.is_file():
-            score = files.read_json(beside, "the score")
-            if score["origin"].get("artifact") == load(place).digest:
-                row |= {"bpb": float(score["bpb"]), "bpb_of": str(score["text"])}
-                break
+    digest = load(place).digest
+    for folder in (place.parent, place.with_suffix("")):  # beside it, or in the run it came from
+        for name in ("score.json", "score-ttt.json"):
+            if (folder / name).is_file():
+                score = files.read_json(folder / name, "the score")
+                if score["origin"].get("artifact") == digest:
+                    return row | {"bpb": float(score["bpb"]), "bpb_of": str(score["text"])}
     return row

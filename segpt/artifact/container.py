@@ -208,8 +208,7 @@ def budget(artifact: Artifact, limit: int) -> None:
     if artifact.size > limit:
         raise CheckError(
             f"the artifact takes {artifact.size:,} bytes, {artifact.size - limit:,} over the "
-            f"budget of {limit:,}; quantize to fewer --bits or with a larger clip, or train a "
-            "smaller model"
+            f"budget of {limit:,}; quantize with --budget {limit}, or train a smaller model"
         )
 
 

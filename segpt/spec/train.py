@@ -441,7 +441,10 @@ class TrainSpec:
     def __post_init__(self) -> None:
         if self.length.count <= 0:
             raise SpecError(f"length must be positive, got {self.length.count}")
-        if self.batch < 1 or self.accumulation < 1 or self.batch % self.accumulation:
+        for name in ("batch", "accumulation"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch % self.accumulation:
             raise SpecError(
                 f"a batch of {self.batch} sequences does not divide into "
                 f"{self.accumulation} micro-batches"

@@ -13,7 +13,7 @@ from segpt.errors import CheckpointError
 from segpt.spec.base import encode, fingerprint
 from segpt.values import Checkpoint, documents_digest
 
-from .files import checkpoint_step, checkpoints, kind_of, read_checkpoint
+from .files import checkpoint_step, checkpoints, kind_of, no_checkpoint, read_checkpoint
 
 
 def sources(paths: Iterable[Path], last: int) -> list[Path]:
@@ -30,7 +30,7 @@ def sources(paths: Iterable[Path], last: int) -> list[Path]:
             case "run":
                 given += checkpoints(path)
             case other:
-                raise CheckpointError(f"{path} holds no checkpoint but a {other}")
+                raise CheckpointError(no_checkpoint(path, other))
     steps = {place: checkpoint_step(place) for place in {p.resolve(): p for p in given}.values()}
     found = sorted(steps, key=steps.__getitem__)
     for earlier, later in itertools.pairwise(found):

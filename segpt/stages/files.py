@@ -7,6 +7,7 @@ a digest of itself, so that a flipped bit anywhere is reported with the name of 
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,10 +163,10 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing, damaged or of another kind.
     """
-    header = _header(path)
+    header = _header(path, kind)
     place = Path(path) / "header.json"
     if header.get("kind") != kind:
-        raise CheckpointError(f"{path} holds a {header.get('kind')!r}, expected a {kind}")
+        raise CheckpointError(_another(Path(path), header.get("kind"), kind))
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{place} has format {header.get('format')!r}; known: {FORMAT}")
     digest = header.pop("digest", None)
@@ -186,7 +187,16 @@ def newest_checkpoint(path: Path) -> Path:
         case "run":
             return checkpoints(path)[-1]
         case other:
-            raise CheckpointError(f"{path} holds no checkpoint but a {other}")
+            raise CheckpointError(no_checkpoint(path, other))
+
+
+def no_checkpoint(path: Path, kind: str) -> str:
+    """What to say of a path of another kind where a checkpoint or run is wanted."""
+    words = {"file": "a file", "partial": "an unfinished quantization", **_WORDS}
+    return (
+        f"{path} is {words.get(kind, 'something else')} and not a checkpoint; "
+        "name a run or one of its checkpoints"
+    )
 
 
 def save_quantized(path: Path, quantized: Quantized) -> None:
@@ -495,14 +505,36 @@ def _reading(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} holds no quantized model: {error}") from error
 
 
-def _header(path: Path) -> dict[str, Any]:
+_WORDS = {"run": "a run", "checkpoint": "a checkpoint", "quantized": "a quantized model"}
+
+
+def _another(path: Path, kind: object, wanted: str) -> str:
+    """Why a path is not what was wanted, and what makes that of it."""
+    if not isinstance(kind, str) or kind not in _WORDS or wanted not in _WORDS:
+        return f"{path} holds a {str(kind)[:40]!r}, expected a {wanted}"
+    line = f"{path} is {_WORDS[kind]} and not {_WORDS[wanted]}"
+    if wanted == "quantized":
+        line += f"; make one with: {shlex.join(['segpt', 'quantize', str(path)])}"
+    return line
+
+
+def _absent(path: Path, wanted: str) -> str:
+    """Why a path has no header."""
+    if path.is_file():
+        return f"{path} is a file and not {_WORDS.get(wanted, 'a directory of segpt')}"
+    if wanted == "quantized" and checkpoints(path):
+        return _another(path, "run", wanted)
+    return f"{path} does not exist or holds no header.json"
+
+
+def _header(path: Path, wanted: str = "") -> dict[str, Any]:
     place = standing(Path(path)) / "header.json"
     try:
         if place.stat().st_size > LARGEST_HEADER:
             raise CheckpointError(f"{place} is too large to be a header")
         header = _json(place.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist or holds no header.json") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(_absent(Path(path), wanted)) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {place}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

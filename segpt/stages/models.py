@@ -1,12 +1,14 @@
 """Models from the values that carry them."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from segpt.artifact.opening import open_artifact
+from segpt.data.sources import KINDS, form
 from segpt.data.tokenizer import Codec, load
-from segpt.errors import CheckpointError, ScoreError
+from segpt.errors import ArtifactError, CheckpointError, ScoreError
 from segpt.model.build import build, load_weights
 from segpt.model.model import Model
 from segpt.spec.layout import layout
@@ -101,7 +103,7 @@ def read_model(path: Path) -> tuple[Artifact | Quantized | Checkpoint, ModelSpec
     """
     match kind_of(path):
         case "file":
-            artifact = read_artifact(path)
+            artifact = _artifact(path)
             return artifact, open_artifact(artifact).header.model
         case "quantized":
             quantized = read_quantized(path)
@@ -109,3 +111,15 @@ def read_model(path: Path) -> tuple[Artifact | Quantized | Checkpoint, ModelSpec
         case _:
             checkpoint = read_checkpoint(newest_checkpoint(path))
             return checkpoint, checkpoint.spec
+
+
+def _artifact(path: Path) -> Artifact:
+    try:
+        return read_artifact(path)
+    except ArtifactError:
+        if form(path).kind not in KINDS:
+            raise
+        line = shlex.join(["segpt", "score", "MODEL", str(path)])
+        raise ArtifactError(
+            f"{path} is a text and not a model; name the model first, for example {line}"
+        ) from None

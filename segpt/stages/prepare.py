@@ -4,6 +4,7 @@ import bisect
 import hashlib
 import itertools
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -191,6 +192,9 @@ def open_splits(path: Path) -> tuple[Tokens, Tokens]:
         DataError: if they are missing or damaged.
     """
     path = standing(path)
+    if path.is_file():
+        line = shlex.join(["segpt", "data", "prepare", str(path)])
+        raise DataError(f"{path} is a file and not a prepared text; prepare it first: {line}")
     for split in SPLITS:
         if not (path / split / "manifest.json").is_file():
             raise DataError(f"{path / split} holds no token shards; run `segpt data prepare`")
@@ -330,4 +334,4 @@ def as_text(tokens: Tokens) -> Text:
         for begin, end in itertools.pairwise(starts):
             yield codec.decode(whole[begin + 1 : end])
 
-    return Text(f"{tokens.split} split {tokens.fingerprint}", read)
+    return Text(tokens.text or f"{tokens.split} split {tokens.fingerprint}", read)

@@ -62,7 +62,7 @@ def test_a_mean_of_named_checkpoints(place: Path, segpt: Command) -> None:
         (["--decay", "1.0"], "not in the range"),
         (["--last", "1"], "not in the range"),
         (["runs/nowhere"], "does not exist"),
-        (["runs/tiny.segpt"], "holds no checkpoint but a file"),
+        (["runs/tiny.segpt"], "is a file and not a checkpoint"),
         (["--out", "runs/tiny"], "give another --out"),
         (["runs/tiny", "--out", "runs/tiny/step-00000020"], "give another --out"),
     ],
