@@ -169,6 +169,8 @@ def _reason(error: BaseException) -> str | None:
         if error.errno == errno.EBADF and not error.filename:
             return "standard output is closed, so the result cannot be printed"
         place = f"{error.filename}: " if error.filename else ""
+        if not place and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            place = "the result cannot be written: "
         return f"{place}{error.strerror or text}"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in text:
         return f"a name holds half a character, which no file can: {error.object!r}"

@@ -82,6 +82,13 @@ def prepare(
         except DataError:  # which would only come again
             remove_directory(draft)
             raise
+        except OSError as error:
+            if error.filename is not None and not Path(error.filename).is_relative_to(draft):
+                raise  # something that was read
+            raise SegptError(
+                f"cannot write {out}: {error.strerror or error}; what is finished is kept: see to "
+                "the disk, then give the same command again"
+            ) from error
         with new_directory(out, replaces=is_prepared) as directory:
             for name in (SOURCE, *SPLITS):
                 (draft / name).rename(directory / name)

@@ -325,7 +325,7 @@ def test_a_closed_output_is_reported_and_a_closed_stderr_stops_nothing(tmp_path:
     with Path("/dev/full").open("wb") as full:
         done = run("recipes", "--json", cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2
-    assert done.stderr == b"segpt: No space left on device\n"
+    assert done.stderr == b"segpt: the result cannot be written: No space left on device\n"
 
 
 def test_no_memory_is_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Preparing text where something else was prepared before."""
 
+import errno
 import shutil
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.data.tokens import continue_tokens
-from segpt.errors import DataError
+from segpt.errors import DataError, SegptError
 from segpt.spec.recipe import Bpe
 from segpt.stages import prepare as stage
 from segpt.stages.prepare import (
@@ -217,3 +218,23 @@ def test_another_text_of_the_same_name_gets_a_place_of_its_own(tmp_path: Path) -
         run(tmp_path / "mine-2", 10, texts=["b"])
     assert place_for(place, other) == tmp_path / "mine-2"
     assert place_for(place, SOURCE | {"texts": ["c"]}) == tmp_path / "mine-3"
+
+
+def test_a_disk_that_is_full_is_named_and_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write refuses without a name, as those to an open file do; a read that fails keeps its."""
+    both, report = (text("a", *TRAIN), text("b", *HELD)), lambda split, done: None
+    for name, refused in ((None, SegptError), (str(tmp_path / "my.txt"), OSError)):
+
+        def fail(*args: object, filename: str | None = name) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", filename)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("segpt.data.tokens._Writer.append", fail)
+            with pytest.raises(refused, match="No space left") as error:
+                prepare(*both, BYTES, tmp_path / "text", report, source=SOURCE)
+        if name is None:
+            assert "text: No space left on device; what is finished is kept" in str(error.value)
+        assert not (tmp_path / "text").exists()
+    assert prepare(*both, BYTES, tmp_path / "text", report, source=SOURCE)[0].count
