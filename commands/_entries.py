@@ -1,5 +1,6 @@
 """``segpt leaderboard add``, ``claim`` and ``baseline``: what appends to the chain."""
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ from . import _options, _report
 if TYPE_CHECKING:
     from segpt.stages.record import Added
 
+DIRECTORY = "leaderboard"
+
 directory_option = click.option(
     "--dir",
     "directory",
-    default="leaderboard",
+    default=DIRECTORY,
     show_default=True,
     type=click.Path(path_type=Path),
     help="Where tracks.toml, records/ and the pages are.",
@@ -170,6 +173,12 @@ def _numbers(text: str | None) -> tuple[float, ...]:
         raise click.BadParameter("write numbers, e.g. 1.06,1.07", param_hint="--values") from None
 
 
+def _render(directory: Path) -> str:
+    """The command that writes the pages of a leaderboard."""
+    place = [] if directory == Path(DIRECTORY) else ["--dir", str(directory)]
+    return shlex.join(["segpt", "leaderboard", "render", *place])
+
+
 def _emit(added: "Added", as_json: bool) -> None:
     from segpt.spec.track import Record, Verification
 
@@ -188,4 +197,6 @@ def _emit(added: "Added", as_json: bool) -> None:
         result["advance"] = advance._asdict()
         verb = "advances" if advance.made else "is listed, but does not advance"
         lines.append(f"{entry.name} {verb} {entry.track}: {advance.reason}")
-    _report.emit(result, as_json, [*lines, "render the pages: segpt leaderboard render"])
+    _report.emit(
+        result, as_json, [*lines, f"render the pages: {_render(added.path.parent.parent)}"]
+    )

@@ -308,6 +308,8 @@ def _read(
             return _texts.validation(source, path)
         if [*map(str, texts)] == [_texts.BUILTIN] and not texts[0].exists():
             return _texts.builtin_validation()
+        if len(texts) == 1 and _latest.is_text(texts[0]):
+            return _texts.held_out(texts[0])
         return read_text(texts, field=options["field"], notice=_report.notice), None
     if len(shards) < len(texts):
         raise SpecError("token shards and other texts cannot be scored together; score each alone")

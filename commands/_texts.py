@@ -356,6 +356,16 @@ def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, dict[
     )
 
 
+def held_out(place: Path) -> tuple[Text, dict[str, Any]]:
+    """The held-out part of a prepared text that was named, and what to say of it.
+
+    Raises:
+        DataError: if it is damaged, or its tokenizer loses text.
+    """
+    _, tokens = _prepared(place).open()
+    return prepare.as_text(tokens), _plain(tokens, place)
+
+
 def builtin_validation() -> tuple[Text, dict[str, Any]]:
     """The held-out part of the built-in text, and what to say of it."""
     text = builtin("validation")

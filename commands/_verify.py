@@ -27,7 +27,9 @@ LONGEST = 200  # characters of a value that is shown
     help="An artifact of a record.  May be repeated.",
 )
 @click.option(
-    "--text", type=click.Path(path_type=Path), help="The text.  [default: that of the track]"
+    "--text",
+    type=click.Path(path_type=Path),
+    help="The text, or a prepared text that held it out.  [default: that of the track]",
 )
 @click.option("--remake", is_flag=True, help="Make artifacts anew with their recipes.")
 @click.option("--append", is_flag=True, help="Add what was found to the leaderboard.")

@@ -29,7 +29,7 @@ def command(a: Path, b: Path, as_json: bool) -> None:
     contest = found["contest"]
     state = "cannot be tested" if contest["met"] is None else f"p = {contest['p']:.2g}"
     lines = [
-        f"contest: B is better by {contest['nats_per_token']:g} nats per token, which are "
+        f"contest: whether B is better by {contest['nats_per_token']:g} nats per token, which are "
         f"{contest['bpb']:.5f} bits per byte at {contest['bytes_per_token']:.4f} bytes per token: "
         + {True: f"met ({state})", False: f"not met ({state})", None: state}[contest["met"]],
         *(f"note: {flag}" for flag in found["flags"]),

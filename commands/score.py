@@ -42,12 +42,13 @@ def command(
 ) -> None:
     """Bits per byte of MODEL on TEXT.
 
-    MODEL is an artifact, a quantized model or a checkpoint (the newest artifact by default);
-    TEXT is by default what MODEL was validated on, wherever that was prepared; it may be token
-    shards (.bin), or `builtin`. How the text is read and what is learnt on the way follow
-    --recipe, or else the size of the model; --set changes `score.`, `adapt.` and `ngram.` values,
-    e.g. --set adapt.rate=0.005. An interrupted call goes on with --resume alone. With --core, the
-    CORE tasks instead of TEXT.
+    MODEL is an artifact, a quantized model or a checkpoint (the newest artifact by default); TEXT
+    is by default what MODEL was validated on, wherever that was prepared. It may be files, a
+    directory, token shards (.bin), the word `builtin`, or a directory of `data prepare`, of which
+    the held-out part is read. How the text is read and what is learnt on the way follow --recipe,
+    or else the size of the model; --set changes `score.`, `adapt.` and `ngram.` values, e.g. --set
+    adapt.rate=0.005. An interrupted call goes on with --resume alone. With --core, the CORE tasks
+    instead of TEXT.
     """
     from segpt.stages.files import is_score
 

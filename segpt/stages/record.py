@@ -46,6 +46,7 @@ from .compressors import compressed
 from .derive import keep_documents
 from .files import read_json
 from .pack import read_artifact
+from .prepare import as_text, open_splits
 
 T = TypeVar("T")
 
@@ -154,14 +155,15 @@ def text_of(directory: Path, track: Track, given: Path | None = None) -> Text | 
     Args:
         directory: the leaderboard, where :attr:`Track.source` may name a file.
         track: whose text is wanted.
-        given: a file or directory that holds it instead.
+        given: a file or directory that holds it instead, or a prepared text that held it out.
 
     Raises:
         DataError: if the file cannot be read.
         CheckError: if it holds another text than the track's.
     """
     if given is not None:
-        text = read_text([given])
+        prepared = (given / "validation" / "manifest.json").is_file()
+        text = as_text(open_splits(given)[1]) if prepared else read_text([given])
     elif track.source == BUILTIN:
         text = builtin("validation")
     elif track.source and (directory / track.source).is_file():
@@ -368,8 +370,12 @@ def render_pages(directory: Path, *, write: bool) -> dict[Path, bool]:
     readme, index = directory / "README.md", directory / "index.html"
     try:
         old = readme.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SegptError(f"cannot read {readme}: {error}") from None
+    except FileNotFoundError:  # a leaderboard that is new
+        old = f"# Leaderboard\n\n{render.OPENING}\n{render.CLOSING}\n"
+    except OSError as error:
+        raise SegptError(f"cannot read {readme}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SegptError(f"cannot read {readme}: it is not UTF-8") from None
     try:
         rendered = render.render(old, board.tracks, board.links)
     except SegptError as error:

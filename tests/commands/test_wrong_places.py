@@ -1,6 +1,7 @@
 """What is named where something else belongs: a line says what it is, and what to do instead."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,3 +83,25 @@ def test_a_score_names_its_text_and_runs_finds_the_score(
     states = {row["path"]: row["state"] for row in rows if row["kind"] == "checkpoint"}
     assert len(states) > 1
     assert set(states.values()) == {"finished"}
+
+
+def test_a_prepared_directory_stands_for_its_held_out_part(
+    workplace: Path, line: dict[str, Any], tmp_path: Path, segpt: Command, monkeypatch: Any
+) -> None:
+    """In a score, and where a record on one's own text is verified."""
+    shutil.copytree(workplace / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    score = json.loads(segpt("score", "runs/tiny.segpt", line["data"]["out"], "--json").stdout)
+    assert score["bpb"] == line["score"]["bpb"]
+    board = tmp_path / "my board"
+    board.mkdir()
+    (board / "tracks.toml").write_text('[[tracks]]\nname = "mine"\nabout = "mine"\n')
+    assert segpt("score", "--out", "s.json").exit_code == 0
+    names = ("--track", "mine", "--name", "first", "--author", "me", "--dir", board)
+    added = segpt("leaderboard", "add", "runs/tiny.segpt", "--score", "s.json", *names)
+    assert added.exit_code == 0, added.output
+    remedy = shlex.split(added.stdout.rpartition("render the pages: segpt ")[2])
+    assert segpt(*remedy).exit_code == 0
+    verify = ("leaderboard", "verify", "first", "--dir", board, "--text", line["data"]["out"])
+    verified = segpt(*verify)
+    assert verified.exit_code == 0, verified.output
