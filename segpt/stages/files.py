@@ -339,6 +339,10 @@ def read_json(path: Path, what: str) -> Any:
         return _json(Path(path).read_bytes())
     except OSError as error:
         raise SegptError(f"cannot read {what} {path}: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise SegptError(f"{what} {path} holds text that is not Unicode") from None
+    except UnicodeDecodeError:
+        raise SegptError(f"{what} {path} is not valid JSON: it is not even text") from None
     except (ValueError, RecursionError) as error:
         raise SegptError(f"{what} {path} is not valid JSON: {error}") from None
 

@@ -370,8 +370,11 @@ def render_pages(directory: Path, *, write: bool) -> dict[Path, bool]:
     readme, index = directory / "README.md", directory / "index.html"
     try:
         old = readme.read_text(encoding="utf-8")
-    except FileNotFoundError:  # a leaderboard that is new
-        old = f"# Leaderboard\n\n{render.OPENING}\n{render.CLOSING}\n"
+    except FileNotFoundError:
+        raise SegptError(
+            f"cannot read {readme}: it does not exist; write one with a line {render.OPENING} and "
+            f"a line {render.CLOSING}, between which the tables go"
+        ) from None
     except OSError as error:
         raise SegptError(f"cannot read {readme}: {error.strerror}") from None
     except UnicodeDecodeError:

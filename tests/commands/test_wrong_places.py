@@ -1,6 +1,7 @@
 """What is named where something else belongs: a line says what it is, and what to do instead."""
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -101,7 +102,12 @@ def test_a_prepared_directory_stands_for_its_held_out_part(
     added = segpt("leaderboard", "add", "runs/tiny.segpt", "--score", "s.json", *names)
     assert added.exit_code == 0, added.output
     remedy = shlex.split(added.stdout.rpartition("render the pages: segpt ")[2])
+    missing = segpt(*remedy)
+    assert missing.exit_code == 2
+    markers = re.findall("<!-- .*? -->", missing.stderr)
+    (board / "README.md").write_text("\n".join(["# Mine", *markers, ""]))
     assert segpt(*remedy).exit_code == 0
+    assert "first" in (board / "README.md").read_text()
     verify = ("leaderboard", "verify", "first", "--dir", board, "--text", line["data"]["out"])
     verified = segpt(*verify)
     assert verified.exit_code == 0, verified.output
