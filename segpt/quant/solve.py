@@ -329,18 +329,26 @@ class Solver:
         part = self.parts[-1]
         count = self._weights(part)
         got, aim, finest = self.size(coded), self.goal, False
+        best, below = 0, {}  # the largest that fits, should the steps swing around the budget
+        push = 1  # doubled while the file is too large and stays as it is
         for _ in range(_LANDINGS):
             if got <= budget and (got >= _SHORT * budget or finest):
                 return
-            change = float(np.clip(8 * (got - aim) / count, -3, 3))
+            if best < got <= budget:
+                best, below = got, {name: coded[name] for name in part}
+            change = float(np.clip(push * 8 * (got - aim) / count, -3, 3))
             scale *= 2**change
             before = got
             for name in part:
                 self._code(name, latent[name], scale, coded, tensors)
             got = self.size(coded)
+            push = 2 * push if got == before > budget else 1
             finest = change < 0 and abs(got - before) < 0.001 * budget
-        if got > budget:
+        if got > budget and not below:
             raise self._over(got)
+        if got > budget:
+            coded |= below
+            self._load(below, tensors)
 
 
 def kind(name: str) -> str:

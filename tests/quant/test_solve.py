@@ -133,6 +133,20 @@ def test_a_budget_is_used_up_and_never_exceeded(case: Case, share: float) -> Non
     assert 0.99 * budget < size(coded) <= budget
 
 
+@pytest.mark.parametrize("offset", range(1, 200, 20))
+def test_a_budget_that_the_last_part_jumps_over_is_met(case: Case, offset: int) -> None:
+    """Files of some sizes cannot be made: one below the budget is taken, not called too large."""
+    budget, block = 5000, 200
+
+    def in_blocks(coded: Mapping[str, Coded]) -> int:
+        return offset + block * -(-size(coded) // block)
+
+    solver = case.solver(budget=budget)
+    solver.size = in_blocks
+    got = in_blocks(solver.run())
+    assert budget - 2 * block < got <= budget
+
+
 @pytest.mark.parametrize("tune_steps", [0, 3])
 def test_a_budget_without_end_takes_the_finest_steps(case: Case, tune_steps: int) -> None:
     coded = case.solver(budget=10**9, tune_steps=tune_steps).run()
