@@ -14,8 +14,8 @@ class SegptError(Exception):
 
 
 def one_line(text: str) -> str:
-    """``text`` in one line of at most ``LONGEST`` characters, lone surrogates spelled out."""
-    line = " ".join(text.split("\n")).encode("utf-8", "backslashreplace").decode()
+    """``text`` in one line of at most ``LONGEST`` characters, what does not print spelled out."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.replace("\n", " "))
     if len(line) <= LONGEST:
         return line
     half = LONGEST // 2

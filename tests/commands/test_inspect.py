@@ -109,6 +109,8 @@ def test_names_cannot_forge_lines(tmp_path: Path, odd: bytes, shown: str, conten
         check=False,
     )
     assert done.returncode == (2 if content == b"broken" else 1), done.stderr
+    if content == b"broken":  # what a message says has spaces for line breaks
+        shown = shown.replace("\\n", " ").replace("?", "\\udce9")
     lines = (done.stdout + done.stderr).decode().splitlines()
     assert len(lines) == 4  # a line and an annotation for each of the two
     assert any(shown in line for line in lines if not line.startswith("::"))
