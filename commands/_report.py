@@ -10,25 +10,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # rich is imported when something is drawn, and doctor runs without it
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
     from segpt.values import Tokens
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
-def stderr() -> Console:
+def stderr() -> "Console":
     """A console for people; plain where stderr is no terminal, and in continuous integration."""
+    from rich.console import Console
+
     return Console(stderr=True, no_color="NO_COLOR" in os.environ or None, highlight=False)
 
 
@@ -62,15 +57,17 @@ class Bar:
         self.title, self.fraction, self.detail = title, 0.0, ""
         self.started = self.last = time.monotonic()
         self.live: Progress | None = None
-        self.task = TaskID(0)
+        self.task: TaskID
         if sys.stderr.isatty() and not os.environ.get("CI"):
-            self.live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%  {task.fields[detail]}"),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
+            from rich import progress
+
+            self.live = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.TextColumn("{task.percentage:>3.0f}%  {task.fields[detail]}"),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("ETA"),
+                progress.TimeRemainingColumn(),
                 console=stderr(),
                 transient=True,
             )
@@ -134,6 +131,9 @@ def in_chunks(held_out: "Tokens", most: int, context: int) -> str:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout: numbers stand right, and columns without anything in them are left out."""
     used = [i for i, _ in enumerate(columns) if not rows or any(row[i] for row in rows)]
+    from rich.console import Console
+    from rich.table import Table
+
     shown = Table(title=title, title_justify="left")
     for i in used:
         shown.add_column(columns[i], justify="right" if _numeric(rows, i) else "left")

@@ -68,8 +68,8 @@ def test_documents_come_back(spec: ScoreSpec, learnt: bool) -> None:
     value = artifact(pieces() if learnt else BYTES)
     made = compress(value, DOCUMENTS, spec)
     assert decompress(value, made.data) == DOCUMENTS
-    # Whole numbers stand for probabilities, which may suit these tokens by chance.
-    assert -0.005 * made.bits <= 8 * made.payload - made.bits <= 16
+    # The end of a code is cut where what follows does not matter, by chance a few bits early.
+    assert abs(8 * made.payload - made.bits) <= 16
     assert made.payload < len(made.data) < made.payload + 250
     found = message.read(made.data)
     assert (found.spec, found.artifact, found.documents) == (spec, value.digest, 4)
