@@ -492,5 +492,5 @@ def test_missing_and_huge_files_are_refused_unread(tmp_path: Path) -> None:
 def test_the_budget_is_met_or_the_overshoot_named() -> None:
     artifact = pack(make_quantized())
     budget(artifact, artifact.size)
-    with pytest.raises(CheckError, match=r"takes .* bytes, 1 over .*--bits"):
+    with pytest.raises(CheckError, match=r"takes .* bytes, 1 over .*--budget"):
         budget(artifact, artifact.size - 1)
