@@ -343,7 +343,7 @@ def test_quantizing_goes_on_as_printed(
     def then_stop(path: Path, partial: Partial, origin: dict[str, str]) -> None:
         save(path, partial, origin)
         if partial.done == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_partial", then_stop)
