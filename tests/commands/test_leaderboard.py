@@ -164,7 +164,7 @@ def test_a_record_is_told_whether_it_advances_its_track(
     first, second, third = done.stdout.splitlines()
     assert "bits per byte in" in first
     assert second.startswith("first is listed, but does not advance small: it is worse by ")
-    assert third == "render the pages: segpt leaderboard render"
+    assert third == f"render the pages: segpt leaderboard render --dir {board}"
 
 
 def test_claims_and_baselines_are_added(segpt: Run, board: Path) -> None:
