@@ -367,9 +367,10 @@ def test_a_score_goes_on_without_its_options(
         def first_pause(take: Any) -> None:
             pause(take)
             if not sent:
-                sent.append(os.kill(os.getpid(), signal.SIGTERM))
+                sent.append(signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
 
-        sent: list[None] = []
+        sent: list[signal.Signals] = []
         return tally(*args, pause=first_pause, **options)
 
     for resume in (("score", "--resume"), ("score", model, "--resume")):
