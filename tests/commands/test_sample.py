@@ -124,7 +124,7 @@ def test_prompts_from_the_standard_input(model: Path, tmp_path: Path, here: Run)
         (("MODEL", "x", "--temperature", "nan"), ("temperature",)),
         (("MODEL", "x", "--repetition-penalty", "0.5"), ("repetition_penalty",)),
         (("MODEL", "x", "--seed", "-1"), ("seed",)),
-        (("MODEL", "x", "--device", "abacus"), ("abacus", "--device cpu")),
+        (("MODEL", "x", "--device", "abacus"), ("abacus", "auto, cpu, cuda")),
         (("MODEL", "-"), ("no prompt",)),
     ],
 )
