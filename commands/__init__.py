@@ -1,13 +1,9 @@
 """The ``segpt`` command line: one module per subcommand, loaded when it runs."""
 
 import errno
-import io
-import os
 import re
 import shlex
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -46,11 +42,6 @@ class LazyGroup(_options.Group):
     """Import a subcommand when it runs; turn errors into one line and an exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        if sys.stderr is None:  # closed by the caller
-            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # file names need not be text
-                stream.reconfigure(errors="backslashreplace")
         try:
             return super().main(*args, **options)
         except OSError as error:  # the help could not be printed
@@ -117,20 +108,22 @@ class LazyGroup(_options.Group):
 
 def _end(ctx: click.Context, reason: str, code: int) -> NoReturn:
     """One line for people: the number of an error of the system tells them nothing."""
-    try:
-        click.echo(f"segpt: {one_line(_NUMBER.sub('', reason))}", err=True)
-    except OSError:  # stderr is full, and would be tried again at the end of the process
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    _say(f"segpt: {one_line(_NUMBER.sub('', reason))}")
     ctx.exit(code)
+
+
+def _say(text: str) -> None:
+    """Tell people, if anyone can be told."""
+    try:
+        click.echo(text, err=True)
+    except OSError:  # stderr is full, and would be tried again at the end of the process
+        _report.silence(2)
 
 
 def _misused(ctx: click.Context, error: click.UsageError) -> NoReturn:
     """Say what is wrong with a command line; without any command, which ones there are."""
     if isinstance(error, _NO_COMMAND):
-        try:
-            click.echo(error.format_message(), err=True)
-        except OSError:
-            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+        _say(error.format_message())
         ctx.exit(error.exit_code)
     _end(ctx, _usage(error), error.exit_code)
 
@@ -181,10 +174,8 @@ def _reason(error: BaseException) -> str | None:
 
 def _flush() -> None:
     """Write what is left to standard output now, where an error can still be reported."""
-    if sys.stdout is None:
-        return
     try:
-        sys.stdout.flush()
+        _report.flush()
     except BrokenPipeError:
         raise
     except OSError:

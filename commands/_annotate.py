@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from segpt.errors import spelled
+
 _MESSAGE = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
 _PROPERTY = _MESSAGE | str.maketrans({":": "%3A", ",": "%2C"})
 
@@ -21,7 +23,7 @@ def error(path: Path, message: str) -> None:
 
 def one_line(text: str) -> str:
     """The text with line breaks and other characters that do not print spelt out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _unicode(text))
+    return spelled(_unicode(text))
 
 
 def _unicode(text: str) -> str:

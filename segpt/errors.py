@@ -15,11 +15,16 @@ class SegptError(Exception):
 
 def one_line(text: str) -> str:
     """``text`` in one line of at most ``LONGEST`` characters, what does not print spelled out."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.replace("\n", " "))
+    line = spelled(text.replace("\n", " "))
     if len(line) <= LONGEST:
         return line
     half = LONGEST // 2
     return f"{line[:half]} [...] {line[-half:]}"
+
+
+def spelled(text: str) -> str:
+    """``text`` with line breaks and other characters that do not print spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class SpecError(SegptError):
