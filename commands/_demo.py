@@ -5,22 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segpt.atomic import remove_directory
 from segpt.data.corpus import builtin
 from segpt.errors import CheckpointError, SegptError
-from segpt.spec.base import encode, fingerprint
 from segpt.spec.quant import QuantSpec
 from segpt.spec.recipe import Recipe
 from segpt.spec.sample import SampleSpec
 from segpt.stages import files, models, recipes, report, score
-from segpt.stages.calibrate import quantize_on, share
 from segpt.stages.compressors import compressors
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
 from segpt.values import Artifact, Checkpoint, Partial, Quantized, Tokens
 
-from . import _latest, _report, _texts, _training
+from . import _latest, _quantizing, _report, _texts, _training
 
 # Within a budget that costs next to nothing, more text to calibrate on gains nothing either.
 CALIBRATION_TOKENS = 8192
@@ -129,28 +126,19 @@ def _quantize(
     recipe: Recipe, checkpoint: Checkpoint, tokens: Tokens, held_out: Tokens, out: Path, device: str
 ) -> Quantized:
     spec = _quick(recipe)
-    origin = {"checkpoint": checkpoint.fingerprint, "quantize": fingerprint(spec)}
-    place, partial = out / report.QUANTIZED, out / f"{report.QUANTIZED}.partial"
+    origin, place = _quantizing.origin_of(checkpoint, spec), out / report.QUANTIZED
     if (made := _there(place, origin)) is not None:
         return made
-    with _report.Bar("quantize") as bar:
-        quantized = quantize_on(
-            checkpoint,
-            spec,
-            tokens,
-            held_out,
-            device=pick(device),
-            report=lambda p: bar(share(p, spec), p.task),
-            resume=_partial(partial, origin),
-            save=lambda state: files.save_partial(partial, state, origin),
-        )
-    more = {"budget": recipe.pack.budget, "spec": encode(spec)}
-    more |= {"recipe": recipe.name, "text": checkpoint.about.get("text")}
-    quantized = dataclasses.replace(quantized, report=dict(quantized.report) | more)
-    files.save_quantized(place, quantized)
-    remove_directory(partial)
-    _latest.remember("quantized", out / report.QUANTIZED)
-    return quantized
+    return _quantizing.run(
+        checkpoint,
+        spec,
+        (tokens, held_out),
+        place,
+        recipe=recipe.name,
+        budget=recipe.pack.budget,
+        device=device,
+        resume=_partial(_latest.partial_of(place), origin),
+    )
 
 
 def _quick(recipe: Recipe) -> QuantSpec:

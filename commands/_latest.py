@@ -132,6 +132,11 @@ def on_disk(kind: str, below: Path = RUNS) -> Iterator[Path]:
             yield folder
 
 
+def partial_of(place: Path) -> Path:
+    """Where a quantization lies that is under way to ``place``."""
+    return place.with_name(f"{place.name}.partial")
+
+
 def _kinds(folder: Path) -> tuple[str, ...]:
     """What a directory is, in the words of ``need``."""
     if any(folder.glob("step-*/header.json")):

@@ -12,7 +12,7 @@ import click
 
 from segpt.errors import CheckpointError, InterruptError
 from segpt.locks import locked
-from segpt.spec.base import decode, differences, encode, fingerprint
+from segpt.spec.base import decode, differences, encode
 from segpt.spec.quant import Method, QuantSpec, Rule
 
 from . import _latest, _options, _out, _report
@@ -73,13 +73,12 @@ def command(
     trained and validated on. Every layer that is done is saved, and --resume goes on with what was
     interrupted, in the way it was begun.
     """
-    from segpt.atomic import check_replaceable, remove_directory
+    from segpt.atomic import check_replaceable
     from segpt.stages import files, untuned
     from segpt.stages import plot as pictures
-    from segpt.stages.calibrate import quantize_on, share
     from segpt.train.mesh import pick
 
-    from . import _texts
+    from . import _quantizing, _texts
 
     if plot is not None:
         pictures.need()
@@ -95,38 +94,29 @@ def command(
     reading = _texts.of_model(value, task.path, data)
     reading.say()
     _report.notice(f"model: {task.path}")
-    partial = _partial(place)
-    origin = {"checkpoint": value.fingerprint, "quantize": fingerprint(spec)}
     with locked(place):
-        tokens, held_out = reading.open()
-        with _report.Bar("quantize") as bar, _told(partial, _again(place, data, device)):
-            quantized = quantize_on(
+        splits = reading.open()
+        partial = _latest.partial_of(place)
+        origin = _quantizing.origin_of(value, spec)
+        before = files.read_partial(partial, origin) if resume else None
+        with _told(partial, _again(place, data, device)):
+            quantized = _quantizing.run(
                 value,
                 spec,
-                tokens,
-                held_out,
-                device=pick(device),
-                report=lambda p: bar(share(p, spec), p.task),
-                resume=files.read_partial(partial, origin) if resume else None,
-                save=lambda state: files.save_partial(partial, state, origin | task.begun),
+                splits,
+                place,
+                recipe=task.recipe,
+                budget=task.budget,
+                device=device,
+                resume=before,
+                begun=task.begun,
             )
-        report = dict(quantized.report) | {
-            "budget": task.budget,
-            "spec": encode(spec),
-            "text": value.about.get("text"),
-            "recipe": task.recipe,
-            "measured_on": _report.in_chunks(held_out, spec.report_tokens, value.spec.context),
-        }
-        quantized = dataclasses.replace(quantized, report=report)
-        files.save_quantized(place, quantized)
-        remove_directory(partial)
-        _latest.remember("quantized", place)
         if plot is not None:
             with _report.Bar("plot") as bar:
                 curve = untuned.curve(
-                    value, quantized, spec, tokens, held_out, device=pick(device), report=bar
+                    value, quantized, spec, *splits, device=pick(device), report=bar
                 )
-            report |= {"curve": curve.plain()}
+            report = dict(quantized.report) | {"curve": curve.plain()}
             files.save_quantized(place, dataclasses.replace(quantized, report=report))
             pictures.quantized(plot, curve, report, spec.method)
     _tell(place, quantized, plot, as_json, texts=reading.plain)
@@ -209,9 +199,9 @@ def _resumed(asked: Asked) -> Task:
 def _interrupted(asked: Asked) -> Path:
     """What an interrupted call left: of the place or checkpoint that is named, or the newest."""
     if asked.out is not None:
-        return _partial(asked.out)
+        return _latest.partial_of(asked.out)
     if asked.checkpoint is not None:
-        return _partial(asked.checkpoint.with_name(f"{asked.checkpoint.name}-quantized"))
+        return _latest.partial_of(asked.checkpoint.with_name(f"{asked.checkpoint.name}-quantized"))
     place = _latest.latest("partial")
     if place is None:
         raise CheckpointError("there is nothing to resume here; leave out --resume")
@@ -225,13 +215,9 @@ def _done(asked: Asked) -> Path | None:
         place = asked.checkpoint.with_name(f"{asked.checkpoint.name}-quantized")
     if place is None:
         place = None if _latest.latest("partial") else _latest.latest("quantized")
-    if place is None or _partial(place).exists() or not (place / "header.json").is_file():
+    if place is None or _latest.partial_of(place).exists() or not (place / "header.json").is_file():
         return None
     return place
-
-
-def _partial(place: Path) -> Path:
-    return place.with_name(f"{place.name}.partial")
 
 
 def _again(place: Path, data: Path | None, device: str) -> str:
