@@ -75,7 +75,7 @@ def run(
         "rows": rows,
         "text": {"name": plain.text, "bytes": size, "mode": plain.mode},
         "measured_on": _report.in_chunks(
-            held_out, _quick(recipe).report_tokens, recipe.model.context
+            held_out.split, held_out.count, _quick(recipe).report_tokens, recipe.model.context
         ),
         "artifact": str(artifact_path),
         "bytes": artifact.size,

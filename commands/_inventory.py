@@ -1,7 +1,6 @@
 """What lies below a directory, as rows: from headers, manifests and logs alone, without torch."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def _checkpoint(place: Path) -> Row:
     if in_run and not ended and (last := files.checkpoints(place.parent)[-1]) != place:
         with contextlib.suppress(*_ODD):  # which is said in the row of the last one
             ended = _checkpoint(last)["state"] == "finished"  # an earlier one of an ended run
-    bpb = _validated(place.parent / "metrics.jsonl", int(header["step"])) if in_run else None
+    bpb = _validated(place.parent, int(header["step"])) if in_run else None
     return {
         "text": about.get("text", {}).get("name"),
         **_origin(header["origin"]),
@@ -130,20 +129,13 @@ def _reached(header: Mapping[str, Any]) -> bool:
     return bool(length) and done >= length["count"]
 
 
-def _validated(metrics: Path, step: int) -> float | None:
+def _validated(run: Path, step: int) -> float | None:
     """The last validation of a run up to a step."""
     bpb = None
-    try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return None
-    for line in lines:
-        try:
-            entry = json.loads(line)
+    for entry in files.logged(run):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
             if entry["step"] <= step and entry.get("validation_bpb") is not None:
                 bpb = float(entry["validation_bpb"])
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-            continue  # cut short by a kill
     return bpb
 
 
@@ -167,13 +159,12 @@ def _quantized(place: Path) -> Row:
 
 
 def _artifact(place: Path) -> Row:
-    header = open_artifact(load(place)).header
-    row: Row = _origin(header.origin)
-    digest = load(place).digest
+    artifact = load(place)
+    row: Row = _origin(open_artifact(artifact).header.origin)
     for folder in (place.parent, place.with_suffix("")):  # beside it, or in the run it came from
         for name in ("score.json", "score-ttt.json"):
             if (folder / name).is_file():
                 score = files.read_json(folder / name, "the score")
-                if score["origin"].get("artifact") == digest:
+                if score["origin"].get("artifact") == artifact.digest:
                     return row | {"bpb": float(score["bpb"]), "bpb_of": str(score["text"])}
     return row

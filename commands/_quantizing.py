@@ -64,7 +64,9 @@ def run(
         "spec": encode(spec),
         "text": checkpoint.about.get("text"),
         "recipe": recipe,
-        "measured_on": _report.in_chunks(held_out, spec.report_tokens, checkpoint.spec.context),
+        "measured_on": _report.in_chunks(
+            held_out.split, held_out.count, spec.report_tokens, checkpoint.spec.context
+        ),
     }
     quantized = dataclasses.replace(quantized, report=report)
     files.save_quantized(place, quantized)

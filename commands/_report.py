@@ -15,8 +15,6 @@ if TYPE_CHECKING:  # rich is imported when something is drawn, and doctor runs w
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from segpt.values import Tokens
-
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -122,10 +120,10 @@ def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None
             click.echo(line)
 
 
-def in_chunks(held_out: "Tokens", most: int, context: int) -> str:
-    """What a figure is of that was measured on the first ``most`` tokens of a split."""
-    count = min(most, held_out.count - 1)
-    return f"the first {count:,} tokens of the {held_out.split} split, in chunks of {context:,}"
+def in_chunks(split: str, tokens: int, most: int, context: int) -> str:
+    """What a figure is of that was measured on the first ``most`` of the tokens of a split."""
+    count = min(most, tokens - 1)
+    return f"the first {count:,} tokens of the {split} split, in chunks of {context:,}"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

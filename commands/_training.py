@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from segpt.spec.layout import parameters
 from segpt.spec.recipe import Recipe, names, read_recipe
 from segpt.spec.rules import Rules
 from segpt.stages import files, recipes
-from segpt.stages.train import METRICS, check_same_run, is_finished, train
+from segpt.stages.train import check_same_run, is_finished, train
 from segpt.train.loop import Report
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Checkpoint, Tokens
@@ -93,7 +92,7 @@ def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str])
 def finished(run: Begun) -> dict[str, Any]:
     """What ``segpt train --json`` says of a run that has come to its end."""
     checkpoint = run.checkpoint
-    logged = _logged(run.run / METRICS)
+    logged = list(files.logged(run.run))
     last = logged[-1] if logged else {}
     about = checkpoint.about
     _report.notice(
@@ -122,26 +121,12 @@ def _measured_on(checkpoint: Checkpoint) -> str | None:
     if not isinstance(split, dict):
         return None
     most = recipes.of_checkpoint(checkpoint).train.validate_tokens
-    count = min(most, int(split["tokens"]) - 1)
-    return (
-        f"the first {count:,} tokens of the {split['split']} split, in chunks of "
-        f"{checkpoint.spec.context:,}"
-    )
+    return _report.in_chunks(split["split"], int(split["tokens"]), most, checkpoint.spec.context)
 
 
 def nothing() -> tuple[Tokens, Tokens]:
     """The text of a run that has come to its end: it is not looked for."""
     raise AssertionError("a run that has ended reads nothing")
-
-
-def _logged(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of the metrics; what cannot be read is left out."""
-    lines = []
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            lines += [entry] if isinstance(entry, dict) else []
-    return lines
 
 
 class Plan(NamedTuple):
@@ -215,7 +200,7 @@ def _check_vacant(out: Path) -> None:
     """Refuse a directory in which a run would write over another, or over someone's file."""
     if files.checkpoints(out):
         raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
-    metrics = out / METRICS
+    metrics = out / files.METRICS
     if metrics.is_file():  # of a run that was killed before its first checkpoint, or another's
         with metrics.open("rb") as file:
             if not b'{"step": '.startswith(file.read(9)):
@@ -285,7 +270,10 @@ def _train(
         "loss": last[0].loss,
         "bpb": bpb[0] if bpb else None,
         "bpb_of": _report.in_chunks(
-            held_out, plan.recipe.train.validate_tokens, plan.recipe.model.context
+            held_out.split,
+            held_out.count,
+            plan.recipe.train.validate_tokens,
+            plan.recipe.model.context,
         ),
         "tokens_per_second": last[0].tokens_per_second,
         "seconds": last[0].seconds,

@@ -17,6 +17,12 @@ from segpt.errors import SegptError
 _WAIT = 0.05  # seconds between two attempts
 
 
+def numbered(path: Path) -> Iterator[Path]:
+    """``path``, path-2, path-3, ... without end."""
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+
+
 def claim(path: Path) -> Path:
     """Make the directory ``path``, or the first of path-2, path-3, ... that does not exist.
 
@@ -25,8 +31,7 @@ def claim(path: Path) -> Path:
     Raises:
         SegptError: if the directory cannot be made.
     """
-    for number in itertools.count(1):
-        name = path if number == 1 else path.with_name(f"{path.name}-{number}")
+    for name in numbered(path):
         try:
             name.parent.mkdir(parents=True, exist_ok=True)
             name.mkdir()

@@ -40,6 +40,7 @@ from segpt.values import (
 
 FORMAT = 1
 LARGEST_HEADER = 64 << 20
+METRICS = "metrics.jsonl"  # in the directory of a run
 NAMES = ("weights.safetensors", "state.safetensors", "tokenizer.bin", "documents.bin")
 STEP = "step-[0-9]{8,}"  # names the directory of a checkpoint
 
@@ -353,6 +354,21 @@ def _json(data: bytes) -> Any:
     if b"\\ud" in data.lower() or b"\xed" in data:  # which Python lets through as well
         json.dumps(value, ensure_ascii=False).encode()  # an error of encoding is a ValueError
     return value
+
+
+def logged(run: Path) -> Iterator[dict[str, Any]]:
+    """What a run logged, step by step; what cannot be read, as a kill leaves it, is left out."""
+    try:
+        lines = (run / METRICS).read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict):
+            yield entry
 
 
 def kind_of(path: Path) -> str:

@@ -51,8 +51,10 @@ def read_artifact(path: Path) -> Artifact:
         DataError: if the list is not the one that belongs to it.
     """
     artifact = container.load(path)
-    named = open_artifact(artifact).header.origin.get("documents")
     lists = {place: _read(place) for place in (documents_path(path), _coming(path))}
+    if not any(raw is not None for raw in lists.values()):
+        return artifact
+    named = open_artifact(artifact).header.origin.get("documents")
     for raw in lists.values():
         if raw is None:
             continue

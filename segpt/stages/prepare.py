@@ -15,7 +15,7 @@ from segpt.data.corpus import builtin
 from segpt.data.tokenizer import BYTES, load, train_bpe
 from segpt.data.tokens import continue_tokens, ids, is_tokens, overlap, read_tokens
 from segpt.errors import DataError, SegptError
-from segpt.locks import locked
+from segpt.locks import locked, numbered
 from segpt.spec.recipe import Bpe, Bytes
 from segpt.values import Text, Tokenizer, Tokens
 
@@ -110,12 +110,9 @@ def prepared(out: Path, source: Source) -> tuple[Tokens, Tokens] | None:
 
 def place_for(place: Path, source: Source) -> Path:
     """``place``, or place-2, place-3, ...: the first that is new, or whose text is ``source``."""
-    names = itertools.chain(
-        [place], (place.with_name(f"{place.name}-{n}") for n in itertools.count(2))
-    )
     return next(
         name
-        for name in names
+        for name in numbered(place)
         if not (name.exists() or draft_of(name).exists())
         or _is_from(name, source)
         or (not name.exists() and _is_from(draft_of(name), source))
@@ -129,8 +126,13 @@ def draft_of(out: Path) -> Path:
 
 def is_prepared(path: Path) -> bool:
     """Whether a directory holds what :func:`prepare` writes, whole or damaged, and nothing else."""
-    splits = [entry for entry in path.iterdir() if entry.name != SOURCE]
-    return bool(splits) and all(entry.name in SPLITS and is_tokens(entry) for entry in splits)
+    entries = list(path.iterdir())
+    return any(entry.name != SOURCE for entry in entries) and all(map(_is_ours, entries))
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether it is what a prepared text has in it."""
+    return entry.name == SOURCE or (entry.name in SPLITS and is_tokens(entry))
 
 
 def check_vacant(out: Path) -> None:
@@ -145,7 +147,7 @@ def check_vacant(out: Path) -> None:
     if not out.is_dir():
         return
     for entry in sorted(out.iterdir()):
-        if entry.name != SOURCE and not (entry.name in SPLITS and is_tokens(entry)):
+        if not _is_ours(entry):
             raise DataError(
                 f"{out}: holds {entry.name!r}, which is no prepared text and would be lost; choose "
                 "a new directory with --out"

@@ -24,7 +24,7 @@ from segpt.values import Artifact
 from . import files, stored
 from .stored import count, sound, text
 
-METRICS, DEMO, SAMPLES = "metrics.jsonl", "demo.json", "samples.json"
+DEMO, SAMPLES = "demo.json", "samples.json"
 SCORE, SCORE_TTT = "score.json", "score-ttt.json"
 QUANTIZED, ARTIFACT, PAGE = "quantized", "model.segpt", "report.html"
 
@@ -142,7 +142,7 @@ def _read(run: Path) -> _Run:
     newest = None if header is None else str(header.get("fingerprint"))
     quantized_at, quantized = _quantized(run, newest)
     artifact_at, artifact = _artifact(run, newest)
-    metrics = run / METRICS
+    metrics = run / files.METRICS
     found = _Run(
         place=run,
         checkpoint_at=saved[-1] if saved else run,

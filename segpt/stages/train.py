@@ -38,11 +38,10 @@ from . import estimate
 from . import rules as referee
 from .calibrate import in_order
 from .commit import commit
-from .files import checkpoint_name, checkpoints, clean_run, save_checkpoint
+from .files import METRICS, checkpoint_name, checkpoints, clean_run, save_checkpoint
 from .recipes import of_checkpoint
 from .tables import aligned
 
-METRICS = "metrics.jsonl"  # in the directory of a run
 REPLAYED = 65_536  # blocks at a time
 Validate = Callable[[Model], tuple[float, float]]
 

@@ -864,11 +864,11 @@ def _listed_runs(place: Path) -> Subject:
     shutil.rmtree(place / "work")
     for step in files.checkpoints(run):
         (step / "state.safetensors").unlink()
-    inventory, training = _shell("_inventory"), _shell("_training")
+    inventory = _shell("_inventory")
 
     def read(place: Path) -> None:
         inventory.rows(place)
-        training._logged(place / "run" / "metrics.jsonl")
+        list(files.logged(place / "run"))
 
     changes: dict[str, Change] = {HEADER: mutate.json_damage, ".jsonl": mutate.lines_damage}
     return of_folder(place, read, changes)
@@ -1039,9 +1039,7 @@ READERS: tuple[Reader, ...] = (
     Reader("metrics", ("stages.stored:logged",), _metrics),
     Reader("rewound metrics", ("stages.train:_rewind",), _rewound),
     Reader("newest outputs", ("commands:_latest:_read",), _latest),
-    Reader(
-        "list of runs", ("commands:_inventory:*", "commands:_training:_logged"), _listed_runs, 0.1
-    ),
+    Reader("list of runs", ("stages.files:logged",), _listed_runs, 0.1),
     Reader(
         "files to be replaced",
         ("stages.report:is_page", "stages.plot:is_ours", "commands:_out:begins_with.begins"),
@@ -1067,6 +1065,7 @@ OWN: Mapping[str, str] = {
     "locks:is_locked": "opens a lock to try it, and reads nothing",
     "commands:_report:silence": "opens the null device to write to it",
     "commands:_texts:validation": "opens a prepared text, which data.tokens reads",
+    "commands:_texts:held_out": "opens a prepared text, which data.tokens reads",
     "commands:_training:_check_vacant": "looks whether a file is there to be read",
     "commands:quantize:command": "opens a prepared text, which data.tokens reads",
     "atomic:_sync_file": "opens a file to flush it, and reads nothing",
