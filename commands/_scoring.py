@@ -24,6 +24,7 @@ from segpt.stages import files, models, recipes, score
 from segpt.stages.audit import audited
 from segpt.stages.prove import packed, prove
 from segpt.stages.score import Accounted
+from segpt.stages.threads import rounded_otherwise
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Arrays, Artifact, Checkpoint, Quantized, Score, Text
 
@@ -154,17 +155,9 @@ class _Runner:
                 "part; resume with as many, or leave out --resume"
             )
         state = files.read_scoring(place, origin)
-        then, now = _surroundings(state), _here(self.device)
-        differ = [
-            f"{key} {then[key]} before and {now[key]} now"
-            for key in now.keys() & then
-            if then[key] != now[key]
-        ]
-        if self.leads and differ:
-            _report.notice(
-                "the score goes on, but not bit for bit as it would have: "
-                + ", ".join(sorted(differ))
-            )
+        line = rounded_otherwise("the score", _surroundings(state), _here(self.device))
+        if self.leads and line is not None:
+            _report.notice(line)
         return state
 
     @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """``segpt data``."""
 
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -139,9 +138,11 @@ def _prepare(
                 source=source,
             )
     except KeyboardInterrupt:
+        from . import LINE
+
         raise InterruptError(
             f"stopped; {shown(out)} is as it was before, and what is finished is kept. To go on, "
-            f"repeat the command: {shlex.join(['segpt', *sys.argv[1:]])}"
+            f"repeat the command: {click.get_current_context().meta[LINE]}"
         ) from None
 
 

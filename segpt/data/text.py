@@ -5,12 +5,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import fstat, stat_result
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segpt.errors import DataError
 from segpt.values import Text
 
 from .compression import ERRORS, reason
 from .documents import AGAIN, documents
 from .sources import Notice, find, shown
+
+UNLISTED = "unchecked: no document list"  # what a score says where trained_on is None
 
 Report = Callable[[int], None]
 
@@ -92,6 +97,20 @@ def document_digest(document: bytes) -> bytes:
 def document_hash(document: bytes) -> int:
     """The first 8 bytes of the document's SHA-256, as its hexadecimal form is read."""
     return int.from_bytes(document_digest(document)[:8], "big")
+
+
+def trained_on(
+    documents: Iterable[bytes], hashes: NDArray[np.uint64] | None
+) -> tuple[int, int] | None:
+    """How many documents are among the hashes of those that a model saw, and how many there are.
+
+    Returns:
+        None where no list of hashes is at hand, or one that names no document: it proves nothing.
+    """
+    if hashes is None or not len(hashes):
+        return None
+    own = np.array([document_hash(document) for document in documents], np.uint64)
+    return int(np.isin(own, hashes).sum()), len(own)
 
 
 def text_digest(documents: Iterable[bytes]) -> str:

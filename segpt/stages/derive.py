@@ -16,7 +16,7 @@ from segpt.artifact import container
 from segpt.artifact.opening import open_artifact
 from segpt.atomic import write_file
 from segpt.board.check import MEASURED_ON
-from segpt.data.text import document_hash
+from segpt.data.text import UNLISTED, trained_on
 from segpt.errors import DataError
 from segpt.spec.layout import parameters
 from segpt.spec.model import ModelSpec
@@ -254,11 +254,11 @@ def overlap(artifact: Artifact, text: Text) -> str:
 
     ``none`` is said only where a list proves it, and a list that names no document proves nothing.
     """
-    if artifact.documents is None or not len(artifact.documents):
-        return "unchecked: no document list"
-    hashes = np.array([document_hash(document) for document in text], np.uint64)
-    shared = int(np.isin(hashes, artifact.documents).sum())
-    return f"{shared:,} of the {len(hashes):,} documents" if shared else NONE_SHARED
+    counts = trained_on(text, artifact.documents)
+    if counts is None:
+        return UNLISTED
+    shared, count = counts
+    return f"{shared:,} of the {count:,} documents" if shared else NONE_SHARED
 
 
 def _remedy(derived: Derived) -> str:

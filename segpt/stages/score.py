@@ -14,7 +14,7 @@ import torch
 import segpt
 from segpt.artifact.container import unpack
 from segpt.data.shards import Shards
-from segpt.data.text import document_hash, text_digest
+from segpt.data.text import UNLISTED, text_digest, trained_on
 from segpt.data.tokenizer import load
 from segpt.errors import InterruptError, ScoreError
 from segpt.eval.ledger import Ledger, account
@@ -238,14 +238,15 @@ def _spelt(source: Quantized | Checkpoint, shards: Shards) -> Iterator[bytes]:
 
 
 def _overlap(source: Quantized | Checkpoint, documents: Iterable[bytes] | None) -> str:
-    if source.documents is None or not len(source.documents):
-        return "unchecked: no document list"
+    counts = trained_on(documents or (), source.documents)
+    if counts is None:
+        return UNLISTED
     if documents is None:
         return "unchecked: the tokens do not tell the text"
-    hashes = np.array([document_hash(document) for document in documents], np.uint64)
-    if seen := int(np.isin(hashes, source.documents).sum()):
+    seen, count = counts
+    if seen:
         raise ScoreError(
-            f"the model was trained on {seen:,} of the {len(hashes):,} documents of this text; "
+            f"the model was trained on {seen:,} of the {count:,} documents of this text; "
             "score text that was held out (segpt data check finds what two texts share)"
         )
     return "none"

@@ -41,6 +41,7 @@ from .commit import commit
 from .files import METRICS, checkpoint_name, checkpoints, clean_run, save_checkpoint
 from .recipes import of_checkpoint
 from .tables import aligned
+from .threads import rounded_otherwise
 
 REPLAYED = 65_536  # blocks at a time
 Validate = Callable[[Model], tuple[float, float]]
@@ -159,17 +160,8 @@ def _inexact(resume: Checkpoint, mesh: Mesh) -> list[str]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    differ = [
-        f"{key} {then[key]} before and {now[key]} now"
-        for key in now
-        if then[key] not in (None, now[key])
-    ]
-    if not differ:
-        return []
-    return [
-        f"the run goes on, but not bit for bit as it would have: {', '.join(differ)}; resume with "
-        "the same for that"
-    ]
+    line = rounded_otherwise("the run", then, now)
+    return [] if line is None else [line]
 
 
 class _Session:
