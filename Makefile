@@ -30,7 +30,8 @@ demo: setup  ## train, quantize, pack and score a small model, in about five min
 
 # One thread a process: two busy threads on each of two busy cores stall each other.
 test: setup  ## all tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not cuda and not campaign"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+		--no-loadscope-reorder -m "not cuda and not campaign"
 
 quick: setup  ## the tests that take a moment each
 	$(BIN)/python -m pytest -m "not cuda and not campaign and not slow"

@@ -31,6 +31,7 @@ from segpt.values import Arrays, Artifact, Checkpoint, Quantized, Score, Text
 from . import _latest, _report, _signals, _texts
 
 SCORING = _latest.RUNS / "scoring"  # where an interrupted score lies
+RESULT = "result"  # under this name in its origin, once it was resumed and finished
 Value = Artifact | Quantized | Checkpoint
 Found = tuple[dict[str, Any], list[str]]
 
@@ -69,6 +70,9 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
         call = _call(path, texts, options)
         runner = _Runner(path, value, accounted, mesh, options["limit"], call)
         runner.audit_seed = options["audit_seed"]
+        if options["resume"] and (known := runner.known(spec)) is not None:
+            _report.notice("this score is finished: nothing is left to do")
+            return known if mesh.leads else None
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain()) | {"texts": named}
         lines = _lines(result, verbose=options["verbose"])
@@ -83,9 +87,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
             gain = 1 - result.bpb / strided.bpb
             plain |= {"bpb_strided": strided.bpb, "gain": gain}
             lines.append(f"  gain: {100 * gain:.2f} % over {strided.bpb:.4f}, strided and frozen")
-        if not mesh.leads:
-            return None
-        if options["out"] is not None:
+        if mesh.leads and options["out"] is not None:
             files.write_score(options["out"], result)
         for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
             if options[name]:
@@ -93,7 +95,9 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 more, told = check(spec, result, text)
                 plain |= more
                 lines += told
-        return plain, lines
+        if options["resume"]:
+            runner.keep(spec, plain, lines)
+        return (plain, lines) if mesh.leads else None
 
 
 class _Runner:
@@ -115,12 +119,7 @@ class _Runner:
 
     def score(self, spec: ScoreSpec, *, resume: bool = False) -> Score:
         """Score once; what an interrupted call leaves lies in ``runs/scoring``."""
-        origin = {
-            "model": _named(self.value),
-            "text": self.text.digest,
-            "score": fingerprint(spec),
-        }
-        place = SCORING / f"{fingerprint(origin)}{self.suffix}"
+        place, origin = self._place(spec)
         before = self._begun(place, origin) if resume else None
         with (
             _report.Bar(f"score {self.path.name}") as bar,
@@ -143,6 +142,38 @@ class _Runner:
             )
         remove_directory(place)
         return result
+
+    def known(self, spec: ScoreSpec) -> Found | None:
+        """The result of this score, if it was interrupted, resumed and finished before."""
+        place, origin = self._place(spec)
+        if not place.exists():
+            return None
+        files.read_scoring(place, origin)
+        result = files.read_header(place, "scoring")["origin"].get(RESULT)
+        if result is None:
+            return None
+        try:
+            plain, lines = json.loads(result)
+            return dict(plain), list(map(str, lines))
+        except (TypeError, ValueError, RecursionError):
+            raise CheckpointError(
+                f"{place} is damaged: its result is no list of values and lines; remove it"
+            ) from None
+
+    def keep(self, spec: ScoreSpec, plain: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Keep the result of a score that was resumed, so that a loop that resumes it can end."""
+        place, origin = self._place(spec)
+        result = json.dumps([plain, lines])
+        files.save_scoring(place, {}, origin | {"begun": self.call, RESULT: result})
+
+    def _place(self, spec: ScoreSpec) -> tuple[Path, dict[str, str]]:
+        """Where this score lies while it is under way, and what says which one it is."""
+        origin = {
+            "model": _named(self.value),
+            "text": self.text.digest,
+            "score": fingerprint(spec),
+        }
+        return SCORING / f"{fingerprint(origin)}{self.suffix}", origin
 
     def _begun(self, place: Path, origin: Mapping[str, str]) -> Arrays:
         """What an interrupted score left; a line if this one adds up sums in another order."""
@@ -265,9 +296,10 @@ def begun(
         CheckpointError: if there is none, of this model where one is named.
     """
     value = None if model is None else _named(models.read_model(model)[0])
-    places = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for place in (header.parent for header in places):
-        if value not in (None, files.read_header(place, "scoring")["origin"].get("model")):
+    newest = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    origins = {p.parent: files.read_header(p.parent, "scoring")["origin"] for p in newest}
+    for place in sorted(origins, key=lambda place: RESULT in origins[place]):  # finished ones last
+        if value not in (None, origins[place].get("model")):
             continue
         before = files.begun(place, "scoring")
         try:

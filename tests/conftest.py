@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 from collections.abc import Callable
 
 import click
@@ -9,6 +10,17 @@ from click.testing import CliRunner, Result
 from segpt.__main__ import load_commands
 
 Run = Callable[..., Result]
+
+# On GitHub a command prints each error once more, as an annotation. The tests see what a user sees,
+# wherever they run; the tests of annotations ask for them.
+for _name in ("CI", "GITHUB_ACTIONS"):
+    os.environ.pop(_name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: one that began last would keep one process busy alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.slow
-STEPS = 2000
+STEPS = 1000
 ARGS = ("--recipe", "tiny.yaml", "--out", "run", "--set", "train.save_every=7")
 
 
@@ -60,13 +60,13 @@ def newest(place: Path) -> str:
     return max((p.name for p in (place / "run").glob("step-*")), default="")
 
 
-def test_ten_kills_change_nothing(fresh: Path, run: Callable[..., Any]) -> None:
+def test_kills_change_nothing(fresh: Path, run: Callable[..., Any]) -> None:
     # a crash at 599 s loses everything
     prepared(fresh, run)
     expected = finish(fresh)
     (fresh / "run").rename(fresh / "uninterrupted")
     draw = random.Random(5)
-    for _ in range(10):
+    for _ in range(5):
         before = newest(fresh)
         process = start(fresh, *(["--resume"] if before else []))
         deadline = time.monotonic() + 120
@@ -106,15 +106,31 @@ def test_a_signal_saves_and_exits_as_shells_have_it(
 SCORE = ("score", "run", "text.jsonl", "--ttt", "sgd", "--set", "adapt.chunk=16", "--stride", "8")
 
 
-def catches(process: "subprocess.Popen[str]", number: signal.Signals) -> bool:
-    """Whether a process handles a signal by now."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("SigCgt:"):
-            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False
+def interrupted_score(place: Path, number: signal.Signals) -> str:
+    """Interrupt a score after its first step, however slow the machine is; what it said."""
+    for delay in (0.3, 0.6, 1.2, 2.4, 4.8):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "segpt", *SCORE, "--json"],
+            cwd=place,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        scoring, deadline = place / "runs" / "scoring", time.monotonic() + 120
+        while not scoring.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, stderr
+        assert not stdout
+        if "go on with --resume" in stderr:
+            return stderr
+        assert "to start again" in stderr
+    raise AssertionError("each signal came before the first step")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_score_goes_on_where_a_signal_stopped_it(
     fresh: Path, run: Callable[..., Any], number: signal.Signals
@@ -122,34 +138,22 @@ def test_a_score_goes_on_where_a_signal_stopped_it(
     prepared(fresh, run)
     assert run(fresh, "train", *ARGS).code == 0
     rows = (fresh / "held.jsonl").read_text().splitlines()
-    text = [row.replace("Document", f"Record {i},") for i in range(3) for row in rows]
+    text = [row.replace("Document", f"Record {i},") for i in range(2) for row in rows]
     (fresh / "text.jsonl").write_text("\n".join(text) + "\n")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "segpt", *SCORE, "--json"],
-        cwd=fresh,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not catches(process, signal.SIGTERM) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(1.0)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, stderr
-    assert "go on with --resume" in stderr
+    stderr = interrupted_score(fresh, number)
     assert "Traceback" not in stderr
-    assert not stdout
     (saved,) = (fresh / "runs" / "scoring").iterdir()
     other = run(fresh, *SCORE, "--resume", "--set", "adapt.rate=0.1")
     assert other.code == 2
     assert "nothing to resume" in other.stderr
     resumed = run(fresh, *SCORE, "--resume", "--json").json
-    assert not saved.exists()
-    assert resumed["nats"] == run(fresh, *SCORE, "--json").json["nats"]
     assert "updates from chunks that had been scored" in resumed["conditions"]["order"]
+    for words in (SCORE, ("score", "run"), ("score",)):
+        again = run(fresh, *words, "--resume", "--json")
+        assert "this score is finished: nothing is left to do" in again.stderr
+        assert again.json == resumed
+    assert resumed["nats"] == run(fresh, *SCORE, "--json").json["nats"]
+    assert not saved.exists()
     again = run(fresh, *SCORE, "--resume")
     assert again.code == 2
     assert "leave out --resume" in again.stderr

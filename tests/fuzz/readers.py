@@ -1088,6 +1088,7 @@ OWN: Mapping[str, str] = {
     "train.mesh:Mesh.agree": "what the other processes of a run have just sent",
     "train.mesh:Mesh._gathered": "what the other processes of a run have just sent",
     "commands:_scoring:_with_surroundings": _MEMORY,
+    "commands:_scoring:_Runner.known": "opens a score that was begun, which stages.files reads",
     "stages.audit:_run": _WORKER,
     "stages.contest:_write": "copies a log as it is",
     "stages.doctor:_worked": _WORKER,
