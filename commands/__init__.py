@@ -11,7 +11,7 @@ import click
 from segpt import __version__
 from segpt.errors import InterruptError, SegptError, one_line
 
-from . import _guesses, _options, _report, _signals
+from . import _guesses, _options, _processes, _report, _signals
 
 LINE = "segpt.line"  # the command as it was typed
 
@@ -59,6 +59,8 @@ class LazyGroup(_options.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name not in _processes.SHARED:
+            _processes.check_alone(f"segpt {cmd_name}")
         module = import_module(f".{cmd_name}", __package__)
         command = module.command
         assert isinstance(command, click.Command)

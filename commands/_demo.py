@@ -35,8 +35,7 @@ def run(
     tokens, held_out = _texts.builtin_splits(recipe)
     _texts.say(_texts.of_tokens(tokens, held_out))
     trained = _train(recipe, tokens, held_out, out, device, resume)
-    if trained is None:
-        raise SegptError("the demo runs in one process; start it without torchrun")
+    assert trained is not None  # of other processes than the leading one, which there are not
     checkpoint = files.read_checkpoint(Path(trained["checkpoint"]))
     quantized = _quantize(recipe, checkpoint, tokens, held_out, out, device)
     artifact_path = out / report.ARTIFACT

@@ -7,7 +7,6 @@ is, and that of its tokens, which is in the origin of every model that was train
 import contextlib
 import dataclasses
 import functools
-import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from segpt.spec.recipe import Bpe, Bytes, Recipe
 from segpt.stages import files, prepare
 from segpt.values import Checkpoint, Origin, Quantized, Text, Tokenizer, Tokens, documents_digest
 
-from . import _latest, _report
+from . import _latest, _processes, _report
 
 BUILTIN = "builtin"  # names the built-in text wherever a text is named
 DIGITS = 12  # of a digest that people see
@@ -76,14 +75,9 @@ class Prepared(NamedTuple):
         return prepare.open_splits(self.place)
 
 
-def leads() -> bool:
-    """Whether this process speaks, of those that torchrun starts."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def say(texts: Iterable[Mapping[str, Any]]) -> None:
     """Name what is read, as the first line of a command; once, however many processes there are."""
-    if leads():
+    if _processes.leads():
         _report.notice(line(texts))
 
 
@@ -215,7 +209,7 @@ def _fitted(
         )
     tokenizer = Bytes() if text.tokenizer.kind == "bytes" else Bpe(vocab=vocab)
     fitted = dataclasses.replace(model, vocab=vocab, start=None if model.start is None else start)
-    if leads():
+    if _processes.leads():
         _report.notice(
             f"model.vocab={vocab} as the text has it, and not {model.vocab} as recipe "
             f"{recipe.name} says; --recipe keeps to a recipe"

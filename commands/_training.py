@@ -19,7 +19,7 @@ from segpt.train.loop import Report
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Checkpoint, Tokens
 
-from . import _latest, _report, _texts
+from . import _latest, _processes, _report
 from ._signals import Signals
 
 
@@ -49,7 +49,7 @@ def begun(run: Path) -> Begun:
         except CheckpointError as error:
             damaged.append(error)
             continue
-        if damaged and _texts.leads():
+        if damaged and _processes.leads():
             _report.notice(f"{damaged[0]}; going on from {path}")
         return Begun(run, checkpoint, tuple(saved[len(saved) - len(damaged) :]))
     raise damaged[0]

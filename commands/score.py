@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from . import _latest, _options, _out, _report
+from . import _latest, _options, _out, _processes, _report
 
 _FREE = ("device", "limit", "out", "audit", "prove")  # may change when a score goes on
 
@@ -64,6 +64,7 @@ def command(
     else:
         from . import _core
 
+        _processes.check_alone("segpt score --core")
         asked = ("bundle", "max_per_task", "baselines", "device", "context", "out")
         found = _core.run(
             model or _latest.need("artifact", None),

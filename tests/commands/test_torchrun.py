@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
 from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
@@ -79,6 +80,23 @@ def test_two_processes_read_what_one_reads(fresh: Path, run: Callable[..., Any])
     assert both["tokens"] == alone["tokens"] == 32 * alone["read"]["blocks"]
     assert both["read"]["blocks"] > 12 * 8
     assert both["loss"] == pytest.approx(alone["loss"], abs=2e-3)
+
+
+@pytest.mark.parametrize("line", ["quantize run", "demo", "score run --core arc_easy", "runs"])
+def test_work_that_cannot_be_shared_is_refused_once(
+    monkeypatch: pytest.MonkeyPatch, segpt: Callable[..., Result], line: str
+) -> None:
+    # each process quantized, and the last one to finish was what stayed
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", f"segpt {line.split()[0]}"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        result = segpt(*line.split())
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert ("start it without torchrun" in result.stderr) == (rank == "0")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # a scheduler sets the rest for all of a job
+    assert "torchrun" not in segpt("runs").stderr
 
 
 def strangers(place: Path, *commands: tuple[str, ...]) -> list[Any]:

@@ -1,0 +1,28 @@
+"""The processes that torchrun starts: which one speaks, and which commands they can share."""
+
+import os
+
+from segpt.errors import SpecError
+
+SHARED = frozenset({"train", "score"})  # commands whose work several processes can share
+
+
+def leads() -> bool:
+    """Whether this process speaks, of those that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_alone(what: str) -> None:
+    """Refuse work that several processes would only do several times over, into the same files.
+
+    A number of processes counts where torchrun has set it; a scheduler may set it for all that a
+    job runs.
+
+    Raises:
+        SpecError: if torchrun started more than this process; the others end without a word.
+    """
+    started = "TORCHELASTIC_RUN_ID" in os.environ
+    if started and os.environ.get("WORLD_SIZE", "1") != "1":
+        if not leads():
+            raise SystemExit(2)
+        raise SpecError(f"{what} runs in one process; start it without torchrun")
