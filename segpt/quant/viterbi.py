@@ -45,19 +45,21 @@ def encode(
     )
 
 
+@torch.inference_mode()
 def _encode(weight: Tensor, factor: Tensor, steps: Tensor, states: int, penalty: Tensor) -> Tensor:
     rows, columns = weight.shape
     device = weight.device
     m = machine(states)
-    grid = torch.from_numpy(m.grid).to(device).float()[:, None]
+    grid = torch.from_numpy(m.grid).to(device).float()
     # The two ways into every state, as 2 * state + parity of the code; with one state, both.
     into = torch.from_numpy(m.following).to(device).flatten().argsort(stable=True).view(states, 2)
-    parity = torch.tensor([0.0, 1.0], device=device)
+    first, second = into.T.contiguous()
+    both = torch.cat([first, second])
     base = torch.arange(rows, device=device)[:, None] * states
     diagonal = factor.diagonal()
     gain = (steps / diagonal).square().tolist()
     price = penalty.tolist()
-    size, inverse = steps.tolist(), (1 / steps).tolist()
+    size, inverse, own = steps.tolist(), (1 / steps).tolist(), diagonal.tolist()
     cost = torch.full((rows, states), _NEVER, device=device)
     cost[:, 0] = 0.0
     left = weight[:, None, :].repeat(1, states, 1)  # what each survivor still has to express
@@ -71,25 +73,30 @@ def _encode(weight: Tensor, factor: Tensor, steps: Tensor, states: int, penalty:
         ancestor = torch.arange(states, device=device).expand(rows, states)
         for i, j in enumerate(range(start, end)):
             x = near[:, :, i] * inverse[j]
-            code, point = _candidates(x, grid, parity, states)
-            miss = x[..., None] - point
-            total = cost[..., None] + gain[j] * miss.square()
+            sign, size_of_x = torch.where(x < 0, -1.0, 1.0), x.abs()
+            code, point = _candidates(size_of_x, grid, x if states == 1 else None)
+            miss = (x if states == 1 else size_of_x)[..., None] - point
+            total = miss.square().mul_(gain[j]).add_(cost[..., None])
             if price[j]:
-                total = total + price[j] * point.square()
-            ways = total.view(rows, -1)[:, into]
-            best, which = ways.min(2)
-            chosen = into.expand(rows, -1, -1).gather(2, which[..., None])[..., 0]
+                total += point.square().mul_(price[j])
+            ways = total.view(rows, -1).index_select(1, both)
+            one, other = ways[:, :states], ways[:, states:]
+            cost = torch.minimum(one, other)
+            chosen = torch.where(other < one, second, first)
             parent = chosen >> 1
-            cost = best
+            if states > 1:
+                code.mul_(sign[..., None])
+                miss.mul_(sign[..., None])
             codes[j] = code.view(rows, -1).gather(1, chosen)
             parents[j] = parent
-            error = miss.view(rows, -1).gather(1, chosen) * (size[j] / float(diagonal[j]))
+            error = miss.view(rows, -1).gather(1, chosen).mul_(size[j] / own[j])
             if states > 1:
-                near = near.view(rows * states, -1)[(base + parent).flatten()]
+                near = near.view(rows * states, -1).index_select(0, (base + parent).flatten())
                 near = near.view(rows, states, -1)
                 ancestor = ancestor.gather(1, parent)
             near[:, :, width + i] = error
-            near[:, :, i + 1 : width] -= error[..., None] * factor[j, j + 1 : end]
+            if i + 1 < width:
+                near[:, :, i + 1 : width] -= error[..., None] * factor[j, j + 1 : end]
         rest = left[:, :, width:]
         if rest.size(2):
             if states > 1:
@@ -103,25 +110,26 @@ def _encode(weight: Tensor, factor: Tensor, steps: Tensor, states: int, penalty:
     return _walk_back(codes, parents, cost.argmin(1))
 
 
-def _candidates(x: Tensor, grid: Tensor, parity: Tensor, states: int) -> tuple[Tensor, Tensor]:
-    """The nearest code of each parity and its point, (rows, states, 2) each."""
-    x = x[..., None]
-    if states == 1:
-        code = (2 * ((x - parity) * 0.5).round() + parity).clamp(-LARGEST, LARGEST)
+def _candidates(size: Tensor, grid: Tensor, signed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The nearest code of each parity and its point, (rows, states, 2) each, without their sign.
+
+    Args:
+        size: (rows, states), how far from zero.
+        grid: (states,), 0 for the even grid with its points at 2k, 1 for the odd one: 0, and beyond
+            it 2k - sign(k).
+        signed: (rows, 1), on the uniform grid, whose codes come with their sign.
+    """
+    parity = torch.tensor([0.0, 1.0], device=size.device)
+    if signed is not None:
+        code = (2 * ((signed[..., None] - parity) * 0.5).round() + parity).clamp(-LARGEST, LARGEST)
         return code, code
-    # Even grid: the points 2k. Odd grid: k = 0, and beyond it 2k - sign(k).
-    # Zero takes the side of the positive: a code of its parity may not be 0.
-    sign = torch.where(x < 0, -1.0, 1.0)
-    # The odd grid as seen from |x|: codes m at 2m - 1, so that m is nearest to (|x| + 1) / 2.
-    shifted = torch.where(grid > 0, (x.abs() + 1) * 0.5, x.abs() * 0.5)
-    code = 2 * ((shifted - parity) * 0.5).round() + parity
-    # On the odd grid an even code below 1.5 is 0, and an odd one is at least 1.
-    small = (grid > 0) & (code < 1 + parity)
-    code = torch.where(small, parity.expand_as(code), code)
-    zero = (grid > 0) & (parity == 0) & (x.abs() < 1.5)
-    code = torch.where(zero, torch.zeros_like(code), code)
-    code = torch.where(code > LARGEST - 1, LARGEST - 1 + parity, code)
-    return sign * code, sign * (2 * code - grid * (code > 0))
+    # The odd grid as seen from zero: codes m at 2m - 1, so that m is nearest to (size + 1) / 2.
+    quarter = torch.add(0.25 * grid, size, alpha=0.25)
+    code = (quarter[..., None] - 0.5 * parity).round_().mul_(2).add_(parity)
+    # An even code is at least 0 and an odd one at least 1; on the odd grid 1.5 is nearer to 0.
+    code = code.clamp_(parity, LARGEST - 1 + parity)
+    code[..., 0].masked_fill_((size < 1.5) & (grid > 0), 0.0)
+    return code, 2 * code - torch.minimum(code, grid[:, None])
 
 
 def _walk_back(codes: Tensor, parents: Tensor, state: Tensor) -> Tensor:
