@@ -19,9 +19,10 @@ from segpt.values import Artifact, Checkpoint, Partial, Quantized, Tokens
 
 from . import _latest, _quantizing, _report, _texts, _training
 
-# Within a budget that costs next to nothing, more text to calibrate on gains nothing either.
+# Four times the text to calibrate on takes four times as long: of the demo's packed model it lowers
+# KL from 0.0020 to 0.0017 nats and BPB by less than 0.0001.
 CALIBRATION_TOKENS = 8192
-REPORT_TOKENS = 16_384
+REPORT_TOKENS = 8192
 PROMPTS = (b"Return the ", b"class ", b".. function:: ", b"The ")
 
 

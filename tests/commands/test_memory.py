@@ -381,7 +381,9 @@ def test_a_score_goes_on_without_its_options(
         result = done(segpt(*resume, "--json"))
         assert result["nats"] == whole["nats"]
         assert result["policy"] == whole["policy"]
-    refused(segpt("score", "--resume"), "nothing to resume")
+    again = segpt("score", "--resume", "--json")
+    assert "is finished: nothing is left to do" in again.stderr
+    assert done(again) == result
 
 
 @pytest.mark.slow

@@ -39,7 +39,8 @@ def test_parameters_of_seed004() -> None:
 
 
 def test_an_untied_head_is_one_more_table() -> None:
-    spec = read_recipe("demo", ["model.head.tied=false", "model.embed=[token]"]).model
+    bare = ["model.embed=[token]", "model.value_tables=0", "model.layer.mixer.value=[]"]
+    spec = read_recipe("demo", ["model.head.tied=false", *bare]).model
     assert by_role(spec)[Role.HEAD] == by_role(spec)[Role.TABLE] == spec.vocab * spec.width
     assert layout(spec)[-1].name == "head.matrix"
 
