@@ -8,7 +8,7 @@ alike, so that one factor, the *scale*, sets the rate of a whole model.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -180,6 +180,61 @@ def to_stepped(
         states: of the trellis machine; 1 is a uniform grid.
         penalty: lambda of rate-distortion optimised rounding, in units of a step's own cost.
     """
+    return all_to_stepped([(weight, plan, scale)], states, penalty)[0]
+
+
+def all_to_stepped(
+    items: Sequence[tuple[Tensor, Design, float]], states: int, penalty: float = 0.0
+) -> list[Stepped]:
+    """:func:`to_stepped` of many weights, with the same results.
+
+    Weights that are coded a few rows at a time go together with those of their shape: a search
+    over so few numbers takes as long for several weights as for one.
+    """
+    tasks = [_task(*item, states, penalty) for item in items]
+    groups: dict[object, list[int]] = {}
+    for number, task in enumerate(tasks):
+        alone = task.plan.order is None or task.plan.mixing is None
+        groups.setdefault(number if alone else task.kept.shape, []).append(number)
+    found: dict[int, Tensor] = {}
+    for numbers in groups.values():
+        codes = _encode([tasks[number] for number in numbers], states)
+        found |= dict(zip(numbers, codes, strict=True))
+    return [task.stepped(found[number], states) for number, task in enumerate(tasks)]
+
+
+class _Task(NamedTuple):
+    """A weight that is to be coded.
+
+    Attributes:
+        plan: its design, whose rows may have been widened.
+        level: the step where both exponents are 0.
+        kept: (stored rows, columns), in units of the rows' own scales.
+        steps: (columns,) the step of each column.
+        price: (columns,) what a squared point costs, or None.
+    """
+
+    plan: Design
+    level: float
+    kept: Tensor
+    steps: Tensor
+    price: Tensor | None
+
+    def stepped(self, codes: Tensor, states: int) -> Stepped:
+        plan = self.plan
+        return Stepped(
+            states=states,
+            codes=codes.cpu().numpy(),
+            step=self.level,
+            rows=_int8(plan.rows),
+            columns=_int8(plan.columns),
+            centre=None if plan.centre is None else plan.centre.cpu().numpy(),
+            stored=None if plan.stored is None else plan.stored.cpu().numpy(),
+            shared=None if plan.shared is None else plan.shared.cpu().numpy(),
+        )
+
+
+def _task(weight: Tensor, plan: Design, scale: float, states: int, penalty: float) -> _Task:
     kept = weight.float() if plan.stored is None else weight[plan.stored].float()
     if plan.centre is not None:
         kept = kept - plan.centre.float()
@@ -194,7 +249,6 @@ def to_stepped(
     level = float(np.float32(min(max(level, _FINEST), _COARSEST)))
     wider = (EXPONENTS * (furthest / level).log2()).ceil().clamp_min(-_REACH).to(plan.rows)
     rows = torch.minimum(torch.maximum(plan.rows, wider), plan.rows + _WIDER)
-    plan = plan._replace(rows=rows)
     kept = kept / _powers(rows)[:, None]
     steps = level * relative
     price = None
@@ -203,44 +257,44 @@ def to_stepped(
         spread = (kept.square().mean(0).sqrt() / steps).clamp_min(1e-3)
         usual = (steps / plan.factor.diagonal()).log().mean().exp().square()
         price = penalty * usual / (2 * math.log(2) * spread.square())
-    codes = _encode(kept, plan, steps, states, price)
-    return Stepped(
-        states=states,
-        codes=codes.cpu().numpy(),
-        step=level,
-        rows=_int8(plan.rows),
-        columns=_int8(plan.columns),
-        centre=None if plan.centre is None else plan.centre.cpu().numpy(),
-        stored=None if plan.stored is None else plan.stored.cpu().numpy(),
-        shared=None if plan.shared is None else plan.shared.cpu().numpy(),
-    )
+    return _Task(plan._replace(rows=rows), level, kept, steps, price)
 
 
-def _encode(
-    weight: Tensor, plan: Design, steps: Tensor, states: int, price: Tensor | None
-) -> Tensor:
-    """Code (stored rows, columns) in units of the rows' steps, errors fed back to both sides.
+def _encode(tasks: Sequence[_Task], states: int) -> list[Tensor]:
+    """Code weights (stored rows, columns) of one shape, errors fed back to both sides.
 
     The curvature being a Kronecker product, the best that later rows can do about errors e of
     earlier ones does not depend on columns: it is GPTQ's correction with the factor of the rows.
+    Weights without an order of rows come alone.
     """
-    if plan.order is None or plan.mixing is None:
-        return encode(weight.contiguous(), plan.factor, steps, states, penalty=price)
-    sizes = _powers(plan.rows)[plan.order][:, None]
-    left = weight[plan.order] * sizes
+    steps = torch.stack([task.steps for task in tasks])
+    factor = torch.stack([task.plan.factor for task in tasks])
+    prices = [task.price for task in tasks if task.price is not None]
+    penalty = torch.stack(prices) if prices else None
+    orders = [task.plan.order for task in tasks if task.plan.order is not None]
+    mixing = [task.plan.mixing for task in tasks if task.plan.mixing is not None]
+    if not orders or not mixing:
+        return [
+            *encode(torch.stack([t.kept for t in tasks]), factor, steps, states, penalty=penalty)
+        ]
+    pairs = [*zip(tasks, orders, strict=True)]
+    sizes = torch.stack([_powers(task.plan.rows)[order] for task, order in pairs])[..., None]
+    left = torch.stack([task.kept[order] for task, order in pairs]) * sizes
     codes = torch.empty(left.shape, dtype=torch.int8, device=left.device)
-    for start in range(0, len(left), _BAND):
-        band = slice(start, start + _BAND)
-        wanted = (left[band] / sizes[band]).contiguous()
-        codes[band] = encode(wanted, plan.factor, steps, states, penalty=price)
-        points = trellis.points(codes[band].cpu().numpy(), states)
-        got = torch.from_numpy(points).to(left) * steps * sizes[band]
-        own, others = plan.mixing[band, band], plan.mixing[band, start + _BAND :]
-        error = torch.linalg.solve_triangular(own.T, left[band] - got, upper=False)
-        left[start + _BAND :] -= others.T @ error
+    for start in range(0, left.size(1), _BAND):
+        band, after = slice(start, start + _BAND), slice(start + _BAND, None)
+        wanted = left[:, band] / sizes[:, band]
+        codes[:, band] = encode(wanted, factor, steps, states, penalty=penalty)
+        for number, mixed in enumerate(mixing):
+            points = trellis.points(codes[number, band].cpu().numpy(), states)
+            got = torch.from_numpy(points).to(left) * steps[number] * sizes[number, band]
+            error = left[number, band] - got
+            error = torch.linalg.solve_triangular(mixed[band, band].T, error, upper=False)
+            left[number, after] -= mixed[band, after].T @ error
     found = torch.empty_like(codes)
-    found[plan.order] = codes
-    return found
+    for number, order in enumerate(orders):
+        found[number, order] = codes[number]
+    return [*found]
 
 
 def entropy(coded: Stepped) -> float:

@@ -22,7 +22,7 @@ from segpt.spec.layout import Place, layout
 from segpt.spec.quant import QuantSpec
 from segpt.values import Coded, Half, Partial, Stepped
 
-from .design import Design, entropy, scale_for, to_stepped
+from .design import Design, all_to_stepped, entropy, scale_for, to_stepped
 from .tune import divergence, tune
 
 Batch = NDArray[np.int64] | Tensor
@@ -234,7 +234,7 @@ class Solver:
             for nudge in (_NUDGE, 1 / _NUDGE):
                 while True:
                     multiplier = best_by.get(which, 1.0) * nudge
-                    changed = self._code_some(names, scale, multiplier)
+                    changed = self._code_some(dict.fromkeys(names, scale * multiplier))
                     value = loss(coded | changed)
                     if value > _WORTH * best or not 0.2 < multiplier < 5:
                         break
@@ -246,21 +246,15 @@ class Solver:
         return best_by, coded
 
     def _code_all(self, scale: float, multipliers: Mapping[str, float]) -> dict[str, Coded]:
-        coded = self._halves(self.teacher)
-        for weight in weights(self.teacher):
-            if weight.name in self.plans:
-                multiplier = multipliers.get(kind(weight.name), 1.0)
-                coded |= self._code_some([weight.name], scale, multiplier)
+        scales = {name: scale * multipliers.get(kind(name), 1.0) for name in self.plans}
+        coded = self._halves(self.teacher) | self._code_some(scales)
         return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
 
-    def _code_some(self, names: Sequence[str], scale: float, multiplier: float) -> dict[str, Coded]:
+    def _code_some(self, scales: Mapping[str, float]) -> dict[str, Coded]:
+        """The weights that are named, each at its scale."""
         tensors = {w.name: w.tensor.detach() for w in weights(self.teacher)}
-        return {
-            name: to_stepped(
-                tensors[name], self.plans[name], scale * multiplier, self.states, self.penalty
-            )
-            for name in names
-        }
+        items = [(tensors[name], self.plans[name], scale) for name, scale in scales.items()]
+        return dict(zip(scales, all_to_stepped(items, self.states, self.penalty), strict=True))
 
     def _code(
         self,

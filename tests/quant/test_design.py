@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segpt import trellis
-from segpt.quant.design import Design, design, entropy, to_stepped
+from segpt.quant.design import Design, all_to_stepped, design, entropy, to_stepped
 from segpt.quant.gptq import inverse_factor
 from segpt.quant.sensitivity import Sensitivity
 from segpt.spec.layout import Role
@@ -383,6 +383,21 @@ def test_a_plan_is_a_value() -> None:
     assert isinstance(one.scaled(2.0), Design)
     assert one.scaled(2.0).level == 2 * level
     assert one.level == level
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.05])
+def test_weights_are_coded_together_as_alone(penalty: float) -> None:
+    shapes = [(40, 24), (40, 24), (24, 40), (40, 24), (24, 40)]
+    roles = [Role.MATRIX] * 4 + [Role.TABLE]
+    items = []
+    for seed, (shape, role) in enumerate(zip(shapes, roles, strict=True)):
+        weight, found = case(*shape, seed, role)  # rows of a table have no order: coded alone
+        items.append((weight, design(weight, found, role), 0.05 * (1 + seed)))
+    assert {plan.order is None for _, plan, _ in items} == {True, False}
+    for states in (1, 8):
+        together = all_to_stepped(items, states, penalty)
+        assert together == [to_stepped(*item, states, penalty) for item in items]
+    assert all_to_stepped([], 8) == []
 
 
 def test_one_row_of_outliers_does_not_coarsen_the_others() -> None:

@@ -184,6 +184,20 @@ def test_rows_do_not_matter_to_each_other(states: int, monkeypatch: pytest.Monke
             assert torch.allclose(one, two, rtol=1e-4)
 
 
+@pytest.mark.parametrize("states", STATES)
+@pytest.mark.parametrize("priced", [False, True])
+def test_a_stack_gets_the_codes_of_each_alone(states: int, priced: bool) -> None:
+    u = torch.stack([factor(70, seed) for seed in range(3)])
+    weight = torch.randn(3, 32, 70, generator=generator(2))
+    steps = 0.2 + torch.rand(3, 70, generator=generator(3))
+    price = torch.rand(3, 70, generator=generator(4)) if priced else None
+    for k, found in enumerate(encode(weight, u, steps, states, penalty=price)):
+        alone = encode(
+            weight[k], u[k], steps[k], states, penalty=None if price is None else price[k]
+        )
+        assert torch.equal(found, alone)
+
+
 def test_arguments_are_left_alone() -> None:
     u, weight, steps = factor(40, 0), torch.randn(3, 40, generator=generator(0)), torch.ones(40)
     before = u.clone(), weight.clone(), steps.clone()
