@@ -39,7 +39,7 @@ def test_what_is_shown_is_the_same_recipe_again(name: str, tmp_path: Path) -> No
 
 
 SETTINGS: dict[str, Any] = {
-    "train.batch": 8,
+    "train.batch": 6,
     "train.optimizer.vector": {"rate": 0.1},
     "model.layer.mixer.query_key[-1].init": 2.0,
     "adapt": "sgd",
@@ -74,14 +74,14 @@ def test_every_value_has_an_origin(tmp_path: Path) -> None:
     }
     assert {path: origins[path] for path in expected} == expected
     lines = segpt("show", "demo", *[w for s in settings for w in ("--set", s)])
-    assert "  batch: 8  # --set\n" in lines
+    assert "  batch: 6  # --set\n" in lines
     assert "  clip: 1.0  # default\n" in lines
     file = tmp_path / "again.yaml"
     file.write_text(lines, encoding="utf-8")
     assert read_recipe(file) == found.recipe
-    assert yaml.safe_load(lines)["train"]["batch"] == 8
+    assert yaml.safe_load(lines)["train"]["batch"] == 6
     shown = json.loads(segpt("show", "demo", "--json"))
-    assert shown["recipe"]["train"]["batch"] == 4
+    assert shown["recipe"]["train"]["batch"] == 8
     assert shown["origins"]["train.batch"] == "recipe"
 
 
