@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segpt.errors import CheckpointError, InterruptError, SpecError
+from segpt.errors import CheckpointError, InterruptError, SegptError, SpecError
 from segpt.locks import claim, locked
 from segpt.spec.base import encode
 from segpt.spec.layout import parameters
@@ -181,7 +181,12 @@ def run(
                 init = files.read_checkpoint(files.newest_checkpoint(chosen.init))
         mesh.agree({"recipe": encode(chosen.recipe)})
         if chosen.resume is not None and is_finished(chosen.resume.checkpoint, chosen.recipe):
-            return finished(chosen.resume) if mesh.leads else None
+            if not mesh.leads:
+                return None
+            # Its last act may have been cut short; a directory that is read only stays as it is.
+            with contextlib.suppress(SegptError, OSError), locked(chosen.out):
+                files.clean_run(chosen.out)
+            return finished(chosen.resume)
         with mesh.all_well(), mesh.leader_first():
             tokens, held_out = chosen.read()
         with contextlib.ExitStack() as stack:

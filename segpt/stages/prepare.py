@@ -100,12 +100,14 @@ def prepared(out: Path, source: Source) -> tuple[Tokens, Tokens] | None:
     """Both splits below ``out``, if they are whole and from ``source``."""
     if not _is_from(out, source):
         return None
-    place = out.resolve()
-    sweep(place.parent, re.escape(place.name))  # the text may be whole thanks to a call that died
+    place, draft = out.resolve(), draft_of(out)
     try:
-        return open_splits(out)
+        splits = open_splits(out)
     except DataError:  # damaged: it can be made again
         return None
+    # The text may be whole thanks to a call that died before it had put its things away.
+    sweep(place.parent, f"{re.escape(place.name)}|{re.escape(draft.name)}")
+    return splits
 
 
 def place_for(place: Path, source: Source) -> Path:

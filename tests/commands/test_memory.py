@@ -299,6 +299,25 @@ def test_a_finished_run_says_so_and_succeeds(place: Path, train: Command, segpt:
         assert done(result)["bpb"] == whole["bpb"]
 
 
+def test_what_a_kill_left_is_put_away_by_the_same_command(
+    place: Path, train: Command, segpt: Command
+) -> None:
+    # the last act of each had been to remove something, and nothing was left to do afterwards
+    done(train("--steps", "4", "--json"))
+    code = "import os; print(os.getpid())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    number = int(ended.stdout)
+    strays = [
+        Path("runs/tiny") / f".step-00000002.{number}.tmp",
+        Path("runs/data") / f"..train.unfinished.{number}.tmp",
+    ]
+    for stray in strays:
+        stray.mkdir()
+    done(segpt("train", "--resume", "--json"))
+    done(segpt("data", "prepare", "train.jsonl", *BYTES, "--json"))
+    assert not [stray for stray in strays if stray.exists()]
+
+
 def test_a_refusal_names_what_differs(
     train: Command, segpt: Command, stopped: Callable[..., Result]
 ) -> None:
