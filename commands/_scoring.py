@@ -71,8 +71,10 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
         runner = _Runner(path, value, accounted, mesh, options["limit"], call)
         runner.audit_seed = options["audit_seed"]
         if options["resume"] and (known := runner.known(spec)) is not None:
+            if not mesh.leads:
+                return None
             _report.notice("this score is finished: nothing is left to do")
-            return known if mesh.leads else None
+            return known
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain()) | {"texts": named}
         lines = _lines(result, verbose=options["verbose"])

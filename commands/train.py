@@ -95,7 +95,7 @@ def command(
     from segpt.spec.recipe import read_recipe
     from segpt.stages.train import is_finished
 
-    from . import _resume, _texts, _training
+    from . import _processes, _resume, _texts, _training
 
     held = None if rules is None else contests.find(rules)
     texts: list[dict[str, Any]] = []
@@ -123,7 +123,7 @@ def command(
         from segpt.stages.train import describe
         from segpt.train.mesh import pick
 
-        if os.environ.get("RANK", "0") != "0":
+        if not _processes.leads():
             return  # one of the processes that torchrun starts speaks
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         about = describe(plan().recipe, pick(device), held, processes)
