@@ -26,15 +26,15 @@ import torch
 import yaml
 
 from segpt.atomic import write_file
+from segpt.config.base import decode, fingerprint, spec
+from segpt.config.layout import parameters
+from segpt.config.recipe import Recipe, read_recipe
+from segpt.config.train import Steps, TrainSpec
 from segpt.data.batches import Blocks
 from segpt.data.corpus import builtin
 from segpt.data.text import read_text
 from segpt.data.tokens import ids
 from segpt.errors import DataError, SegptError, TrainError
-from segpt.spec.base import decode, fingerprint, spec
-from segpt.spec.layout import parameters
-from segpt.spec.recipe import Recipe, read_recipe
-from segpt.spec.train import Steps, TrainSpec
 from segpt.stages import prepare
 from segpt.stages.train import train
 from segpt.train.loop import Report, Run, sequences

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpt.stages import plot
+from segpt.report import plot
 
 from .curves import mean
 from .summary import round_figures

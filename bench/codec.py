@@ -20,16 +20,16 @@ import click
 import torch
 
 from segpt.atomic import write_file
+from segpt.config.base import encode, fingerprint
+from segpt.config.layout import parameters
+from segpt.config.recipe import Recipe, read_recipe
+from segpt.config.train import Steps
 from segpt.data.tokenizer import load
 from segpt.errors import DataError, SegptError
-from segpt.spec.base import encode, fingerprint
-from segpt.spec.layout import parameters
-from segpt.spec.recipe import Recipe, read_recipe
-from segpt.spec.train import Steps
-from segpt.stages import files, prepare
+from segpt.stages import checkpoint_io, prepare
 from segpt.stages.calibrate import in_order, quantize_on
-from segpt.stages.models import from_checkpoint, from_quantized
-from segpt.stages.recipes import of_checkpoint
+from segpt.stages.open_model import from_checkpoint, from_quantized
+from segpt.stages.resolve_spec import of_checkpoint
 from segpt.values import Checkpoint, Quantized, Tokens
 
 from . import coders, facts, page
@@ -96,7 +96,7 @@ def main(
 
 def _measure(path: Path, data: Path | None, out: Path, only: Sequence[str], device: str) -> None:
     """Add the points of one checkpoint to ``out``, one by one."""
-    checkpoint = files.read_checkpoint(files.newest_checkpoint(path))
+    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(path))
     train, validation = _splits(checkpoint, data)
     context = checkpoint.spec.context
     held_out = HeldOut(
@@ -131,9 +131,9 @@ def trained(seed: int, data: Path | None, source: str = str(RECIPE), name: str =
         DataError: if training fails.
     """
     recipe, place = read_recipe(source), RUNS / f"{name}-{seed}"
-    found = files.checkpoints(place)
+    found = checkpoint_io.checkpoints(place)
     assert isinstance(recipe.train.length, Steps)
-    if found and found[-1].name == files.checkpoint_name(recipe.train.length.count):
+    if found and found[-1].name == checkpoint_io.checkpoint_name(recipe.train.length.count):
         return place
     if data is None:
         _builtin(recipe)

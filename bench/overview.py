@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from segpt.atomic import write_file
-from segpt.board import chart
 from segpt.errors import SegptError
-from segpt.spec.track import Baseline, Record
-from segpt.stages.record import Board, read_board
+from segpt.leaderboard.record import Board, read_board
+from segpt.leaderboard.track import Baseline, Record
+from segpt.report import chart
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "overview.svg"

@@ -9,7 +9,7 @@ import numpy as np
 
 from segpt.atomic import write_file
 from segpt.errors import SegptError
-from segpt.stages import plot
+from segpt.report import plot
 
 from .schemes import RATE
 

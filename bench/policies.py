@@ -17,12 +17,12 @@ import click
 import torch
 
 from segpt.atomic import write_file
+from segpt.config.base import encode
+from segpt.config.layout import parameters
 from segpt.data.corpus import builtin
 from segpt.errors import SegptError
-from segpt.spec.base import encode
-from segpt.spec.layout import parameters
-from segpt.stages import files
-from segpt.stages.recipes import score_spec
+from segpt.stages import checkpoint_io
+from segpt.stages.resolve_spec import score_spec
 from segpt.stages.score import policy_of, score
 from segpt.values import Checkpoint
 
@@ -93,7 +93,7 @@ def everything() -> list[tuple[str, Path]]:
 
 def measure(name: str, run: Path, out: Path, ways: Sequence[str]) -> None:
     """Add the scores of one checkpoint to ``out``, one by one."""
-    checkpoint = files.read_checkpoint(files.newest_checkpoint(run))
+    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
     result: dict[str, Any] = json.loads(out.read_bytes()) if out.exists() else _empty()
     found = {(s["model"], s["way"]) for s in result["scores"]}
     for way in ways:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from segpt.spec.quant import QuantSpec, Rule
+from segpt.config.quant import QuantSpec, Rule
 
 from .curves import Curve
 

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segpt.data.core import read_bundle, read_items
+from segpt.config.layout import Role, parameters
+from segpt.config.recipe import Recipe, read_recipe
+from segpt.config.score import ScoreSpec
+from segpt.config.train import Muon
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import load
-from segpt.eval.continuations import Request, continuations
 from segpt.eval.ledger import Ledger
-from segpt.eval.prompts import arrange, example
-from segpt.eval.subject import of_model
 from segpt.eval.tally import tally
 from segpt.eval.windows import plan
 from segpt.kernels import orthogonalise
@@ -26,13 +26,13 @@ from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.spec.core import TASKS
-from segpt.spec.layout import Role, parameters
-from segpt.spec.recipe import Recipe, read_recipe
-from segpt.spec.score import ScoreSpec
-from segpt.spec.train import Muon
-from segpt.stages import files
+from segpt.stages import checkpoint_io
 from segpt.stages.score import account_for, open_model
+from segpt.tasks.continuations import Request, continuations
+from segpt.tasks.core import TASKS
+from segpt.tasks.core_bundle import read_bundle, read_items
+from segpt.tasks.prompts import arrange, example
+from segpt.tasks.subject import of_model
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import POLAR
@@ -87,7 +87,7 @@ def rolling(
     first ``share`` of the built-in validation text under the model of a run, and are timed from
     tokens to the nats of every target.
     """
-    checkpoint = files.read_checkpoint(files.newest_checkpoint(run))
+    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
     context = checkpoint.spec.context
     spec = ScoreSpec(stride=context // 8)
     one_pass = ScoreSpec(mode="rolling", context=window)
@@ -138,7 +138,7 @@ def core(run: Path, device: str, bundle: Path, context: int, items: int) -> dict
     The loop stacks the candidates of an example, padded, and takes all their logits. Both answer
     the same ``items`` examples of each task, cropped to ``context`` tokens.
     """
-    checkpoint = files.read_checkpoint(files.newest_checkpoint(run))
+    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
     opened = open_model(checkpoint, device, ScoreSpec())
     subject = of_model(opened.model, load(checkpoint.tokenizer), context)
     seconds: dict[str, tuple[float, float]] = {}

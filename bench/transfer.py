@@ -3,7 +3,7 @@
 One small model at several widths, trained for a few hundred steps on text that is read once, so
 that the loss of the last steps is one of unseen text. A coordinate check tells how far the first
 steps move what enters each visit and the logits; a sweep, which rate is best. Both are measured
-under Adam and under Muon, with rates and starts as they are and as ``segpt.spec.train.Mup`` has
+under Adam and under Muon, with rates and starts as they are and as ``segpt.config.train.Mup`` has
 them. Each run is written as soon as it is done, so that an interrupted sweep goes on.
 """
 
@@ -21,15 +21,12 @@ import torch
 from torch import Tensor
 
 from segpt.atomic import write_file
-from segpt.data.batches import Blocks
-from segpt.data.tokens import ids
-from segpt.errors import DataError, SegptError
-from segpt.spec.base import encode
-from segpt.spec.expand import expand
-from segpt.spec.layout import parameters
-from segpt.spec.model import ModelSpec
-from segpt.spec.recipe import Bytes
-from segpt.spec.train import (
+from segpt.config.base import encode
+from segpt.config.expand import expand
+from segpt.config.layout import parameters
+from segpt.config.model import ModelSpec
+from segpt.config.recipe import Bytes
+from segpt.config.train import (
     Adam,
     Muon,
     Mup,
@@ -40,7 +37,11 @@ from segpt.spec.train import (
     Steps,
     TrainSpec,
 )
-from segpt.stages import plot, prepare
+from segpt.data.batches import Blocks
+from segpt.data.tokens import ids
+from segpt.errors import DataError, SegptError
+from segpt.report import plot
+from segpt.stages import prepare
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 

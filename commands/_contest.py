@@ -55,7 +55,7 @@ def export_command(
     """
     from datetime import UTC, datetime
 
-    from segpt.stages.contest import export
+    from segpt.contest.export import export
 
     found = export(
         artifacts,
@@ -86,7 +86,7 @@ def check_folder_command(directory: Path, against: str | None, as_json: bool) ->
 
     Prints every contradiction, one line each; exit 1 if there is any.
     """
-    from segpt.stages.folder import check_folder
+    from segpt.contest.read_folder import check_folder
 
     found = check_folder(directory, against)
     lines = [f"{one.file}: {one.text} [{one.kind}]" for one in found]

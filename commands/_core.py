@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from segpt.artifact.container import unpack
-from segpt.data.core import LIST, read_bundle
 from segpt.data.tokenizer import load
 from segpt.errors import SegptError
-from segpt.eval.subject import Subject, of_hugging_face, of_model
-from segpt.spec.core import Baselines
-from segpt.stages import files, models
-from segpt.stages.core import Progress, choose, core_lines, evaluate
+from segpt.stages import checkpoint_io, open_model
+from segpt.tasks.core import Baselines
+from segpt.tasks.core_bundle import LIST, read_bundle
+from segpt.tasks.evaluate_core import Progress, choose, core_lines, evaluate
+from segpt.tasks.subject import Subject, of_hugging_face, of_model
 from segpt.train.mesh import joined
 from segpt.values import Artifact, Checkpoint, Quantized
 
@@ -70,7 +70,7 @@ def run(
     about = {"model": identity, "context": subject.context, "device": str(mesh.device)}
     plain = about | result.plain()
     if out is not None:
-        files.write_json(out, plain)
+        checkpoint_io.write_json(out, plain)
     return plain, core_lines(result)
 
 
@@ -90,13 +90,13 @@ def _subject(
         if context is not None:
             raise SegptError(f"{model}: the context of a Hugging Face model is its own")
         return of_hugging_face(model, device), {"hugging_face": str(model)}
-    value = value or models.read_model(Path(model))[0]
+    value = value or open_model.read_model(Path(model))[0]
     source = unpack(value) if isinstance(value, Artifact) else value
     fingerprint = value.digest if isinstance(value, Artifact) else value.fingerprint
     if isinstance(source, Quantized):
-        ours = models.from_quantized(source, device)
+        ours = open_model.from_quantized(source, device)
     else:
-        ours = models.from_checkpoint(source, device)
+        ours = open_model.from_checkpoint(source, device)
     identity = {"path": str(model), "fingerprint": fingerprint}
     return of_model(ours, load(source.tokenizer), context), identity
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segpt.config.quant import QuantSpec
+from segpt.config.recipe import Recipe
+from segpt.config.sample import SampleSpec
 from segpt.data.corpus import builtin
 from segpt.errors import CheckpointError, SegptError
-from segpt.spec.quant import QuantSpec
-from segpt.spec.recipe import Recipe
-from segpt.spec.sample import SampleSpec
-from segpt.stages import files, models, recipes, report, score
-from segpt.stages.compressors import compressors
+from segpt.leaderboard.compressors import compressors
+from segpt.report import gather
+from segpt.stages import checkpoint_io, open_model, resolve_spec, score
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
@@ -37,14 +38,14 @@ def run(
     _texts.say(_texts.of_tokens(tokens, held_out))
     trained = _train(recipe, tokens, held_out, out, device, resume)
     assert trained is not None  # of other processes than the leading one, which there are not
-    checkpoint = files.read_checkpoint(Path(trained["checkpoint"]))
+    checkpoint = checkpoint_io.read_checkpoint(Path(trained["checkpoint"]))
     quantized = _quantize(recipe, checkpoint, tokens, held_out, out, device)
-    artifact_path = out / report.ARTIFACT
+    artifact_path = out / gather.ARTIFACT
     artifact, _ = pack(quantized, artifact_path, recipe.pack.budget)
     _latest.remember("artifact", artifact_path)
     text = builtin("validation")
-    plain = _score(recipe, artifact_path, artifact, report.SCORE, device)
-    adapted = _score(recipe, artifact_path, artifact, report.SCORE_TTT, device)
+    plain = _score(recipe, artifact_path, artifact, gather.SCORE, device)
+    adapted = _score(recipe, artifact_path, artifact, gather.SCORE_TTT, device)
     yardstick = compressors(text)
     size = plain.bytes
     quality = quantized.report["quality"]
@@ -115,10 +116,10 @@ def _train(
 
 def report_on(result: Mapping[str, Any], out: Path, device: str) -> Path:
     """Store the result and samples of the packed model, and write the page about them."""
-    _sample(read_artifact(out / report.ARTIFACT), out, device)
-    files.write_json(out / report.DEMO, result)
-    page = out / report.PAGE
-    report.write(report.gather(out), page)
+    _sample(read_artifact(out / gather.ARTIFACT), out, device)
+    checkpoint_io.write_json(out / gather.DEMO, result)
+    page = out / gather.PAGE
+    gather.write(gather.gather(out), page)
     return page
 
 
@@ -126,7 +127,7 @@ def _quantize(
     recipe: Recipe, checkpoint: Checkpoint, tokens: Tokens, held_out: Tokens, out: Path, device: str
 ) -> Quantized:
     spec = _quick(recipe)
-    origin, place = _quantizing.origin_of(checkpoint, spec), out / report.QUANTIZED
+    origin, place = _quantizing.origin_of(checkpoint, spec), out / gather.QUANTIZED
     if (made := _there(place, origin)) is not None:
         return made
     return _quantizing.run(
@@ -143,7 +144,7 @@ def _quantize(
 
 def _quick(recipe: Recipe) -> QuantSpec:
     """How the demo quantizes: as its recipe says, on less text."""
-    spec = recipes.quant_spec(recipe)
+    spec = resolve_spec.quant_spec(recipe)
     return dataclasses.replace(
         spec,
         calibration_tokens=min(spec.calibration_tokens, CALIBRATION_TOKENS),
@@ -154,7 +155,7 @@ def _quick(recipe: Recipe) -> QuantSpec:
 def _there(place: Path, origin: Mapping[str, str]) -> Quantized | None:
     """The quantized model that an interrupted demo has made, if it is that of this run."""
     try:
-        value = files.read_quantized(place) if place.exists() else None
+        value = checkpoint_io.read_quantized(place) if place.exists() else None
     except CheckpointError:
         return None
     same = value is not None and all(value.origin.get(k) == v for k, v in origin.items())
@@ -164,20 +165,20 @@ def _there(place: Path, origin: Mapping[str, str]) -> Quantized | None:
 def _partial(place: Path, origin: Mapping[str, str]) -> Partial | None:
     """The layers that an interrupted demo has quantized, if they are those of this run."""
     try:
-        return files.read_partial(place, origin) if place.exists() else None
+        return checkpoint_io.read_partial(place, origin) if place.exists() else None
     except CheckpointError:
         return None
 
 
 def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: str) -> Measured:
     """The score of the packed file, unless an interrupted demo has measured and stored it."""
-    place, ttt = path.with_name(name), name == report.SCORE_TTT
+    place, ttt = path.with_name(name), name == gather.SCORE_TTT
     if (measured := _scored(place, artifact)) is not None:
         return measured
-    value, model_spec = models.read_model(path)
+    value, model_spec = open_model.read_model(path)
     # Both read in the mode of the recipe, so that the difference is what was learnt on the way.
     policy = "best" if ttt else "none"
-    spec = recipes.score_spec(model_spec, policy=policy, recipe=recipe)
+    spec = resolve_spec.score_spec(model_spec, policy=policy, recipe=recipe)
     with _report.Bar("score" + (" with test-time training" if ttt else "")) as bar:
         result = score.score(
             value,
@@ -186,13 +187,13 @@ def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: st
             device=pick(device),
             report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
         )
-    files.write_score(place, result)
+    checkpoint_io.write_score(place, result)
     return Measured(result.text, result.bytes, result.bpb, result.conditions["mode"])
 
 
 def _scored(place: Path, artifact: Artifact) -> Measured | None:
     try:
-        plain = files.read_json(place, "the score")
+        plain = checkpoint_io.read_json(place, "the score")
         same = plain["origin"]["artifact"] == artifact.digest
         mode = str(plain["conditions"]["mode"])
         measured = Measured(str(plain["text"]), int(plain["bytes"]), float(plain["bpb"]), mode)
@@ -204,7 +205,7 @@ def _scored(place: Path, artifact: Artifact) -> Measured | None:
 def _sample(artifact: Artifact, out: Path, device: str) -> None:
     """Store how the packed model goes on after a few words."""
     found = sample(artifact, PROMPTS, SampleSpec(), device=pick(device))
-    files.write_json(out / report.SAMPLES, found.plain())
+    checkpoint_io.write_json(out / gather.SAMPLES, found.plain())
 
 
 def _row(step: str, text: int, artifact: int | None, bpb: float, what: str) -> dict[str, Any]:

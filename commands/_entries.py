@@ -10,7 +10,7 @@ import click
 from . import _options, _report
 
 if TYPE_CHECKING:
-    from segpt.stages.record import Added
+    from segpt.leaderboard.record import Added
 
 DIRECTORY = "leaderboard"
 
@@ -71,7 +71,7 @@ def add_command(
 
     Several artifacts are runs of one recipe with several seeds; the first is the one submitted.
     """
-    from segpt.stages import record
+    from segpt.leaderboard import record
 
     added = record.add(
         directory,
@@ -115,8 +115,8 @@ def claim_command(
     as_json: bool,
 ) -> None:
     """Add a figure that others published, as they say it."""
-    from segpt.spec.track import Claim
-    from segpt.stages import record
+    from segpt.leaderboard import record
+    from segpt.leaderboard.track import Claim
 
     claim = Claim(
         name=name,
@@ -153,7 +153,7 @@ def baseline_command(
     as_json: bool,
 ) -> None:
     """Add what PROGRAM makes of the text of a track: gzip, bzip2, xz, zstd or brotli."""
-    from segpt.stages import record
+    from segpt.leaderboard import record
 
     added = record.add_baseline(
         directory,
@@ -180,7 +180,7 @@ def _render(directory: Path) -> str:
 
 
 def _emit(added: "Added", as_json: bool) -> None:
-    from segpt.spec.track import Record, Verification
+    from segpt.leaderboard.track import Record, Verification
 
     entry, advance = added.link.entry, added.advance
     result: dict[str, Any] = {"out": str(added.path), "name": entry.name, "track": entry.track}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import click
 
-from segpt.spec import synonyms
+from segpt.config import synonyms
 
 # Whose settings `--set` changes where it is not those of training.
 _AREAS = {"score": "score", "compress": "score", "quantize": "quantize"}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from segpt.artifact.container import load
-from segpt.artifact.opening import open_artifact
+from segpt.artifact.reader import open_artifact
 from segpt.data.manifest import read as read_manifest
 from segpt.errors import SegptError
 from segpt.locks import is_locked
-from segpt.stages import files
+from segpt.stages import checkpoint_io
 
 from . import _latest
 
@@ -57,7 +57,7 @@ def _places(kind: str, below: Path) -> Iterator[Path]:
             yield from _latest.texts_below(below)
         case "checkpoint":
             for run in _latest.on_disk("run", below):
-                yield from files.checkpoints(run)
+                yield from checkpoint_io.checkpoints(run)
             others = set(_latest.on_disk("run", below))
             yield from (p for p in _latest.on_disk("checkpoint", below) if p not in others)
         case "run":
@@ -88,7 +88,7 @@ def _text(place: Path) -> Row:
 
 
 def _run(place: Path) -> Row:
-    saved = files.checkpoints(place)
+    saved = checkpoint_io.checkpoints(place)
     running = is_locked(place)
     if not saved:
         return {"state": "running" if running else "interrupted"}
@@ -98,11 +98,11 @@ def _run(place: Path) -> Row:
 
 
 def _checkpoint(place: Path) -> Row:
-    header = files.read_header(place, "checkpoint")
+    header = checkpoint_io.read_header(place, "checkpoint")
     about = header["about"]
     ended = bool(about.get("finished")) or _reached(header) or "average" in about
-    in_run = place.name == files.checkpoint_name(int(header["step"]))
-    if in_run and not ended and (last := files.checkpoints(place.parent)[-1]) != place:
+    in_run = place.name == checkpoint_io.checkpoint_name(int(header["step"]))
+    if in_run and not ended and (last := checkpoint_io.checkpoints(place.parent)[-1]) != place:
         with contextlib.suppress(*_ODD):  # which is said in the row of the last one
             ended = _checkpoint(last)["state"] == "finished"  # an earlier one of an ended run
     bpb = _validated(place.parent, int(header["step"])) if in_run else None
@@ -132,7 +132,7 @@ def _reached(header: Mapping[str, Any]) -> bool:
 def _validated(run: Path, step: int) -> float | None:
     """The last validation of a run up to a step."""
     bpb = None
-    for entry in files.logged(run):
+    for entry in checkpoint_io.logged(run):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             if entry["step"] <= step and entry.get("validation_bpb") is not None:
                 bpb = float(entry["validation_bpb"])
@@ -140,12 +140,12 @@ def _validated(run: Path, step: int) -> float | None:
 
 
 def _partial(place: Path) -> Row:
-    files.read_header(place, "partial")
+    checkpoint_io.read_header(place, "partial")
     return {"state": "interrupted"}
 
 
 def _quantized(place: Path) -> Row:
-    header = files.read_header(place, "quantized")
+    header = checkpoint_io.read_header(place, "quantized")
     report = header["report"]
     quality = report.get("quality")
     about = report.get("text")
@@ -164,7 +164,7 @@ def _artifact(place: Path) -> Row:
     for folder in (place.parent, place.with_suffix("")):  # beside it, or in the run it came from
         for name in ("score.json", "score-ttt.json"):
             if (folder / name).is_file():
-                score = files.read_json(folder / name, "the score")
+                score = checkpoint_io.read_json(folder / name, "the score")
                 if score["origin"].get("artifact") == artifact.digest:
                     return row | {"bpb": float(score["bpb"]), "bpb_of": str(score["text"])}
     return row

@@ -57,8 +57,8 @@ class Size(click.ParamType[int]):
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from segpt.config.sizes import byte_count
         from segpt.errors import SpecError
-        from segpt.spec.sizes import byte_count
 
         try:
             return value if isinstance(value, int) else byte_count(str(value))

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from segpt.spec.sample import SampleSpec
-from segpt.stages.models import read_model
+from segpt.config.sample import SampleSpec
+from segpt.stages.open_model import read_model
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
 

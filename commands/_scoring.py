@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from segpt.atomic import remove_directory
+from segpt.audit.run import audited
+from segpt.coding.prove import packed, prove
+from segpt.config.base import encode, fingerprint
+from segpt.config.model import ModelSpec
+from segpt.config.recipe import read_recipe
+from segpt.config.score import ScoreSpec
 from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
 from segpt.errors import CheckpointError, InterruptError, SpecError
 from segpt.locks import locked
-from segpt.spec.base import encode, fingerprint
-from segpt.spec.model import ModelSpec
-from segpt.spec.recipe import read_recipe
-from segpt.spec.score import ScoreSpec
-from segpt.stages import files, models, recipes, score
-from segpt.stages.audit import audited
-from segpt.stages.prove import packed, prove
+from segpt.stages import checkpoint_io, open_model, resolve_spec, score
 from segpt.stages.score import Accounted
 from segpt.stages.threads import rounded_otherwise
 from segpt.train.mesh import Mesh, joined
@@ -47,7 +47,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 raise SpecError(
                     "--audit and --prove run in one process; start them without torchrun"
                 )
-            value, model_spec = models.read_model(path)
+            value, model_spec = open_model.read_model(path)
             source = score.source_of(value)
             text, plain_text = _read(source, path, texts, options)
             _check_checks(value, text, options)
@@ -90,7 +90,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
             plain |= {"bpb_strided": strided.bpb, "gain": gain}
             lines.append(f"  gain: {100 * gain:.2f} % over {strided.bpb:.4f}, strided and frozen")
         if mesh.leads and options["out"] is not None:
-            files.write_score(options["out"], result)
+            checkpoint_io.write_score(options["out"], result)
         for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
             if options[name]:
                 assert isinstance(text, Text)  # as was checked
@@ -137,7 +137,7 @@ class _Runner:
                 limit_seconds=self.limit,
                 report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if self.leads else None,
                 stop=stop,
-                save=lambda state: files.save_scoring(
+                save=lambda state: checkpoint_io.save_scoring(
                     place, _with_surroundings(state, self.device), origin | {"begun": self.call}
                 ),
                 resume=before,
@@ -150,8 +150,8 @@ class _Runner:
         place, origin = self._place(spec)
         if not place.exists():
             return None
-        files.read_scoring(place, origin)
-        result = files.read_header(place, "scoring")["origin"].get(RESULT)
+        checkpoint_io.read_scoring(place, origin)
+        result = checkpoint_io.read_header(place, "scoring")["origin"].get(RESULT)
         if result is None:
             return None
         try:
@@ -166,7 +166,7 @@ class _Runner:
         """Keep the result of a score that was resumed, so that a loop that resumes it can end."""
         place, origin = self._place(spec)
         result = json.dumps([plain, lines])
-        files.save_scoring(place, {}, origin | {"begun": self.call, RESULT: result})
+        checkpoint_io.save_scoring(place, {}, origin | {"begun": self.call, RESULT: result})
 
     def _place(self, spec: ScoreSpec) -> tuple[Path, dict[str, str]]:
         """Where this score lies while it is under way, and what says which one it is."""
@@ -187,7 +187,7 @@ class _Runner:
                 f"this score was begun by {count} of torchrun's processes, and each has its own "
                 "part; resume with as many, or leave out --resume"
             )
-        state = files.read_scoring(place, origin)
+        state = checkpoint_io.read_scoring(place, origin)
         line = rounded_otherwise("the score", _surroundings(state), _here(self.device))
         if self.leads and line is not None:
             _report.notice(line)
@@ -297,13 +297,13 @@ def begun(
     Raises:
         CheckpointError: if there is none, of this model where one is named.
     """
-    value = None if model is None else _named(models.read_model(model)[0])
+    value = None if model is None else _named(open_model.read_model(model)[0])
     newest = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    origins = {p.parent: files.read_header(p.parent, "scoring")["origin"] for p in newest}
+    origins = {p.parent: checkpoint_io.read_header(p.parent, "scoring")["origin"] for p in newest}
     for place in sorted(origins, key=lambda place: RESULT in origins[place]):  # finished ones last
         if value not in (None, origins[place].get("model")):
             continue
-        before = files.begun(place, "scoring")
+        before = checkpoint_io.begun(place, "scoring")
         try:
             path, texts = Path(before["model"]), tuple(map(Path, before["texts"]))
             kept = dict(before["options"])
@@ -350,7 +350,7 @@ def _read(
 
 def _spec(model: ModelSpec, options: Mapping[str, Any], loops: int | None) -> ScoreSpec:
     recipe = options["recipe"]
-    return recipes.score_spec(
+    return resolve_spec.score_spec(
         model,
         policy=options["policy"],
         recipe=read_recipe(recipe) if recipe else None,
@@ -365,7 +365,7 @@ def _spec(model: ModelSpec, options: Mapping[str, Any], loops: int | None) -> Sc
 
 def _strided(spec: ScoreSpec, model: ModelSpec) -> ScoreSpec:
     """What the gain of a score is over: the same weights, strided, learning nothing."""
-    plain = recipes.strided_spec(model)
+    plain = resolve_spec.strided_spec(model)
     return dataclasses.replace(plain, batch=spec.batch, loops=spec.loops)
 
 

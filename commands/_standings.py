@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from rich.markup import escape
 
-from segpt.board.standing import Row
+from segpt.config.base import encode, nearest
 from segpt.errors import SpecError
-from segpt.spec.base import encode, nearest
-from segpt.spec.track import Baseline, Claim, Link, Record, Track, Verification, figure
-from segpt.stages import record
+from segpt.leaderboard import record
+from segpt.leaderboard.ranking import Row
+from segpt.leaderboard.track import Baseline, Claim, Link, Record, Track, Verification, figure
 
 UNITS = {"bpb": "BPB", "tokens": "tokens", "core": "CORE"}
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segpt.config.recipe import Bpe, Bytes, Recipe
 from segpt.data.corpus import builtin
 from segpt.data.manifest import Manifest
 from segpt.data.manifest import read as read_manifest
@@ -21,8 +22,7 @@ from segpt.data.text import document_hash, text_digest
 from segpt.data.tokenizer import load
 from segpt.errors import DataError, SegptError, SpecError
 from segpt.locks import locked
-from segpt.spec.recipe import Bpe, Bytes, Recipe
-from segpt.stages import files, prepare
+from segpt.stages import checkpoint_io, prepare
 from segpt.values import Checkpoint, Origin, Quantized, Text, Tokenizer, Tokens, documents_digest
 
 from . import _latest, _processes, _report
@@ -453,9 +453,11 @@ def _headers(model: Path) -> Iterator[Mapping[str, Any]]:
     known = [*_latest.on_disk("quantized"), *_latest.on_disk("checkpoint")]
     for place in dict.fromkeys([*beside, *known]):
         with contextlib.suppress(SegptError):
-            kind = files.kind_of(place)
-            at = files.newest_checkpoint(place) if kind != "quantized" else place
-            yield files.read_header(at, "quantized" if kind == "quantized" else "checkpoint")
+            kind = checkpoint_io.kind_of(place)
+            at = checkpoint_io.newest_checkpoint(place) if kind != "quantized" else place
+            yield checkpoint_io.read_header(
+                at, "quantized" if kind == "quantized" else "checkpoint"
+            )
 
 
 def _text(value: Any) -> str | None:

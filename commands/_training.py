@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segpt.config.base import encode
+from segpt.config.layout import parameters
+from segpt.config.recipe import Recipe, names, read_recipe
+from segpt.config.rules import Rules
 from segpt.errors import CheckpointError, InterruptError, SegptError, SpecError
 from segpt.locks import claim, locked
-from segpt.spec.base import encode
-from segpt.spec.layout import parameters
-from segpt.spec.recipe import Recipe, names, read_recipe
-from segpt.spec.rules import Rules
-from segpt.stages import files, recipes
+from segpt.stages import checkpoint_io, resolve_spec
 from segpt.stages.train import check_same_run, is_finished, train
 from segpt.train.loop import Report
 from segpt.train.mesh import Mesh, joined
@@ -37,7 +37,7 @@ def begun(run: Path) -> Begun:
     Raises:
         CheckpointError: if there is none.
     """
-    saved = files.checkpoints(run)
+    saved = checkpoint_io.checkpoints(run)
     if not saved and not run.exists():
         raise CheckpointError(f"{run} does not exist; segpt runs lists the runs that are here")
     if not saved:
@@ -45,7 +45,7 @@ def begun(run: Path) -> Begun:
     damaged: list[CheckpointError] = []
     for path in reversed(saved):
         try:
-            checkpoint = files.read_checkpoint(path, state=True)
+            checkpoint = checkpoint_io.read_checkpoint(path, state=True)
         except CheckpointError as error:
             damaged.append(error)
             continue
@@ -65,7 +65,7 @@ def recipe_of(checkpoint: Checkpoint, named: str | None, settings: Sequence[str]
         TrainError: naming what differs and would make it another run.
         SpecError: if a setting does not fit.
     """
-    own = recipes.of_checkpoint(checkpoint)
+    own = resolve_spec.of_checkpoint(checkpoint)
     of_model = [setting for setting in settings if setting.startswith("model.")]
     if named is None and of_model and own.name not in names():
         raise SpecError(
@@ -73,7 +73,7 @@ def recipe_of(checkpoint: Checkpoint, named: str | None, settings: Sequence[str]
         )
     if named is not None or of_model:
         check_same_run(own, _named_again(own, named or own.name, named is None, settings))
-    recipe = recipes.of_checkpoint(checkpoint, [s for s in settings if s not in of_model])
+    recipe = resolve_spec.of_checkpoint(checkpoint, [s for s in settings if s not in of_model])
     check_same_run(own, recipe)
     return recipe
 
@@ -92,7 +92,7 @@ def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str])
 def finished(run: Begun) -> dict[str, Any]:
     """What ``segpt train --json`` says of a run that has come to its end."""
     checkpoint = run.checkpoint
-    logged = list(files.logged(run.run))
+    logged = list(checkpoint_io.logged(run.run))
     last = logged[-1] if logged else {}
     about = checkpoint.about
     _report.notice(
@@ -100,7 +100,7 @@ def finished(run: Begun) -> dict[str, Any]:
     )
     measured = [line["validation_bpb"] for line in logged if line.get("validation_bpb") is not None]
     return {
-        "checkpoint": str(files.checkpoints(run.run)[-1]),
+        "checkpoint": str(checkpoint_io.checkpoints(run.run)[-1]),
         "steps": checkpoint.step,
         "tokens": about.get("tokens"),
         "loss": last.get("loss"),
@@ -120,7 +120,7 @@ def _measured_on(checkpoint: Checkpoint) -> str | None:
     split = checkpoint.about.get("text", {}).get("validation")
     if not isinstance(split, dict):
         return None
-    most = recipes.of_checkpoint(checkpoint).train.validate_tokens
+    most = resolve_spec.of_checkpoint(checkpoint).train.validate_tokens
     return _report.in_chunks(split["split"], int(split["tokens"]), most, checkpoint.spec.context)
 
 
@@ -178,14 +178,14 @@ def run(
                 _check_vacant(chosen.out)
             init = None
             if chosen.init is not None:
-                init = files.read_checkpoint(files.newest_checkpoint(chosen.init))
+                init = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(chosen.init))
         mesh.agree({"recipe": encode(chosen.recipe)})
         if chosen.resume is not None and is_finished(chosen.resume.checkpoint, chosen.recipe):
             if not mesh.leads:
                 return None
             # Its last act may have been cut short; a directory that is read only stays as it is.
             with contextlib.suppress(SegptError, OSError), locked(chosen.out):
-                files.clean_run(chosen.out)
+                checkpoint_io.clean_run(chosen.out)
             return finished(chosen.resume)
         with mesh.all_well(), mesh.leader_first():
             tokens, held_out = chosen.read()
@@ -203,9 +203,9 @@ def run(
 
 def _check_vacant(out: Path) -> None:
     """Refuse a directory in which a run would write over another, or over someone's file."""
-    if files.checkpoints(out):
+    if checkpoint_io.checkpoints(out):
         raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
-    metrics = out / files.METRICS
+    metrics = out / checkpoint_io.METRICS
     if metrics.is_file():  # of a run that was killed before its first checkpoint, or another's
         with metrics.open("rb") as file:
             if not b'{"step": '.startswith(file.read(9)):
@@ -305,4 +305,4 @@ def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     best = about.get("best")
     if best is None:
         return None
-    return {"checkpoint": str(out / files.checkpoint_name(best["step"]))} | best
+    return {"checkpoint": str(out / checkpoint_io.checkpoint_name(best["step"]))} | best

@@ -10,7 +10,7 @@ import click
 from . import _entries, _latest, _options, _report
 
 if TYPE_CHECKING:
-    from segpt.stages.verify import Verdict
+    from segpt.leaderboard.verify import Verdict
 
 
 LONGEST = 200  # characters of a value that is shown
@@ -55,7 +55,7 @@ def command(
     Artifacts are known by their digest and looked for in --artifact, in `artifacts` beside the
     leaderboard, and in the newest run.  Without NAMES, everything whose files are at hand.
     """
-    from segpt.stages import record, verify
+    from segpt.leaderboard import record, verify
     from segpt.train.mesh import pick
 
     if append and not authors:

@@ -42,19 +42,19 @@ def command(
         raise click.UsageError("give --decay or --mean, not both")
 
     from segpt.atomic import check_replaceable
-    from segpt.stages import files
+    from segpt.stages import checkpoint_io
     from segpt.stages.average import average, sources
 
     found = sources(checkpoints or [_latest.need("run", None)], last)
     run = found[-1].resolve().parent if found[-1].parent == Path() else found[-1].parent
     place = out or run.with_name(f"{run.name}-average")
-    if files.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:
+    if checkpoint_io.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:
         raise CheckpointError(f"{place} holds what is to be averaged, or a run; give another --out")
-    check_replaceable(place, lambda there: files.holds(there, "checkpoint"))
+    check_replaceable(place, lambda there: checkpoint_io.holds(there, "checkpoint"))
     chosen = None if mean else 0.8 if decay is None else decay
     with _report.Bar("average") as bar:
         value = average(found, decay=chosen, report=bar)
-    files.save_checkpoint(place, value)
+    checkpoint_io.save_checkpoint(place, value)
     _latest.remember("checkpoint", place)
     about = value.about["average"]
     result = {

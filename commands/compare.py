@@ -21,7 +21,7 @@ def command(a: Path, b: Path, as_json: bool) -> None:
     A and B are each a file that `segpt score --out` wrote, or a directory of such files, one for
     each seed. Three seeds on each side are the least that names a better one.
     """
-    from segpt.stages.compare import compare
+    from segpt.leaderboard.compare import compare
 
     found = compare(a, b)
     if not as_json:

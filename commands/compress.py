@@ -41,10 +41,10 @@ def command(
     """
     from segpt.artifact.container import unpack
     from segpt.atomic import write_file
-    from segpt.spec.base import encode
-    from segpt.spec.recipe import read_recipe
-    from segpt.stages.compress import compress
-    from segpt.stages.recipes import score_spec
+    from segpt.coding.compress import compress
+    from segpt.config.base import encode
+    from segpt.config.recipe import read_recipe
+    from segpt.stages.resolve_spec import score_spec
 
     data = _coding.read(file)
     place = _coding.vacant(out or file.with_name(file.name + _coding.SUFFIX), force)

@@ -110,7 +110,7 @@ def _prepare(
     source: Mapping[str, Any],
 ) -> "tuple[Tokens, Tokens]":
     """Tokenize what is read, with a tokenizer of its own unless one is known."""
-    from segpt.spec.recipe import Bpe
+    from segpt.config.recipe import Bpe
     from segpt.stages import prepare
 
     if prepare.draft_of(out).is_dir():
@@ -300,7 +300,7 @@ def fetch_command(name: str, out: Path | None, url: str | None, as_json: bool) -
     Each file is compared with the original by its SHA-256. Where there is no network, fetch the
     archive elsewhere and name it with --url.
     """
-    from segpt.data import fetch
+    from segpt.tasks import fetch
 
     out = out or _latest.RUNS / name
     with _report.Bar(f"fetch {name}") as bar:

@@ -25,7 +25,7 @@ def command(
     of the original.
     """
     from segpt.atomic import write_file
-    from segpt.stages.compress import decompress
+    from segpt.coding.compress import decompress
 
     if out is None and file.suffix != _coding.SUFFIX:
         raise MessageError(f"{file} does not end in {_coding.SUFFIX}; name a file with --out")

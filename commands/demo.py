@@ -39,8 +39,9 @@ def command(
     scores held-out text with the packed file, plain and with test-time training. A page in the
     directory shows all of it. What was done when it is interrupted is kept, and --resume goes on.
     """
-    from segpt.spec.recipe import read_recipe
-    from segpt.stages import files, report
+    from segpt.config.recipe import read_recipe
+    from segpt.report import gather
+    from segpt.stages import checkpoint_io
 
     from . import _demo, _resume, _training
 
@@ -54,14 +55,14 @@ def command(
     else:
         begun = _training.begun(_resume.run(resume, out))
         recipe = _training.recipe_of(begun.checkpoint, None, changes)
-        if (begun.run / report.DEMO).is_file():
+        if (begun.run / gather.DEMO).is_file():
             _report.notice(f"{begun.run} is finished: nothing is left to do")
-            stored = files.read_json(begun.run / report.DEMO, "what the demo found")
+            stored = checkpoint_io.read_json(begun.run / gather.DEMO, "what the demo found")
             if as_json:
-                _report.emit(stored | {"report": str(begun.run / report.PAGE)}, True, [])
+                _report.emit(stored | {"report": str(begun.run / gather.PAGE)}, True, [])
             else:
                 _show(stored)
-                page = begun.run / report.PAGE
+                page = begun.run / gather.PAGE
                 _report.emit({}, False, [f"{page} shows the run: open it in a browser."])
             return
     started = time.perf_counter()

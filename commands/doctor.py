@@ -24,7 +24,7 @@ def command(deep: bool, as_json: bool) -> None:
     Checks packages, device, attention, a step of training, compilers, threads, memory, disk and
     the right to write. Exits with 1 if something is broken that training on a CPU needs.
     """
-    from segpt.stages import doctor
+    from segpt.doctor import doctor
 
     findings = []
     for finding in doctor.examine(_latest.RUNS, deep=deep):

@@ -44,14 +44,14 @@ def command(
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # it is read while torch is imported
 
-    from segpt.stages import files, models
-    from segpt.stages.evaluate import evaluate
+    from segpt.stages import checkpoint_io, open_model
+    from segpt.tasks.run_harness import evaluate
 
-    _out.check_file(out, files.is_evaluation, forced=force)
+    _out.check_file(out, checkpoint_io.is_evaluation, forced=force)
     path = _latest.need("artifact", model)
     with _report.Bar(f"eval {path.name}") as bar:
         result = evaluate(
-            models.read_model(path)[0],
+            open_model.read_model(path)[0],
             [name.strip() for name in tasks.split(",") if name.strip()],
             include=include,
             limit=limit,
@@ -62,7 +62,7 @@ def command(
         )
     plain = result.plain()
     if out is not None:
-        files.write_json(out, plain)
+        checkpoint_io.write_json(out, plain)
     if as_json:
         _report.emit(plain, as_json, [])
         return

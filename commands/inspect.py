@@ -53,9 +53,9 @@ def command(files: tuple[Path, ...], budget: int | None, as_json: bool) -> None:
 def _account(path: Path, budget: int | None, *, brief: bool) -> dict[str, Any]:
     """What is in a file; ``brief`` leaves out what takes long and only tables show."""
     from segpt.artifact import container, frame
+    from segpt.config.base import fingerprint
+    from segpt.config.layout import parameters
     from segpt.errors import ArtifactError
-    from segpt.spec.base import fingerprint
-    from segpt.spec.layout import parameters
 
     artifact = container.load(path)
     try:

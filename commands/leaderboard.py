@@ -33,7 +33,7 @@ def check_command(head: str | None, directory: Path, as_json: bool) -> None:
     No model is needed.  The head that is printed names all entries at once: whoever keeps it can
     tell later, with --head, whether any of them was changed since.
     """
-    from segpt.stages import record
+    from segpt.leaderboard import record
 
     findings, chain = record.check(directory, head)
     sound = chain is not None and not findings
@@ -60,7 +60,7 @@ def repair_command(directory: Path, as_json: bool) -> None:
 
     Entries before the last are never touched, and nothing else that is wrong is mended.
     """
-    from segpt.stages import record
+    from segpt.leaderboard import record
 
     done = record.repair(directory)
     lines = [*done] or ["every entry is whole; there is nothing to repair"]
@@ -95,7 +95,7 @@ def show_command(name: str | None, track: str | None, directory: Path, as_json: 
 @_options.as_json
 def render_command(check: bool, directory: Path, as_json: bool) -> None:
     """Write the tables into README.md, and index.html."""
-    from segpt.stages import record
+    from segpt.leaderboard import record
 
     pages = record.render_pages(directory, write=not check)
     left = "is stale; run: segpt leaderboard render" if check else "rendered anew"

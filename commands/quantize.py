@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from segpt.config.base import decode, differences, encode
+from segpt.config.quant import Method, QuantSpec, Rule
 from segpt.errors import CheckpointError, InterruptError
 from segpt.locks import locked
-from segpt.spec.base import decode, differences, encode
-from segpt.spec.quant import Method, QuantSpec, Rule
 
 from . import _latest, _options, _out, _report
 
@@ -74,8 +74,9 @@ def command(
     interrupted, in the way it was begun.
     """
     from segpt.atomic import check_replaceable
-    from segpt.stages import files, untuned
-    from segpt.stages import plot as pictures
+    from segpt.report import plot as pictures
+    from segpt.report import rate_curve
+    from segpt.stages import checkpoint_io
     from segpt.train.mesh import pick
 
     from . import _quantizing, _texts
@@ -86,11 +87,11 @@ def command(
     asked = Asked(checkpoint, out, method, budget, bits, settings)
     if resume and (done := _done(asked)) is not None:
         _report.notice(f"{done} is finished: nothing is left to do")
-        _tell(done, files.read_quantized(done), None, as_json)
+        _tell(done, checkpoint_io.read_quantized(done), None, as_json)
         return
     task = _resumed(asked) if resume else _begun(asked)
     place, value, spec = task.place, task.checkpoint, task.spec
-    check_replaceable(place, lambda there: files.holds(there, "quantized"))
+    check_replaceable(place, lambda there: checkpoint_io.holds(there, "quantized"))
     reading = _texts.of_model(value, task.path, data)
     reading.say()
     _report.notice(f"model: {task.path}")
@@ -98,7 +99,7 @@ def command(
         splits = reading.open()
         partial = _latest.partial_of(place)
         origin = _quantizing.origin_of(value, spec)
-        before = files.read_partial(partial, origin) if resume else None
+        before = checkpoint_io.read_partial(partial, origin) if resume else None
         with _told(partial, _again(place, data, device)):
             quantized = _quantizing.run(
                 value,
@@ -113,11 +114,11 @@ def command(
             )
         if plot is not None:
             with _report.Bar("plot") as bar:
-                curve = untuned.curve(
+                curve = rate_curve.curve(
                     value, quantized, spec, *splits, device=pick(device), report=bar
                 )
             report = dict(quantized.report) | {"curve": curve.plain()}
-            files.save_quantized(place, dataclasses.replace(quantized, report=report))
+            checkpoint_io.save_quantized(place, dataclasses.replace(quantized, report=report))
             pictures.quantized(plot, curve, report, spec.method)
     _tell(place, quantized, plot, as_json, texts=reading.plain)
 
@@ -157,14 +158,16 @@ class Task(NamedTuple):
 
 def _begun(asked: Asked) -> Task:
     """A quantization from its beginning."""
-    from segpt.stages import files, recipes
+    from segpt.stages import checkpoint_io, resolve_spec
 
     run = _latest.need("checkpoint", asked.checkpoint)
     place = asked.out or run.with_name(f"{run.name}-quantized")
-    path = files.newest_checkpoint(run)
-    value = files.read_checkpoint(path)
-    recipe = recipes.of_checkpoint(value, asked.settings)
-    spec = recipes.quant_spec(recipe, method=asked.method, budget=asked.budget, bits=asked.bits)
+    path = checkpoint_io.newest_checkpoint(run)
+    value = checkpoint_io.read_checkpoint(path)
+    recipe = resolve_spec.of_checkpoint(value, asked.settings)
+    spec = resolve_spec.quant_spec(
+        recipe, method=asked.method, budget=asked.budget, bits=asked.bits
+    )
     return Task(path, value, recipe.name, spec, spec.budget or recipe.pack.budget, place)
 
 
@@ -174,19 +177,21 @@ def _resumed(asked: Asked) -> Task:
     Raises:
         CheckpointError: if there is none, or options would make it another one.
     """
-    from segpt.stages import files, recipes
+    from segpt.stages import checkpoint_io, resolve_spec
 
     partial = _interrupted(asked)
-    begun = files.begun(partial, "partial")
+    begun = checkpoint_io.begun(partial, "partial")
     place = partial.with_name(partial.name.removesuffix(".partial"))
     path = Path(str(begun.get("path")))
     if asked.checkpoint is not None:
-        path = files.newest_checkpoint(asked.checkpoint)
-    value = files.read_checkpoint(path)
-    recipe = recipes.of_checkpoint(value, asked.settings)
+        path = checkpoint_io.newest_checkpoint(asked.checkpoint)
+    value = checkpoint_io.read_checkpoint(path)
+    recipe = resolve_spec.of_checkpoint(value, asked.settings)
     spec = decode(QuantSpec, begun.get("spec"), "$.spec")
     if asked.how:
-        now = recipes.quant_spec(recipe, method=asked.method, budget=asked.budget, bits=asked.bits)
+        now = resolve_spec.quant_spec(
+            recipe, method=asked.method, budget=asked.budget, bits=asked.bits
+        )
         if odd := differences(spec, now):
             names = "; ".join(f"{name} {was}, now {new}" for name, was, new in odd[:4])
             raise CheckpointError(

@@ -14,8 +14,8 @@ def command(context: click.Context, as_json: bool) -> None:
     """List the recipes that come with segpt, or show one with all of its values."""
     if context.invoked_subcommand is not None:
         return
-    from segpt.spec.layout import parameters
-    from segpt.spec.recipe import Bpe, names, read_recipe
+    from segpt.config.layout import parameters
+    from segpt.config.recipe import Bpe, names, read_recipe
 
     rows: list[dict[str, Any]] = []
     for name in names():
@@ -50,9 +50,9 @@ def show_command(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     `--set` was given on the command line. What is printed is a recipe again: put it into a file
     that ends in .yaml, change it and train with --recipe FILE.
     """
-    from segpt.spec.base import fingerprint
-    from segpt.spec.layout import parameters
-    from segpt.spec.resolved import resolve, yaml_lines
+    from segpt.config.base import fingerprint
+    from segpt.config.layout import parameters
+    from segpt.config.resolved import resolve, yaml_lines
 
     found = resolve(recipe, settings)
     result = {

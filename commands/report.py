@@ -26,16 +26,16 @@ def command(
     RUN is the directory of `segpt train` or `segpt demo`. What it lacks is left out, and the page
     names the command that adds it. The page is one HTML file that loads nothing.
     """
-    from segpt.stages import picture, plot, report
+    from segpt.report import gather, picture, plot
 
     if png is not None:
         plot.need()
     place = _latest.need("run", run)
-    page = out or place / report.PAGE
-    _out.check_file(page, report.is_page, forced=force)
+    page = out or place / gather.PAGE
+    _out.check_file(page, gather.is_page, forced=force)
     _out.check_file(png, plot.is_ours, forced=force)
-    found = report.gather(place)
-    size = report.write(found, page)
+    found = gather.gather(place)
+    size = gather.write(found, page)
     if png is not None:
         picture.draw(found, png)
     result = {

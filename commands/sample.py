@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from segpt.spec.sample import SampleSpec
+from segpt.config.sample import SampleSpec
 
 from . import _latest, _options, _report
 

@@ -90,9 +90,9 @@ def command(
     if seed is not None:
         changes.append(f"train.seed={seed}")
 
+    from segpt.config import rules as contests
+    from segpt.config.recipe import read_recipe
     from segpt.errors import CheckError
-    from segpt.spec import rules as contests
-    from segpt.spec.recipe import read_recipe
     from segpt.stages.train import is_finished
 
     from . import _processes, _resume, _texts, _training

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt import trellis
-from segpt.spec.base import canonical, encode, fingerprint
-from segpt.spec.model import ModelSpec
+from segpt.config.base import canonical, encode, fingerprint
+from segpt.config.model import ModelSpec
 
 Origin = Mapping[str, str]
 
@@ -264,7 +264,7 @@ Coded = Grid | Stepped | Half
 class Quantized:
     """A model whose every weight is coded: what the artifact stores, bit for bit.
 
-    ``weights`` has one entry per weight of ``segpt.spec.layout.layout(spec)``, in that order.
+    ``weights`` has one entry per weight of ``segpt.config.layout.layout(spec)``, in that order.
     ``report`` is the quality report and ``documents`` the hashes of the documents the model saw;
     neither is part of the artifact.
     """

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from segpt.spec.core import TASKS, Baselines, Task
+from segpt.tasks.core import TASKS, Baselines, Task
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "core"
 WORDS = ("a", "of", "red", "sees", "two", "the", "moon", "dog", "tall", "under", "river", "glass")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segpt import trellis
-from segpt.spec.expand import expand
+from segpt.config.expand import expand
 from segpt.values import OCTAVE, Half, Quantized, Stepped, Tokenizer
 from tests.artifact.weights import stepped
 

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt import trellis
+from segpt.config.layout import Role
 from segpt.errors import ArtifactError, CheckError
-from segpt.spec.layout import Role
 from segpt.values import Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
 
-from . import codec, fit, frame, header, stream
+from . import codec, context_search, frame, header, stream
 from .check import check
 from .contexts import Tensor
 from .header import Entry
-from .opening import MOST_TOKENIZER_BYTES, open_artifact, split, uniform, unshuffle
+from .reader import MOST_TOKENIZER_BYTES, open_artifact, split, uniform, unshuffle
 
 
 class Section(NamedTuple):
@@ -71,7 +71,7 @@ def pack(quantized: Quantized) -> Artifact:
     stepped = [w for w in weights if isinstance(w, Stepped)]
     codes = [np.ascontiguousarray(w.codes) for w in coded]
     grids = [_grids(w) for w in coded]
-    found = fit.choose(codes, grids, [_tensor(w) for w in coded])
+    found = context_search.choose(codes, grids, [_tensor(w) for w in coded])
     lanes = stream.choose_lanes([(c.shape[0], c.shape[1]) for c in codes], found.bits // 8)
     plain = {
         "header": header.write(head),

@@ -1,7 +1,7 @@
 """The header: what a file says about its model, as canonical JSON read with suspicion.
 
 The header holds the model's spec and, for every weight, how it is coded. Names, roles,
-shapes and order of the weights follow from the spec by ``segpt.spec.layout``: a file can invent
+shapes and order of the weights follow from the spec by ``segpt.config.layout``: a file can invent
 none of them, and nothing is allocated before what it implies has passed the caps below.
 """
 
@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from segpt.config.base import canonical, decode, spec
+from segpt.config.layout import Weight, layout
+from segpt.config.model import ModelSpec
+from segpt.config.quant import STATES
 from segpt.errors import ArtifactError, SpecError
-from segpt.spec.base import canonical, decode, spec
-from segpt.spec.layout import Weight, layout
-from segpt.spec.model import ModelSpec
-from segpt.spec.quant import STATES
 from segpt.values import Grid, Half, Quantized, Stepped
 
 MOST_BYTES = 1 << 20

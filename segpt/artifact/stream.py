@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt import trellis
+from segpt.config.quant import STATES
 from segpt.errors import ArtifactError
-from segpt.spec.quant import STATES
 
 from .contexts import Contexts, clipped
 from .rans import MOST_LANES, PRECISION, SYMBOLS, Decoder, Encoder, Walk

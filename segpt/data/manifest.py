@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from segpt.config.base import canonical, decode, encode, spec
 from segpt.errors import DataError, SpecError
-from segpt.spec.base import canonical, decode, encode, spec
 from segpt.values import Tokenizer
 
 NAME: Final = "manifest.json"

@@ -17,9 +17,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segpt.config.base import canonical
+from segpt.config.parameter_golf import truncated
 from segpt.errors import DataError
-from segpt.spec.base import canonical
-from segpt.spec.contest import truncated
 from segpt.values import Shard, Tokenizer
 
 from . import modelproto

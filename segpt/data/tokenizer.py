@@ -8,8 +8,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from segpt.config.base import nearest
 from segpt.errors import DataError
-from segpt.spec.base import nearest
 from segpt.values import Tokenizer
 
 from . import merges, modelproto

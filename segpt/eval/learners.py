@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.score import Sgd
 from segpt.errors import ScoreError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.restoring import same_kind
-from segpt.spec.score import Sgd
 from segpt.values import Arrays
 
 from .surprisal import window_nats

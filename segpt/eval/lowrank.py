@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.layout import Role
+from segpt.config.score import LowRank, Phased, Sgd
 from segpt.errors import ScoreError
 from segpt.model.leaves import Adapted, Leaf, Matrix, weights
 from segpt.model.model import Model
-from segpt.spec.layout import Role
-from segpt.spec.score import LowRank, Phased, Sgd
 from segpt.values import Arrays
 
 from .learners import Chunk, Descend

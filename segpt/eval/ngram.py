@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segpt.config.ngram import Ngram
 from segpt.errors import ScoreError
-from segpt.spec.ngram import Ngram
 
 FEATURES = 4  # of a context: one, log of its total, log of its distinct successors, its streak
 STREAK = 2  # how many right repetitions of the last successor count

@@ -3,11 +3,11 @@
 import copy
 from typing import assert_never
 
+from segpt.config.score import Frozen, InPlace, LowRank, Phased, ScoreSpec, Sgd
 from segpt.errors import ScoreError
 from segpt.model.embed import Backward
 from segpt.model.fast import fast_parts, set_rate
 from segpt.model.model import Model
-from segpt.spec.score import Frozen, InPlace, LowRank, Phased, ScoreSpec, Sgd
 
 from .learners import Descend, Learner, Nothing
 from .lowrank import Adapt, Review

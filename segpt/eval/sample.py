@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.sample import HALVES, MOST_REPEATS, PENALISED, SampleSpec
+from segpt.config.score import ScoreSpec
 from segpt.errors import ScoreError
 from segpt.model.model import Model
 from segpt.model.stream import Cache, pick_rows
-from segpt.spec.sample import HALVES, MOST_REPEATS, PENALISED, SampleSpec
-from segpt.spec.score import ScoreSpec
 
 Row = NDArray[np.float64]
 

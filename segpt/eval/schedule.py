@@ -10,8 +10,8 @@ from typing import Final, NamedTuple, assert_never
 
 import numpy as np
 
+from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
-from segpt.spec.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 
 from .windows import Indices, Spans, batched, head, plan
 

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from segpt.config.score import ScoreSpec
 from segpt.errors import CheckpointError, ScoreError
 from segpt.kernels import onednn
 from segpt.model.model import Model
 from segpt.restoring import same_kind, taking_over
-from segpt.spec.score import ScoreSpec
 from segpt.values import Arrays
 
 from .frontier import Entry, Frontier
@@ -22,7 +22,7 @@ from .learners import Chunk, Learner
 from .ledger import Ledger
 from .ngram import Mixture
 from .policies import learner, reach
-from .reader import Reader
+from .predictor import Reader
 from .schedule import Round, progress, schedule, shares
 from .windows import Indices, Spans
 

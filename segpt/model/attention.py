@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from segpt.config import model as spec
 from segpt.kernels import attend
-from segpt.spec import model as spec
 
 from .leaves import Matrix
 from .stream import Stream

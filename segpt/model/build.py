@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from segpt.config import model as spec
+from segpt.config import parts as slot
+from segpt.config.layout import Role
 from segpt.errors import CheckpointError
-from segpt.spec import model as spec
-from segpt.spec import parts as slot
-from segpt.spec.layout import Role
 
 from . import embed, parts
 from .attention import Attention

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from segpt.spec import parts as spec
+from segpt.config import parts as spec
 
 from .leaves import Matrix, Table, Vector
 from .parts import rms

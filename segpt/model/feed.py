@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segpt.spec import model as spec
+from segpt.config import model as spec
 
 from .fast import FastWeight
 from .leaves import Matrix

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from segpt.spec import model as spec
+from segpt.config import model as spec
 
 from .leaves import Vector
 from .parts import rms
@@ -33,7 +33,7 @@ class Branch(nn.Module):
 
 
 class Lanes(nn.Module):
-    """How two residual lanes go on, and what is left of them: see :class:`segpt.spec.model.Lanes`.
+    """How two residual lanes go on, and what they leave; see :class:`segpt.config.model.Lanes`.
 
     ``keep`` is by lane or, in serial order, by branch; ``route[i, j]`` is what lane i takes of
     branch j.

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segpt.config.layout import Role
 from segpt.kernels import linear
-from segpt.spec.layout import Role
 
 
 class Adapted(NamedTuple):
@@ -103,7 +103,7 @@ Leaf = Matrix | Table | Vector
 
 
 class Weight(NamedTuple):
-    """A weight by its name in ``segpt.spec.layout``, and the leaf that owns it."""
+    """A weight by its name in ``segpt.config.layout``, and the leaf that owns it."""
 
     name: str
     leaf: Leaf

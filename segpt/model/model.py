@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segpt.spec.model import ModelSpec, narrower
+from segpt.config.model import ModelSpec, narrower
 
 from .embed import Backward
 from .head import Head

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segpt.spec import parts as spec
+from segpt.config import parts as spec
 
 from .leaves import Matrix, Vector
 from .stream import Stream

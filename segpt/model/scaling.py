@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from segpt.spec.layout import Role, Weight, layout
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Muon, Optimizer, Rule, Scaling
+from segpt.config.layout import Role, Weight, layout
+from segpt.config.model import ModelSpec
+from segpt.config.train import Muon, Optimizer, Rule, Scaling
 
 from .leaves import Matrix, Table, Vector, weights
 from .model import Model

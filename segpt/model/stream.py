@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segpt.spec.model import narrower
+from segpt.config.model import narrower
 
 
 @dataclass

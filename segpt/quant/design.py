@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt import trellis
+from segpt.config.layout import Role, layout
+from segpt.config.quant import QuantSpec
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.layout import Role, layout
-from segpt.spec.quant import QuantSpec
 from segpt.values import EXPONENTS, Stepped
 
 from .gptq import RETRIES, inverse_factor

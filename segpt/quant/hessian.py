@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpt.config.layout import Role
 from segpt.errors import DataError
 from segpt.model.leaves import Matrix, weights
 from segpt.model.model import Model
-from segpt.spec.layout import Role
 
 
 @torch.no_grad()

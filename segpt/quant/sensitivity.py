@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpt.config.layout import Role
 from segpt.errors import DataError
 from segpt.model.leaves import Table, Vector, weights
 from segpt.model.model import Model
-from segpt.spec.layout import Role
 
 _TOKENS = 4096  # whose activations are held at once
 

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.layout import Place, layout
+from segpt.config.quant import QuantSpec
 from segpt.errors import CheckError, CheckpointError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
 from segpt.restoring import same_kind
-from segpt.spec.layout import Place, layout
-from segpt.spec.quant import QuantSpec
 from segpt.values import Coded, Half, Partial, Stepped
 
 from .design import Design, all_to_stepped, entropy, scale_for, to_stepped

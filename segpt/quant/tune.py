@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.layout import Role
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.layout import Role
 
 _VECTOR_RATE = 0.003  # gains are of order one and few
 _WARMUP = 5

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpt.config.base import encode, fingerprint
 from segpt.errors import CheckpointError
-from segpt.spec.base import encode, fingerprint
 from segpt.values import Checkpoint, documents_digest
 
-from .files import checkpoint_step, checkpoints, kind_of, no_checkpoint, read_checkpoint
+from .checkpoint_io import checkpoint_step, checkpoints, kind_of, no_checkpoint, read_checkpoint
 
 
 def sources(paths: Iterable[Path], last: int) -> list[Path]:

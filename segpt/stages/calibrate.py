@@ -6,11 +6,11 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from segpt.config.quant import QuantSpec
 from segpt.data.batches import Blocks, sequential
 from segpt.data.tokenizer import load
 from segpt.data.tokens import ids
 from segpt.errors import DataError
-from segpt.spec.quant import QuantSpec
 from segpt.values import Checkpoint, Partial, Quantized, Tokens
 
 from .quantize import HeldOut, Progress, Task, quantize

@@ -16,20 +16,20 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from segpt.config.base import kind
+from segpt.config.flops import flops
+from segpt.config.layout import Role, layout, parameters
+from segpt.config.quant import QuantSpec, Rule
+from segpt.config.recipe import Bpe, Recipe
+from segpt.config.train import Adam, Muon
+from segpt.machine import memory as machine_memory
 from segpt.model.build import build
 from segpt.model.leaves import weights
-from segpt.spec.base import kind
-from segpt.spec.census import flops
-from segpt.spec.layout import Role, layout, parameters
-from segpt.spec.quant import QuantSpec, Rule
-from segpt.spec.recipe import Bpe, Recipe
-from segpt.spec.train import Adam, Muon
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import second_shape
 
-from .doctor import memory as machine_memory
-from .recipes import quant_spec
+from .resolve_spec import quant_spec
 
 PIECE_BYTES = 2.0  # of a packed tokenizer, for each of its pieces
 EXPONENT_BYTES = 0.3  # of the step of a row or a column, as packed

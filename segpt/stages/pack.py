@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from segpt.artifact import container
 from segpt.artifact.container import Section
-from segpt.artifact.opening import open_artifact
+from segpt.artifact.reader import open_artifact
 from segpt.atomic import write_file
 from segpt.errors import ArtifactError, DataError, SegptError
 from segpt.locks import locked

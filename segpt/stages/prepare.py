@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from segpt.atomic import check_replaceable, new_directory, remove_directory, standing, sweep
+from segpt.config.recipe import Bpe, Bytes
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import BYTES, load, train_bpe
 from segpt.data.tokens import continue_tokens, ids, is_tokens, overlap, read_tokens
 from segpt.errors import DataError, SegptError
 from segpt.locks import locked, numbered
-from segpt.spec.recipe import Bpe, Bytes
 from segpt.values import Text, Tokenizer, Tokens
 
-from .files import read_json, write_json
+from .checkpoint_io import read_json, write_json
 from .tokenizers import open_tokenizer, write_tokenizer
 
 SPLITS = ("train", "validation")

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.artifact.container import pack
+from segpt.config.base import fingerprint
+from segpt.config.layout import layout
+from segpt.config.quant import QuantSpec, Rule
 from segpt.errors import CheckpointError, DataError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
@@ -22,12 +25,9 @@ from segpt.quant.hessian import hessians
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.solve import Solver
-from segpt.spec.base import fingerprint
-from segpt.spec.layout import layout
-from segpt.spec.quant import QuantSpec, Rule
 from segpt.values import Checkpoint, Coded, Grid, Half, Partial, Quantized, Stepped
 
-from .models import from_checkpoint, from_quantized, settled
+from .open_model import from_checkpoint, from_quantized, settled
 from .threads import one_thread
 
 Blocks = Iterable[NDArray[np.int64]]  # each (batch, time + 1) token ids

@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from segpt.config.layout import parameters
+from segpt.config.recipe import Recipe
+from segpt.config.rules import Finding, Rules, broken, rounded, told
+from segpt.config.train import Seconds
 from segpt.data.ledger import Ledger
 from segpt.errors import TrainError
-from segpt.spec.layout import parameters
-from segpt.spec.recipe import Recipe
-from segpt.spec.rules import Finding, Rules, broken, rounded, told
-from segpt.spec.train import Seconds
 from segpt.train.loop import Finish, Run
 from segpt.values import Tokenizer
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segpt.config.base import encode
+from segpt.config.sample import SampleSpec
 from segpt.data.tokenizer import Codec
 from segpt.errors import DataError
 from segpt.eval.sample import generate
-from segpt.spec.base import encode
-from segpt.spec.sample import SampleSpec
 from segpt.values import Artifact, Checkpoint, Quantized
 
-from .models import codec_of, from_checkpoint, from_quantized
+from .open_model import codec_of, from_checkpoint, from_quantized
 from .score import source_of
 from .threads import one_thread
 

@@ -13,6 +13,9 @@ import torch
 
 import segpt
 from segpt.artifact.container import unpack
+from segpt.config.base import encode
+from segpt.config.parameter_golf import reference
+from segpt.config.score import InPlace, ScoreSpec
 from segpt.data.shards import Shards
 from segpt.data.text import UNLISTED, text_digest, trained_on
 from segpt.data.tokenizer import load
@@ -20,12 +23,9 @@ from segpt.errors import InterruptError, ScoreError
 from segpt.eval.ledger import Ledger, account
 from segpt.eval.tally import Progress, Tally, tally
 from segpt.model.model import Model
-from segpt.spec.base import encode
-from segpt.spec.contest import reference
-from segpt.spec.score import InPlace, ScoreSpec
 from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized, Score, Text
 
-from .models import codec_of, from_checkpoint, from_quantized
+from .open_model import codec_of, from_checkpoint, from_quantized
 
 SAVE_EVERY = 30.0  # seconds, of a score that can be resumed
 

@@ -4,13 +4,13 @@ import base64
 from pathlib import Path
 
 from segpt.artifact import container, frame
-from segpt.artifact.opening import open_artifact
+from segpt.artifact.reader import open_artifact
 from segpt.data import manifest
 from segpt.data.tokenizer import BYTES, from_model_file, load
 from segpt.errors import DataError, SegptError
 from segpt.values import Tokenizer
 
-from .files import kind_of, newest_checkpoint, read_json, read_tokenizer, write_json
+from .checkpoint_io import kind_of, newest_checkpoint, read_json, read_tokenizer, write_json
 
 KNOWN = (
     "name 'bytes', a SentencePiece .model, the .json of `segpt tokenizer train`, a directory of "

@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 
 import segpt
 from segpt.atomic import remove_directory, write_file
+from segpt.config.base import differences as spec_differences
+from segpt.config.base import encode, fingerprint, kind
+from segpt.config.flops import flops
+from segpt.config.layout import layout
+from segpt.config.recipe import Recipe
+from segpt.config.rules import Finding, Rules, find
+from segpt.config.train import Seconds, Steps
 from segpt.data.batches import Blocks
 from segpt.data.ledger import Ledger
 from segpt.data.tokenizer import load
@@ -21,13 +28,6 @@ from segpt.errors import CheckpointError, TrainError
 from segpt.eval.validate import validate
 from segpt.model.model import Model
 from segpt.restoring import taking_over
-from segpt.spec.base import differences as spec_differences
-from segpt.spec.base import encode, fingerprint, kind
-from segpt.spec.census import flops
-from segpt.spec.layout import layout
-from segpt.spec.recipe import Recipe
-from segpt.spec.rules import Finding, Rules, find
-from segpt.spec.train import Seconds, Steps
 from segpt.train.loop import Report, Run, compile_model, sequences
 from segpt.train.loop import train as loop
 from segpt.train.mesh import Mesh
@@ -37,9 +37,9 @@ from segpt.values import Checkpoint, Tokens, documents_digest
 from . import estimate
 from . import rules as referee
 from .calibrate import in_order
+from .checkpoint_io import METRICS, checkpoint_name, checkpoints, clean_run, save_checkpoint
 from .commit import commit
-from .files import METRICS, checkpoint_name, checkpoints, clean_run, save_checkpoint
-from .recipes import of_checkpoint
+from .resolve_spec import of_checkpoint
 from .tables import aligned
 from .threads import rounded_otherwise
 

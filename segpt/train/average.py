@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from segpt.config.train import Average
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.train import Average
 
 
 class Averaged:

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.model import ModelSpec
+from segpt.config.train import Seconds, Steps, TrainSpec
 from segpt.errors import CheckpointError, InterruptError, TrainError
 from segpt.kernels import onednn
 from segpt.model.build import build, load_weights
@@ -18,8 +20,6 @@ from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise, multipliers
 from segpt.restoring import same_kind, taking_over
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Seconds, Steps, TrainSpec
 
 from . import schedule
 from .average import Averaged

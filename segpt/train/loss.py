@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from segpt.config.base import encode
 from segpt.kernels import onednn
 from segpt.model.head import Head
 from segpt.model.leaves import Adapted, Matrix, Table
 from segpt.model.model import Model
-from segpt.spec.base import encode
 
 # Logits that are held at once: on a CPU few enough to stay in its cache.
 _LOGITS = {"cpu": 1 << 19, "other": 1 << 26}

@@ -12,12 +12,12 @@ from typing import NamedTuple, Protocol, assert_never
 import torch
 from torch import Tensor, nn
 
+from segpt.config.layout import Place, Role, Weight, layout
+from segpt.config.train import Adam, Muon, Neurons, Optimizer, Rule
 from segpt.errors import CheckpointError, TrainError
 from segpt.kernels import orthogonalise
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.layout import Place, Role, Weight, layout
-from segpt.spec.train import Adam, Muon, Neurons, Optimizer, Rule
 
 from . import schedule
 
@@ -469,7 +469,7 @@ def _members(model: Model) -> list[Member]:
     if odd := stray or sorted(found.keys() ^ places.keys()):
         raise TrainError(
             f"parameter {odd[0]!r} of the model has no rule: it lies outside the leaves, or "
-            "segpt.spec.layout does not name it"
+            "segpt.config.layout does not name it"
         )
     if len(held) < len(found):
         raise TrainError("two leaves of the model share a parameter, which would learn twice")

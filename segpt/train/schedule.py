@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from segpt.spec.train import FollowRate, Linear, Loops, Muon, Rule, Schedule, Steps
+from segpt.config.train import FollowRate, Linear, Loops, Muon, Rule, Schedule, Steps
 
 
 def rate(schedule: Schedule, progress: float, steps: float) -> float:

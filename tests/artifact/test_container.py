@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from segpt.artifact import frame
 from segpt.artifact.container import budget, load, pack, sections, unpack, usage
 from segpt.artifact.stream import MOST_STEPS
+from segpt.config.layout import Role, layout
+from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.parts import Gain, HeadGate, MixInput, Norm, Rope, Skip, Token, ValueResidual
 from segpt.errors import ArtifactError, CheckError
-from segpt.spec.layout import Role, layout
-from segpt.spec.model import Attention, Dense, Head, Layer, ModelSpec, Visit
-from segpt.spec.parts import Gain, HeadGate, MixInput, Norm, Rope, Skip, Token, ValueResidual
 from segpt.values import Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
 from tests.artifact.weights import make_stepped, with_rows
 

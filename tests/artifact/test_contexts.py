@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segpt import trellis
-from segpt.artifact import codec, contexts, fit, stream
+from segpt.artifact import codec, context_search, contexts, stream
 from segpt.artifact.contexts import Tensor
 from segpt.errors import ArtifactError
 from tests.artifact.weights import trellis_codes
@@ -36,11 +36,13 @@ def plain(codes: Codes) -> Tensor:
     return Tensor(1, *(np.zeros(side, np.int8) for side in codes.shape))
 
 
-def choose(tensors: list[Codes]) -> fit.Fit:
-    return fit.choose(tensors, [None] * len(tensors), [plain(codes) for codes in tensors])
+def choose(tensors: list[Codes]) -> context_search.Fit:
+    return context_search.choose(
+        tensors, [None] * len(tensors), [plain(codes) for codes in tensors]
+    )
 
 
-def units(found: fit.Fit, count: int) -> list[tuple[bool, bool]]:
+def units(found: context_search.Fit, count: int) -> list[tuple[bool, bool]]:
     """Whether each of the tensors has codes by row and by column."""
     return [(bool(mode & 3), bool(mode >> 2)) for mode in found.tables[:count]]
 
@@ -113,7 +115,7 @@ def test_what_the_steps_predict_is_not_stored() -> None:
     scales = 40.0 * 2 ** (-(rows[:, None].astype(float) + columns - 60) / 8)
     codes = np.clip(np.round(random.standard_normal((400, 300)) * scales), -127, 127)
     tensors = [codes.astype(np.int8)]
-    told = fit.choose(tensors, [None], [Tensor(1, rows, columns)])
+    told = context_search.choose(tensors, [None], [Tensor(1, rows, columns)])
     untold = choose(tensors)
     assert told.classes == b""
     assert len(untold.classes) == 700
@@ -123,7 +125,9 @@ def test_what_the_steps_predict_is_not_stored() -> None:
 def test_grids_have_tables_of_their_own() -> None:
     random = np.random.default_rng(8)
     codes = trellis_codes(random, np.full((500, 200), 4.0), 8)
-    apart = fit.choose([codes], [trellis.grids(codes, 8)], [replace(plain(codes), states=8)])
+    apart = context_search.choose(
+        [codes], [trellis.grids(codes, 8)], [replace(plain(codes), states=8)]
+    )
     assert apart.contexts.grids == 2
     assert apart.bits < 0.995 * choose([codes]).bits
 
@@ -145,7 +149,7 @@ def test_sections_come_back(states: int) -> None:
         trellis.grids(one, t.states) if t.states > 1 else None
         for one, t in zip(codes, tensors, strict=True)
     ]
-    found = fit.choose(codes, grids, tensors)
+    found = context_search.choose(codes, grids, tensors)
     again = contexts.read(found.classes, found.tables, tensors)
     assert np.array_equal(again.tables, found.contexts.tables)
     assert sum(again.sizes) == len(found.classes)

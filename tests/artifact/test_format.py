@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from segpt.artifact.container import load, pack, sections, unpack
-from segpt.spec.layout import layout
-from segpt.spec.model import Attention, Dense, Head, Layer, ModelSpec, Visit
-from segpt.spec.parts import Gain, MixInput, Token
+from segpt.config.layout import layout
+from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.parts import Gain, MixInput, Token
 from segpt.values import OCTAVE, Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
 from tests.artifact.weights import make_stepped, with_rows
 

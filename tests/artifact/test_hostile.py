@@ -21,11 +21,11 @@ import pytest
 from segpt.artifact import codec, frame, header
 from segpt.artifact.codec import Codec, Stored
 from segpt.artifact.container import load, pack, sections, unpack, usage
+from segpt.config.base import canonical
+from segpt.config.layout import layout
+from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.parts import Gain, Rope, Token
 from segpt.errors import ArtifactError
-from segpt.spec.base import canonical
-from segpt.spec.layout import layout
-from segpt.spec.model import Attention, Dense, Head, Layer, ModelSpec, Visit
-from segpt.spec.parts import Gain, Rope, Token
 from segpt.values import Artifact, Coded, Grid, Half, Quantized, Tokenizer
 from tests.artifact.weights import make_stepped, with_rows
 

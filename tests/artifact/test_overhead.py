@@ -15,11 +15,11 @@ import pytest
 from segpt import trellis
 from segpt.artifact import contexts, rans
 from segpt.artifact.container import load, pack, sections, unpack
-from segpt.artifact.opening import open_artifact
-from segpt.spec.layout import Role, layout, parameters
-from segpt.spec.model import Attention, Dense, Head, Layer, ModelSpec, Visit
-from segpt.spec.parts import Token
-from segpt.spec.recipe import read_recipe
+from segpt.artifact.reader import open_artifact
+from segpt.config.layout import Role, layout, parameters
+from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.parts import Token
+from segpt.config.recipe import read_recipe
 from segpt.values import Artifact, Coded, Half, Quantized, Tokenizer
 from tests.artifact.weights import make_stepped
 

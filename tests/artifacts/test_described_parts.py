@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from segpt.config import parts
+from segpt.config.base import kind
+from segpt.config.model import Attention
+from segpt.config.parts import Weightless
 from segpt.errors import SpecError
-from segpt.spec import parts
-from segpt.spec.base import kind
-from segpt.spec.model import Attention
-from segpt.spec.parts import Weightless
 
 PAGE = Path(__file__).resolve().parents[2] / "artifacts" / "README.md"
 CAPS = {"sigmoid", "algebraic", "asymmetric"}  # told with the head

@@ -11,13 +11,13 @@ import pytest
 
 from segpt.artifact import frame
 from segpt.artifact.container import pack, unpack
+from segpt.config.base import decode, fingerprint
+from segpt.config.layout import layout
+from segpt.config.model import ModelSpec
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SpecError
-from segpt.spec.base import decode, fingerprint
-from segpt.spec.layout import layout
-from segpt.spec.model import ModelSpec
-from segpt.stages.reference import MOST_BYTES, MOST_TOGETHER, SCORED, check, read_manifest
+from segpt.leaderboard.reference import MOST_BYTES, MOST_TOGETHER, SCORED, check, read_manifest
 from segpt.stages.score import score
 from segpt.values import Artifact, Half, Quantized
 

@@ -9,15 +9,15 @@ import pytest
 
 from bench.codec import Subject
 from bench.measure import HeldOut
+from segpt.config.expand import expand
+from segpt.config.train import Scaling
 from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import write_tokens
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.scaling import initialise
-from segpt.spec.expand import expand
-from segpt.spec.train import Scaling
 from segpt.stages.calibrate import in_order
-from segpt.stages.models import from_checkpoint
+from segpt.stages.open_model import from_checkpoint
 from segpt.values import Checkpoint, Text, Tokens
 
 MODEL = {

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from bench import ablation, changes
 from bench.ablation import PLAN, Change, Plan, Subject, changed, main, merged, read_plan, wanted
 from bench.page import placed
+from segpt.config.base import fingerprint
+from segpt.config.recipe import read_recipe
+from segpt.config.train import Steps
 from segpt.errors import DataError, SpecError
-from segpt.spec.base import fingerprint
-from segpt.spec.recipe import read_recipe
-from segpt.spec.train import Steps
 from segpt.train.loop import sequences
 from segpt.values import Text
 

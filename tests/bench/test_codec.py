@@ -12,10 +12,10 @@ from bench import codec, page
 from bench.codec import Subject, main, measured, merged
 from bench.schemes import CLIPS, HEADLINE, RATES, STEPS, Scheme, field, more, schemes
 from bench.summary import summary
+from segpt.config.base import fingerprint
+from segpt.config.quant import QuantSpec
 from segpt.errors import DataError, SegptError
-from segpt.spec.base import fingerprint
-from segpt.spec.quant import QuantSpec
-from segpt.stages import files
+from segpt.stages import checkpoint_io
 
 from .conftest import Made
 
@@ -167,7 +167,7 @@ def test_a_point_is_measured(subject: Subject, name: str) -> None:
 def test_an_interrupted_run_goes_on(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: Subject
 ) -> None:
-    files.save_checkpoint(tmp_path / "run" / "step-00000001", made.checkpoint)
+    checkpoint_io.save_checkpoint(tmp_path / "run" / "step-00000001", made.checkpoint)
     calls: list[str] = []
 
     def fake(subject: Subject, scheme: Scheme) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def test_runs_are_trained_once_and_taken_up_where_they_stopped(
     def train(line: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         lines.append(line)
         step = "step-00002500" if "--resume" in line else "step-00000250"
-        files.save_checkpoint(tmp_path / "codec-2" / step, made.checkpoint)
+        checkpoint_io.save_checkpoint(tmp_path / "codec-2" / step, made.checkpoint)
         return subprocess.CompletedProcess(line, 0)
 
     monkeypatch.setattr(codec, "RUNS", tmp_path)

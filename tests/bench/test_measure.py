@@ -12,7 +12,7 @@ from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import ids
 from segpt.quant.quality import compare
 from segpt.stages.calibrate import in_order
-from segpt.stages.models import from_checkpoint
+from segpt.stages.open_model import from_checkpoint
 
 from .conftest import Made
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from segpt.config.recipe import read_recipe
+from segpt.config.score import ScoreSpec
 from segpt.eval.ledger import Ledger
 from segpt.eval.tally import tally
 from segpt.model.build import build
 from segpt.model.scaling import initialise
-from segpt.spec.recipe import read_recipe
-from segpt.spec.score import ScoreSpec
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from bench.transfer import WAYS, best_factor, concluded, draw, measure, model, opened, run_of
+from segpt.config.layout import Role, layout
 from segpt.errors import DataError
-from segpt.spec.layout import Role, layout
 
 SIZE = {"steps": 5, "depth": 1, "context": 8, "batch": 2}
 

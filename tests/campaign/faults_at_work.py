@@ -65,20 +65,20 @@ def prepared(name: str) -> None:
 
 def run_of(name: str) -> None:
     """A run, of which every checkpoint is whole."""
-    from segpt.stages.files import checkpoints, read_checkpoint
+    from segpt.stages.checkpoint_io import checkpoints, read_checkpoint
 
     for path in checkpoints(Path(name)):
         read_checkpoint(path, state=True)
 
 
 def average_of(name: str) -> None:
-    from segpt.stages.files import read_checkpoint
+    from segpt.stages.checkpoint_io import read_checkpoint
 
     read_checkpoint(Path(name))
 
 
 def quantized_at(name: str) -> None:
-    from segpt.stages.files import read_quantized
+    from segpt.stages.checkpoint_io import read_quantized
 
     read_quantized(Path(name))
 
@@ -106,13 +106,13 @@ def bytes_at(name: str) -> None:
 
 
 def message_at(name: str) -> None:
-    from segpt.artifact import message
+    from segpt.coding import message
 
     assert Path(name).read_bytes().startswith(message.MAGIC), name
 
 
 def board_at(name: str) -> None:
-    from segpt.stages.record import check
+    from segpt.leaderboard.record import check
 
     found = check(Path(name))
     assert not found.findings, found.findings
@@ -468,7 +468,7 @@ class Rivals(NamedTuple):
 
 
 def all_claims(codes: list[int]) -> None:
-    from segpt.stages.record import read_board
+    from segpt.leaderboard.record import read_board
 
     links = read_board(Path("leaderboard")).links
     assert codes == [0] * 6, codes

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from segpt.stages import files
+from segpt.stages import checkpoint_io
 
 Command = Callable[..., Result]
 
@@ -36,22 +36,24 @@ def test_the_line_goes_on_from_an_average(place: Path, segpt: Command) -> None:
     found = json.loads(done.stdout)
     assert found["checkpoint"] == "runs/tiny-average"
     assert (found["steps"], found["decay"]) == ([20, 30], 0.8)
-    assert files.read_checkpoint(Path(found["checkpoint"])).fingerprint == found["fingerprint"]
+    assert (
+        checkpoint_io.read_checkpoint(Path(found["checkpoint"])).fingerprint == found["fingerprint"]
+    )
     score = segpt("score", found["checkpoint"], "--json")
     assert score.exit_code == 0, score.output
     assert 0 < json.loads(score.stdout)["bpb"] < 9
     quantized = segpt("quantize", "--bits", "6", "--json")
     assert quantized.exit_code == 0, quantized.output
-    assert files.read_quantized(Path(json.loads(quantized.stdout)["out"])).spec is not None
+    assert checkpoint_io.read_quantized(Path(json.loads(quantized.stdout)["out"])).spec is not None
 
 
 def test_a_mean_of_named_checkpoints(place: Path, segpt: Command) -> None:
-    paths = files.checkpoints(Path("runs/tiny"))
+    paths = checkpoint_io.checkpoints(Path("runs/tiny"))
     done = segpt("average", *reversed(paths), "--mean", "--out", "mean")
     assert done.exit_code == 0, done.output
     assert "mean of steps 20, 30" in done.stdout
-    first, second = (files.read_checkpoint(p).weights["table"] for p in paths)
-    found = files.read_checkpoint(Path("mean")).weights["table"]
+    first, second = (checkpoint_io.read_checkpoint(p).weights["table"] for p in paths)
+    found = checkpoint_io.read_checkpoint(Path("mean")).weights["table"]
     assert found == pytest.approx((first + second) / 2, abs=1e-6)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from segpt.data.tokenizer import BYTES
-from segpt.stages.files import save_checkpoint
+from segpt.stages.checkpoint_io import save_checkpoint
 from tests.bundles import write_archive, write_bundle
-from tests.eval.test_continuations import save
 from tests.stages.random_models import checkpoint
+from tests.tasks.test_continuations import save
 
 Run = Callable[..., Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segpt.stages.doctor import EXTRAS, REQUIRED, WORK
+from segpt.doctor.doctor import EXTRAS, REQUIRED, WORK
 
 Run = Callable[..., Any]
 

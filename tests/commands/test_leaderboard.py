@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tests.stages.small_records import packed
+from tests.leaderboard.small_records import packed
 
 Run = Callable[..., Result]
 
@@ -314,9 +314,9 @@ def test_a_record_that_differs_exits_1(
     score["nats"] *= 0.9
     shutil.rmtree(board / "records")
     (board / "chain.json").unlink()
-    from segpt.spec.base import decode
-    from segpt.spec.track import Record
-    from segpt.stages import record
+    from segpt.config.base import decode
+    from segpt.leaderboard import record
+    from segpt.leaderboard.track import Record
 
     record.append_entry(board, decode(Record, plain["entry"]))
     done = segpt(

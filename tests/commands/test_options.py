@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from segpt.__main__ import load_commands
+from segpt.config import synonyms
+from segpt.config.recipe import read_recipe
 from segpt.errors import SpecError
-from segpt.spec import synonyms
-from segpt.spec.recipe import read_recipe
-from segpt.stages.recipes import score_spec
+from segpt.stages.resolve_spec import score_spec
 
 SMALL = read_recipe("demo").model
 
@@ -358,7 +358,7 @@ def test_errors_of_the_machine_are_one_line(
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("segpt.spec.recipe.read_recipe", broken)
+    monkeypatch.setattr("segpt.config.recipe.read_recipe", broken)
     told = refused("train")
     assert line in told
     assert "Errno" not in told
@@ -368,5 +368,5 @@ def test_errors_of_the_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
     def broken(*_: object, **__: object) -> None:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr("segpt.spec.recipe.read_recipe", broken)
+    monkeypatch.setattr("segpt.config.recipe.read_recipe", broken)
     assert isinstance(segpt("train").exception, ValueError)

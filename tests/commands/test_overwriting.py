@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from segpt.__main__ import load_commands
 from segpt.atomic import write_file
 from segpt.stages.pack import documents_path
-from tests.stages.small_records import packed
+from tests.leaderboard.small_records import packed
 
 main = load_commands().main
 
@@ -138,7 +138,7 @@ def _small_run(place: Path) -> None:
     import numpy as np
 
     from segpt.artifact.container import unpack
-    from segpt.stages.files import checkpoint_name, save_checkpoint, save_quantized
+    from segpt.stages.checkpoint_io import checkpoint_name, save_checkpoint, save_quantized
     from segpt.stages.pack import read_artifact
     from segpt.values import Checkpoint
 

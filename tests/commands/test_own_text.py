@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from segpt.spec.layout import parameters
-from segpt.spec.recipe import read_recipe
+from segpt.config.layout import parameters
+from segpt.config.recipe import read_recipe
 from segpt.stages.estimate import artifact_bytes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-text.md"

@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from segpt.__main__ import load_commands
-from segpt.spec.recipe import names, read_recipe
-from segpt.spec.resolved import resolve, yaml_lines
+from segpt.config.recipe import names, read_recipe
+from segpt.config.resolved import resolve, yaml_lines
 
 
 def segpt(*args: str) -> str:

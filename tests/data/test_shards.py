@@ -17,12 +17,12 @@ import pytest
 import sentencepiece
 from numpy.typing import ArrayLike, NDArray
 
+from segpt.config.parameter_golf import DOCUMENTS, REFERENCE, reference
 from segpt.data import modelproto
 from segpt.data.shards import Shards, read_shards
 from segpt.data.tokenizer import BYTES, from_model_file, load, train_bpe
 from segpt.data.tokens import write_tokens
 from segpt.errors import DataError
-from segpt.spec.contest import DOCUMENTS, REFERENCE, reference
 from segpt.values import Text, Tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

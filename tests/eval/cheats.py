@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segpt.eval.audit import Method, Name, Trial
+from segpt.audit.conditions import Method, Name, Trial
+from segpt.config.score import Sgd
 from segpt.eval.learners import Chunk, Descend
 from segpt.eval.surprisal import gather
 from segpt.eval.windows import Spans, batched, plan
 from segpt.kernels import attend
 from segpt.model import attention
 from segpt.model.model import Model
-from segpt.spec.score import Sgd
 
 START, CONTEXT, STRIDE, CHUNK = 0, 16, 8, 96
 RATE = 1e-4  # of learning

@@ -9,16 +9,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.expand import expand
+from segpt.config.ngram import Ngram
+from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
+from segpt.config.train import Scaling
 from segpt.eval.ledger import Ledger
 from segpt.eval.tally import Tally, tally
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.spec.expand import expand
-from segpt.spec.ngram import Ngram
-from segpt.spec.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
-from segpt.spec.train import Scaling
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]

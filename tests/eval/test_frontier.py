@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.score import LowRank, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
 from segpt.eval.frontier import Entry, Frontier
 from segpt.eval.schedule import BASE, Lesson, Round, schedule
@@ -14,7 +15,6 @@ from segpt.eval.surprisal import window_nats
 from segpt.eval.windows import Spans
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.score import LowRank, Policy, ScoreSpec, Sgd
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpt.config.base import decode
+from segpt.config.layout import Role
+from segpt.config.score import Frozen, ScoreSpec, Sgd
 from segpt.errors import ScoreError, SpecError
 from segpt.eval.learners import Chunk, Descend
 from segpt.eval.ledger import Ledger
@@ -17,9 +20,6 @@ from segpt.eval.tally import tally
 from segpt.eval.windows import plan
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.base import decode
-from segpt.spec.layout import Role
-from segpt.spec.score import Frozen, ScoreSpec, Sgd
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]

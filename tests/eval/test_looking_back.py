@@ -8,19 +8,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.coding.token_predictor import Steps
+from segpt.config.score import Boundaries, LowRank, Mode, ScoreSpec
 from segpt.eval.learners import Nothing
 from segpt.eval.ledger import Ledger
 from segpt.eval.lowrank import Adapt
 from segpt.eval.policies import reach
-from segpt.eval.reader import Reader
-from segpt.eval.steps import Steps
+from segpt.eval.predictor import Reader
 from segpt.eval.surprisal import window_hidden
 from segpt.eval.tally import Tally
 from segpt.eval.windows import Spans
 from segpt.model.embed import Backward
 from segpt.model.leaves import Adapted, Table, weights
 from segpt.model.model import Model
-from segpt.spec.score import Boundaries, LowRank, Mode, ScoreSpec
 
 MakeModel = Callable[..., Model]
 MakeLedger = Callable[..., Ledger]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.score import Frozen, LowRank, Phased, ScoreSpec
 from segpt.errors import ScoreError
 from segpt.eval.learners import Chunk
 from segpt.eval.ledger import Ledger
@@ -17,7 +18,6 @@ from segpt.eval.schedule import BASE
 from segpt.eval.tally import Tally
 from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
-from segpt.spec.score import Frozen, LowRank, Phased, ScoreSpec
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]

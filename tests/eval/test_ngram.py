@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segpt.config.base import decode, encode
+from segpt.config.ngram import Ngram
 from segpt.errors import ScoreError, SpecError
 from segpt.eval.ngram import Mixture, Seen, Table
-from segpt.spec.base import decode, encode
-from segpt.spec.ngram import Ngram
 
 VOCAB, START = 24, 1
 

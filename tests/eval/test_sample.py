@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segpt.config.sample import SampleSpec
 from segpt.errors import ScoreError
 from segpt.eval.sample import draw, kept, penalised
-from segpt.spec.sample import SampleSpec
 
 VOCAB = 50
 PLAIN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
 from segpt.eval.frontier import Frontier
 from segpt.eval.schedule import BASE, Lane, Round, schedule, shares, window_of
 from segpt.eval.windows import Spans, plan
-from segpt.spec.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 
 Groups = Sequence[Sequence[Round]]
 

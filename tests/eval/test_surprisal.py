@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpt.config.score import Frozen, ScoreSpec, Sgd
 from segpt.errors import ScoreError
 from segpt.eval.ledger import Ledger
 from segpt.eval.surprisal import gather, position_nats, window_nats
 from segpt.eval.tally import tally
 from segpt.eval.windows import plan
 from segpt.model.model import Model
-from segpt.spec.score import Frozen, ScoreSpec, Sgd
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]

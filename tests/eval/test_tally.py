@@ -14,13 +14,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.score import Frozen, InPlace, LowRank, Mode, Phased, ScoreSpec, Sgd
 from segpt.errors import ScoreError
 from segpt.eval.ledger import Ledger
 from segpt.eval.tally import Progress, Tally
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.score import Frozen, InPlace, LowRank, Mode, Phased, ScoreSpec, Sgd
-from segpt.stages.files import read_scoring, save_scoring
+from segpt.stages.checkpoint_io import read_scoring, save_scoring
 
 MakeModel = Callable[..., Model]
 MakeLedger = Callable[..., Ledger]

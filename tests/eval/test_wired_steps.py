@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segpt.coding.token_predictor import Steps
+from segpt.config.score import ScoreSpec
 from segpt.eval.ledger import Ledger
-from segpt.eval.steps import Steps
 from segpt.eval.tally import Tally
 from segpt.model.model import Model
-from segpt.spec.score import ScoreSpec
 
 WIRED: dict[str, Any] = {
     "depth": 3,

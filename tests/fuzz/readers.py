@@ -30,37 +30,30 @@ from safetensors.numpy import load, save
 
 from segpt import locks
 from segpt.__main__ import load_commands
-from segpt.artifact import codec, container, frame, message
+from segpt.artifact import codec, container, frame
 from segpt.artifact.codec import Codec
-from segpt.board import bundle, imports
-from segpt.board.report import page
-from segpt.data import core, fetch, modelproto, shards, tokenizer, tokens
+from segpt.coding import message
+from segpt.config.base import canonical
+from segpt.config.quant import QuantSpec
+from segpt.config.recipe import Recipe, apply_settings, read_recipe
+from segpt.config.score import ScoreSpec, Sgd
+from segpt.contest import bundle, imports, read_folder
+from segpt.data import modelproto, shards, tokenizer, tokens
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
 from segpt.eval.tally import tally
-from segpt.spec.base import canonical
-from segpt.spec.core import TASKS
-from segpt.spec.quant import QuantSpec
-from segpt.spec.recipe import Recipe, apply_settings, read_recipe
-from segpt.spec.score import ScoreSpec, Sgd
-from segpt.stages import (
-    commit,
-    compare,
-    derive,
-    files,
-    folder,
-    models,
-    record,
-    reference,
-    report,
-    stored,
-    tokenizers,
-)
+from segpt.leaderboard import compare, derive, record, reference
+from segpt.report import gather
+from segpt.report import load_run as stored
+from segpt.report.page import page
+from segpt.stages import checkpoint_io, commit, open_model, tokenizers
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.pack import documents_path, read_artifact
 from segpt.stages.prepare import prepare
 from segpt.stages.train import train
+from segpt.tasks import core_bundle, fetch
+from segpt.tasks.core import TASKS
 from segpt.train.mesh import Mesh
 from segpt.values import Artifact, Text, Tokenizer, Tokens
 from tests.artifact.test_hostile import FIRST, make_artifact, plain, rejoin
@@ -68,7 +61,7 @@ from tests.bundles import write_bundle
 from tests.data.test_foreign_models import made as foreign_model
 from tests.fuzz import mutate
 from tests.fuzz.mutate import Change
-from tests.stages import small_records
+from tests.leaderboard import small_records
 from tests.stages.random_models import checkpoint
 from tests.stages.test_partial import ORIGIN, partial, quantized
 
@@ -225,29 +218,29 @@ def safetensors_head(data: bytes, chance: random.Random) -> bytes:
 
 
 def _checkpoint(place: Path) -> Subject:
-    files.save_checkpoint(place, checkpoint(vocab=40))
-    return sealed(place, lambda p: models.from_checkpoint(files.read_checkpoint(p)))
+    checkpoint_io.save_checkpoint(place, checkpoint(vocab=40))
+    return sealed(place, lambda p: open_model.from_checkpoint(checkpoint_io.read_checkpoint(p)))
 
 
 def _quantized(place: Path) -> Subject:
-    files.save_quantized(place, quantized())
-    return sealed(place, lambda p: models.from_quantized(files.read_quantized(p)))
+    checkpoint_io.save_quantized(place, quantized())
+    return sealed(place, lambda p: open_model.from_quantized(checkpoint_io.read_quantized(p)))
 
 
 def _partial(place: Path) -> Subject:
-    files.save_partial(place, partial(), ORIGIN)
-    return sealed(place, lambda p: files.read_partial(p, ORIGIN))
+    checkpoint_io.save_partial(place, partial(), ORIGIN)
+    return sealed(place, lambda p: checkpoint_io.read_partial(p, ORIGIN))
 
 
 def _headers(place: Path) -> Subject:
     """What is looked at before a value is read: its kind, its step, the newest of a run."""
-    step = place / files.checkpoint_name(3)
-    files.save_checkpoint(step, checkpoint(vocab=40))
+    step = place / checkpoint_io.checkpoint_name(3)
+    checkpoint_io.save_checkpoint(step, checkpoint(vocab=40))
 
     def read(place: Path) -> None:
-        files.kind_of(place / step.name)
-        files.checkpoint_step(place / step.name)
-        files.newest_checkpoint(place)
+        checkpoint_io.kind_of(place / step.name)
+        checkpoint_io.checkpoint_step(place / step.name)
+        checkpoint_io.newest_checkpoint(place)
 
     return of_folder(place, read, {HEADER: mutate.json_damage})
 
@@ -294,7 +287,7 @@ def tiny_run(place: Path) -> Run:
         recipe.train, horizon=4, length=dataclasses.replace(recipe.train.length, count=2)
     )
     train(dataclasses.replace(recipe, train=half), training, held_out, place / "run", _mesh())
-    return Run(recipe, training, held_out, files.newest_checkpoint(place / "run"))
+    return Run(recipe, training, held_out, checkpoint_io.newest_checkpoint(place / "run"))
 
 
 def _mesh() -> Mesh:
@@ -307,7 +300,7 @@ def _resumed(place: Path) -> Subject:
     recipe = dataclasses.replace(run.recipe, train=how)
 
     def read(path: Path) -> None:
-        before = files.read_checkpoint(path, state=True)
+        before = checkpoint_io.read_checkpoint(path, state=True)
         out = place / "out"
         shutil.rmtree(out, ignore_errors=True)
         train(recipe, run.tokens, None, out, _mesh(), resume=before)
@@ -330,7 +323,7 @@ def _initial(place: Path) -> Subject:
     def read(path: Path) -> None:
         out = place / "out"
         shutil.rmtree(out, ignore_errors=True)
-        train(recipe, run.tokens, None, out, _mesh(), init=files.read_checkpoint(path))
+        train(recipe, run.tokens, None, out, _mesh(), init=checkpoint_io.read_checkpoint(path))
 
     return sealed(run.checkpoint, read)
 
@@ -338,14 +331,14 @@ def _initial(place: Path) -> Subject:
 def _quantization(place: Path) -> Subject:
     """A quantization that goes on from what an interrupted one left."""
     run = tiny_run(place / "work")
-    source = files.read_checkpoint(run.checkpoint)
+    source = checkpoint_io.read_checkpoint(run.checkpoint)
     spec = QuantSpec(search=0, tune_steps=0, rate=4.0, calibration_tokens=256, report_tokens=64)
     kept: list[Any] = []
     quantize_on(source, spec, run.tokens, run.held_out, save=kept.append)
-    files.save_partial(place / "partial", kept[0], ORIGIN)
+    checkpoint_io.save_partial(place / "partial", kept[0], ORIGIN)
 
     def read(path: Path) -> None:
-        before = files.read_partial(path, ORIGIN)
+        before = checkpoint_io.read_partial(path, ORIGIN)
         quantize_on(source, spec, run.tokens, run.held_out, resume=before)
 
     return sealed(place / "partial", read)
@@ -357,7 +350,7 @@ def _scoring(place: Path) -> Subject:
     from segpt.eval.ledger import account
 
     run = tiny_run(place / "work")
-    source = files.read_checkpoint(run.checkpoint)
+    source = checkpoint_io.read_checkpoint(run.checkpoint)
     spec = ScoreSpec(stride=8, policy=Sgd(chunk=64, rate=0.01))
     ledger = account([bytes(range(256))] * 2, load_tokenizer(BYTES))
     kept: list[Any] = []
@@ -365,12 +358,12 @@ def _scoring(place: Path) -> Subject:
     def pause(state: Callable[[], Any]) -> None:
         kept.append(state())
 
-    tally(models.from_checkpoint(source), ledger, spec, 16, pause=pause)
-    files.save_scoring(place / "scoring", kept[0], ORIGIN)
+    tally(open_model.from_checkpoint(source), ledger, spec, 16, pause=pause)
+    checkpoint_io.save_scoring(place / "scoring", kept[0], ORIGIN)
 
     def read(path: Path) -> None:
-        before = files.read_scoring(path, ORIGIN)
-        tally(models.from_checkpoint(source), ledger, spec, 16, resume=before)
+        before = checkpoint_io.read_scoring(path, ORIGIN)
+        tally(open_model.from_checkpoint(source), ledger, spec, 16, resume=before)
 
     return sealed(place / "scoring", read, ("state.safetensors",))
 
@@ -629,9 +622,9 @@ def _core(place: Path) -> Subject:
     write_bundle(place, items=2)
 
     def read(place: Path) -> None:
-        found = core.read_bundle(place)
+        found = core_bundle.read_bundle(place)
         for task in TASKS:
-            core.read_items(found, task)
+            core_bundle.read_items(found, task)
 
     changes: dict[str, Change] = {
         "core.yaml": yaml_damage,
@@ -666,7 +659,7 @@ def _score(place: Path) -> Subject:
     artifact.unlink()
 
     def read(place: Path) -> None:
-        record.score_line(files.read_json(place / "a.json", "the score"), place / "a.json")
+        record.score_line(checkpoint_io.read_json(place / "a.json", "the score"), place / "a.json")
         compare.compare(place / "a.json", place / "b.json")
 
     return of_folder(place, read, {"a.json": mutate.json_damage})
@@ -744,17 +737,17 @@ def _contest(place: Path) -> Subject:
     }
 
     def read(place: Path) -> None:
-        folder.check_folder(place, "1.07")
+        read_folder.check_folder(place, "1.07")
         if (place / "submission.json").exists():
             shutil.copy(place / "submission.json", before)
-            folder.check_folder(place, str(before))
+            read_folder.check_folder(place, str(before))
 
     return of_folder(place, read, changes)
 
 
 def _against(_place: Path) -> Subject:
     def read(data: bytes) -> None:
-        folder.read_previous(data.decode("utf-8", "surrogateescape"))
+        read_folder.read_previous(data.decode("utf-8", "surrogateescape"))
 
     return of_bytes(b"1.0614", read, mutate.text_damage)
 
@@ -782,16 +775,16 @@ def _report(place: Path) -> Subject:
     (place / "work" / "run").rename(place / "run")
     run = place / "run"
     shutil.rmtree(place / "work")
-    for step in files.checkpoints(run):
+    for step in checkpoint_io.checkpoints(run):
         (step / "state.safetensors").unlink()
     figures = {"bpb": 2.5, "policy": {"kind": "frozen"}, "tokens": 9, "bytes": 9, "seconds": 1.0}
     figures |= {"text": "t", "conditions": {"context": 16, "mode": "strided"}, "origin": {"a": "b"}}
     figures |= {"by_document": {"nats": [1.0, 2.0], "bytes": [4, 5]}}
-    files.write_json(run / report.SCORE, figures)
+    checkpoint_io.write_json(run / gather.SCORE, figures)
     row = {"step": "train", "bytes": None, "bpb": 2.5, "what": "a row"}
-    files.write_json(run / report.DEMO, {"rows": [row], "seconds": 12.0})
+    checkpoint_io.write_json(run / gather.DEMO, {"rows": [row], "seconds": 12.0})
     texts = {"prompts": ["The "], "texts": ["end.\n"], "spec": {"temperature": 0.7, "seed": 1}}
-    files.write_json(run / report.SAMPLES, texts)
+    checkpoint_io.write_json(run / gather.SAMPLES, texts)
 
     def header(data: bytes, chance: random.Random) -> bytes:
         table = json.loads(data)
@@ -803,7 +796,7 @@ def _report(place: Path) -> Subject:
         return mutate.json_of(table, chance)
 
     def read(run: Path) -> None:
-        page(report.gather(run))
+        page(gather.gather(run))
 
     changes: dict[str, Change] = {
         HEADER: header,
@@ -862,13 +855,13 @@ def _listed_runs(place: Path) -> Subject:
     (place / "work" / "run").rename(place / "run")
     run = place / "run"
     shutil.rmtree(place / "work")
-    for step in files.checkpoints(run):
+    for step in checkpoint_io.checkpoints(run):
         (step / "state.safetensors").unlink()
     inventory = _shell("_inventory")
 
     def read(place: Path) -> None:
         inventory.rows(place)
-        list(files.logged(place / "run"))
+        list(checkpoint_io.logged(place / "run"))
 
     changes: dict[str, Change] = {HEADER: mutate.json_damage, ".jsonl": mutate.lines_damage}
     return of_folder(place, read, changes)
@@ -876,9 +869,9 @@ def _listed_runs(place: Path) -> Subject:
 
 def _own_files(place: Path) -> Subject:
     """What is looked at before a file is replaced: whose is it?"""
-    from segpt.stages import plot
+    from segpt.report import plot
 
-    looks = [report.is_page, plot.is_ours, _shell("_out").begins_with(b"%PDF")]
+    looks = [gather.is_page, plot.is_ours, _shell("_out").begins_with(b"%PDF")]
     (place / "a").write_bytes(b"<title>x: a run of segpt</title>" + b"\x89PNG" * 40)
 
     def read(place: Path) -> None:
@@ -969,38 +962,38 @@ READERS: tuple[Reader, ...] = (
     Reader(
         "artifact, format 2",
         (
-            "artifact.opening:*",
+            "artifact.reader:*",
             "artifact.rans:*",
             "artifact.tables:*",
             "artifact.header:*",
             "artifact.contexts:*",
-            "artifact.first:*",
+            "artifact.format1:*",
             "artifact.codec:*",
         ),
         _artifact,
     ),
-    Reader("artifact, format 1", ("artifact.first:*",), _artifact_1),
+    Reader("artifact, format 1", ("artifact.format1:*",), _artifact_1),
     Reader("artifact file", ("artifact.container:load",), _artifact_file),
-    Reader("compressed message", ("artifact.message:*",), _message, 2.0),
+    Reader("compressed message", ("coding.message:*",), _message, 2.0),
     Reader(
         "checkpoint",
         (
-            "stages.files:_header",
-            "stages.files:_read",
-            "stages.files:_unpack",
-            "stages.files:read_checkpoint",
+            "stages.checkpoint_io:_header",
+            "stages.checkpoint_io:_read",
+            "stages.checkpoint_io:_unpack",
+            "stages.checkpoint_io:read_checkpoint",
         ),
         _checkpoint,
     ),
-    Reader("quantized model", ("stages.files:read_quantized",), _quantized),
-    Reader("unfinished quantization", ("stages.files:*",), _partial),
-    Reader("header", ("stages.files:_header",), _headers),
+    Reader("quantized model", ("stages.checkpoint_io:read_quantized",), _quantized),
+    Reader("unfinished quantization", ("stages.checkpoint_io:*",), _partial),
+    Reader("header", ("stages.checkpoint_io:_header",), _headers),
     Reader("resumed run", (), _resumed, 0.02),
     Reader("initial weights", (), _initial, 0.02),
     Reader("resumed quantization", (), _quantization, 0.03),
-    Reader("resumed score", ("eval.reader:*",), _scoring, 0.02),
-    Reader("recipe", ("spec.recipe:*",), _recipe, 0.2),
-    Reader("settings", ("spec.recipe:*",), _settings, 0.1),
+    Reader("resumed score", ("eval.predictor:*",), _scoring, 0.02),
+    Reader("recipe", ("config.recipe:*",), _recipe, 0.2),
+    Reader("settings", ("config.recipe:*",), _settings, 0.1),
     Reader("SentencePiece model", ("data.modelproto:*", "data.sentencepiece:*"), _model_file, 0.4),
     Reader("SentencePiece file", ("data.tokenizer:from_model_file",), _model_path, 0.2),
     Reader("merge table", ("data.merges:*",), _merges, 0.4),
@@ -1022,33 +1015,33 @@ READERS: tuple[Reader, ...] = (
     Reader("parquet", ("data.documents:*",), _parquet, 0.5),
     Reader("tokens", ("data.tokens:*", "data.manifest:read"), _tokens),
     Reader("foreign shards", ("data.shards:*",), _shards),
-    Reader("CORE bundle", ("data.core:*",), _core, 0.2),
-    Reader("CORE archive", ("data.fetch:*",), _core_archive, 0.3),
-    Reader("score", ("stages.files:read_json", "stages.compare:*"), _score, 0.5),
-    Reader("leaderboard", ("board.chain:*", "stages.record:*"), _board, 0.1),
-    Reader("references", ("stages.reference:read_manifest",), _references, 0.5),
+    Reader("CORE bundle", ("tasks.core_bundle:*",), _core, 0.2),
+    Reader("CORE archive", ("tasks.fetch:*",), _core_archive, 0.3),
+    Reader("score", ("stages.checkpoint_io:read_json", "leaderboard.compare:*"), _score, 0.5),
+    Reader("leaderboard", ("leaderboard.chain:*", "leaderboard.record:*"), _board, 0.1),
+    Reader("references", ("leaderboard.reference:read_manifest",), _references, 0.5),
     Reader(
         "contest folder",
-        ("board.claims:*", "board.logs:*", "board.imports:*", "stages.folder:*"),
+        ("contest.claims:*", "contest.logs:*", "contest.imports:*", "contest.read_folder:*"),
         _contest,
         0.5,
     ),
     Reader("record to beat", (), _against),
-    Reader("carried source", ("board.bundle:unpack", "board.imports:*"), _script, 0.3),
-    Reader("report", ("stages.stored:*",), _report, 0.05),
-    Reader("metrics", ("stages.stored:logged",), _metrics),
+    Reader("carried source", ("contest.bundle:unpack", "contest.imports:*"), _script, 0.3),
+    Reader("report", ("report.load_run:*",), _report, 0.05),
+    Reader("metrics", ("report.load_run:logged",), _metrics),
     Reader("rewound metrics", ("stages.train:_rewind",), _rewound),
     Reader("newest outputs", ("commands:_latest:_read",), _latest),
-    Reader("list of runs", ("stages.files:logged",), _listed_runs, 0.1),
+    Reader("list of runs", ("stages.checkpoint_io:logged",), _listed_runs, 0.1),
     Reader(
         "files to be replaced",
-        ("stages.report:is_page", "stages.plot:is_ours", "commands:_out:begins_with.begins"),
+        ("report.gather:is_page", "report.plot:is_ours", "commands:_out:begins_with.begins"),
         _own_files,
     ),
     Reader("tokenizer file", ("stages.tokenizers:*",), _tokenizer_file, 0.2),
     Reader("compressed file", ("commands:_coding:read",), _compressed_file),
     Reader("artifact with its documents", ("stages.pack:*",), _listed_artifact),
-    Reader("documents of a leaderboard", ("stages.derive:with_documents",), _board_documents),
+    Reader("documents of a leaderboard", ("leaderboard.derive:with_documents",), _board_documents),
     Reader("surroundings", ("commands:_scoring:_surroundings",), _surroundings),
     Reader("lock", ("locks:_holder",), _lock),
     Reader("commit", ("stages.commit:*",), _commit),
@@ -1070,39 +1063,39 @@ OWN: Mapping[str, str] = {
     "commands:quantize:command": "opens a prepared text, which data.tokens reads",
     "atomic:_sync_file": "opens a file to flush it, and reads nothing",
     "atomic:_sync_directory": "opens a directory to flush it, and reads nothing",
-    "board.bundle:_Package.fresh": _PACKAGE,
-    "board.bundle:_read_text": _PACKAGE,
-    "board.minify:minify": _PACKAGE,
-    "board.minify:squeezed": _PACKAGE,
-    "board.page:_resource": _PACKAGE,
+    "contest.bundle:_Package.fresh": _PACKAGE,
+    "contest.bundle:_read_text": _PACKAGE,
+    "contest.minify:minify": _PACKAGE,
+    "contest.minify:squeezed": _PACKAGE,
+    "leaderboard.page:_resource": _PACKAGE,
     "data.corpus:sections": "the documentation of the Python that runs, which no user gives",
     "data.tokenizer:_ByteCodec.encode": _MEMORY,
     "eval.ngram:Table.observe": _MEMORY,
-    "eval.steps:Steps._open": "opens a learner, not a file",
+    "coding.token_predictor:Steps._open": "opens a learner, not a file",
     "eval.tally:_Walk.play": "opens a learner, not a file",
-    "eval.pretrained:load": "read by transformers, all of whose errors become one line; "
-    "tests/eval/test_pretrained.py damages its folders",
-    "stages.audit:_elsewhere.method": _WORKER,
-    "stages.replay:repeat": _WORKER,
+    "tasks.pretrained:load": "read by transformers, all of whose errors become one line; "
+    "tests/tasks/test_pretrained.py damages its folders",
+    "audit.run:_elsewhere.method": _WORKER,
+    "audit.replay:repeat": _WORKER,
     "stages.prepare:_is_from": "a file of this program, any damage of which means another source",
     "train.mesh:Mesh.agree": "what the other processes of a run have just sent",
     "train.mesh:Mesh._gathered": "what the other processes of a run have just sent",
     "commands:_scoring:_with_surroundings": _MEMORY,
-    "commands:_scoring:_Runner.known": "opens a score that was begun, which stages.files reads",
-    "stages.audit:_run": _WORKER,
-    "stages.contest:_write": "copies a log as it is",
-    "stages.doctor:_worked": _WORKER,
-    "stages.doctor:memory": _KERNEL,
-    "stages.doctor:_read": _KERNEL,
-    "stages.prove:_elsewhere": _WORKER,
-    "stages.prove:_run": _WORKER,
-    "stages.prove_worker:main": _WORKER,
-    "stages.reference:_check": _STRICT,
-    "stages.remake:remake": _STRICT,
-    "stages.replay:main": _WORKER,
-    "stages.replay:_documents": _WORKER,
-    "stages.submission:read_plan": "what the script that runs carries in itself",
-    "stages.verify:_digest": _STRICT,
+    "commands:_scoring:_Runner.known": "opens a score that was begun, for stages.checkpoint_io",
+    "audit.run:_run": _WORKER,
+    "contest.export:_write": "copies a log as it is",
+    "doctor.doctor:_worked": _WORKER,
+    "machine:memory": _KERNEL,
+    "machine:_read": _KERNEL,
+    "coding.prove:_elsewhere": _WORKER,
+    "coding.prove:_run": _WORKER,
+    "coding.prove_worker:main": _WORKER,
+    "leaderboard.reference:_check": _STRICT,
+    "leaderboard.rerun_recipe:remake": _STRICT,
+    "audit.replay:main": _WORKER,
+    "audit.replay:_documents": _WORKER,
+    "contest.submission:read_plan": "what the script that runs carries in itself",
+    "leaderboard.verify:_digest": _STRICT,
     "values:Score.plain": _MEMORY,
 }
 

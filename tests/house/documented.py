@@ -71,7 +71,7 @@ def stand_in(place: Path) -> None:
 def shrink() -> None:
     """Make text, vocabularies and models small, for every command of this process."""
     corpus: Any = importlib.import_module("segpt.data.corpus")
-    recipes: Any = importlib.import_module("segpt.spec.recipe")
+    recipes: Any = importlib.import_module("segpt.config.recipe")
     values: Any = importlib.import_module("segpt.values")
     read_builtin, read_recipe = corpus.builtin, recipes.read_recipe
     count = {"train": TRAINED, "validation": HELD_OUT}
@@ -100,7 +100,7 @@ def shrink() -> None:
         return dataclasses.replace(whole, **small, train=train, quantize=quantize)
 
     corpus.builtin, recipes.read_recipe = builtin, read
-    carried: Any = importlib.import_module("segpt.stages.recipes")
+    carried: Any = importlib.import_module("segpt.stages.resolve_spec")
     of_checkpoint = carried.of_checkpoint
 
     def of_shorter(checkpoint: Any, settings: tuple[str, ...] = ()) -> Any:

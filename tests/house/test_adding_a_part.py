@@ -26,7 +26,7 @@ def steps() -> tuple[str, str, str]:
     (section,) = re.findall(r"## Adding a part\n(.*?)\n## ", guide, re.DOTALL)
     spec, module, case = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     places = re.findall(r"^\(\d\) In `(.*?)`", section, re.MULTILINE)
-    assert places == ["segpt/spec/parts.py", "segpt/model/parts.py", "segpt/model/build.py"]
+    assert places == ["segpt/config/parts.py", "segpt/model/parts.py", "segpt/model/build.py"]
     return spec, module, case
 
 
@@ -71,8 +71,8 @@ def test_a_part_is_added_in_three_places(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 15
     script = (
-        "from segpt.model import parts; from segpt.spec.expand import expand\n"
-        "from segpt.spec.layout import layout, parameters; import segpt; print(segpt.__file__)\n"
+        "from segpt.model import parts; from segpt.config.expand import expand\n"
+        "from segpt.config.layout import layout, parameters; import segpt; print(segpt.__file__)\n"
         "mixer = dict(heads=4, kv_heads=2, head_dim=8)\n"
         "short = dict(vocab=9, width=32, context=8, depth=3)\n"
         "plain = expand(short | dict(layer=dict(mixer=mixer, feed=None)))\n"

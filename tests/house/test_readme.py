@@ -11,9 +11,9 @@ import click
 import pytest
 
 from segpt.__main__ import load_commands
-from segpt.spec.base import fingerprint
-from segpt.spec.layout import parameters
-from segpt.spec.recipe import names, read_recipe
+from segpt.config.base import fingerprint
+from segpt.config.layout import parameters
+from segpt.config.recipe import names, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {"demo", "demo256"}

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from segpt.config.expand import expand
+from segpt.config.model import ModelSpec
+from segpt.config.parts import LoopBlend
+from segpt.config.recipe import read_recipe
+from segpt.config.train import Scaling
 from segpt.model.build import build
 from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.spec.expand import expand
-from segpt.spec.model import ModelSpec
-from segpt.spec.parts import LoopBlend
-from segpt.spec.recipe import read_recipe
-from segpt.spec.train import Scaling
 
 EVERYTHING: dict[str, Any] = {
     "vocab": 61,

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segpt.config.layout import layout, parameters
+from segpt.config.model import ModelSpec
+from segpt.config.recipe import names, read_recipe
 from segpt.errors import CheckpointError
 from segpt.model.build import build, load_weights
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.layout import layout, parameters
-from segpt.spec.model import ModelSpec
-from segpt.spec.recipe import names, read_recipe
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

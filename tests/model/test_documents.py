@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from segpt import kernels
+from segpt.config.base import encode
+from segpt.config.expand import expand
+from segpt.config.model import ModelSpec
 from segpt.model.model import Model
 from segpt.model.stream import Cache, first_rows
-from segpt.spec.base import encode
-from segpt.spec.expand import expand
-from segpt.spec.model import ModelSpec
 
 Make = Callable[..., Model]
 START = 7

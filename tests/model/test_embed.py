@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.config import parts as slot
+from segpt.config.base import encode
+from segpt.config.expand import expand
+from segpt.config.layout import Place, Role, layout
+from segpt.config.model import ModelSpec
+from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import embed
 from segpt.model.build import build
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.model.stream import Cache, Past, Stream, first_rows
-from segpt.spec import parts as slot
-from segpt.spec.base import encode
-from segpt.spec.expand import expand
-from segpt.spec.layout import Place, Role, layout
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Scaling
 
 Make = Callable[..., Model]
 START, WIDTH = 7, 16

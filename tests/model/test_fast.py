@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segpt.config import model as spec
+from segpt.config.base import decode, encode
+from segpt.config.expand import expand
+from segpt.config.model import ModelSpec
+from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model.build import build
 from segpt.model.fast import FastWeight, fast_parts, set_rate
@@ -16,11 +21,6 @@ from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.model.stream import Cache, Past, Stream
-from segpt.spec import model as spec
-from segpt.spec.base import decode, encode
-from segpt.spec.expand import expand
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Scaling
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

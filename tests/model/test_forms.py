@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segpt.config.model import ModelSpec
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.model import ModelSpec
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

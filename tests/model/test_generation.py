@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from segpt.config.model import ModelSpec
+from segpt.config.sample import SampleSpec
 from segpt.eval.sample import generate
 from segpt.model.model import Model
 from segpt.model.stream import Cache, pick_rows
-from segpt.spec.model import ModelSpec
-from segpt.spec.sample import SampleSpec
 
 Make = Callable[..., Model]
 LENGTHS = (0, 3, 37, 9)  # of prompts, where the context is 32

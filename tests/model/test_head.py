@@ -9,6 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.config import model as model_spec
+from segpt.config import parts as spec
+from segpt.config.base import decode, encode
+from segpt.config.expand import expand
+from segpt.config.layout import Place, Role, layout, parameters
+from segpt.config.model import ModelSpec
+from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model.build import build
 from segpt.model.head import Head
@@ -16,13 +23,6 @@ from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.quant.hessian import hessians
-from segpt.spec import model as model_spec
-from segpt.spec import parts as spec
-from segpt.spec.base import decode, encode
-from segpt.spec.expand import expand
-from segpt.spec.layout import Place, Role, layout, parameters
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Scaling
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.config.expand import expand
+from segpt.config.model import ModelSpec
+from segpt.config.parts import Skip
 from segpt.errors import SpecError
 from segpt.model.build import load_weights
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.stream import Cache
-from segpt.spec.expand import expand
-from segpt.spec.model import ModelSpec
-from segpt.spec.parts import Skip
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

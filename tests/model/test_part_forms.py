@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segpt.config import model as model_spec
+from segpt.config import parts as spec
+from segpt.config.base import decode, encode
+from segpt.config.expand import expand
+from segpt.config.model import ModelSpec
+from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.attention import Attention
@@ -18,12 +24,6 @@ from segpt.model.leaves import Matrix, weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.model.stream import Cache, Stream
-from segpt.spec import model as model_spec
-from segpt.spec import parts as spec
-from segpt.spec.base import decode, encode
-from segpt.spec.expand import expand
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Scaling
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.config import model as model_spec
+from segpt.config import parts as spec
 from segpt.kernels import attend
 from segpt.model import parts
 from segpt.model.feed import Dense, activate
 from segpt.model.stream import Stream
-from segpt.spec import model as model_spec
-from segpt.spec import parts as spec
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

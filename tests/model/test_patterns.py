@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.coding.token_predictor import Steps
+from segpt.config.base import decode, encode
+from segpt.config.expand import expand
+from segpt.config.flops import flops
+from segpt.config.model import Growth, ModelSpec, settle
+from segpt.config.score import ScoreSpec
 from segpt.errors import SpecError
 from segpt.eval.policies import reach
-from segpt.eval.steps import Steps
 from segpt.model.model import Model
 from segpt.model.stream import Cache
-from segpt.spec.base import decode, encode
-from segpt.spec.census import flops
-from segpt.spec.expand import expand
-from segpt.spec.model import Growth, ModelSpec, settle
-from segpt.spec.score import ScoreSpec
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segpt.config.recipe import read_recipe
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.recipe import read_recipe
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

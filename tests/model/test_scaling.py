@@ -6,14 +6,14 @@ from typing import Literal
 import pytest
 import torch
 
+from segpt.config.expand import expand
+from segpt.config.layout import Role, layout
+from segpt.config.model import ModelSpec
+from segpt.config.train import Adam, Muon, Mup, Optimizer, Scaling
 from segpt.model.build import build
 from segpt.model.leaves import Matrix, Weight, weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise, multiplier, multipliers
-from segpt.spec.expand import expand
-from segpt.spec.layout import Role, layout
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Adam, Muon, Mup, Optimizer, Scaling
 
 SPEC = {
     "vocab": 500,

@@ -7,6 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.config import parts as slot
+from segpt.config.base import encode
+from segpt.config.expand import expand
+from segpt.config.layout import Place, Role, layout
+from segpt.config.model import Attention, ModelSpec
+from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build
@@ -14,12 +20,6 @@ from segpt.model.leaves import Table
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.model.stream import Stream
-from segpt.spec import parts as slot
-from segpt.spec.base import encode
-from segpt.spec.expand import expand
-from segpt.spec.layout import Place, Role, layout
-from segpt.spec.model import Attention, ModelSpec
-from segpt.spec.train import Scaling
 
 Make = Callable[..., Model]
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.config import parts as slot
+from segpt.config.base import decode, encode
+from segpt.config.expand import expand
+from segpt.config.model import Attention, ModelSpec
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build
 from segpt.model.fast import set_rate
 from segpt.model.model import Model
 from segpt.model.stream import Cache, Stream, first_rows
-from segpt.spec import parts as slot
-from segpt.spec.base import decode, encode
-from segpt.spec.expand import expand
-from segpt.spec.model import Attention, ModelSpec
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segpt.config import parts as spec
+from segpt.config.expand import expand
+from segpt.config.layout import Place, Role, layout, parameters
+from segpt.config.model import ModelSpec
+from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build, load_weights
@@ -15,11 +20,6 @@ from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.model.stream import Cache, Overlap, Stream
-from segpt.spec import parts as spec
-from segpt.spec.expand import expand
-from segpt.spec.layout import Place, Role, layout, parameters
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Scaling
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.expand import expand
+from segpt.config.layout import Role
+from segpt.config.train import Scaling
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.spec.expand import expand
-from segpt.spec.layout import Role
-from segpt.spec.train import Scaling
 
 MakeModel = Callable[..., Model]
 Text = list[NDArray[np.int64]]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from segpt import trellis
+from segpt.config.layout import Role
 from segpt.quant.design import Design, all_to_stepped, design, entropy, to_stepped
 from segpt.quant.gptq import inverse_factor
 from segpt.quant.sensitivity import Sensitivity
-from segpt.spec.layout import Role
 from segpt.values import Stepped
 
 

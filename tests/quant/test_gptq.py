@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from segpt.config.quant import CLIP
 from segpt.quant.gptq import gptq, inverse_factor, output_error
 from segpt.quant.grid import decode, nearest, scales, to_grid
-from segpt.spec.quant import CLIP
 
 
 def inputs(columns: int, generator: torch.Generator, tokens: int = 256) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpt.config.layout import Role
 from segpt.errors import DataError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.quant.hessian import hessians
-from segpt.spec.layout import Role
 
 MakeModel = Callable[..., Model]
 

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpt.config.layout import Role
 from segpt.errors import DataError
 from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
 from segpt.quant import sensitivity
 from segpt.quant.sensitivity import Sensitivity, sensitivities
 from segpt.quant.tune import divergence
-from segpt.spec.layout import Role
 
 MakeModel = Callable[..., Model]
 Text = list[NDArray[np.int64]]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.layout import Role
+from segpt.config.quant import QuantSpec
 from segpt.errors import CheckError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
@@ -17,8 +19,6 @@ from segpt.quant.design import design, entropy
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.solve import Solver, kind, parts
 from segpt.quant.tune import divergence
-from segpt.spec.layout import Role
-from segpt.spec.quant import QuantSpec
 from segpt.values import Coded, Half, Partial, Stepped
 
 MakeModel = Callable[..., Model]

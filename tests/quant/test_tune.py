@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.layout import Role
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.quant.tune import divergence, tune
-from segpt.spec.layout import Role
 
 MakeModel = Callable[..., Model]
 Text = list[NDArray[np.int64]]

@@ -5,7 +5,7 @@ import json
 import sys
 
 from segpt.artifact.container import pack
-from segpt.spec.quant import QuantSpec
+from segpt.config.quant import QuantSpec
 from segpt.stages.quantize import quantize
 from tests.stages.random_models import blocks, checkpoint
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpt.spec.expand import expand
-from segpt.spec.layout import Role, Weight, layout
+from segpt.config.expand import expand
+from segpt.config.layout import Role, Weight, layout
 from segpt.values import Checkpoint, Tokenizer
 
 CONTEXT = 32

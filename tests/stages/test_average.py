@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from segpt.errors import CheckpointError
-from segpt.stages import files
+from segpt.stages import checkpoint_io
 from segpt.stages.average import average, sources
-from segpt.stages.models import from_checkpoint
+from segpt.stages.open_model import from_checkpoint
 from segpt.values import Checkpoint, Tokenizer, documents_digest
 from tests.stages.random_models import checkpoint
 
@@ -26,12 +26,14 @@ def at(step: int, **changes: Any) -> Checkpoint:
 def run(tmp_path: Path) -> Path:
     """A run of eight checkpoints."""
     for step in range(100, 900, 100):
-        files.save_checkpoint(tmp_path / "run" / files.checkpoint_name(step), at(step))
+        checkpoint_io.save_checkpoint(
+            tmp_path / "run" / checkpoint_io.checkpoint_name(step), at(step)
+        )
     return tmp_path / "run"
 
 
 def save(place: Path, value: Checkpoint) -> Path:
-    files.save_checkpoint(place, value)
+    checkpoint_io.save_checkpoint(place, value)
     return place
 
 
@@ -63,8 +65,8 @@ def test_checkpoints_go_in_step_order_however_they_are_given(tmp_path: Path) -> 
 
 def test_what_comes_out_is_the_last_checkpoint_without_state(run: Path, tmp_path: Path) -> None:
     value = average(sources([run], 3))
-    files.save_checkpoint(tmp_path / "out", value)
-    again = files.read_checkpoint(tmp_path / "out")
+    checkpoint_io.save_checkpoint(tmp_path / "out", value)
+    again = checkpoint_io.read_checkpoint(tmp_path / "out")
     assert (again.step, again.progress) == (800, 1.0)
     assert again.about["average"]["steps"] == [600, 700, 800]
     assert again.origin["tokens"] == "0123456789abcdef"
@@ -72,7 +74,7 @@ def test_what_comes_out_is_the_last_checkpoint_without_state(run: Path, tmp_path
     logits = from_checkpoint(again)(torch.arange(12)[None])
     assert torch.isfinite(logits).all()
     with pytest.raises(CheckpointError, match="holds no optimizer state"):
-        files.read_checkpoint(tmp_path / "out", state=True)
+        checkpoint_io.read_checkpoint(tmp_path / "out", state=True)
 
 
 def test_documents_of_all_are_remembered(tmp_path: Path) -> None:
@@ -103,13 +105,13 @@ def test_different_tokenizers_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_are_refused(run: Path, tmp_path: Path) -> None:
-    other = save(tmp_path / "other" / files.checkpoint_name(300), at(300))
+    other = save(tmp_path / "other" / checkpoint_io.checkpoint_name(300), at(300))
     with pytest.raises(CheckpointError, match="are of the same step"):
         sources([run, other.parent], 6)
 
 
 def test_one_checkpoint_is_refused(run: Path) -> None:
-    place = files.checkpoints(run)[0]
+    place = checkpoint_io.checkpoints(run)[0]
     with pytest.raises(CheckpointError, match="takes two checkpoints or more, not 1"):
         sources([place, place], 6)
 
@@ -120,7 +122,7 @@ def test_only_one_checkpoint_is_in_memory(run: Path, monkeypatch: pytest.MonkeyP
 
     alive: list[int] = []
     kept: list[weakref.ref[Any]] = []
-    read = files.read_checkpoint
+    read = checkpoint_io.read_checkpoint
 
     def watched(path: Path) -> Checkpoint:
         gc.collect()

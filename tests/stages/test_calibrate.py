@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segpt.config.quant import QuantSpec
 from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import ids, write_tokens
 from segpt.errors import DataError
-from segpt.spec.quant import QuantSpec
 from segpt.stages.calibrate import drawn, in_order, quantize_on, seen
 from segpt.stages.quantize import BATCH_TOKENS, Text
 from segpt.values import Partial, Stepped, Tokens

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from segpt.artifact.container import pack, unpack
+from segpt.config.layout import Role, layout, parameters
+from segpt.config.quant import DEFAULT_RULES, QuantSpec, Rule
 from segpt.errors import CheckError, CheckpointError
 from segpt.model.leaves import weights
 from segpt.quant.design import entropy
-from segpt.spec.layout import Role, layout, parameters
-from segpt.spec.quant import DEFAULT_RULES, QuantSpec, Rule
-from segpt.stages import files
+from segpt.stages import checkpoint_io
 from segpt.stages.calibrate import share
-from segpt.stages.models import from_quantized
+from segpt.stages.open_model import from_quantized
 from segpt.stages.quantize import HeldOut, Progress, quantize
 from segpt.values import Checkpoint, Half, Partial, Quantized, Stepped
 from tests.stages.random_models import blocks, checkpoint
@@ -262,8 +262,8 @@ def test_an_interrupted_call_goes_on_from_disk_to_the_same_end(
 
     whole, origin = call(save=saved.append), {"checkpoint": source.fingerprint}
     for partial in saved[:3]:
-        files.save_partial(tmp_path / "partial", partial, origin)
-        found = call(resume=files.read_partial(tmp_path / "partial", origin))
+        checkpoint_io.save_partial(tmp_path / "partial", partial, origin)
+        found = call(resume=checkpoint_io.read_partial(tmp_path / "partial", origin))
         assert found == whole
         assert found.fingerprint == whole.fingerprint
         assert found.report == whole.report

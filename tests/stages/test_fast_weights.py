@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.artifact.container import pack, unpack
+from segpt.config.expand import expand
+from segpt.config.layout import layout
+from segpt.config.quant import QuantSpec
+from segpt.config.recipe import read_recipe
+from segpt.config.train import Steps
 from segpt.model.fast import fast_parts, set_rate
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.expand import expand
-from segpt.spec.layout import layout
-from segpt.spec.quant import QuantSpec
-from segpt.spec.recipe import read_recipe
-from segpt.spec.train import Steps
-from segpt.stages.files import read_checkpoint, save_checkpoint
-from segpt.stages.models import from_checkpoint, from_quantized
+from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
+from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.quantize import quantize
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segpt.config.base import decode, encode
+from segpt.config.layout import layout
+from segpt.config.model import ModelSpec
 from segpt.data.tokenizer import BYTES
 from segpt.errors import CheckpointError
-from segpt.spec.base import decode, encode
-from segpt.spec.layout import layout
-from segpt.spec.model import ModelSpec
-from segpt.stages.models import from_checkpoint, from_quantized
+from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.values import Checkpoint, Half, Quantized
 
 HUGE = 1 << 44

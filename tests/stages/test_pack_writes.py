@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from segpt.artifact.container import unpack
+from segpt.config.layout import layout
 from segpt.errors import DataError, SegptError
-from segpt.spec.layout import layout
 from segpt.stages.pack import documents_path, pack, read_artifact
 from segpt.values import Half, Quantized, Tokenizer, documents_digest
-from tests.stages.small_records import model_spec
+from tests.leaderboard.small_records import model_spec
 
 
 def model(seed: int, *, listed: bool = True) -> Quantized:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from segpt.config.recipe import Bpe
 from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.data.tokens import continue_tokens
 from segpt.errors import DataError, SegptError
-from segpt.spec.recipe import Bpe
 from segpt.stages import prepare as stage
 from segpt.stages.prepare import (
     builtin_splits,

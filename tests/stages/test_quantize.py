@@ -11,16 +11,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.base import fingerprint
+from segpt.config.expand import expand
+from segpt.config.layout import Role, Weight, layout
+from segpt.config.model import ModelSpec
+from segpt.config.quant import Method, QuantSpec, Rule
 from segpt.errors import CheckpointError, DataError, SpecError
 from segpt.quant.gptq import gptq
 from segpt.quant.grid import scales
 from segpt.quant.hessian import hessians
-from segpt.spec.base import fingerprint
-from segpt.spec.expand import expand
-from segpt.spec.layout import Role, Weight, layout
-from segpt.spec.model import ModelSpec
-from segpt.spec.quant import Method, QuantSpec, Rule
-from segpt.stages.models import from_checkpoint, from_quantized
+from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.quantize import HeldOut, Progress, quantize
 from segpt.values import Checkpoint, Grid, Half, Partial, Quantized, Tokenizer
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from segpt.config.recipe import Recipe, read_recipe
+from segpt.config.rules import Finding, Rules, find
 from segpt.data.ledger import Ledger
 from segpt.errors import TrainError
-from segpt.spec.recipe import Recipe, read_recipe
-from segpt.spec.rules import Finding, Rules, find
 from segpt.stages.rules import Given, after, before, ending, lines
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from segpt.artifact.container import unpack
+from segpt.config.expand import expand
+from segpt.config.layout import layout
+from segpt.config.sample import SampleSpec
 from segpt.data.tokenizer import BYTES, load
 from segpt.errors import DataError, ScoreError
-from segpt.spec.expand import expand
-from segpt.spec.layout import layout
-from segpt.spec.sample import SampleSpec
-from segpt.stages.models import read_model
+from segpt.stages.open_model import read_model
 from segpt.stages.sample import Sampled, sample
 from segpt.values import Artifact, Checkpoint, Quantized
 

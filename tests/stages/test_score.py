@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from segpt.artifact.container import pack
+from segpt.config.base import encode
+from segpt.config.expand import expand
+from segpt.config.layout import layout
+from segpt.config.ngram import Ngram
+from segpt.config.score import Frozen, LowRank, Phased, ScoreSpec, Sgd
 from segpt.data.text import document_hash
 from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.errors import CheckpointError, InterruptError, ScoreError, SpecError
 from segpt.eval.tally import Progress
-from segpt.spec.base import encode
-from segpt.spec.expand import expand
-from segpt.spec.layout import layout
-from segpt.spec.ngram import Ngram
-from segpt.spec.score import Frozen, LowRank, Phased, ScoreSpec, Sgd
-from segpt.stages.files import read_scoring, save_scoring
+from segpt.stages.checkpoint_io import read_scoring, save_scoring
 from segpt.stages.score import score
 from segpt.values import Arrays, Checkpoint, Half, Quantized, Text, Tokenizer
 from tests.processes import in_two

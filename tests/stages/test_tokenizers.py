@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from segpt.config.expand import expand
+from segpt.config.layout import layout
 from segpt.data.tokenizer import BYTES, from_model_file, train_bpe
 from segpt.errors import SegptError
-from segpt.spec.expand import expand
-from segpt.spec.layout import layout
-from segpt.stages.files import checkpoint_name, save_checkpoint, save_quantized
+from segpt.stages.checkpoint_io import checkpoint_name, save_checkpoint, save_quantized
 from segpt.stages.pack import pack
 from segpt.stages.prepare import prepare
 from segpt.stages.tokenizers import open_tokenizer, write_tokenizer

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from segpt.config.recipe import read_recipe
+from segpt.config.rules import Finding, Rules, broken
 from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import ids
 from segpt.errors import CheckpointError, DataError, InterruptError, SpecError, TrainError
 from segpt.eval.surprisal import position_nats
-from segpt.spec.recipe import read_recipe
-from segpt.spec.rules import Finding, Rules, broken
-from segpt.stages.files import read_checkpoint
-from segpt.stages.models import from_checkpoint
+from segpt.stages.checkpoint_io import read_checkpoint
+from segpt.stages.open_model import from_checkpoint
 from segpt.stages.prepare import prepare
 from segpt.stages.train import train
 from segpt.train.loop import Report

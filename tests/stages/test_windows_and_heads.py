@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.artifact.container import pack, sections, unpack
+from segpt.config.expand import expand
+from segpt.config.layout import Role, layout
+from segpt.config.quant import QuantSpec
+from segpt.config.recipe import read_recipe
+from segpt.config.train import Steps
 from segpt.model.stream import Cache
-from segpt.spec.expand import expand
-from segpt.spec.layout import Role, layout
-from segpt.spec.quant import QuantSpec
-from segpt.spec.recipe import read_recipe
-from segpt.spec.train import Steps
-from segpt.stages.files import read_checkpoint, save_checkpoint
-from segpt.stages.models import from_checkpoint, from_quantized, settled
+from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
+from segpt.stages.open_model import from_checkpoint, from_quantized, settled
 from segpt.stages.quantize import HeldOut, quantize
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from segpt.data.core import read_bundle
 from segpt.data.tokenizer import BYTES, load
 from segpt.errors import SegptError
-from segpt.eval.subject import of_model
-from segpt.stages.core import choose, evaluate
-from segpt.stages.models import from_checkpoint
+from segpt.stages.open_model import from_checkpoint
+from segpt.tasks.core_bundle import read_bundle
+from segpt.tasks.evaluate_core import choose, evaluate
+from segpt.tasks.subject import of_model
 from tests.stages.random_models import checkpoint
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from segpt.config.base import decode
+from segpt.config.score import ScoreSpec
 from segpt.errors import ScoreError
-from segpt.spec.base import decode
-from segpt.spec.score import ScoreSpec
 from segpt.stages.score import score
 from segpt.values import Artifact, Text
 

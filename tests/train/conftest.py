@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from segpt.spec.base import decode
-from segpt.spec.expand import expand
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Steps, TrainSpec
+from segpt.config.base import decode
+from segpt.config.expand import expand
+from segpt.config.model import ModelSpec
+from segpt.config.train import Steps, TrainSpec
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.train import Average, Seconds
 from segpt.model.leaves import weights
-from segpt.spec.train import Average, Seconds
 from segpt.train.loop import Run, train
 
 Make = Callable[..., Run]

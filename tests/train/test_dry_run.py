@@ -9,13 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segpt.artifact.container import pack
+from segpt.config.flops import flops
+from segpt.config.quant import QuantSpec, Rule
+from segpt.config.recipe import Bytes, Recipe, read_recipe
+from segpt.config.rules import find
 from segpt.errors import SpecError, TrainError
 from segpt.model.build import build
 from segpt.model.leaves import weights
-from segpt.spec.census import flops
-from segpt.spec.quant import QuantSpec, Rule
-from segpt.spec.recipe import Bytes, Recipe, read_recipe
-from segpt.spec.rules import find
 from segpt.stages import estimate
 from segpt.stages.quantize import quantize
 from segpt.stages.train import describe, group_table

@@ -10,14 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.base import patch
+from segpt.config.expand import expand
+from segpt.config.model import ModelSpec
+from segpt.config.train import Adam, Average, Loops, Muon, Optimizer, Seconds, Steps, TrainSpec
 from segpt.errors import InterruptError, SpecError, TrainError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.spec.base import patch
-from segpt.spec.expand import expand
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Adam, Average, Loops, Muon, Optimizer, Seconds, Steps, TrainSpec
-from segpt.stages.files import read_checkpoint, save_checkpoint
+from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.train.loop import Report, Run, train, watched
 from segpt.train.mesh import Mesh
 from segpt.values import Checkpoint, Tokenizer, arrays_digest

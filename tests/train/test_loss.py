@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segpt.config.model import ModelSpec
+from segpt.config.parts import Algebraic, Asymmetric, Sigmoid
+from segpt.config.train import Scaling
 from segpt.kernels import onednn
 from segpt.model.build import build
 from segpt.model.head import Head
 from segpt.model.leaves import Adapted, Table
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.spec.model import ModelSpec
-from segpt.spec.parts import Algebraic, Asymmetric, Sigmoid
-from segpt.spec.train import Scaling
 from segpt.train.loss import Loss, head_weight, token_loss
 
 

@@ -12,15 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segpt.errors import CheckpointError, TrainError
-from segpt.kernels import orthogonalise
-from segpt.model.build import build
-from segpt.model.leaves import weights
-from segpt.model.model import Model
-from segpt.model.scaling import initialise
-from segpt.spec.layout import Place, Role, layout
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import (
+from segpt.config.layout import Place, Role, layout
+from segpt.config.model import ModelSpec
+from segpt.config.train import (
     Adam,
     FollowRate,
     Linear,
@@ -32,6 +26,12 @@ from segpt.spec.train import (
     Scaling,
     Steps,
 )
+from segpt.errors import CheckpointError, TrainError
+from segpt.kernels import orthogonalise
+from segpt.model.build import build
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+from segpt.model.scaling import initialise
 from segpt.train.loop import Run
 from segpt.train.optim import (
     CLASSIC,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpt.config.model import ModelSpec
+from segpt.config.train import Ramp, Schedule, Seconds, Steps, TrainSpec
 from segpt.errors import TrainError
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Ramp, Schedule, Seconds, Steps, TrainSpec
 from segpt.train.loop import Run, sequences, train
 from segpt.train.mesh import Mesh
 

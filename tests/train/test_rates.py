@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segpt.config.expand import expand
+from segpt.config.layout import Role, layout
+from segpt.config.train import Adam, Muon, Mup, Optimizer, Scaling, Steps, TrainSpec
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.scaling import initialise, multipliers
-from segpt.spec.expand import expand
-from segpt.spec.layout import Role, layout
-from segpt.spec.train import Adam, Muon, Mup, Optimizer, Scaling, Steps, TrainSpec
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import Optimizers

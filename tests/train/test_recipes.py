@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from segpt.artifact.container import pack, unpack
+from segpt.config.layout import parameters
+from segpt.config.recipe import Bytes, names, read_recipe
 from segpt.data.corpus import builtin
 from segpt.errors import InterruptError
 from segpt.model.leaves import weights
-from segpt.spec.layout import parameters
-from segpt.spec.recipe import Bytes, names, read_recipe
 from segpt.stages.average import average
 from segpt.stages.calibrate import quantize_on
-from segpt.stages.files import checkpoints, read_checkpoint
+from segpt.stages.checkpoint_io import checkpoints, read_checkpoint
 from segpt.stages.prepare import builtin_splits, make_tokenizer, prepare
-from segpt.stages.recipes import quant_spec, score_spec
+from segpt.stages.resolve_spec import quant_spec, score_spec
 from segpt.stages.score import score
 from segpt.stages.train import train
 from segpt.train.loop import Run

@@ -10,10 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from segpt.errors import SpecError
-from segpt.model.leaves import weights
-from segpt.spec.model import ModelSpec, settle
-from segpt.spec.train import (
+from segpt.config.model import ModelSpec, settle
+from segpt.config.train import (
     Adam,
     FollowRate,
     Linear,
@@ -27,6 +25,8 @@ from segpt.spec.train import (
     Steps,
     TrainSpec,
 )
+from segpt.errors import SpecError
+from segpt.model.leaves import weights
 from segpt.train.loop import Report, Run, train
 from segpt.train.mesh import Mesh
 from segpt.train.schedule import batch, decay, loops, momentum, rate

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from segpt.spec.base import encode
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import Ramp, Schedule, Seconds, Steps, TrainSpec
+from segpt.config.base import encode
+from segpt.config.model import ModelSpec
+from segpt.config.train import Ramp, Schedule, Seconds, Steps, TrainSpec
 from segpt.train.validations import Validations
 from tests.processes import in_two
 

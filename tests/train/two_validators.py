@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from segpt.spec.base import decode
-from segpt.spec.model import ModelSpec
-from segpt.spec.train import TrainSpec
+from segpt.config.base import decode
+from segpt.config.model import ModelSpec
+from segpt.config.train import TrainSpec
 from segpt.train.loop import Report, Run, train
 from segpt.train.mesh import join, leave
 

@@ -1,0 +1,1 @@
+"""Scores held against their conditions: on changed text, and in other processes."""

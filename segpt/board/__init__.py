@@ -1,1 +1,0 @@
-"""The leaderboard as data: checks and rendering."""

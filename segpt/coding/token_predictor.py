@@ -1,0 +1,137 @@
+"""The predictor of a score, one token at a time: what both sides of a coder run."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segpt.config.score import LowRank, Phased, ScoreSpec, Sgd
+from segpt.eval.learners import Chunk
+from segpt.eval.ngram import Mixture
+from segpt.eval.policies import learner
+from segpt.eval.schedule import BASE, Lane, progress, window_of
+from segpt.eval.windows import head
+from segpt.model.model import Model
+from segpt.model.stream import Cache
+
+
+class Steps:
+    """Predicts the next token from those that came, and learns when the score would.
+
+    Nothing is known of the tokens to come but how many there are. Whoever repeats the pushes gets
+    the same distributions, to the last bit, as every step has the same shapes; a score, which
+    batches the same work, has them but for rounding.
+    """
+
+    _lane: Lane
+    _begun: int  # the first target of the chunk
+    _origin: int  # the token that the cache begins with
+    _cache: Cache
+    _plain: NDArray[np.float64]  # the model's own distribution of the next token
+    _row: NDArray[np.float64]
+
+    def __init__(self, model: Model, spec: ScoreSpec, start: int, targets: int) -> None:
+        """Before the first of ``targets`` tokens, which follow the token ``start``.
+
+        Raises:
+            ScoreError: if the model has nothing that the policy could change.
+        """
+        self.spec, self.start = spec, start
+        self.context = spec.reach(model.spec.context)
+        self.learner = learner(model, spec, self.context)
+        self.mixture = None
+        if spec.ngram is not None:
+            self.mixture = Mixture(spec.ngram, model.spec.vocab, start)
+            self.mixture.read(np.array([start], np.uint32))
+        self.ids = np.full(targets + 1, start, np.uint32)
+        self._adapts = isinstance(spec.policy, LowRank | Phased)
+        self._chunk = _chunk(spec)
+        self._done = 0  # targets that came
+        self._open(0)
+        self._predict()
+
+    @property
+    def targets(self) -> int:
+        return len(self.ids) - 1
+
+    def distribution(self) -> NDArray[np.float64]:
+        """Log-probabilities of the next token, (vocab,), over the whole vocabulary."""
+        return self._row
+
+    def push(self, token: int) -> None:
+        """The token that came; learn if that completes a chunk, and predict the next one."""
+        target = self._done
+        self.ids[target + 1] = token
+        if self.mixture is not None:
+            came = self.ids[target + 1 : target + 2]
+            self.mixture.adjust(came, self._plain[came])
+        self._done += 1
+        if self._done == self.targets:
+            return
+        if token == self.start and (self._adapts or self.spec.boundaries == "document"):
+            self._end_document()
+        elif self._chunk is not None and self._home(self._done) != self._home(target):
+            self._learn(0, self._begun, self._done)
+            self._begun = self._done
+        self._predict()
+
+    def _open(self, first: int) -> None:
+        """A lane begins with this target."""
+        floor = first if self.spec.boundaries == "document" else 0
+        self._lane = Lane(first, first, self.targets, floor)
+        self._begun = self._origin = first
+        self._cache = {}
+        self.learner.open(1)
+
+    def _end_document(self) -> None:
+        policy, stop = self.spec.policy, self._done
+        if isinstance(policy, Sgd):
+            self._learn(0, self._begun, stop)
+        if isinstance(policy, Phased):
+            aims = [fraction * self.targets for fraction in policy.fractions]
+            if any(self._lane.first < aim <= stop for aim in aims):
+                self._learn(BASE, 0, stop)
+        self._open(stop)
+
+    def _learn(self, lane: int, first: int, stop: int) -> None:
+        share = progress(first, self.targets, self.spec.policy)
+        self.learner.learn([Chunk(lane, self.ids[first : stop + 1], share)])
+
+    def _home(self, target: int) -> int:
+        """The chunk of the lane that a target belongs to."""
+        assert self._chunk is not None
+        if self.spec.mode == "strided":
+            target = window_of(target, self._lane, self.context, self.spec.stride)
+        return (target - self._lane.first) // self._chunk
+
+    @torch.no_grad()
+    def _predict(self) -> None:
+        target, model = self._done, self.learner.model
+        rolls = self.spec.mode == "rolling"
+        read = target
+        if not rolls and target == window_of(target, self._lane, self.context, self.spec.stride):
+            self._cache = {}
+            reach = head(self.context, self.spec.stride, self._lane.first, self._lane.floor)
+            ahead = reach if target == self._lane.first else self.spec.stride
+            read = self._origin = max(self._lane.floor, target + ahead - self.context)
+        tokens = torch.from_numpy(self.ids[read : target + 1].astype(np.int64))[None]
+        self.learner.select(np.zeros(1, np.int64))
+        hidden = model.hidden(
+            tokens.to(model.table.weight.device),
+            self._cache,
+            read - self._origin,
+            1,
+            self.context if rolls else None,
+        )
+        self._plain = model.logits(hidden)[0, 0].double().log_softmax(-1).cpu().numpy()
+        self._row = self._plain if self.mixture is None else self.mixture.row(self._plain)
+
+
+def _chunk(spec: ScoreSpec) -> int | None:
+    """The targets between which a lane learns, or None if it does not."""
+    match spec.policy:
+        case Sgd(chunk=chunk) | LowRank(chunk=chunk):
+            return chunk
+        case Phased(adapters=adapters):
+            return adapters.chunk
+        case _:
+            return None

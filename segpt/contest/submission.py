@@ -1,0 +1,158 @@
+"""What the one script of a contest submission does: evaluate its artifact, or train it anew.
+
+The export of a submission carries this module and what it needs, so that the script runs where
+segpt is not installed.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segpt.config.base import decode
+from segpt.config.recipe import Recipe
+from segpt.config.score import ScoreSpec
+from segpt.data.corpus import builtin
+from segpt.data.shards import Shards, read_shards
+from segpt.data.text import read_text
+from segpt.errors import CheckError, SegptError
+from segpt.stages.calibrate import quantize_on
+from segpt.stages.checkpoint_io import read_checkpoint, save_quantized
+from segpt.stages.pack import pack, read_artifact
+from segpt.stages.prepare import as_text, builtin_splits, open_splits
+from segpt.stages.score import score, source_of
+from segpt.stages.train import train
+from segpt.train.loop import Report
+from segpt.train.mesh import joined
+from segpt.values import Artifact, Checkpoint, Quantized, Score, Text
+
+Say = Callable[[str], None]
+
+BUILT_IN = "builtin/validation"
+SHARDS = "fineweb_val_*.bin"  # of the contest, below its data directory
+DATA = Path("data", "datasets")
+
+
+def run(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say: Say) -> int:
+    """Run the script of a submission; the exit code.
+
+    ``arguments`` are texts to evaluate on, or ``train [OUT [DATA]]``. Without any, the text is
+    what ``DATA_PATH`` names, or the validation shards of the contest if they are there, or the
+    built-in text if the figure that is claimed is on it; what was trained anew is evaluated on its
+    held-out text if there is none of these. ``SEED`` changes that of the training.
+    """
+    try:
+        if arguments[:1] == ["train"]:
+            _train(script, plan, arguments[1:], say)
+        else:
+            artifact = read_artifact(script.parent / plan["artifact"])
+            if artifact.digest != plan["digest"]:
+                raise CheckError(f"{plan['artifact']} is not the artifact of this submission")
+            text = _text(source_of(artifact), [Path(a) for a in arguments] or _given(), plan)
+            if text is None:
+                say("name a text: python train_gpt.py TEXT..., or set DATA_PATH")
+                return 2
+            _evaluate(script, plan, artifact, text, say)
+    except SegptError as error:
+        say(" ".join(filter(None, (type(error).__name__, str(error)))))
+        return error.exit_code
+    return 0
+
+
+def lines(result: Score, *, seed: int | None, model: int, code: int) -> list[str]:
+    """An evaluation as the contest's scripts print it; ``model`` and ``code`` are sizes."""
+    return [
+        *([] if seed is None else [f"seed: {seed}"]),
+        f"Code size: {code} bytes",
+        f"Serialized model: {model} bytes",
+        f"Total submission size: {model + code} bytes",
+        f"final val_loss:{result.nats / result.tokens!r} val_bpb:{result.bpb!r} "
+        f"eval_time:{1000 * result.seconds:.0f}ms",
+    ]
+
+
+def _evaluate(
+    script: Path, plan: Mapping[str, Any], artifact: Artifact, text: Text | Shards, say: Say
+) -> None:
+    if plan["threads"]:
+        torch.set_num_threads(plan["threads"])
+    with joined(os.environ.get("DEVICE", plan["device"])) as mesh:
+        mesh.agree({"artifact": artifact.digest})
+        result = score(
+            artifact,
+            text,
+            decode(ScoreSpec, plan["score"]),
+            device=str(mesh.device),
+        )
+    if mesh.leads:
+        size = script.stat().st_size
+        for line in lines(result, seed=result.seed, model=artifact.size, code=size):
+            say(line)
+
+
+def _given() -> list[Path]:
+    place = Path(os.environ.get("DATA_PATH", DATA))
+    if place.is_dir():
+        return sorted(p for p in place.rglob(SHARDS) if "_bytes_" not in p.name) or (
+            [place] if "DATA_PATH" in os.environ else []
+        )
+    return [place] if place.exists() or "DATA_PATH" in os.environ else []
+
+
+def _text(
+    source: Quantized | Checkpoint, paths: list[Path], plan: Mapping[str, Any]
+) -> Text | Shards | None:
+    """The text of some files, or else that of the claim if it is built in."""
+    if not paths:
+        return builtin("validation") if plan["text"] == BUILT_IN else None
+    if all(path.suffix == ".bin" for path in paths):
+        return read_shards(
+            paths, source.tokenizer, vocab=source.spec.vocab, sequence=plan["truncate"]
+        )
+    return read_text(paths)
+
+
+def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say: Say) -> None:
+    """Train, quantize and pack into a directory, and evaluate what came of it."""
+    out = Path(arguments[0]) if arguments else Path("run")
+    recipe = decode(Recipe, plan["recipe"])
+    if "SEED" in os.environ:
+        how = dataclasses.replace(recipe.train, seed=int(os.environ["SEED"]))
+        recipe = dataclasses.replace(recipe, train=how)
+    begun = time.perf_counter()
+    with joined(os.environ.get("DEVICE", "auto")) as mesh:
+        with mesh.leader_first():
+            tokens, held_out = (
+                open_splits(Path(arguments[1]))
+                if len(arguments) > 1
+                else builtin_splits(recipe.tokenizer, out / "data", lambda *_: None)
+            )
+
+        def show(step: Report) -> None:
+            spent = 1000 * (time.perf_counter() - begun)
+            say(f"step:{step.step} train_loss:{step.loss:.4f} train_time:{spent:.0f}ms")
+
+        if mesh.leads:
+            say(f"seed: {recipe.train.seed}")
+        path = train(recipe, tokens, held_out, out, mesh, report=show, notice=say)
+        if not mesh.leads:
+            return
+        spec = decode(type(recipe.quantize), plan["quantize"])
+        device = str(mesh.device)
+        checkpoint = read_checkpoint(path)
+        quantized = quantize_on(checkpoint, spec, tokens, held_out, device=device)
+        save_quantized(out / "quantized", quantized)
+        budget = recipe.pack.budget
+        artifact, _ = pack(quantized, out / plan["artifact"], budget)
+    text = _text(source_of(artifact), _given(), plan)
+    _evaluate(script, plan, artifact, text or as_text(held_out), say)
+
+
+def read_plan(text: str) -> dict[str, Any]:
+    """The plan that a script carries."""
+    return dict(json.loads(text))

@@ -1,0 +1,223 @@
+"""The checks that need torch, as a process: ``python -m segpt.doctor.worker CHECK...``.
+
+Each prints its finding as a line of JSON. One that does not come back, whatever kills it, is found
+missing by who started this.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from segpt import kernels
+from segpt.config.expand import expand
+from segpt.config.train import Scaling
+from segpt.kernels import onednn
+from segpt.machine import processors
+from segpt.model.build import build
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+from segpt.model.scaling import initialise
+from segpt.stages.threads import one_thread
+
+from .doctor import Finding, fitting
+
+_RECIPE = {
+    "vocab": 257,
+    "width": 64,
+    "context": 32,
+    "depth": 2,
+    "layer": {
+        "mixer": {
+            "heads": 2,
+            "kv_heads": 1,
+            "head_dim": 32,
+            "query_key": ["norm", {"kind": "rope", "dims": 16}],
+        },
+        "feed": {"hidden": 128},
+    },
+}
+_CXX, _CC = ("g++", "clang++", "c++"), ("cc", "gcc", "clang")
+_CLOSE = 1e-3  # of float32 results that were computed in two ways
+
+
+def check_torch() -> Finding:
+    """Its version, and what it knows of the processor."""
+    finding = fitting("torch", torch.__version__)
+    if finding.state != "good":
+        return finding
+    parts = [torch.__version__, torch.backends.cpu.get_cpu_capability()]
+    parts += ["oneDNN"] if onednn.available() else []
+    return dataclasses.replace(finding, found=", ".join(parts))
+
+
+def check_device() -> Finding:
+    """What ``--device auto`` chooses."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        found = f"cuda: {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        if torch.cuda.device_count() > 1:
+            found += f", one of {torch.cuda.device_count()}; torchrun uses all"
+        return Finding("device", "good", found)
+    if torch.version.cuda is not None and shutil.which("nvidia-smi"):
+        advice = (
+            f"update the driver, or install a torch for it; this one wants {torch.version.cuda}"
+        )
+        return Finding("device", "advice", "cpu, though there is an NVIDIA driver", advice)
+    if torch.version.cuda is None and shutil.which("nvidia-smi"):
+        advice = "install a torch with CUDA (pytorch.org) to use the GPU"
+        return Finding("device", "advice", "cpu, as this is a CPU build of torch", advice)
+    return Finding("device", "good", "cpu")
+
+
+def check_threads() -> Finding:
+    """Threads that wait for each other's processor are slower than fewer threads."""
+    threads, usable = torch.get_num_threads(), processors()
+    given = os.environ.get("OMP_NUM_THREADS")
+    source = "" if given is None else f" (OMP_NUM_THREADS={given})"
+    found = f"{threads}{source} on {usable} processors"
+    if threads > usable:
+        return Finding("threads", "advice", found, f"export OMP_NUM_THREADS={usable}")
+    return Finding("threads", "good", found)
+
+
+def check_attention() -> Finding:
+    """The fast back end finds what the reference finds, on every device."""
+    states = []
+    for device in _devices():
+        generator = torch.Generator().manual_seed(0)
+        q = torch.randn(2, 33, 4, 32, generator=generator).to(device)
+        k, v = (torch.randn(2, 33, 2, 32, generator=generator).to(device) for _ in range(2))
+        expected = kernels.attend.reference(q, k, v, window=9)
+        error = float((kernels.attend(q, k, v, window=9) - expected).abs().max())
+        if not error < _CLOSE:
+            raise SystemExit(f"attention on {device} is wrong by {error:.2g}")
+        states.append(f"{device}: within {error:.0e} of the reference")
+    names = [name for name in ("flash", "mem_efficient", "cudnn", "math") if _enabled(name)]
+    fused = ", ".join(names) if torch.cuda.is_available() else "flash or math"
+    return Finding("attention", "good", f"torch ({fused}); {'; '.join(states)}")
+
+
+def check_training() -> Finding:
+    """A small model runs forward and backward, and learns."""
+    states = []
+    for device in _devices():
+        begun = time.perf_counter()
+        with one_thread():  # more would wait for each other, on so little
+            before, after = _learn(_model(device), device)
+        if not after < before:
+            raise SystemExit(f"a step on {device} takes the loss from {before:.4f} to {after:.4f}")
+        seconds = time.perf_counter() - begun
+        states.append(f"{device}: loss {before:.3f} to {after:.3f} in {seconds:.2f} s")
+    return Finding("training", "good", f"forward and backward on {'; '.join(states)}")
+
+
+def check_compiler() -> Finding:
+    """What torch.compile needs: a compiler, Python's headers and, for CUDA, Triton."""
+    cxx = _program(os.environ.get("CXX"), _CXX)
+    cc = _program(os.environ.get("CC"), _CC)
+    headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
+    missing = [] if cxx else ["no C++ compiler (apt install g++)"]
+    missing += [] if cc else ["no C compiler (apt install gcc)"]
+    missing += [] if headers else ["no Python.h (apt install python3-dev)"]
+    if not missing:
+        return Finding("compiler", "good", f"{cxx}; {cc}; Python.h")
+    found = ", ".join(missing)
+    if torch.cuda.is_available():
+        advice = "install it, or train with --set train.compile=off, which is slower"
+        return Finding("compiler", "advice", found, advice)
+    return Finding(
+        "compiler", "optional", f"{found}; only torch.compile needs it, on a CPU if asked"
+    )
+
+
+def check_compile() -> Finding:
+    """A compiled model gives the same hidden states, on the device that training would take."""
+    device = _devices()[-1]
+    model, ids = _model(device), torch.arange(64, device=device).view(2, 32)
+    begun = time.perf_counter()
+    compiled = torch.compile(model.hidden)(ids)
+    seconds = time.perf_counter() - begun
+    error = float((compiled - model.hidden(ids)).abs().max())
+    if not error < _CLOSE:
+        raise SystemExit(f"compiled on {device} the model is wrong by {error:.2g}")
+    found = f"{device}: within {error:.0e} of eager, compiled in {seconds:.1f} s"
+    return Finding("compile", "good", found)
+
+
+CHECKS: dict[str, Callable[[], Finding]] = {
+    "torch": check_torch,
+    "device": check_device,
+    "threads": check_threads,
+    "attention": check_attention,
+    "training": check_training,
+    "compiler": check_compiler,
+    "compile": check_compile,
+}
+
+
+def _devices() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _model(device: str) -> Model:
+    model = build(expand(_RECIPE))
+    initialise(model, Scaling(), 0)
+    return model.to(device)
+
+
+def _learn(model: Model, device: str) -> tuple[float, float]:
+    """The loss on some tokens before and after a step down its gradient."""
+    ids = torch.arange(8 * 33, device=device).mul(7).remainder(257).view(8, 33)
+    losses = []
+    for _ in range(2):
+        logits = model(ids[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        losses.append(loss.item())
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for weight in weights(model):
+                grad = weight.tensor.grad
+                if grad is not None:
+                    weight.tensor.sub_(0.5 * grad)
+                    grad.zero_()
+    return losses[0], losses[1]
+
+
+def _enabled(name: str) -> bool:
+    return bool(getattr(torch.backends.cuda, f"{name}_sdp_enabled")())
+
+
+def _program(chosen: str | None, usual: tuple[str, ...]) -> str | None:
+    """The first line that a compiler says of itself, or None if there is none that runs."""
+    for name in (chosen,) if chosen else usual:
+        path = shutil.which(name)
+        if path is None:
+            continue
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", check=False
+        )
+        if done.returncode == 0:
+            return (done.stdout.splitlines() or [name])[0]
+    return None
+
+
+def main(names: list[str]) -> None:
+    """Make the checks ``names`` one after the other."""
+    for name in names:
+        finding = dataclasses.asdict(CHECKS[name]())
+        sys.stdout.write(json.dumps({"finding": finding}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

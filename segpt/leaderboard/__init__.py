@@ -1,0 +1,1 @@
+"""Records and baselines: added to a chain, derived again, ranked and shown."""

@@ -1,0 +1,151 @@
+"""Reference artifacts against their manifest: bytes, growth, repacking and score."""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from segpt.artifact import container, frame
+from segpt.config.base import decode, fingerprint
+from segpt.config.score import ScoreSpec
+from segpt.data.text import read_text
+from segpt.errors import SegptError, SpecError
+from segpt.kernels import use
+from segpt.stages.score import score
+from segpt.values import Artifact
+
+from .manifest import Reference, References
+
+MOST_BYTES = 512_000  # of one file
+MOST_TOGETHER = 2_000_000
+MOST_GROWTH = 0.005  # of an artifact over the one that it replaces
+SCORED = ScoreSpec(stride=64)
+BESIDE = ("README.md", "manifest.toml")  # what the directory holds but artifacts
+
+
+def read_manifest(directory: Path) -> tuple[Reference, ...]:
+    """The artifacts that ``directory/manifest.toml`` lists.
+
+    Raises:
+        SpecError: naming the file and the key that is wrong.
+    """
+    path = directory / "manifest.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return decode(References, table).artifact
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
+
+
+def check(directory: Path, fixture: Path) -> list[str]:
+    """Everything in ``directory`` that is not as its manifest says; empty if all is.
+
+    Scores of the text ``fixture`` are computed with the reference kernels.
+
+    Raises:
+        SpecError: if the manifest itself cannot be read.
+    """
+    entries = read_manifest(directory)
+    listed = {entry.file: entry for entry in entries}
+    findings = list(_check_directory(directory, set(listed)))
+    for entry in entries:
+        found = _check(directory, entry, listed, fixture)
+        findings += [f"{entry.file}: {finding}" for finding in found]
+    return findings
+
+
+def _check_directory(directory: Path, listed: set[str]) -> Iterator[str]:
+    together = 0
+    for path in sorted(directory.iterdir()):
+        if path.name not in listed and path.name not in BESIDE:
+            yield f"{path.name}: the manifest does not list it; list it, or take it away"
+        if path.is_file():
+            size = path.stat().st_size
+            together += size if path.name not in BESIDE else 0
+            if size > MOST_BYTES:
+                yield f"{path.name}: {size:,} bytes, where a file has at most {MOST_BYTES:,}"
+    if together > MOST_TOGETHER:
+        yield f"{together:,} bytes in all, where artifacts take at most {MOST_TOGETHER:,}"
+
+
+def _check(
+    directory: Path, entry: Reference, listed: dict[str, Reference], fixture: Path
+) -> Iterator[str]:
+    try:
+        data = (directory / entry.file).read_bytes()
+    except OSError as error:
+        yield f"cannot be read: {error.strerror}"
+        return
+    if (digest := hashlib.sha256(data).hexdigest()) != entry.digest:
+        yield f"its SHA-256 is {digest}, not {entry.digest}"
+    if len(data) != entry.bytes:
+        yield f"{len(data):,} bytes, where the manifest says {entry.bytes:,}"
+    yield from _check_size(len(data), entry, listed)
+    try:
+        yield from _check_model(Artifact(data), entry)
+        yield from _check_score(Artifact(data), entry, fixture)
+    except SegptError as error:
+        yield str(error)
+
+
+def _check_size(size: int, entry: Reference, listed: dict[str, Reference]) -> Iterator[str]:
+    if size > entry.budget:
+        yield f"{size:,} bytes, {size - entry.budget:,} over its budget of {entry.budget:,}"
+    asked = [int(number) for number in re.findall(r"--budget (\d+)", entry.made_by)]
+    for number in asked:
+        if number != entry.budget:
+            yield f"made for a budget of {number:,}, where the manifest says {entry.budget:,}"
+    if entry.replaces is None:
+        if not asked:
+            yield "made_by shows no --budget, and no artifact before it has the same"
+        return
+    before = listed[entry.replaces]
+    if size > before.bytes * (1 + MOST_GROWTH):
+        yield (
+            f"{size:,} bytes, {size / before.bytes - 1:.2%} more than the {before.bytes:,} of "
+            f"{before.file}, which it replaces; {MOST_GROWTH:.1%} is the most"
+        )
+    if entry.budget != before.budget:
+        yield (
+            f"has a budget of {entry.budget:,} and replaces {before.file}, which has "
+            f"{before.budget:,}"
+        )
+
+
+def _check_model(artifact: Artifact, entry: Reference) -> Iterator[str]:
+    version = frame.split(artifact.data).format
+    if version != entry.format:
+        yield f"format {version}, where the manifest says {entry.format}"
+    model = container.unpack(artifact)
+    found = {
+        "spec": fingerprint(model.spec),
+        "model": model.fingerprint,
+        "tokens": model.origin.get("tokens"),
+    }
+    for name, value in found.items():
+        if value != (expected := getattr(entry, name)):
+            yield f"the fingerprint of its {name} is {value}, not {expected}"
+    repacked = container.pack(model)
+    if version == frame.FORMAT and repacked != artifact:
+        yield "packed again it is another file"
+    if version != frame.FORMAT and container.unpack(repacked) != model:
+        yield f"packed as format {frame.FORMAT} it is another model"
+
+
+def _check_score(artifact: Artifact, entry: Reference, fixture: Path) -> Iterator[str]:
+    use("reference")
+    try:
+        bpb = score(artifact, read_text([fixture]), SCORED).bpb
+    finally:
+        use("auto")
+    if not abs(bpb - entry.fixture_bpb) <= entry.tolerance:
+        yield (
+            f"scores {bpb:.6f} bits per byte on {fixture.name}, where the manifest says "
+            f"{entry.fixture_bpb:.6f} within {entry.tolerance:g}"
+        )

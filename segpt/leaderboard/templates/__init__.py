@@ -1,0 +1,1 @@
+"""What the page of the leaderboard is made of: its template, style and script."""

@@ -1,0 +1,1 @@
+"""The page of a run: its curves, its bytes and its scores."""

@@ -1,0 +1,312 @@
+"""A run folder to the page that shows what came of it.
+
+Every part of a run is optional: what is not there yet is left out, and the page says which
+command adds it. What is there but cannot be read is an error that names the file.
+"""
+
+import dataclasses
+import itertools
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segpt.artifact import container
+from segpt.artifact.reader import open_artifact
+from segpt.atomic import write_file
+from segpt.errors import ArtifactError, SegptError
+from segpt.stages import checkpoint_io
+from segpt.values import Artifact
+
+from . import load_run
+from .load_run import count, sound, text
+from .page import Report, Scored, Training, page
+
+DEMO, SAMPLES = "demo.json", "samples.json"
+SCORE, SCORE_TTT = "score.json", "score-ttt.json"
+QUANTIZED, ARTIFACT, PAGE = "quantized", "model.segpt", "report.html"
+
+_MOST_SCORES = 8
+_LONGEST_RECIPE = 40_000
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What lies in a run folder or beside it, read but not yet looked into.
+
+    Headers, artifact and curves are None where there are none; ``quantized_at`` and
+    ``artifact_at`` are then where they would be.
+    """
+
+    place: Path
+    checkpoint_at: Path
+    checkpoint: Mapping[str, Any] | None
+    quantized_at: Path
+    quantized: Mapping[str, Any] | None
+    artifact_at: Path
+    artifact: Artifact | None
+    scores: tuple[tuple[Scored, Mapping[str, Any]], ...]
+    curves: Training | None
+
+    @property
+    def empty(self) -> bool:
+        parts = (self.checkpoint, self.quantized, self.artifact, self.curves)
+        return all(part is None for part in parts) and not self.scores
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        return {} if self.checkpoint is None else self.checkpoint["about"]
+
+    @property
+    def origins(self) -> Iterator[Mapping[str, Any]]:
+        """The fingerprints that each value names, those of later stages later."""
+        for header in (self.checkpoint, self.quantized):
+            if header is not None:
+                yield header["origin"]
+        if self.artifact is not None:
+            yield _origin(self.artifact) | {"artifact": self.artifact.digest}
+        yield from (origin for _, origin in self.scores)
+
+
+def gather(run: Path) -> Report:
+    """What is known of a run, from what lies in its folder.
+
+    A quantized model and an artifact are also looked for beside it, where `segpt quantize` and
+    `segpt pack` put them, and taken from there if they were made from its newest checkpoint.
+
+    Raises:
+        SegptError: if there is no run, or a file of it cannot be read.
+    """
+    found = _read(Path(run))
+    rows, took = load_run.demo(found.place / DEMO)
+    samples, drawn = load_run.samples(found.place / SAMPLES)
+    with sound(found.checkpoint_at / "header.json"):
+        training = load_run.training(found.checkpoint, found.curves)
+        recipe = found.about.get("recipe", {})
+        told = text(recipe.get("about", ""))
+        trained_on = tuple(_trained_on(found.about))
+        limit = recipe.get("pack", {}).get("budget")
+    with sound(found.quantized_at / "header.json"):
+        quantization = None
+        if found.quantized is not None:
+            quantization = load_run.quantization(found.quantized["report"])
+            limit = found.quantized["report"].get("budget", limit)
+        budget = None if limit is None else count(limit)
+    packed = None
+    if found.artifact is not None:
+        packed = load_run.packed(found.artifact_at, found.artifact, budget)
+    with sound(found.place):
+        lineage, notices = tuple(_lineage(found)), tuple(_notices(found, training))
+    report = Report(
+        name=text(found.place.resolve().name),
+        about=told,
+        training=training,
+        quantization=quantization,
+        packed=packed,
+        scores=tuple(score for score, _ in found.scores),
+        rows=rows,
+        samples=samples,
+        sampled=drawn,
+        environment=(*trained_on, *_scored_on(found), *took),
+        lineage=lineage,
+        recipe=_readable(recipe),
+        notices=notices,
+    )
+    return dataclasses.replace(report, missing=_missing(found, report))
+
+
+def write(report: Report, out: Path) -> int:
+    """Write the page, and return its size in bytes.
+
+    Raises:
+        SegptError: if the disk refuses, or the page would be too large.
+    """
+    data = page(report)
+    write_file(out, data)
+    return len(data)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that :func:`write` wrote."""
+    with path.open("rb") as file:
+        return b": a run of segpt</title>" in file.read(4096)
+
+
+def _read(run: Path) -> _Run:
+    if not run.is_dir():
+        raise SegptError(f"{run} is no run folder; `segpt train --out {run}` makes one")
+    saved = checkpoint_io.checkpoints(run)
+    header = checkpoint_io.read_header(saved[-1], "checkpoint") if saved else None
+    newest = None if header is None else str(header.get("fingerprint"))
+    quantized_at, quantized = _quantized(run, newest)
+    artifact_at, artifact = _artifact(run, newest)
+    metrics = run / checkpoint_io.METRICS
+    found = _Run(
+        place=run,
+        checkpoint_at=saved[-1] if saved else run,
+        checkpoint=header,
+        quantized_at=quantized_at,
+        quantized=quantized,
+        artifact_at=artifact_at,
+        artifact=artifact,
+        scores=tuple(_scores(run)),
+        curves=load_run.logged(metrics) if metrics.exists() else None,
+    )
+    if found.empty:
+        raise SegptError(
+            f"{run} holds nothing of a run; name a folder that `segpt train` or `segpt demo` wrote"
+        )
+    return found
+
+
+def _quantized(run: Path, newest: str | None) -> tuple[Path, Mapping[str, Any] | None]:
+    inside, beside = run / QUANTIZED, run.with_name(f"{run.name}-quantized")
+    if inside.exists():
+        return inside, checkpoint_io.read_header(inside, "quantized")
+    if newest is not None and (beside / "header.json").is_file():
+        header = checkpoint_io.read_header(beside, "quantized")
+        if _source(header) == newest:
+            return beside, header
+    return inside, None
+
+
+def _artifact(run: Path, newest: str | None) -> tuple[Path, Artifact | None]:
+    usual, beside = run / ARTIFACT, run.with_name(f"{run.name}.segpt")
+    others = sorted(run.glob("*.segpt")) if newest is not None else []
+    for path in (usual, *others):
+        if path.is_file():
+            return path, _load(path)
+    if newest is not None and beside.is_file():
+        artifact = _load(beside)
+        if _origin(artifact).get("checkpoint") == newest:
+            return beside, artifact
+    return usual, None
+
+
+def _load(path: Path) -> Artifact:
+    artifact = container.load(path)
+    try:
+        open_artifact(artifact)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from None
+    return artifact
+
+
+def _scores(run: Path) -> list[tuple[Scored, Mapping[str, Any]]]:
+    """The scores of the folder, that which learns nothing first, each with its origin."""
+    found: list[tuple[Scored, Mapping[str, Any]]] = []
+    for path in sorted(run.glob("*.json")):
+        if path.name in (DEMO, SAMPLES):
+            continue
+        plain = checkpoint_io.read_json(path, "the score")
+        if isinstance(plain, dict) and {"bpb", "policy", "conditions"} <= plain.keys():
+            with sound(path):
+                found.append((load_run.scored(path.name, plain), dict(plain["origin"])))
+    usual = (SCORE, SCORE_TTT)
+    found.sort(key=lambda one: (one[0].adapts, one[0].file not in usual, one[0].file))
+    return found[:_MOST_SCORES]
+
+
+def _trained_on(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "device" in about:
+        yield "trained on", _machine(about)
+    if "versions" in about:
+        yield "trained with", load_run.versions(about["versions"])
+    if about.get("commit") is not None:
+        yield "commit of segpt", text(about["commit"])
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    counts = {"processes": "process", "threads": "thread"}
+    known = [
+        f"{count(about[name])} {one if about[name] == 1 else name}"
+        for name, one in counts.items()
+        if about.get(name) is not None
+    ]
+    return ", ".join([text(about["device"]), *known])
+
+
+def _scored_on(found: _Run) -> Iterator[tuple[str, str]]:
+    for score, _ in found.scores:
+        told = dict(score.conditions)
+        threads = [f"{told['threads']} threads"] if "threads" in told else []
+        known = [told["device"]] if "device" in told else []
+        if where := ", ".join([*known, *threads, *filter(None, [told.get("versions")])]):
+            yield f"{score.file} made on", where
+
+
+def _lineage(found: _Run) -> Iterator[tuple[str, str]]:
+    known: dict[str, Any] = {}
+    for origin in found.origins:
+        known |= origin
+    if found.checkpoint is not None:
+        known["checkpoint"] = found.checkpoint["fingerprint"]
+        trained = found.about.get("text", {})
+        known |= {"training text": trained["digest"]} if "digest" in trained else {}
+    for name, value in itertools.islice(sorted(known.items()), load_run.MOST_ROWS):
+        yield text(name), load_run.said(value)
+
+
+def _notices(found: _Run, training: Training | None) -> Iterator[str]:
+    """What does not fit together, and what the curves leave out."""
+    if training is not None and training.unfit:
+        yield (
+            f"{training.unfit:,} logged lines hold figures that are no finite numbers; the curves "
+            "have gaps there."
+        )
+    if training is not None and training.repeated:
+        yield f"{training.repeated:,} logged steps were taken again; the last of each are shown."
+    if found.checkpoint is not None:
+        newest = found.checkpoint["fingerprint"]
+        made = {"quantized model": _source(found.quantized)}
+        if found.artifact is not None:
+            made["packed file"] = _origin(found.artifact).get("checkpoint")
+        for what, source in made.items():
+            if source not in (None, newest):
+                yield (
+                    f"The {what} was made from checkpoint {text(source)}, and the newest of the "
+                    f"run is {text(newest)}: what is said of it is about another model."
+                )
+    for score, origin in found.scores:
+        named = origin.get("artifact")
+        if found.artifact is not None and named not in (None, found.artifact.digest):
+            yield f"{score.file} is the score of another packed file than the one shown here."
+
+
+def _missing(found: _Run, report: Report) -> dict[str, str]:
+    """The parts that a run lacks, with the commands that add them."""
+    names = (QUANTIZED, ARTIFACT, SCORE, SCORE_TTT, SAMPLES)
+    run, quantized, *outs = map(_quoted, (found.place, *(found.place / name for name in names)))
+    artifact, score, score_ttt, samples = outs
+    source, model = _quoted(found.quantized_at), _quoted(found.artifact_at)
+    commands = {
+        "training": (report.training, f"segpt train --out {run}"),
+        "quantization": (report.quantization, f"segpt quantize {run} --out {quantized}"),
+        "bytes": (report.packed, f"segpt pack {source} --out {artifact}"),
+        "score": (report.plain, f"segpt score {model} --out {score}"),
+        "ttt": (report.adapted, f"segpt score {model} --ttt --out {score_ttt}"),
+        "samples": (report.samples, f"segpt sample {model} 'The ' --json > {samples}"),
+    }
+    return {part: line for part, (known, line) in commands.items() if not known}
+
+
+def _readable(recipe: Mapping[str, Any]) -> str:
+    told = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
+    return told[:_LONGEST_RECIPE]
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _origin(artifact: Artifact) -> dict[str, Any]:
+    return dict(open_artifact(artifact).header.origin)
+
+
+def _source(header: Mapping[str, Any] | None) -> str | None:
+    """The checkpoint that a quantized model was made from."""
+    origin = {} if header is None else header.get("origin")
+    return origin.get("checkpoint") if isinstance(origin, dict) else None

@@ -1,0 +1,1 @@
+"""Questions to a model: CORE and the tasks of lm-evaluation-harness."""

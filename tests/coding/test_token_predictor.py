@@ -1,0 +1,82 @@
+"""One token at a time finds what a score finds, and finds it again to the last bit."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segpt.coding.token_predictor import Steps
+from segpt.config.score import InPlace, ScoreSpec, Sgd
+from segpt.eval.ledger import Ledger
+from segpt.eval.tally import Tally
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+
+MakeLedger = Callable[..., Ledger]
+Tallied = Callable[..., Tally]
+Able = Callable[[ScoreSpec], Model]
+
+
+def stepped(model: Model, ids: NDArray[np.uint32], spec: ScoreSpec) -> NDArray[np.float64]:
+    """The distributions of all targets, (targets, vocab)."""
+    steps = Steps(model, spec, int(ids[0]), len(ids) - 1)
+    rows = []
+    for token in ids[1:].tolist():
+        rows.append(steps.distribution().copy())
+        steps.push(token)
+    return np.stack(rows)
+
+
+def test_steps_find_what_the_score_finds(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
+) -> None:
+    model, whole = able(combination), ledger()
+    rows = stepped(model, whole.ids, combination)
+    reads = combination.reach(model.spec.context)
+    found = tallied(model, whole, combination, context=reads).nats
+    assert np.abs(np.exp(rows).sum(1) - 1).max() < 1e-9
+    assert np.abs(found + rows[np.arange(300), whole.ids[1:]]).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_steps_repeat_to_the_last_bit(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger
+) -> None:
+    whole = ledger(130, (0, 30, 31, 75))
+    first, second = (stepped(able(combination), whole.ids, combination) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_steps_know_nothing_of_what_comes(
+    combination: ScoreSpec, able: Able, ledger: MakeLedger
+) -> None:
+    """A decoder has no later tokens: its distributions are those of the encoder all the same."""
+    whole = ledger(130, (0, 30, 31, 75))
+    plain = stepped(able(combination), whole.ids, combination)
+    for where in (20, 70, 110):
+        ids = whole.ids.copy()
+        ids[where + 1 :] = 1 + ids[where + 1 :] % 31
+        assert np.array_equal(stepped(able(combination), ids, combination)[:where], plain[:where])
+
+
+@pytest.mark.parametrize("mode", ["strided", "rolling"])
+def test_steps_leave_the_model_alone(able: Able, ledger: MakeLedger, mode: str) -> None:
+    for policy in (Sgd(chunk=16, rate=0.5), InPlace()):
+        spec = ScoreSpec(mode=mode, stride=6, policy=policy)  # type: ignore[arg-type]
+        model = able(spec)
+        before = [weight.tensor.detach().clone() for weight in weights(model)]
+        stepped(model, ledger(60, (0, 30)).ids, spec)
+        assert all(torch.equal(x, w.tensor) for x, w in zip(before, weights(model), strict=True))
+
+
+def test_a_document_may_be_empty_or_last(able: Able, ledger: MakeLedger, tallied: Tallied) -> None:
+    """A start after a start, and one at the very end."""
+    whole = ledger(60, (0, 1, 2, 30, 60))
+    for boundaries in ("stream", "document"):
+        spec = ScoreSpec(boundaries=boundaries, stride=6, policy=Sgd(chunk=8, rate=0.1))
+        rows = stepped(able(spec), whole.ids, spec)
+        found = tallied(able(spec), whole, spec).nats
+        assert np.abs(found + rows[np.arange(60), whole.ids[1:]]).max() < 1e-4
