@@ -21,7 +21,8 @@ from segpt.data.tokenizer import load
 from segpt.eval.ledger import Ledger
 from segpt.eval.tally import tally
 from segpt.eval.windows import plan
-from segpt.kernels import orthogonalise
+from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
+from segpt.kernels.newton_schulz.reference import reference as newton_schulz
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
@@ -236,7 +237,7 @@ class _PlainLoop:
                 update = matrix.grad.lerp(momentum, 0.95)
                 update = update / update.norm(dim=1, keepdim=True)
                 x = update.T if update.size(0) > update.size(1) else update
-                x = orthogonalise.reference((x / x.norm())[None], POLAR)[0]
+                x = newton_schulz(NewtonSchulzCall((x / x.norm())[None], POLAR))[0]
                 x = x.T if update.size(0) > update.size(1) else x
                 matrix.add_(x, alpha=-0.02 * max(1.0, matrix.size(0) / matrix.size(1)) ** 0.5)
         self.adam.step()

@@ -21,7 +21,7 @@ _COLOURS: dict[str, dict[str, Any]] = {
 def command(deep: bool, as_json: bool) -> None:
     """What of this machine works, and what to do about the rest.
 
-    Checks packages, device, attention, a step of training, compilers, threads, memory, disk and
+    Checks packages, device, kernels, a step of training, compilers, threads, memory, disk and
     the right to write. Exits with 1 if something is broken that training on a CPU needs.
     """
     from segpt.doctor import doctor
@@ -42,6 +42,6 @@ def command(deep: bool, as_json: bool) -> None:
 
 def _show(finding: Any) -> None:
     state = click.style(f"{finding.state:9}", **_COLOURS[finding.state])
-    click.echo(f"{state} {finding.name:14} {finding.found}")
+    click.echo(f"{state} {finding.name:22} {finding.found}")
     if finding.advice is not None:
-        click.echo(f"{'':9} {'':14} -> {finding.advice}")
+        click.echo(f"{'':9} {'':22} -> {finding.advice}")

@@ -1,10 +1,12 @@
 """How text is scored, as data: windows and the test-time training policy."""
 
+import dataclasses
 from typing import Literal
 
 from segpt.errors import SpecError
 
-from .base import spec
+from .base import ADDED, spec
+from .kernels import Kernels
 from .ngram import Ngram
 
 Mode = Literal["strided", "rolling"]
@@ -142,6 +144,7 @@ class ScoreSpec:
     ``batch`` windows or documents are read at once; it is part of the recipe, so that scores
     repeat exactly. ``loops`` is how often the looped layers run (null: as trained). ``ngram``
     mixes counts of what followed in the text so far into the distributions of any policy.
+    ``kernels`` chooses the back ends of operations, which round differently.
     """
 
     mode: Mode = "strided"
@@ -152,6 +155,7 @@ class ScoreSpec:
     loops: int | None = None
     policy: Policy = Frozen()
     ngram: Ngram | None = None
+    kernels: Kernels = dataclasses.field(default=Kernels(), metadata=ADDED)
 
     def reach(self, trained: int) -> int:
         """The tokens of a window, or those that attention looks back over.

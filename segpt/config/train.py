@@ -7,6 +7,7 @@ from typing import Literal
 from segpt.errors import SpecError
 
 from .base import ADDED, spec
+from .kernels import Kernels
 from .layout import Role, Weight
 
 
@@ -409,6 +410,7 @@ class TrainSpec:
     what is descended (PaLM, arXiv 2204.02311). Backward computes the first ``recompute`` visits
     once more instead of keeping what they leave, all of them if it is -1: the same result in less
     memory and more time. ``kurtosis`` logs how heavy the tails of every visit's input are.
+    ``kernels`` chooses the back ends of operations, which round differently.
     """
 
     length: Steps | Seconds
@@ -437,6 +439,7 @@ class TrainSpec:
     z_loss: float = dataclasses.field(default=0.0, metadata=ADDED)
     recompute: int = dataclasses.field(default=0, metadata=ADDED)
     kurtosis: bool = dataclasses.field(default=False, metadata=ADDED)
+    kernels: Kernels = dataclasses.field(default=Kernels(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.length.count <= 0:

@@ -37,7 +37,7 @@ MODEL = "model.segpt"
 ENTRIES = ("segpt.contest.submission:run", "segpt.contest.submission:read_plan")
 _MAIN = """import sys
 from pathlib import Path
-from segpt.stages.submission import read_plan,run
+from segpt.contest.submission import read_plan,run
 PLAN={plan!r}
 def say(text):print(text,flush=True)
 if __name__=='__main__':sys.exit(run(Path(__file__).resolve(),read_plan(PLAN),sys.argv[1:],say))

@@ -68,14 +68,14 @@ WORK = {
     "torch": "install it again: pip install --force-reinstall torch (pytorch.org has CPU builds)",
     "device": "try CUDA_VISIBLE_DEVICES= (empty) to work without the GPU",
     "threads": "install torch again: pip install --force-reinstall torch",
-    "attention": "install torch again: pip install --force-reinstall torch",
+    "kernels": "install torch again: pip install --force-reinstall torch",
     "training": "install torch and segpt again, best in a new environment",
     "compiler": "install a C++ compiler, e.g. apt install g++",
 }
 DEEP = {
     "compile": "train with --set train.compile=off, or install a C++ compiler and Python's headers"
 }
-_NEEDED = {"torch", "attention", "training"}
+_NEEDED = {"torch", "kernels", "training"}
 
 
 def examine(place: Path, *, deep: bool = False) -> Iterator[Finding]:
@@ -205,12 +205,13 @@ def _worked(checks: Mapping[str, str], seconds: float) -> Iterator[Finding]:
     """Run checks in another process, and those after one that it did not survive in a third."""
     left = list(checks)
     while left:
-        done = _python_process("-m", f"{__package__}.doctor_worker", *left, seconds=seconds)
+        done = _python_process("-m", f"{__package__}.worker", *left, seconds=seconds)
         for line in done.stdout.splitlines():
             if line.startswith('{"finding"'):
                 said = json.loads(line)
                 yield Finding(**said["finding"])
-                left.remove(said["finding"]["name"])
+                if said["check"] in left:
+                    left.remove(said["check"])
         if not left:
             return
         name = left.pop(0)

@@ -1,6 +1,6 @@
 """The checks that need torch, as a process: ``python -m segpt.doctor.worker CHECK...``.
 
-Each prints its finding as a line of JSON. One that does not come back, whatever kills it, is found
+Each prints its findings as lines of JSON. One that does not come back, whatever kills it, is found
 missing by who started this.
 """
 
@@ -12,12 +12,11 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 
-from segpt import kernels
 from segpt.config.expand import expand
 from segpt.config.train import Scaling
 from segpt.kernels import onednn
@@ -29,6 +28,7 @@ from segpt.model.scaling import initialise
 from segpt.stages.threads import one_thread
 
 from .doctor import Finding, fitting
+from .kernels import kernel_findings
 
 _RECIPE = {
     "vocab": 257,
@@ -90,21 +90,12 @@ def check_threads() -> Finding:
     return Finding("threads", "good", found)
 
 
-def check_attention() -> Finding:
-    """The fast back end finds what the reference finds, on every device."""
-    states = []
-    for device in _devices():
-        generator = torch.Generator().manual_seed(0)
-        q = torch.randn(2, 33, 4, 32, generator=generator).to(device)
-        k, v = (torch.randn(2, 33, 2, 32, generator=generator).to(device) for _ in range(2))
-        expected = kernels.attend.reference(q, k, v, window=9)
-        error = float((kernels.attend(q, k, v, window=9) - expected).abs().max())
-        if not error < _CLOSE:
-            raise SystemExit(f"attention on {device} is wrong by {error:.2g}")
-        states.append(f"{device}: within {error:.0e} of the reference")
+def check_kernels() -> Iterator[Finding]:
+    """The back end that runs for each operation, and why others do not, on every device."""
     names = [name for name in ("flash", "mem_efficient", "cudnn", "math") if _enabled(name)]
     fused = ", ".join(names) if torch.cuda.is_available() else "flash or math"
-    return Finding("attention", "good", f"torch ({fused}); {'; '.join(states)}")
+    yield Finding("kernels", "good", f"attention of torch: {fused}")
+    yield from kernel_findings(_devices())
 
 
 def check_training() -> Finding:
@@ -154,11 +145,11 @@ def check_compile() -> Finding:
     return Finding("compile", "good", found)
 
 
-CHECKS: dict[str, Callable[[], Finding]] = {
+CHECKS: dict[str, Callable[[], Finding | Iterable[Finding]]] = {
     "torch": check_torch,
     "device": check_device,
     "threads": check_threads,
-    "attention": check_attention,
+    "kernels": check_kernels,
     "training": check_training,
     "compiler": check_compiler,
     "compile": check_compile,
@@ -214,8 +205,11 @@ def _program(chosen: str | None, usual: tuple[str, ...]) -> str | None:
 def main(names: list[str]) -> None:
     """Make the checks ``names`` one after the other."""
     for name in names:
-        finding = dataclasses.asdict(CHECKS[name]())
-        sys.stdout.write(json.dumps({"finding": finding}) + "\n")
+        made = CHECKS[name]()
+        # All of a check or nothing: what it has begun is not done.
+        for finding in [made] if isinstance(made, Finding) else list(made):
+            line = {"finding": dataclasses.asdict(finding), "check": name}
+            sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
 

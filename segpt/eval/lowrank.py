@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.config.layout import Role
 from segpt.config.score import LowRank, Phased, Sgd
 from segpt.errors import ScoreError
+from segpt.kernels import token_nats
 from segpt.model.leaves import Adapted, Leaf, Matrix, weights
 from segpt.model.model import Model
 from segpt.values import Arrays
@@ -178,9 +178,8 @@ class Adapt:
         losses = []
         for part in pieces(*targets.shape):
             self._lanes = lanes[part[0]]
-            logits = self.model.logits(hidden[part]).flatten(0, 1)
-            nats = F.cross_entropy(logits, targets[part].flatten(), reduction="none")
-            losses.append((nats * weight[:, -last:][part].flatten()).sum())
+            nats = token_nats(hidden[part], self.model.readout(), targets[part])
+            losses.append((nats * weight[:, -last:][part]).flatten().sum())
         return torch.stack(losses).sum()
 
     @torch.no_grad()

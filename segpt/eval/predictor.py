@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.kernels import token_log_probs
 from segpt.model.stream import Cache, Past, first_rows
 from segpt.values import Arrays
 
@@ -90,14 +91,17 @@ class Reader:
                 continue
             done += len(here)
             learner.select(spans.lane[part[0]])
-            logits = learner.model.logits(hidden[part]).flatten(0, 1)
-            if not picked.all():
-                logits = logits[torch.from_numpy(picked.ravel()).to(device)]
-            total = logits.logsumexp(-1, keepdim=True)
-            wanted = torch.from_numpy(self.ids[here + 1].astype(np.int64)).to(device)
-            nats.append((total - logits.gather(-1, wanted[:, None]))[:, 0])
-            if (probed := self.probed[here]).any():
-                rows.append((logits - total)[torch.from_numpy(probed).to(device)])
+            probed = self.probed[here]
+            log_probs = token_log_probs(
+                hidden[part],
+                learner.model.readout(),
+                None if picked.all() else torch.from_numpy(picked.ravel()).to(device),
+                torch.from_numpy(self.ids[here + 1].astype(np.int64)).to(device),
+                torch.from_numpy(probed).to(device) if probed.any() else None,
+            )
+            nats.append(log_probs.nats)
+            if log_probs.rows is not None:
+                rows.append(log_probs.rows)
         return Reading(targets, _joined(nats, (0,)), _joined(rows, (0, learner.model.spec.vocab)))
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -4,16 +4,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.kernels import token_nats
+from segpt.kernels.cross_entropy import POSITIONS
 from segpt.model.model import Model
 from segpt.model.stream import Overlap
 
 from .windows import Indices, Spans
 
-POSITIONS = 1024  # whose logits are held at once
 LEAST_SHARED = 1.5  # times as many tokens in windows as there are make sharing them pay
 
 
@@ -47,10 +47,8 @@ def window_hidden(
 
 def position_nats(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     """-log p(target), (batch, time), from the final stream, with few logits at a time."""
-    flat = (torch.split(t, POSITIONS) for t in (hidden.flatten(0, 1), targets.flatten()))
-    parts = zip(*flat, strict=True)
-    nats = [F.cross_entropy(model.logits(x), target, reduction="none") for x, target in parts]
-    return torch.cat(nats).view(targets.shape)
+    nats = token_nats(hidden.flatten(0, 1), model.readout(), targets.flatten())
+    return nats.view(targets.shape)
 
 
 def gather(ids: NDArray[np.uint32], begin: Indices, length: int) -> Tensor:

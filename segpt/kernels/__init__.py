@@ -1,7 +1,33 @@
-"""Named operations: a reference in plain torch, and faster back ends beside it."""
+"""Operations that a model spends its time in: one folder each, with its reference and back ends.
 
-from . import onednn, torch_backend  # the first that supports a call runs
-from .ops import OPS, use
-from .reference import attend, linear, orthogonalise
+A folder holds ``reference.py``, which defines the operation in plain torch and names its arguments
+(the ``Call``), and one file per back end. Back ends are tested against the reference.
+"""
 
-__all__ = ["OPS", "attend", "linear", "onednn", "orthogonalise", "torch_backend", "use"]
+from .activation import activation, gated_feed
+from .attention import attention
+from .cross_entropy import token_log_probs, token_loss, token_nats
+from .linear import linear
+from .newton_schulz import newton_schulz
+from .registry import OPS, Backend, Later, Op, use, use_recipe
+from .rms_norm import rms_norm
+from .rotary import rotary
+
+__all__ = [
+    "OPS",
+    "Backend",
+    "Later",
+    "Op",
+    "activation",
+    "attention",
+    "gated_feed",
+    "linear",
+    "newton_schulz",
+    "rms_norm",
+    "rotary",
+    "token_log_probs",
+    "token_loss",
+    "token_nats",
+    "use",
+    "use_recipe",
+]

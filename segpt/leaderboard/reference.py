@@ -139,11 +139,8 @@ def _check_model(artifact: Artifact, entry: Reference) -> Iterator[str]:
 
 
 def _check_score(artifact: Artifact, entry: Reference, fixture: Path) -> Iterator[str]:
-    use("reference")
-    try:
+    with use("reference"):
         bpb = score(artifact, read_text([fixture]), SCORED).bpb
-    finally:
-        use("auto")
     if not abs(bpb - entry.fixture_bpb) <= entry.tolerance:
         yield (
             f"scores {bpb:.6f} bits per byte on {fixture.name}, where the manifest says "

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from segpt.config import model as spec
-from segpt.kernels import attend
+from segpt.kernels import attention
 
 from .leaves import Matrix
 from .stream import Stream
@@ -47,7 +47,7 @@ class Attention(nn.Module):
             if documents is not None:
                 documents = stream.past.number(documents, window)
         q, v, x = stream.read(q), stream.read(v), stream.read(x)
-        y = attend(q, keys, values, window, documents, self.scale)
+        y = attention(q, keys, values, window, documents, self.scale)
         for part in self.output_parts:
             y = part(y, v, x, stream)
         return self.out(y.flatten(-2))

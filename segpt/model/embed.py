@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from segpt.config import parts as spec
+from segpt.kernels import rms_norm
 
 from .leaves import Matrix, Table, Vector
-from .parts import rms
 from .stream import Stream
 
 _CURRENT, _PREVIOUS = 36313, 27191  # primes that spread pairs of ids over buckets
@@ -20,7 +20,7 @@ class Token(nn.Module):
         self.norm = s.norm
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        return rms(x) if self.norm else x
+        return rms_norm(x) if self.norm else x
 
 
 class Backward(nn.Module):
@@ -68,4 +68,4 @@ class Bigram(Backward):
 
 class Normalise(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        return rms(x)
+        return rms_norm(x)

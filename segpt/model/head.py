@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from .leaves import Matrix, Table, Vector, project
-from .parts import rms
+from segpt.kernels import rms_norm
+from segpt.kernels.cross_entropy import LinearHead
+
+from .leaves import Matrix, Table, Vector, is_hooked, plain_weight, project
 
 
 class Head(nn.Module):
@@ -26,7 +28,7 @@ class Head(nn.Module):
 
     def normalise(self, x: Tensor) -> Tensor:
         """What the head reads of the last stream."""
-        x = rms(x)
+        x = rms_norm(x)
         return x if self.gain is None else self.gain(x) * x
 
     def forward(self, x: Tensor, table: Table) -> Tensor:
@@ -48,3 +50,17 @@ class Head(nn.Module):
         if self.softcap is None:
             return logits
         return self.softcap * torch.tanh(logits / self.softcap)
+
+    def linear_form(self, table: Table) -> LinearHead | None:
+        """The head as one product, a scale and a cap, where it is that.
+
+        None where it has another cap, rows are adapted one by one, or a hook waits for its call.
+        A head that computes otherwise says so by overriding this too; until it does, None.
+        """
+        computes_otherwise = type(self).forward is not Head.forward
+        if computes_otherwise or self.cap is not None or is_hooked(self):
+            return None
+        weight = plain_weight(table if self.matrix is None else self.matrix)
+        if weight is None:
+            return None
+        return LinearHead(weight[: table.weight.size(0)], self.scale, self.softcap)

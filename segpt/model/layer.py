@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from segpt.config import model as spec
+from segpt.kernels import rms_norm
 
 from .leaves import Vector
-from .parts import rms
 from .stream import Stream
 
 Pair = tuple[Tensor, Tensor]
@@ -22,7 +22,7 @@ class Branch(nn.Module):
         self.body = body
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        h = rms(x) * (self.norm_scale * stream.norm_scale) if self.norm else x
+        h = rms_norm(x) * (self.norm_scale * stream.norm_scale) if self.norm else x
         if self.gain is None:
             y = self.body(h, stream)
         elif self.before:

@@ -65,8 +65,11 @@ class Matrix(nn.Module):
         self.view: View | None = None
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
 
+    def used(self) -> Tensor | Adapted:
+        return self.weight if self.view is None else self.view(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
-        return project(x, self.weight if self.view is None else self.view(self.weight))
+        return project(x, self.used())
 
 
 class Table(nn.Module):
@@ -100,6 +103,23 @@ class Vector(nn.Module):
 
 
 Leaf = Matrix | Table | Vector
+
+
+def plain_weight(leaf: Matrix | Table) -> Tensor | None:
+    """The weight as it is used, (out, in), where the leaf does nothing but multiply by it.
+
+    None where rows are adapted one by one, or a hook waits for the leaf to be called: then it has
+    to be. Where the weight is a view of the parameter, gradients go on to that.
+    """
+    if is_hooked(leaf) or type(leaf) not in (Matrix, Table):
+        return None
+    used = leaf.used()
+    return None if isinstance(used, Adapted) else used
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something waits for the module to be called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class Weight(NamedTuple):

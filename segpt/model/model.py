@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segpt.config.model import ModelSpec, narrower
+from segpt.kernels.cross_entropy import Readout
 
 from .embed import Backward
 from .head import Head
@@ -198,5 +199,9 @@ class Model(nn.Module):
         return x
 
     def logits(self, x: Tensor) -> Tensor:
-        """Float32 logits from the final normalised stream."""
+        """Float32 logits (..., vocab) from the final normalised stream (..., width)."""
         return self.head(x, self.table)
+
+    def readout(self) -> Readout:
+        """How logits come of the final normalised stream, for operations that never hold all."""
+        return Readout(self.logits, self.spec.vocab, self.head.linear_form(self.table))

@@ -8,26 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segpt.config import parts as spec
+from segpt.kernels import rms_norm, rotary
 
 from .leaves import Matrix, Vector
 from .stream import Stream
 
 
-def rms(x: Tensor) -> Tensor:
-    """Divide by the root mean square over the last dimension, in float32, without a gain."""
-    return F.rms_norm(x.float(), (x.size(-1),)).to(x.dtype)
-
-
 # query_key: (q, k, stream) -> (q, k)
 class Norm(nn.Module):
     def forward(self, q: Tensor, k: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-        return rms(q), rms(k)
+        return rms_norm(q), rms_norm(k)
 
 
 class Rope(nn.Module):
     def __init__(self, s: spec.Rope) -> None:
         super().__init__()
-        self.dims, self.pairs = s.dims, s.pairs
+        self.neighbours = s.pairs == "neighbours"
         self.sign = 1.0 if s.turn == "right" else -1.0
         # float64 on the CPU, so that every device and library rotates by the same angles
         count = torch.arange(0, s.dims, 2, dtype=torch.float64, device="cpu") / s.dims
@@ -46,16 +42,10 @@ class Rope(nn.Module):
         rates, positions = self.rates.to(device).double(), stream.positions.to(device)
         angle = positions[:, None, None] * rates
         cos, sin = angle.cos().to(q), (self.sign * angle.sin()).to(q)
-        return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
-
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turned, rest = torch.split(x, [self.dims, x.size(-1) - self.dims], -1)
-        if self.pairs == "neighbours":
-            a, b = turned.view(*turned.shape[:-1], -1, 2).unbind(-1)
-            both = torch.stack([a * cos + b * sin, b * cos - a * sin], -1)
-            return torch.cat([both.flatten(-2), rest], -1)
-        a, b = turned.chunk(2, -1)
-        return torch.cat([a * cos + b * sin, b * cos - a * sin, rest], -1)
+        return (
+            rotary(q, cos, sin, neighbours=self.neighbours),
+            rotary(k, cos, sin, neighbours=self.neighbours),
+        )
 
 
 class Gain(nn.Module):
@@ -97,7 +87,7 @@ class ValueResidual(nn.Module):
 
 class ValueNorm(nn.Module):
     def forward(self, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
-        return rms(v)
+        return rms_norm(v)
 
 
 class ValueEmbedding(nn.Module):

@@ -14,6 +14,7 @@ import torch
 import segpt
 from segpt.artifact.container import unpack
 from segpt.config.base import encode
+from segpt.config.kernels import Kernels
 from segpt.config.parameter_golf import reference
 from segpt.config.score import InPlace, ScoreSpec
 from segpt.data.shards import Shards
@@ -22,6 +23,7 @@ from segpt.data.tokenizer import load
 from segpt.errors import InterruptError, ScoreError
 from segpt.eval.ledger import Ledger, account
 from segpt.eval.tally import Progress, Tally, tally
+from segpt.kernels import use_recipe
 from segpt.model.model import Model
 from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized, Score, Text
 
@@ -122,7 +124,8 @@ def score(
     accounted = text if isinstance(text, Accounted) else account_for(opened.source, text)
     model, ledger = opened.model, accounted.ledger
     context = spec.reach(model.spec.context)
-    found = tally(model, ledger, spec, context, told, pause=pause, resume=resume)
+    with use_recipe(spec.kernels):
+        found = tally(model, ledger, spec, context, told, pause=pause, resume=resume)
     return Score(
         nats=math.fsum(found.nats),
         bytes=ledger.bytes,
@@ -154,6 +157,7 @@ def score(
             "stride": spec.stride if spec.mode == "strided" else None,
             "batch": spec.batch,
             "loops": spec.loops,
+            **({} if spec.kernels == Kernels() else {"kernels": encode(spec.kernels)}),
             **_surroundings(device, found),
         },
         origin={

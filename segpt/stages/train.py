@@ -26,6 +26,7 @@ from segpt.data.tokenizer import load
 from segpt.data.tokens import ids
 from segpt.errors import CheckpointError, TrainError
 from segpt.eval.validate import validate
+from segpt.kernels import use_recipe
 from segpt.model.model import Model
 from segpt.restoring import taking_over
 from segpt.train.loop import Report, Run, compile_model, sequences
@@ -95,38 +96,39 @@ def train(
         DataError: if the text is too short to take no target twice, where the recipe wants that.
         CheckpointError: if weights to begin with have another shape.
     """
-    mesh.agree(_told(recipe, tokens, held_out, resume, init, rules))
-    with mesh.all_well():
-        session = _Session(recipe, tokens, held_out, out, mesh, resume, init, rules, saved)
-    run, blocks = session.run, session.blocks
-    run.threads.notice = notice
-    compile_model(run, blocks.take(run.blocks, run.size), notice)
-    if mesh.leads:
-        for line in (*session.lines(), *([] if resume is None else _inexact(resume, mesh))):
-            notice(line)
-        out.mkdir(parents=True, exist_ok=True)
-        clean_run(out)
-        _rewind(session.metrics, run.step)
-    check = None if held_out is None else _validation(recipe, held_out)
-    if check is not None and recipe.train.validate_first and not run.step:
-        session.validate_first(check)
-    if not session.over:
-        run.threads.start()
-        try:
-            loop(
-                run,
-                session.batch,
-                validate=check,
-                save=session.save,
-                report=lambda step: session.log(step, report),
-                stop=stop,
-                finish=session.finish,
-                sizes=load(tokens.tokenizer).sizes,
-            )
-        finally:
-            run.threads.release()
-    finished(session.about())
-    return out / checkpoint_name(run.step)
+    with use_recipe(recipe.train.kernels):
+        mesh.agree(_told(recipe, tokens, held_out, resume, init, rules))
+        with mesh.all_well():
+            session = _Session(recipe, tokens, held_out, out, mesh, resume, init, rules, saved)
+        run, blocks = session.run, session.blocks
+        run.threads.notice = notice
+        compile_model(run, blocks.take(run.blocks, run.size), notice)
+        if mesh.leads:
+            for line in (*session.lines(), *([] if resume is None else _inexact(resume, mesh))):
+                notice(line)
+            out.mkdir(parents=True, exist_ok=True)
+            clean_run(out)
+            _rewind(session.metrics, run.step)
+        check = None if held_out is None else _validation(recipe, held_out)
+        if check is not None and recipe.train.validate_first and not run.step:
+            session.validate_first(check)
+        if not session.over:
+            run.threads.start()
+            try:
+                loop(
+                    run,
+                    session.batch,
+                    validate=check,
+                    save=session.save,
+                    report=lambda step: session.log(step, report),
+                    stop=stop,
+                    finish=session.finish,
+                    sizes=load(tokens.tokenizer).sizes,
+                )
+            finally:
+                run.threads.release()
+        finished(session.about())
+        return out / checkpoint_name(run.step)
 
 
 def _told(

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.errors import ScoreError
 from segpt.kernels import onednn
+from segpt.kernels.cross_entropy import nats_of_logits
 
 from .subject import Shared, Subject
 
@@ -217,7 +217,7 @@ def _judge(
     done = 0
     for part in logits:
         wanted = targets[done : done + len(part)]
-        nats.append(F.cross_entropy(part, wanted, reduction="none"))
+        nats.append(nats_of_logits(part, wanted))
         greedy.append(part.argmax(-1) == wanted)
         done += len(part)
     return torch.cat(nats).double().cpu().numpy(), torch.cat(greedy).cpu().numpy()

@@ -3,7 +3,7 @@
 Once :func:`register` has run, ``--model segpt --model_args path=FILE`` works as for any model,
 for instance in a script of two lines::
 
-    from segpt.stages import harness; harness.register()
+    from segpt.tasks import harness; harness.register()
     from lm_eval.__main__ import cli_evaluate; cli_evaluate()
 
 ``FILE`` is an artifact, a quantized model, a checkpoint or a run.

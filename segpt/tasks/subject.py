@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segpt.errors import ScoreError
 from segpt.eval.ledger import Codec
-from segpt.eval.surprisal import POSITIONS
+from segpt.kernels.cross_entropy import POSITIONS
 from segpt.model.model import Model
 from segpt.model.stream import Cache, pick_rows
 

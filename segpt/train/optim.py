@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from segpt.config.layout import Place, Role, Weight, layout
 from segpt.config.train import Adam, Muon, Neurons, Optimizer, Rule
 from segpt.errors import CheckpointError, TrainError
-from segpt.kernels import orthogonalise
+from segpt.kernels import newton_schulz
+from segpt.kernels.newton_schulz import Coefficients
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 
 from . import schedule
-
-Coefficients = tuple[tuple[float, float, float], ...]
 
 # Jordan's quintic: every step the same, singular values end in about [0.7, 1.2].
 CLASSIC = (3.4445, -4.7750, 2.0315)
@@ -67,13 +66,13 @@ def direction(spec: Muon, update: Tensor, *, both: bool = False) -> Tensor:
     norm = x.norm(dim=(1, 2), keepdim=True)
     match spec.coefficients:
         case "classic":
-            x = orthogonalise(x / (norm + 1e-7), (CLASSIC,) * spec.iterations)
+            x = newton_schulz(x / (norm + 1e-7), (CLASSIC,) * spec.iterations)
         case "five":
-            x = orthogonalise(x / (norm + 1e-7), FIVE[: spec.iterations])
+            x = newton_schulz(x / (norm + 1e-7), FIVE[: spec.iterations])
         case "seven":
-            x = orthogonalise(x / (norm + 1e-7), SEVEN)
+            x = newton_schulz(x / (norm + 1e-7), SEVEN)
         case "polar":
-            x = orthogonalise(x / (1.02 * norm + 1e-6), POLAR[: spec.iterations])
+            x = newton_schulz(x / (1.02 * norm + 1e-6), POLAR[: spec.iterations])
     return x.mT if tall else x
 
 

@@ -514,8 +514,9 @@ def worker(
     place: Path, seed: int, kills: int, full: int, together: Sequence[int]
 ) -> dict[str, Any]:
     """All cases of one process: figures, and what went wrong."""
-    for module in ("train", "prepare", "quantize", "pack", "score", "compress", "report", "record"):
-        import_module(f"segpt.stages.{module}")
+    arrows = [f"stages.{name}" for name in ("train", "prepare", "quantize", "pack", "score")]
+    for module in (*arrows, "coding.compress", "report.gather", "leaderboard.record"):
+        import_module(f"segpt.{module}")
     bench = Bench(place, seed)
     seen: Counter[str] = Counter()
     wrong: list[str] = []

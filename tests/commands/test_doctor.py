@@ -40,7 +40,8 @@ def test_a_machine_that_can_run_these_tests_is_well(tmp_path: Path, run: Run) ->
     assert all(found[name]["state"] == "good" for name in REQUIRED)
     assert found["training"]["state"] == found["writing"]["state"] == "good"
     assert "forward and backward on cpu: loss" in found["training"]["found"]
-    assert "of the reference" in found["attention"]["found"]
+    assert "cpu: torch, within" in found["kernel attention"]["found"]
+    assert found["kernels"]["state"] == "good"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,7 +99,7 @@ def test_what_dies_in_one_check_is_told_and_the_others_go_on(tmp_path: Path, run
         "sitecustomize",
         "import os, signal, sys\n"
         "def audit(event, arguments):\n"
-        "    if event == 'subprocess.Popen' and 'doctor_worker' in ' '.join(sys.orig_argv):\n"
+        "    if event == 'subprocess.Popen' and 'segpt.doctor.worker' in ' '.join(sys.orig_argv):\n"
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
         "sys.addaudithook(audit)\n",
     )

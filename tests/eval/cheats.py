@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt import kernels
 from segpt.audit.conditions import Method, Name, Trial
 from segpt.config.score import Sgd
 from segpt.eval.learners import Chunk, Descend
 from segpt.eval.surprisal import gather
 from segpt.eval.windows import Spans, batched, plan
-from segpt.kernels import attend
 from segpt.model import attention
 from segpt.model.model import Model
 
@@ -583,7 +583,7 @@ def peeking() -> Iterator[None]:
 
     def peek(q: Tensor, k: Tensor, v: Tensor, *limits: Any) -> Tensor:
         if not next(wrong):
-            return attend(q, k, v, *limits)
+            return kernels.attention(q, k, v, *limits)
         groups = q.size(2) // k.size(2)
         k, v = (t.repeat_interleave(groups, 2) for t in (k, v))
         logits = torch.einsum("bqhc,bkhc->bhqk", q, k) / q.size(3) ** 0.5
@@ -593,5 +593,5 @@ def peeking() -> Iterator[None]:
         return torch.einsum("bhqk,bkhc->bqhc", logits.softmax(-1), v)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "attend", peek)
+        patch.setattr(attention, "attention", peek)
         yield

@@ -138,8 +138,9 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     load_commands()
-    for stage in ("train", "quantize", "pack", "score", "compress", "compare"):
-        importlib.import_module(f"segpt.stages.{stage}")
+    arrows = [f"stages.{name}" for name in ("train", "quantize", "pack", "score")]
+    for module in (*arrows, "coding.compress", "leaderboard.compare"):
+        importlib.import_module(f"segpt.{module}")
     list(importlib.import_module("segpt.data.corpus").builtin("validation"))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(Path(os.environ[PLACE]) / "socket"))

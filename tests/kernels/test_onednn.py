@@ -6,6 +6,8 @@ from torch import Tensor
 
 from segpt import kernels
 from segpt.kernels import onednn
+from segpt.kernels.newton_schulz.onednn import OneDnnNewtonSchulz
+from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="needs oneDNN on x86")
 
@@ -31,7 +33,7 @@ def test_scores_do_not_meet_it() -> None:
 def test_an_error_ends_the_wish() -> None:
     with pytest.raises(ZeroDivisionError), onednn.wanted():
         raise ZeroDivisionError
-    assert not onednn.supports(noise(2, 2, seed=0))
+    assert onednn.refusal(noise(2, 2, seed=0)) is not None
 
 
 @pytest.mark.parametrize("x", [noise(256, 64, seed=0).bfloat16(), noise(4, 64, seed=0)])
@@ -49,16 +51,18 @@ def test_autocast_decides_the_type() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 128, 128), (2, 96, 200)])
-def test_orthogonalising(shape: tuple[int, int, int]) -> None:
+def test_newton_schulz(shape: tuple[int, int, int]) -> None:
     x = noise(*shape, seed=0)
     x = x / torch.linalg.matrix_norm(x, keepdim=True)
     with onednn.wanted():
-        function, when = kernels.OPS["orthogonalise"].backends["onednn"]
-        assert when(x, (QUINTIC,))
-        assert not when(x.clone().requires_grad_(), (QUINTIC,))
-        found = function(x, (QUINTIC,) * 2)
-    wanted = kernels.OPS["orthogonalise"].reference(x, (QUINTIC,) * 2)
-    torch.testing.assert_close(found, wanted, atol=2e-6, rtol=0)
+        backend = OneDnnNewtonSchulz()
+        call = NewtonSchulzCall(x, (QUINTIC,) * 2)
+        assert backend.refusal(call) is None
+        reason = backend.refusal(NewtonSchulzCall(x.clone().requires_grad_(), (QUINTIC,)))
+        assert reason == "it has no gradients"
+        result = backend.run(call)
+    wanted = kernels.OPS["newton_schulz"].reference(call)
+    torch.testing.assert_close(result, wanted, atol=2e-6, rtol=0)
 
 
 def test_only_the_gradients_that_are_needed() -> None:

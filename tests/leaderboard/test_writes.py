@@ -23,7 +23,7 @@ TRACKS = '[[tracks]]\nname = "tiny"\nabout = "Tiny files."\nbytes = 100\n'
 ADD = """
 import sys
 from pathlib import Path
-from segpt.stages import record
+from segpt.leaderboard import record
 from tests.leaderboard.entries import claim
 record.append_entry(Path(sys.argv[1]), claim(sys.argv[2], track="tiny"))
 """

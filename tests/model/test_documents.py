@@ -140,13 +140,10 @@ def test_without_the_mask_documents_see_each_other(make: Make) -> None:
 def test_backends_agree_forward_and_backward(model: Model) -> None:
     tokens, found = ids(*STARTS), []
     for backend in ("reference", "torch"):
-        kernels.use(backend)
-        try:
+        with kernels.use(backend):
             model.zero_grad(set_to_none=True)
             logits = model(tokens, window=6)
             torch.autograd.backward(logits.square().mean())
-        finally:
-            kernels.use("auto")
         grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         found.append([logits.detach(), *grads])
     for mine, theirs in zip(*found, strict=True):

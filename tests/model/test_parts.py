@@ -8,9 +8,9 @@ from torch import Tensor
 
 from segpt.config import model as model_spec
 from segpt.config import parts as spec
-from segpt.kernels import attend
+from segpt.kernels import activation, attention, rms_norm
 from segpt.model import parts
-from segpt.model.feed import Dense, activate
+from segpt.model.feed import Dense
 from segpt.model.stream import Stream
 
 
@@ -78,7 +78,7 @@ def test_rope_depends_on_distance_only(turn: str) -> None:
 
 def test_grouped_queries_equal_repeated_keys() -> None:
     q, k, v = noise(2, 9, 6, 8), noise(2, 9, 2, 8, seed=1), noise(2, 9, 2, 8, seed=2)
-    y = attend(q, k, v)
+    y = attention(q, k, v)
     for head in range(6):
         group = head // 3  # heads 0 to 2 read the first kv head, 3 to 5 the second
         logits = q[:, :, head] @ k[:, :, group].mT / math.sqrt(8)
@@ -179,14 +179,14 @@ def test_skip_is_a_gated_lerp() -> None:
     ],
 )
 def test_activations(act: model_spec.Activation, points: dict[float, float]) -> None:
-    found = activate(act, torch.tensor(list(points)))
+    found = activation(torch.tensor(list(points)), act)
     torch.testing.assert_close(found, torch.tensor(list(points.values())))
 
 
 def test_swiglu_gates_its_second_half_by_its_first() -> None:
     x = torch.tensor([-2.0, 3.0, 5.0, 7.0])
     gated = [5 * -2 / (1 + math.e**2), 7 * 3 / (1 + math.e**-3)]
-    torch.testing.assert_close(activate("swiglu", x), torch.tensor(gated))
+    torch.testing.assert_close(activation(x, "swiglu"), torch.tensor(gated))
     feed = Dense(model_spec.Dense(hidden=3, act="swiglu"), width=4)
     assert (feed.up.weight.shape, feed.down.weight.shape) == ((6, 4), (4, 3))
 
@@ -194,8 +194,8 @@ def test_swiglu_gates_its_second_half_by_its_first() -> None:
 def test_rms_has_no_gain_and_works_in_float32() -> None:
     x = 300 * noise(3, 64)
     wanted = x / x.square().mean(-1, keepdim=True).sqrt()
-    torch.testing.assert_close(parts.rms(x), wanted)
-    half = parts.rms((20 * x).half())  # squares of these overflow float16
+    torch.testing.assert_close(rms_norm(x), wanted)
+    half = rms_norm((20 * x).half())  # squares of these overflow float16
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), wanted, atol=2e-3, rtol=2e-3)
 

@@ -15,12 +15,13 @@ from segpt.config.model import ModelSpec
 from segpt.config.parts import Algebraic, Asymmetric, Sigmoid
 from segpt.config.train import Scaling
 from segpt.kernels import onednn
+from segpt.kernels.cross_entropy import TOKEN_LOSS, Loss, LossCall
 from segpt.model.build import build
 from segpt.model.head import Head
 from segpt.model.leaves import Adapted, Table
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.train.loss import Loss, head_weight, token_loss
+from segpt.train.loss import token_loss
 
 
 class ShiftedHead(Head):
@@ -32,6 +33,13 @@ class ShiftedHead(Head):
 
     def forward(self, x: Tensor, table: Table) -> Tensor:
         return super().forward(x, table) + self.shift
+
+
+def is_fused(model: Model) -> bool:
+    """Whether the loss of this head is computed without the head being called."""
+    x, targets = torch.zeros(1, model.spec.width), torch.zeros(1, dtype=torch.int64)
+    call = LossCall(x, model.readout(), targets, torch.ones(1), 0.0)
+    return TOKEN_LOSS.refusals(call)["torch"] is None
 
 
 def made(spec: ModelSpec, softcap: float | None = 30.0, *, tied: bool = True) -> Model:
@@ -69,7 +77,7 @@ def gradients(total: Tensor, model: Model, x: Tensor) -> list[Tensor]:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segpt.train.loss._LOGITS", {"cpu": 500, "other": 500})
+    monkeypatch.setattr("segpt.kernels.cross_entropy.torch.LOGITS", {"cpu": 500, "other": 500})
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -83,7 +91,7 @@ def test_gradients_are_those_of_whole_logits(
     model = made(spec, softcap, tied=tied)
     if not fast:
         model.head = ShiftedHead(model.head, spec.vocab)
-    assert (head_weight(model) is not None) == (fast and softcap != 400.0)
+    assert is_fused(model) == (fast and softcap != 400.0)
     check_gradients(model, spec, z_loss, masked=masked)
 
 
@@ -106,7 +114,7 @@ def test_every_head(
     head = dataclasses.replace(spec.head, **{"softcap": softcap} | changes)
     model = build(dataclasses.replace(spec, head=head))
     initialise(model, Scaling(table=1.0), 0)
-    assert (head_weight(model) is not None) == fast
+    assert is_fused(model) == fast
     check_gradients(model, spec, 0.01)
 
 
@@ -192,7 +200,7 @@ def test_a_view_is_what_is_used_and_its_weight_what_learns(spec: ModelSpec, *, t
     leaf: Any = model.table if tied else model.head.matrix
     leaf.view = lambda weight: 2 * rounded(weight)
     x, targets = stream(spec), wanted_tokens(spec)
-    assert head_weight(model) is not None
+    assert is_fused(model)
     found = token_loss(model, x, targets)
     wanted = whole(model, x, targets, 0.0, None)
     assert float(found.total.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6)
@@ -205,19 +213,10 @@ def test_what_is_no_single_weight_takes_the_general_way(spec: ModelSpec) -> None
     model = made(spec)
     down, up = torch.randn(72, 2, spec.width), torch.randn(72, spec.vocab, 2)
     model.table.view = lambda weight: Adapted(weight, down[:1], up[:1])
-    assert head_weight(model) is None
+    assert not is_fused(model)
     hooked = made(spec)
     hooked.head.register_forward_hook(lambda *_: None)
-    assert head_weight(hooked) is None
-
-
-def test_a_field_that_a_head_gains_takes_the_general_way(
-    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = made(spec)
-    assert head_weight(model) is not None
-    monkeypatch.setattr("segpt.train.loss.encode", lambda _: {"kind": "head", "bias": True})
-    assert head_weight(model) is None
+    assert not is_fused(hooked)
 
 
 def test_without_gradients_only_the_loss_is_made(spec: ModelSpec) -> None:

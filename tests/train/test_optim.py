@@ -27,7 +27,7 @@ from segpt.config.train import (
     Steps,
 )
 from segpt.errors import CheckpointError, TrainError
-from segpt.kernels import orthogonalise
+from segpt.kernels import newton_schulz
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
@@ -279,7 +279,7 @@ def test_newton_schulz_matches_the_plain_formula() -> None:
     for _ in range(5):
         gram = expected @ expected.T
         expected = a * expected + (b * gram + c * gram @ gram) @ expected
-    assert torch.allclose(orthogonalise(x[None], (CLASSIC,) * 5)[0], expected, atol=1e-5)
+    assert torch.allclose(newton_schulz(x[None], (CLASSIC,) * 5)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

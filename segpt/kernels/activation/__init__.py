@@ -1,0 +1,21 @@
+"""Activations of the feed-forward body, alone and with the product before them."""
+
+from torch import Tensor
+
+from segpt.config.model import Activation
+from segpt.kernels.registry import Op
+
+from .reference import ActivationCall, FeedCall, feed_reference, reference
+
+ACTIVATION = Op("activation", reference)
+GATED_FEED = Op("gated_feed", feed_reference)
+
+
+def activation(x: Tensor, act: Activation) -> Tensor:
+    """act(x): (..., hidden), or (..., 2 hidden) to (..., hidden) for ``swiglu``; reuses ``x``."""
+    return ACTIVATION(ActivationCall(x, act))
+
+
+def gated_feed(x: Tensor, weight: Tensor, act: Activation) -> Tensor:
+    """act(x W^T): (..., width) by (hidden or 2 hidden, width) to (..., hidden)."""
+    return GATED_FEED(FeedCall(x, weight, act))

@@ -1,0 +1,22 @@
+"""Causal grouped-query attention with windows, documents and any scale."""
+
+from torch import Tensor
+
+from segpt.kernels.registry import Op
+
+from .reference import AttentionCall, reference
+from .torch import TorchAttention
+
+ATTENTION = Op("attention", reference, TorchAttention())
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None = None,
+    documents: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend from ``q`` to ``k`` and ``v``; :class:`AttentionCall` gives the shapes."""
+    return ATTENTION(AttentionCall(q, k, v, window, documents, scale))

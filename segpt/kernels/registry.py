@@ -1,0 +1,188 @@
+"""Operations by name: a reference that defines each, and back ends that may run instead of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from segpt.config.kernels import Kernels
+from segpt.errors import SegptError
+
+Call = TypeVar("Call")
+Result = TypeVar("Result")
+
+AUTO, REFERENCE = "auto", "reference"
+OPS: dict[str, "Op[Any, Any]"] = {}
+_chosen: dict[str, str] = {}  # the back end that somebody chose, by operation
+
+
+class Backend(ABC, Generic[Call, Result]):
+    """One way to compute an operation: a class per file, with its support told as reasons.
+
+    Attributes:
+        name: what recipes and :class:`use` call it.
+        priority: of the back ends that support a call, the one of the highest runs.
+    """
+
+    name: str
+    priority: int
+
+    @abstractmethod
+    def refusal(self, call: Call) -> str | None:
+        """Why it cannot compute this call, in words that a log can show; None if it can."""
+
+    @abstractmethod
+    def run(self, call: Call) -> Result:
+        """The result, of the shape and dtype that the reference gives."""
+
+
+class Later(Backend[Call, Result]):
+    """A back end whose module is imported at the first call on one of its devices."""
+
+    def __init__(
+        self,
+        name: str,
+        priority: int,
+        devices: tuple[str, ...],
+        load: Callable[[], Backend[Call, Result]],
+    ) -> None:
+        """``load`` imports the module where it is called; it may raise ImportError."""
+        self.name, self.priority, self.devices = name, priority, devices
+        self._load = load
+        self._backend: Backend[Call, Result] | None = None
+        self._missing: str | None = None
+
+    def refusal(self, call: Call) -> str | None:
+        device = device_of(call)
+        if device not in self.devices:
+            return f"it runs on {' and '.join(self.devices)}, not on {device}"
+        if self._backend is None and self._missing is None:
+            try:
+                self._backend = self._load()
+            except ImportError as error:
+                self._missing = f"it cannot be imported: {error}"
+        return self._missing if self._backend is None else self._backend.refusal(call)
+
+    def run(self, call: Call) -> Result:
+        assert self._backend is not None  # refusal() has been asked
+        return self._backend.run(call)
+
+
+class Op(Generic[Call, Result]):
+    """A reference implementation, and the back ends beside it by falling priority."""
+
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[[Call], Result],
+        *backends: Backend[Call, Result],
+    ) -> None:
+        self.name, self.reference = name, reference
+        self.__doc__ = reference.__doc__
+        self.backends: list[Backend[Call, Result]] = []
+        for backend in backends:
+            self.register(backend)
+        OPS[name] = self
+
+    def register(self, backend: Backend[Call, Result]) -> None:
+        """Add a back end; where it was imported from, and when, decides nothing.
+
+        Raises:
+            SegptError: if there is one of that name.
+        """
+        if backend.name in (AUTO, REFERENCE, *(other.name for other in self.backends)):
+            raise SegptError(f"{self.name} has a back end {backend.name!r} already")
+        self.backends.append(backend)
+        self.backends.sort(key=lambda b: (-b.priority, b.name))
+
+    def __call__(self, call: Call) -> Result:
+        """Compute ``call`` by the chosen back end, or the best one that supports it.
+
+        Raises:
+            SegptError: if a back end was chosen by name and does not support the call.
+        """
+        chosen = _chosen.get(self.name, AUTO)
+        if chosen == REFERENCE:
+            return self.reference(call)
+        for backend in self.backends:
+            if chosen in (AUTO, backend.name):
+                refusal = backend.refusal(call)
+                if refusal is None:
+                    return backend.run(call)
+                if chosen != AUTO:
+                    raise SegptError(
+                        f"the back end {chosen!r} of {self.name} does not support this call: "
+                        f"{refusal}; choose another, or 'auto'"
+                    )
+        return self.reference(call)
+
+    def refusals(self, call: Call) -> dict[str, str | None]:
+        """What each back end says to a call, by falling priority: a reason, or None."""
+        return {backend.name: backend.refusal(call) for backend in self.backends}
+
+
+class use:  # noqa: N801 - read like a function, as torch.set_grad_enabled is
+    """Choose back ends: ``use("reference")`` for all, ``use(attention="torch")`` for one.
+
+    The choice stands until another; as a context manager (``with use(...):``) it ends with the
+    block. A name for every operation leaves alone those that have no such back end. What is
+    chosen by name must run, or the call raises; ``auto`` takes the best that supports each call.
+    """
+
+    def __init__(self, every: str | None = None, /, **by_op: str) -> None:
+        """Make the choice.
+
+        Raises:
+            SegptError: if there is no such operation or back end; then nothing is chosen.
+        """
+        chosen = dict(_chosen)
+        if every is not None:
+            _check(every, {name for op in OPS.values() for name in _names(op)}, "kernels")
+            chosen |= {name: every for name, op in OPS.items() if every in _names(op)}
+        for name, backend in by_op.items():
+            if name not in OPS:
+                raise SegptError(f"unknown operation {name!r}; known: {', '.join(sorted(OPS))}")
+            _check(backend, _names(OPS[name]), f"back end of {name}")
+            chosen[name] = backend
+        self._before = dict(_chosen)
+        _replace(chosen)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _replace(self._before)
+
+
+def use_recipe(kernels: Kernels) -> use:
+    """The choice of a recipe, see :class:`use`.
+
+    Raises:
+        SegptError: if there is no such back end.
+    """
+    return use(**{field.name: getattr(kernels, field.name) for field in fields(kernels)})
+
+
+def device_of(call: Any) -> str:
+    """The type of the device of the first tensor of a call."""
+    return str(next(x.device.type for x in call if hasattr(x, "device")))
+
+
+def _names(op: Op[Any, Any]) -> set[str]:
+    return {AUTO, REFERENCE, *(backend.name for backend in op.backends)}
+
+
+def _check(name: str, known: set[str], what: str) -> None:
+    if name not in known:
+        raise SegptError(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}")
+
+
+def _replace(chosen: Mapping[str, str]) -> None:
+    _chosen.clear()
+    _chosen.update(chosen)

@@ -1,0 +1,14 @@
+"""Root-mean-square normalisation."""
+
+from torch import Tensor
+
+from segpt.kernels.registry import Op
+
+from .reference import RmsNormCall, reference
+
+RMS_NORM = Op("rms_norm", reference)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """``x`` (..., width) divided by its root mean square over the width, in float32, no gain."""
+    return RMS_NORM(RmsNormCall(x))

@@ -1,0 +1,202 @@
+"""Which back end runs: that of highest priority, whatever its module is called."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from segpt import kernels
+from segpt.config.kernels import Kernels
+from segpt.errors import SegptError
+from segpt.kernels import OPS, Backend, Later, Op
+
+
+class ScaleCall(NamedTuple):
+    x: Tensor
+    by: float
+
+
+def reference(call: ScaleCall) -> str:
+    """Says that it is the definition."""
+    return "reference"
+
+
+class Named(Backend[ScaleCall, str]):
+    """A back end that takes positive numbers, and says who it is."""
+
+    def __init__(self, name: str, priority: int) -> None:
+        self.name, self.priority = name, priority
+
+    def refusal(self, call: ScaleCall) -> str | None:
+        return None if call.by > 0 else f"{self.name} takes positive numbers"
+
+    def run(self, call: ScaleCall) -> str:
+        return self.name
+
+
+POSITIVE, NEGATIVE = ScaleCall(torch.ones(1), 1.0), ScaleCall(torch.ones(1), -1.0)
+
+
+@pytest.fixture
+def op() -> Iterator[Op[ScaleCall, str]]:
+    with kernels.use("auto"):
+        yield Op("scale", reference, Named("swift", 10))
+    del OPS["scale"]
+
+
+def test_auto_takes_a_back_end_where_it_can(op: Op[ScaleCall, str]) -> None:
+    assert (op(POSITIVE), op(NEGATIVE)) == ("swift", "reference")
+    assert op.refusals(NEGATIVE) == {"swift": "swift takes positive numbers"}
+
+
+@pytest.mark.parametrize("names", [("a", "z"), ("z", "a")])
+def test_priority_decides_and_neither_name_nor_order(
+    op: Op[ScaleCall, str], names: tuple[str, str]
+) -> None:
+    op.register(Named(names[0], 5))
+    op.register(Named(names[1], 20))
+    assert op(POSITIVE) == names[1]
+    assert list(op.refusals(POSITIVE)) == [names[1], "swift", names[0]]
+
+
+FAST = '''
+"""A back end of attention as somebody else would write it."""
+
+from segpt.kernels.attention import ATTENTION
+from segpt.kernels.registry import Backend
+
+
+class Fast(Backend):
+    name, priority = "zz_fast", 100
+
+    def refusal(self, call):
+        return None if call.q.size(-1) % 2 == 0 else "it takes an even number of channels"
+
+    def run(self, call):
+        return call.q * 0 + 7
+
+
+ATTENTION.register(Fast())
+'''
+
+
+def test_a_fast_back_end_whose_module_sorts_last_is_chosen(tmp_path: Path) -> None:
+    place = tmp_path / "zzz_last.py"
+    place.write_text(FAST)
+    spec = importlib.util.spec_from_file_location("zzz_last", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    attention = OPS["attention"]
+    before = list(attention.backends)
+    try:
+        spec.loader.exec_module(module)
+        q = torch.randn(1, 4, 2, 8)
+        assert (kernels.attention(q, q, q) == 7).all()
+        odd = torch.randn(1, 4, 2, 7)
+        assert not (kernels.attention(odd, odd, odd) == 7).all()  # the next one runs
+        with kernels.use(attention="torch"):
+            assert not (kernels.attention(q, q, q) == 7).all()
+        with (
+            kernels.use(attention="zz_fast"),
+            pytest.raises(SegptError, match="it takes an even number of channels"),
+        ):
+            kernels.attention(odd, odd, odd)
+    finally:
+        attention.backends[:] = before
+
+
+def test_a_choice_for_one_operation_leaves_the_others(op: Op[ScaleCall, str]) -> None:
+    other = Op("other", reference, Named("swift", 10))
+    try:
+        with kernels.use(scale="reference"):
+            assert (op(POSITIVE), other(POSITIVE)) == ("reference", "swift")
+        assert op(POSITIVE) == "swift"
+    finally:
+        del OPS["other"]
+
+
+def test_a_choice_stands_until_another(op: Op[ScaleCall, str]) -> None:
+    kernels.use("reference")
+    assert op(POSITIVE) == "reference"
+    kernels.use("auto")
+    assert op(POSITIVE) == "swift"
+
+
+def test_an_error_in_a_block_ends_its_choice(op: Op[ScaleCall, str]) -> None:
+    with pytest.raises(ZeroDivisionError), kernels.use("reference"):
+        raise ZeroDivisionError
+    assert op(POSITIVE) == "swift"
+
+
+def test_a_name_runs_or_raises_with_the_reason(op: Op[ScaleCall, str]) -> None:
+    with kernels.use("swift"):
+        assert op(POSITIVE) == "swift"
+        message = "'swift' of scale does not support this call: swift takes positive numbers"
+        with pytest.raises(SegptError, match=message):
+            op(NEGATIVE)
+        q = torch.randn(2, 4, 2, 8)  # attention has no such back end and goes its usual way
+        assert torch.equal(kernels.attention(q, q, q), kernels.attention(q, q, q))
+
+
+@pytest.mark.parametrize(
+    ("every", "by_op", "message"),
+    [
+        ("trition", {}, "unknown kernels 'trition'; known: auto, checkpoint, onednn, reference"),
+        (None, {"atention": "torch"}, "unknown operation 'atention'; known: activation, atten"),
+        (None, {"scale": "torch"}, "unknown back end of scale 'torch'; known: auto, reference, sw"),
+    ],
+)
+def test_what_does_not_exist_is_refused(
+    op: Op[ScaleCall, str], every: str | None, by_op: dict[str, str], message: str
+) -> None:
+    kernels.use("reference")
+    with pytest.raises(SegptError, match=message):
+        kernels.use(every, **by_op)
+    assert op(POSITIVE) == "reference"  # the earlier choice stays
+
+
+def test_a_name_is_taken_once(op: Op[ScaleCall, str]) -> None:
+    with pytest.raises(SegptError, match="has a back end 'swift' already"):
+        op.register(Named("swift", 3))
+    with pytest.raises(SegptError, match="has a back end 'reference' already"):
+        op.register(Named("reference", 3))
+
+
+def test_what_loads_later_is_imported_where_its_device_is(op: Op[ScaleCall, str]) -> None:
+    loaded = []
+
+    def load() -> Named:
+        loaded.append("yes")
+        return Named("late", 50)
+
+    elsewhere = Later[ScaleCall, str]("elsewhere", 60, ("cuda",), load)
+    op.register(elsewhere)
+    assert op(POSITIVE) == "swift"
+    assert elsewhere.refusal(POSITIVE) == "it runs on cuda, not on cpu"
+    assert not loaded
+    op.register(Later[ScaleCall, str]("late", 50, ("cpu",), load))
+    assert (op(POSITIVE), op(POSITIVE), op(NEGATIVE)) == ("late", "late", "reference")
+    assert loaded == ["yes"]
+
+
+def test_what_cannot_be_imported_is_a_reason_and_no_error(op: Op[ScaleCall, str]) -> None:
+    def load() -> Named:
+        raise ImportError("no module named triton")
+
+    op.register(Later[ScaleCall, str]("late", 50, ("cpu",), load))
+    assert op(POSITIVE) == "swift"
+    assert op.refusals(POSITIVE)["late"] == "it cannot be imported: no module named triton"
+
+
+def test_the_recipe_knows_every_operation() -> None:
+    assert set(Kernels.__dataclass_fields__) == OPS.keys()
+
+
+def test_importing_the_kernels_imports_no_compiler() -> None:
+    assert "triton" not in sys.modules or torch.cuda.is_available()
