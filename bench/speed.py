@@ -28,7 +28,8 @@ from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.stages import checkpoint_io
-from segpt.stages.score import account_for, open_model
+from segpt.stages.open_model import open_model
+from segpt.stages.score import account_for
 from segpt.tasks.continuations import Request, continuations
 from segpt.tasks.core import TASKS
 from segpt.tasks.core_bundle import read_bundle, read_items
@@ -92,8 +93,8 @@ def rolling(
     context = checkpoint.spec.context
     spec = ScoreSpec(stride=context // 8)
     one_pass = ScoreSpec(mode="rolling", context=window)
-    opened = open_model(checkpoint, device, spec)
-    ledger = _first(account_for(checkpoint, builtin("validation")).ledger, share)
+    opened = open_model(checkpoint, device)
+    ledger = _first(account_for(opened, builtin("validation")).ledger, share)
     found = dict[str, float]()
 
     def under(how: ScoreSpec) -> Callable[[], float]:
@@ -140,7 +141,7 @@ def core(run: Path, device: str, bundle: Path, context: int, items: int) -> dict
     the same ``items`` examples of each task, cropped to ``context`` tokens.
     """
     checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
-    opened = open_model(checkpoint, device, ScoreSpec())
+    opened = open_model(checkpoint, device)
     subject = of_model(opened.model, load(checkpoint.tokenizer), context)
     seconds: dict[str, tuple[float, float]] = {}
     for task in TASKS:

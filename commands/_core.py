@@ -3,20 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from segpt.artifact.container import unpack
-from segpt.data.tokenizer import load
 from segpt.errors import SegptError
-from segpt.stages import checkpoint_io, open_model
+from segpt.stages import checkpoint_io
+from segpt.stages.open_model import Value, open_model, read_model
 from segpt.tasks.core import Baselines
 from segpt.tasks.core_bundle import LIST, read_bundle
 from segpt.tasks.evaluate_core import Progress, choose, core_lines, evaluate
 from segpt.tasks.subject import Subject, of_hugging_face, of_model
 from segpt.train.mesh import joined
-from segpt.values import Artifact, Checkpoint, Quantized
 
 from . import _latest, _report
-
-Value = Artifact | Quantized | Checkpoint
 
 
 def run(
@@ -90,15 +86,9 @@ def _subject(
         if context is not None:
             raise SegptError(f"{model}: the context of a Hugging Face model is its own")
         return of_hugging_face(model, device), {"hugging_face": str(model)}
-    value = value or open_model.read_model(Path(model))[0]
-    source = unpack(value) if isinstance(value, Artifact) else value
-    fingerprint = value.digest if isinstance(value, Artifact) else value.fingerprint
-    if isinstance(source, Quantized):
-        ours = open_model.from_quantized(source, device)
-    else:
-        ours = open_model.from_checkpoint(source, device)
-    identity = {"path": str(model), "fingerprint": fingerprint}
-    return of_model(ours, load(source.tokenizer), context), identity
+    opened = open_model(value or read_model(Path(model)), device)
+    identity = {"path": str(model), "fingerprint": opened.identity}
+    return of_model(opened.model, opened.codec, context), identity
 
 
 def _is_foreign(path: Path) -> bool:

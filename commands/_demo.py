@@ -12,7 +12,8 @@ from segpt.data.corpus import builtin
 from segpt.errors import CheckpointError, SegptError
 from segpt.leaderboard.compressors import compressors
 from segpt.report import gather
-from segpt.stages import checkpoint_io, open_model, resolve_spec, score
+from segpt.stages import checkpoint_io, resolve_spec, score
+from segpt.stages.open_model import open_model, read_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
@@ -175,16 +176,15 @@ def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: st
     place, ttt = path.with_name(name), name == gather.SCORE_TTT
     if (measured := _scored(place, artifact)) is not None:
         return measured
-    value, model_spec = open_model.read_model(path)
+    opened = open_model(read_model(path), pick(device))
     # Both read in the mode of the recipe, so that the difference is what was learnt on the way.
     policy = "best" if ttt else "none"
-    spec = resolve_spec.score_spec(model_spec, policy=policy, recipe=recipe)
+    spec = resolve_spec.score_spec(opened.spec, policy=policy, recipe=recipe)
     with _report.Bar("score" + (" with test-time training" if ttt else "")) as bar:
         result = score.score(
-            value,
+            opened,
             builtin("validation"),
             spec,
-            device=pick(device),
             report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
         )
     checkpoint_io.write_score(place, result)

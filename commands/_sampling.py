@@ -37,7 +37,7 @@ def run(
     path: Path, prompts: Sequence[bytes], spec: SampleSpec, device: str, as_json: bool
 ) -> dict[str, Any]:
     """Continue the prompts; unless it is wanted as JSON, tell the text while it comes."""
-    value, _ = read_model(path)
+    value = read_model(path)
     show = _silent if as_json else _Board(len(prompts)).show
     found = sample(value, prompts, spec, device=pick(device), show=show)
     if not as_json:

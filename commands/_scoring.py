@@ -22,17 +22,17 @@ from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
 from segpt.errors import CheckpointError, InterruptError, SpecError
 from segpt.locks import locked
-from segpt.stages import checkpoint_io, open_model, resolve_spec, score
+from segpt.stages import checkpoint_io, resolve_spec, score
+from segpt.stages.open_model import OpenedModel, Value, identity_of, open_model, read_model
 from segpt.stages.score import Accounted
 from segpt.stages.threads import rounded_otherwise
 from segpt.train.mesh import Mesh, joined
-from segpt.values import Arrays, Artifact, Checkpoint, Quantized, Score, Text
+from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
 
 from . import _latest, _report, _signals, _texts
 
 SCORING = _latest.RUNS / "scoring"  # where an interrupted score lies
 RESULT = "result"  # under this name in its origin, once it was resumed and finished
-Value = Artifact | Quantized | Checkpoint
 Found = tuple[dict[str, Any], list[str]]
 
 
@@ -47,16 +47,15 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 raise SpecError(
                     "--audit and --prove run in one process; start them without torchrun"
                 )
-            value, model_spec = open_model.read_model(path)
-            source = score.source_of(value)
-            text, plain_text = _read(source, path, texts, options)
-            _check_checks(value, text, options)
+            opened = open_model(read_model(path), str(mesh.device))
+            text, plain_text = _read(opened.source, path, texts, options)
+            _check_checks(opened.value, text, options)
             counts = _loops(options["loops"])
-            spec = _spec(model_spec, options, counts[0] if len(counts) == 1 else None)
-            accounted = score.account_for(source, text)
+            spec = _spec(opened.spec, options, counts[0] if len(counts) == 1 else None)
+            accounted = score.account_for(opened, text)
         mesh.agree(
             {
-                "model": _named(value),
+                "model": opened.identity,
                 "text": {"tokens": accounted.ledger.targets, "digest": accounted.digest},
                 "score": encode(spec),
                 "--loops": counts,
@@ -68,7 +67,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
         if mesh.leads:
             _report.notice(f"model: {path}")
         call = _call(path, texts, options)
-        runner = _Runner(path, value, accounted, mesh, options["limit"], call)
+        runner = _Runner(path, opened, accounted, mesh, options["limit"], call)
         runner.audit_seed = options["audit_seed"]
         if options["resume"] and (known := runner.known(spec)) is not None:
             if not mesh.leads:
@@ -85,7 +84,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 f"  loops {n}: {b:.4f} bits per byte" for n, b in zip(counts, curve, strict=True)
             ]
         if options["gain"]:
-            strided = runner.score(_strided(spec, model_spec))
+            strided = runner.score(_strided(spec, opened.spec))
             gain = 1 - result.bpb / strided.bpb
             plain |= {"bpb_strided": strided.bpb, "gain": gain}
             lines.append(f"  gain: {100 * gain:.2f} % over {strided.bpb:.4f}, strided and frozen")
@@ -108,13 +107,13 @@ class _Runner:
     def __init__(
         self,
         path: Path,
-        value: Value,
+        opened: OpenedModel,
         text: Accounted,
         mesh: Mesh,
         limit: float | None,
         call: str,
     ) -> None:
-        self.path, self.value, self.text, self.call = path, value, text, call
+        self.path, self.opened, self.text, self.call = path, opened, text, call
         self.device, self.leads, self.limit = str(mesh.device), mesh.leads, limit
         self.audit_seed: int | None = None
         self.suffix = "" if mesh.size == 1 else f"-{mesh.rank}-of-{mesh.size}"
@@ -130,10 +129,9 @@ class _Runner:
             self._told(),
         ):
             result = score.score(
-                self.value,
+                self.opened,
                 self.text,
                 spec,
-                device=self.device,
                 limit_seconds=self.limit,
                 report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if self.leads else None,
                 stop=stop,
@@ -171,7 +169,7 @@ class _Runner:
     def _place(self, spec: ScoreSpec) -> tuple[Path, dict[str, str]]:
         """Where this score lies while it is under way, and what says which one it is."""
         origin = {
-            "model": _named(self.value),
+            "model": self.opened.identity,
             "text": self.text.digest,
             "score": fingerprint(spec),
         }
@@ -204,17 +202,14 @@ class _Runner:
 
     def audit(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
         """Hold the score against its conditions."""
-        opened = score.open_model(self.value, self.device, spec)
         assert result.by_target is not None
         with _report.Bar(f"audit {self.path.name}"):
             found = audited(
-                self.value,
-                opened.model,
+                self.opened,
                 self.text.ledger,
                 list(text),
                 spec,
                 result.by_target,
-                device=self.device,
                 seed=self.audit_seed,
             )
         states = found.plain()
@@ -232,7 +227,7 @@ class _Runner:
         """Compress the text and have a new process decompress it."""
         with _report.Bar(f"prove {self.path.name}") as bar:
             proof = prove(
-                self.value,
+                self.opened,
                 text,
                 spec,
                 nats=result.nats,
@@ -277,10 +272,6 @@ def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any])
         packed(value)
 
 
-def _named(value: Value) -> str:
-    return value.digest if isinstance(value, Artifact) else value.fingerprint
-
-
 def _call(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> str:
     """What an interrupted call leaves behind, so that it goes on without repeating anything."""
     kept = {name: str(v) if isinstance(v, Path) else v for name, v in options.items()}
@@ -297,11 +288,11 @@ def begun(
     Raises:
         CheckpointError: if there is none, of this model where one is named.
     """
-    value = None if model is None else _named(open_model.read_model(model)[0])
+    identity = None if model is None else identity_of(read_model(model))
     newest = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
     origins = {p.parent: checkpoint_io.read_header(p.parent, "scoring")["origin"] for p in newest}
     for place in sorted(origins, key=lambda place: RESULT in origins[place]):  # finished ones last
-        if value not in (None, origins[place].get("model")):
+        if identity not in (None, origins[place].get("model")):
             continue
         before = checkpoint_io.begun(place, "scoring")
         try:

@@ -39,18 +39,18 @@ def command(
     score is real, and is no archive. Predictions follow --recipe, or else the size of the model;
     --set changes their `score.`, `adapt.` and `ngram.` values, as for `segpt score`.
     """
-    from segpt.artifact.container import unpack
     from segpt.atomic import write_file
     from segpt.coding.compress import compress
     from segpt.config.base import encode
     from segpt.config.recipe import read_recipe
+    from segpt.stages.open_model import open_model
     from segpt.stages.resolve_spec import score_spec
 
     data = _coding.read(file)
     place = _coding.vacant(out or file.with_name(file.name + _coding.SUFFIX), force)
-    value = _coding.open_artifact(artifact)
+    opened = open_model(_coding.open_artifact(artifact))
     spec = score_spec(
-        unpack(value).spec,
+        opened.spec,
         policy=policy,
         recipe=read_recipe(recipe) if recipe else None,
         mode=mode,
@@ -62,7 +62,7 @@ def command(
     begun = time.perf_counter()
     with _report.Bar(f"compress {file.name}") as bar:
         made = compress(
-            value,
+            opened,
             [data],
             spec,
             report=lambda done, total: bar(done / total, f"{done:,} of {total:,} tokens"),
@@ -79,7 +79,7 @@ def command(
         "ideal_bits": made.bits,
         "tokens": made.tokens,
         "seconds": seconds,
-        "artifact": value.digest,
+        "artifact": opened.identity,
         "spec": encode(spec),
     }
     lines = [
@@ -87,6 +87,6 @@ def command(
         + ("" if bpb is None else f", {bpb:.4f} bits per byte"),
         f"{made.tokens:,} tokens in a code stream of {made.payload:,} bytes (ideally "
         f"{made.bits / 8:,.1f}), {seconds:.1f} s",
-        f"made by the artifact {value.digest}",
+        f"made by the artifact {opened.identity}",
     ]
     _report.emit(result, as_json, lines)

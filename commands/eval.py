@@ -51,7 +51,7 @@ def command(
     path = _latest.need("artifact", model)
     with _report.Bar(f"eval {path.name}") as bar:
         result = evaluate(
-            open_model.read_model(path)[0],
+            open_model.read_model(path),
             [name.strip() for name in tasks.split(",") if name.strip()],
             include=include,
             limit=limit,

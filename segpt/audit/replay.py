@@ -13,9 +13,10 @@ from segpt.atomic import write_file
 from segpt.config.base import decode
 from segpt.errors import ScoreError, SegptError
 from segpt.eval.tally import Tally, tally
+from segpt.kernels import use_recipe
 from segpt.stages.checkpoint_io import read_json
-from segpt.stages.open_model import read_model
-from segpt.stages.score import account_for, open_model
+from segpt.stages.open_model import open_model, read_model
+from segpt.stages.score import account_for
 from segpt.values import Text
 
 from .run import Job
@@ -27,10 +28,9 @@ def repeat(job: Job) -> Tally:
     Raises:
         ScoreError: if the documents are not those of the digest, or cannot be scored.
     """
-    value, _ = read_model(Path(job.model))
-    opened = open_model(value, job.device, job.score)
+    opened = open_model(read_model(Path(job.model)), job.device)
     documents = _documents(Path(job.documents))
-    accounted = account_for(opened.source, Text(job.documents, lambda: iter(documents)))
+    accounted = account_for(opened, Text(job.documents, lambda: iter(documents)))
     if accounted.digest != job.digest:
         raise ScoreError(f"{job.documents} does not hold the documents of digest {job.digest}")
     ledger = accounted.ledger
@@ -38,8 +38,9 @@ def repeat(job: Job) -> Tally:
         ids = np.frombuffer(Path(job.tokens).read_bytes(), "<u4").astype(np.uint32)
         ledger = dataclasses.replace(ledger, ids=ids)
     probed = np.frombuffer(Path(job.probed).read_bytes(), "<i8").astype(np.int64)
-    context = job.score.reach(opened.model.spec.context)
-    return tally(opened.model, ledger, job.score, context, probes=probed)
+    model = opened.model.loops(job.score.loops)
+    with use_recipe(job.score.kernels):
+        return tally(model, ledger, job.score, job.score.reach(model.spec.context), probes=probed)
 
 
 def main() -> None:

@@ -23,8 +23,10 @@ from segpt.errors import ScoreError
 from segpt.eval.ledger import Ledger
 from segpt.eval.schedule import schedule
 from segpt.eval.tally import tally
+from segpt.kernels import use_recipe
 from segpt.model.model import Model
 from segpt.stages.checkpoint_io import save_checkpoint, save_quantized, write_json
+from segpt.stages.open_model import OpenedModel, Value
 from segpt.values import Artifact, Checkpoint, Quantized
 
 from .changes import flips_for, slice_of
@@ -65,14 +67,12 @@ class Job:
 
 
 def audited(
-    value: Artifact | Quantized | Checkpoint,
-    model: Model,
+    opened: OpenedModel,
     ledger: Ledger,
     documents: Sequence[bytes],
     spec: ScoreSpec,
     nats: NDArray[np.float64],
     *,
-    device: str = "cpu",
     seed: int | None = None,
 ) -> Audit:
     """Everything that can be checked of a score by scoring again, in less than three scores.
@@ -82,19 +82,18 @@ def audited(
     more, see :func:`segpt.audit.conditions.slice_of`.
 
     Args:
-        value: what was scored.
-        model: its model on ``device``, which stays as it is.
+        opened: what was scored, where it was computed; its model stays as it is.
         ledger: the stream of the documents.
         documents: the text, for the new process.
         spec: how it was scored.
         nats: (targets,) what the score found for every target.
-        device: where it was computed, and is now.
         seed: what is flipped and probed; drawn anew if it is null. The audit keeps it.
 
     Raises:
         ScoreError: if a new process cannot score.
     """
     seed = drawn(seed)
+    model = opened.model.loops(spec.loops)
     context = spec.reach(model.spec.context)
     start, alone, extends = int(ledger.ids[0]), independent(spec), isinstance(spec.policy, Frozen)
     flips = flips_for(ledger.targets)
@@ -116,20 +115,19 @@ def audited(
         borders=borders_of(ids, spec, context, start),
         independent=alone,
         extends=extends,
-        tolerance=tolerance_of(device),
+        tolerance=tolerance_of(opened.device),
     )
-    more = replayed(value, documents, ledger, spec, nats, device=device, seed=seed)
+    more = replayed(opened, documents, ledger, spec, nats, seed=seed)
     return of_slice.also(*more)
 
 
 def replayed(
-    value: Artifact | Quantized | Checkpoint,
+    opened: OpenedModel,
     documents: Sequence[bytes],
     ledger: Ledger,
     spec: ScoreSpec,
     nats: NDArray[np.float64],
     *,
-    device: str = "cpu",
     seed: int | None = None,
 ) -> tuple[Condition, Condition]:
     """Whether new processes find the same nats in the whole text, also if its end is another.
@@ -137,12 +135,11 @@ def replayed(
     Model, text and spec go to them through files, which are deleted afterwards.
 
     Args:
-        value: what was scored.
+        opened: what was scored, where it was computed.
         documents: the text.
         ledger: its stream.
         spec: how it was scored.
         nats: (targets,) what the score found.
-        device: where it was computed, and is now.
         seed: what is changed and asked for; drawn anew if it is null.
 
     Raises:
@@ -151,13 +148,13 @@ def replayed(
     with tempfile.TemporaryDirectory(prefix="segpt-replay-") as name:
         folder = Path(name)
         job = Job(
-            model=str(_save(value, folder / "model")),
+            model=str(_save(opened.value, folder / "model")),
             documents=str(folder / "documents"),
             digest=text_digest(documents),
             tokens=None,
             probed=str(folder / "probed"),
             score=spec,
-            device=device,
+            device=opened.device,
             threads=torch.get_num_threads(),
             out=str(folder / "out"),
         )
@@ -169,7 +166,7 @@ def replayed(
             int(ledger.ids[0]),
             nats,
             seed=seed,
-            tolerance=tolerance_of(device),
+            tolerance=tolerance_of(opened.device),
             name="fresh_process",
         )
 
@@ -209,7 +206,8 @@ def method_of(model: Model, spec: ScoreSpec, context: int, start: int) -> Method
         targets = len(ids) - 1
         sizes = np.ones(targets, np.int64)
         ledger = Ledger(ids, sizes, np.flatnonzero(ids == start), targets, "bytes")
-        found = tally(model, ledger, spec, context, probes=probed)
+        with use_recipe(spec.kernels):
+            found = tally(model, ledger, spec, context, probes=probed)
         return Trial(found.nats, found.rows, found.counts)
 
     return method
@@ -260,7 +258,7 @@ def _run(job: Path) -> dict[str, Any]:
     return written
 
 
-def _save(value: Artifact | Quantized | Checkpoint, path: Path) -> Path:
+def _save(value: Value, path: Path) -> Path:
     match value:
         case Artifact():
             write_file(path, value.data)

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 
 import segpt
-from segpt.artifact.container import unpack
 from segpt.config.score import ScoreSpec
 from segpt.data.tokenizer import Codec
 from segpt.errors import DataError, MessageError, ScoreError
 from segpt.model.model import Model
-from segpt.stages.open_model import codec_of, from_quantized
+from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.threads import one_thread
-from segpt.values import Artifact, Tokenizer
+from segpt.values import Artifact
 
 from . import message
 from .arithmetic import Cumulative, Decoder, Encoder, cumulative, price
@@ -47,7 +46,7 @@ class Compressed(NamedTuple):
 
 
 def compress(
-    value: Artifact,
+    value: Artifact | OpenedModel,
     documents: Sequence[bytes],
     spec: ScoreSpec,
     *,
@@ -58,7 +57,7 @@ def compress(
     Everything runs on the CPU in one thread, so that the floats are the same on both sides.
 
     Args:
-        value: the artifact, which decompression needs again.
+        value: the artifact, which decompression needs again, or the model of one.
         documents: any bytes; a file is one document.
         spec: how to predict, with which policy.
         report: told now and then how many tokens are coded.
@@ -72,11 +71,12 @@ def compress(
         raise DataError("no document to compress; give one, even if it is empty")
     if (size := sum(map(len, documents))) > MOST_BYTES:
         raise DataError(f"{size:,} bytes of text; compress at most {MOST_BYTES:,} at once")
-    tokenizer, codec, model = _open(value)
+    opened = open_model(value)
+    codec = opened.codec
     tokens = _tokens(codec, documents)
     draft = Message(
-        artifact=value.digest,
-        tokenizer=tokenizer.fingerprint,
+        artifact=opened.identity,
+        tokenizer=opened.source.tokenizer.fingerprint,
         digest=_digest(documents),
         size=size,
         documents=len(documents),
@@ -96,7 +96,7 @@ def compress(
         bits += price(borders, token)
         return token
 
-    _walk(model, spec, codec.start, len(tokens), told, report)
+    _walk(opened.model, spec, codec.start, len(tokens), told, report)
     payload = encoder.finish()
     data = message.write(dataclasses.replace(draft, payload=payload))
     return Compressed(data, len(payload), bits, len(tokens))
@@ -132,11 +132,11 @@ def decompress(
 
 
 def _decoded(value: Artifact, given: Message, report: Report) -> list[bytes]:
-    tokenizer, codec, model = _open(value)
-    if given.tokenizer != tokenizer.fingerprint:
+    opened = open_model(value)
+    codec, fingerprint = opened.codec, opened.source.tokenizer.fingerprint
+    if given.tokenizer != fingerprint:
         raise MessageError(
-            f"coded with the tokenizer {given.tokenizer}, but the artifact has "
-            f"{tokenizer.fingerprint}"
+            f"coded with the tokenizer {given.tokenizer}, but the artifact has {fingerprint}"
         )
     decoder, left = Decoder(given.payload), given.size
     documents: list[list[int]] = [[]]
@@ -153,7 +153,7 @@ def _decoded(value: Artifact, given: Message, report: Report) -> list[bytes]:
         documents[-1].append(token)
         return token
 
-    _walk(model, given.spec, codec.start, given.tokens, found, report)
+    _walk(opened.model, given.spec, codec.start, given.tokens, found, report)
     decoder.finish()
     return [codec.decode(tokens) for tokens in documents]
 
@@ -175,11 +175,6 @@ def _walk(
             steps.push(code(cumulative(steps.distribution())))
             if done % REPORT_EVERY == 0 or done == targets:
                 report(done, targets)
-
-
-def _open(value: Artifact) -> tuple[Tokenizer, Codec, Model]:
-    quantized = unpack(value)
-    return quantized.tokenizer, codec_of(quantized), from_quantized(quantized)
 
 
 def _tokens(codec: Codec, documents: Sequence[bytes]) -> list[int]:

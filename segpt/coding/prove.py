@@ -15,8 +15,9 @@ from typing import Any
 import segpt
 from segpt.config.score import ScoreSpec
 from segpt.errors import CheckError, ScoreError
+from segpt.stages.open_model import OpenedModel, Value, open_model
 from segpt.stages.score import score
-from segpt.values import Artifact, Checkpoint, Quantized, Text
+from segpt.values import Artifact, Text
 
 from .compress import Compressed, compress
 
@@ -73,7 +74,7 @@ class Proof:
 
 
 def prove(
-    value: Artifact | Quantized | Checkpoint,
+    value: Value | OpenedModel,
     text: Text,
     spec: ScoreSpec,
     *,
@@ -83,7 +84,7 @@ def prove(
     """Show that a score is real: a decoder that sees no text gives the text back from its bytes.
 
     Args:
-        value: the artifact.
+        value: the artifact, or the model of one.
         text: the documents that were scored.
         spec: windows and policy of the score.
         nats: the sum that the score found; it is scored here if this is None.
@@ -94,11 +95,12 @@ def prove(
         ScoreError: if the value is no artifact, or cannot be scored.
         DataError: if the tokenizer loses text.
     """
-    artifact, documents = packed(value), list(text)
+    opened, documents = open_model(value), list(text)
+    artifact = packed(opened.value)
     if nats is None:
-        nats = score(artifact, text, spec).nats
+        nats = score(opened, text, spec).nats
     begun = time.perf_counter()
-    made = compress(artifact, documents, spec, report=lambda *at: report("compress", *at))
+    made = compress(opened, documents, spec, report=lambda *at: report("compress", *at))
     between = time.perf_counter()
     if _elsewhere(artifact, made, lambda *at: report("decompress", *at)) != documents:
         raise CheckError("the compressed text decodes to another one; the score is not proved")
@@ -121,7 +123,7 @@ def prove(
     return proof
 
 
-def packed(value: Artifact | Quantized | Checkpoint) -> Artifact:
+def packed(value: Value) -> Artifact:
     """The value, if it is an artifact.
 
     Raises:

@@ -23,9 +23,10 @@ from segpt.data.text import read_text
 from segpt.errors import CheckError, SegptError
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.checkpoint_io import read_checkpoint, save_quantized
+from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.prepare import as_text, builtin_splits, open_splits
-from segpt.stages.score import score, source_of
+from segpt.stages.score import score
 from segpt.stages.train import train
 from segpt.train.loop import Report
 from segpt.train.mesh import joined
@@ -53,11 +54,12 @@ def run(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say: Sa
             artifact = read_artifact(script.parent / plan["artifact"])
             if artifact.digest != plan["digest"]:
                 raise CheckError(f"{plan['artifact']} is not the artifact of this submission")
-            text = _text(source_of(artifact), [Path(a) for a in arguments] or _given(), plan)
+            opened = open_model(artifact)
+            text = _text(opened.source, [Path(a) for a in arguments] or _given(), plan)
             if text is None:
                 say("name a text: python train_gpt.py TEXT..., or set DATA_PATH")
                 return 2
-            _evaluate(script, plan, artifact, text, say)
+            _evaluate(script, plan, opened, text, say)
     except SegptError as error:
         say(" ".join(filter(None, (type(error).__name__, str(error)))))
         return error.exit_code
@@ -77,21 +79,18 @@ def lines(result: Score, *, seed: int | None, model: int, code: int) -> list[str
 
 
 def _evaluate(
-    script: Path, plan: Mapping[str, Any], artifact: Artifact, text: Text | Shards, say: Say
+    script: Path, plan: Mapping[str, Any], opened: OpenedModel, text: Text | Shards, say: Say
 ) -> None:
+    assert isinstance(opened.value, Artifact)
     if plan["threads"]:
         torch.set_num_threads(plan["threads"])
     with joined(os.environ.get("DEVICE", plan["device"])) as mesh:
-        mesh.agree({"artifact": artifact.digest})
-        result = score(
-            artifact,
-            text,
-            decode(ScoreSpec, plan["score"]),
-            device=str(mesh.device),
-        )
+        mesh.agree({"artifact": opened.identity})
+        here = opened.on(str(mesh.device))
+        result = score(here, text, decode(ScoreSpec, plan["score"]))
     if mesh.leads:
         size = script.stat().st_size
-        for line in lines(result, seed=result.seed, model=artifact.size, code=size):
+        for line in lines(result, seed=result.seed, model=opened.value.size, code=size):
             say(line)
 
 
@@ -149,8 +148,9 @@ def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say:
         save_quantized(out / "quantized", quantized)
         budget = recipe.pack.budget
         artifact, _ = pack(quantized, out / plan["artifact"], budget)
-    text = _text(source_of(artifact), _given(), plan)
-    _evaluate(script, plan, artifact, text or as_text(held_out), say)
+    opened = open_model(artifact)
+    text = _text(opened.source, _given(), plan)
+    _evaluate(script, plan, opened, text or as_text(held_out), say)
 
 
 def read_plan(text: str) -> dict[str, Any]:

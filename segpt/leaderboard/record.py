@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import segpt
 from segpt.artifact import container
+from segpt.artifact.reader import open_artifact
 from segpt.atomic import write_file
 from segpt.config.base import decode, nearest, readable
 from segpt.config.layout import parameters
@@ -198,7 +199,7 @@ def add(
     if not packed:
         raise SegptError("a record needs an artifact; make one with: segpt pack")
     runs = _runs(packed, artifacts, scores)
-    model = container.unpack(packed[0])
+    header = open_artifact(packed[0]).header
     record = Record(
         name=name,
         track=track,
@@ -206,10 +207,10 @@ def add(
         date=date,
         about=about,
         bytes=max(run.bytes for run in runs),
-        parameters=parameters(model.spec),
+        parameters=parameters(header.model),
         bpb=figure(runs).bpb,
         runs=runs,
-        origin=dict(model.origin),
+        origin=dict(header.origin),
         sections={section.name: section.bytes for section in container.sections(packed[0])},
         segpt=segpt.__version__,
         recipe=recipe,
@@ -397,7 +398,7 @@ def _runs(
             raise SegptError(
                 f"a record needs a score of {path}; make one with: segpt score {path} --out FILE"
             )
-        seed = container.unpack(artifact).origin.get("seed", "")
+        seed = open_artifact(artifact).header.origin.get("seed", "")
         runs.append(
             Run(
                 artifact=artifact.digest,

@@ -12,8 +12,9 @@ from segpt.config.score import ScoreSpec
 from segpt.data.text import read_text
 from segpt.errors import SegptError, SpecError
 from segpt.kernels import use
+from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.score import score
-from segpt.values import Artifact
+from segpt.values import Artifact, Quantized
 
 from .manifest import Reference, References
 
@@ -88,8 +89,11 @@ def _check(
         yield f"{len(data):,} bytes, where the manifest says {entry.bytes:,}"
     yield from _check_size(len(data), entry, listed)
     try:
-        yield from _check_model(Artifact(data), entry)
-        yield from _check_score(Artifact(data), entry, fixture)
+        artifact = Artifact(data)
+        opened = open_model(artifact)
+        assert isinstance(opened.source, Quantized)
+        yield from _check_model(artifact, opened.source, entry)
+        yield from _check_score(opened, entry, fixture)
     except SegptError as error:
         yield str(error)
 
@@ -118,11 +122,10 @@ def _check_size(size: int, entry: Reference, listed: dict[str, Reference]) -> It
         )
 
 
-def _check_model(artifact: Artifact, entry: Reference) -> Iterator[str]:
+def _check_model(artifact: Artifact, model: Quantized, entry: Reference) -> Iterator[str]:
     version = frame.split(artifact.data).format
     if version != entry.format:
         yield f"format {version}, where the manifest says {entry.format}"
-    model = container.unpack(artifact)
     found = {
         "spec": fingerprint(model.spec),
         "model": model.fingerprint,
@@ -138,9 +141,9 @@ def _check_model(artifact: Artifact, entry: Reference) -> Iterator[str]:
         yield f"packed as format {frame.FORMAT} it is another model"
 
 
-def _check_score(artifact: Artifact, entry: Reference, fixture: Path) -> Iterator[str]:
+def _check_score(opened: OpenedModel, entry: Reference, fixture: Path) -> Iterator[str]:
     with use("reference"):
-        bpb = score(artifact, read_text([fixture]), SCORED).bpb
+        bpb = score(opened, read_text([fixture]), SCORED).bpb
     if not abs(bpb - entry.fixture_bpb) <= entry.tolerance:
         yield (
             f"scores {bpb:.6f} bits per byte on {fixture.name}, where the manifest says "

@@ -20,9 +20,10 @@ from segpt.config.score import ScoreSpec
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, ScoreError, SegptError, SpecError
 from segpt.eval.tally import Progress
+from segpt.stages.open_model import open_model
 from segpt.stages.pack import read_artifact
 from segpt.stages.score import account_for, score
-from segpt.values import Artifact, Score, Text
+from segpt.values import Artifact, Quantized, Score, Text
 
 from .check import READING, agrees, check, check_all
 from .compressors import compressed
@@ -357,9 +358,10 @@ class _Bench:
     ) -> "_Tested":
         """The lines of run ``number`` scored again; those that no score can repeat are findings."""
         self._check_text(lines[0].text)
-        model = dataclasses.replace(unpack(artifact), documents=None)
-        derived = derive(artifact, model)
-        accounted = account_for(model, self.text)
+        opened = open_model(dataclasses.replace(unpack(artifact), documents=None), self.device)
+        assert isinstance(opened.source, Quantized)
+        derived = derive(artifact, opened.source)
+        accounted = account_for(opened, self.text)
         accounted = dataclasses.replace(accounted, overlap=overlap(artifact, self.text))
         tested = _Tested(derived, (), (), (), ())
         for place, line in enumerate(lines):
@@ -368,7 +370,7 @@ class _Bench:
             telling = self._telling(before + _seconds(lines[:place]), line.seconds, what)
             try:
                 reading = reading_of(line)
-                found = score(model, accounted, reading, device=self.device, report=telling)
+                found = score(opened, accounted, reading, report=telling)
             except (SpecError, ScoreError) as error:
                 findings = (*tested.findings, f"{field}policy or conditions: {error}")
                 tested = tested._replace(findings=findings)

@@ -1,11 +1,13 @@
-"""Models from the values that carry them."""
+"""Models from the values that carry them: read, checked and decoded once, whoever asks."""
 
 import dataclasses
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from segpt.artifact.reader import open_artifact
+from segpt.artifact.container import unpack
 from segpt.config.layout import layout
 from segpt.config.model import ModelSpec, settle
 from segpt.config.parts import Skip
@@ -14,10 +16,95 @@ from segpt.data.tokenizer import Codec, load
 from segpt.errors import ArtifactError, CheckpointError, ScoreError
 from segpt.model.build import build, load_weights
 from segpt.model.model import Model
-from segpt.values import Arrays, Artifact, Checkpoint, Quantized
+from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized
 
 from .checkpoint_io import kind_of, newest_checkpoint, read_checkpoint, read_quantized
 from .pack import read_artifact
+
+Value = Artifact | Quantized | Checkpoint
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model at work, and what it came from. Nothing about it is decoded, built or loaded twice.
+
+    Attributes:
+        value: what was opened.
+        source: what holds the weights and the tokenizer: an artifact that was unpacked, with the
+            training documents if they are listed, or else the value itself.
+        device: where the model computes.
+    """
+
+    value: Value
+    source: Quantized | Checkpoint
+    device: str = "cpu"
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.source.spec
+
+    def on(self, device: str) -> "OpenedModel":
+        """The same on another device, decoded as it is."""
+        return self if device == self.device else dataclasses.replace(self, device=device)
+
+    @cached_property
+    def model(self) -> Model:
+        """In evaluation mode; of a checkpoint with the visits that had joined by then.
+
+        Raises:
+            CheckpointError: if the weights are not those of the spec.
+        """
+        if isinstance(self.source, Quantized):
+            return from_quantized(self.source, self.device)
+        return from_checkpoint(self.source, self.device)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The tokenizer at work.
+
+        Raises:
+            ScoreError: if it has tokens that the model does not know.
+        """
+        return codec_of(self.source)
+
+    @property
+    def identity(self) -> str:
+        """The digest of an artifact, or the fingerprint of what was opened."""
+        return identity_of(self.value)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Where the model came from, with the fingerprints on the way."""
+        kind = "checkpoint" if isinstance(self.source, Checkpoint) else "quantized"
+        origin = {**self.source.origin, kind: self.source.fingerprint}
+        return origin | ({"artifact": self.identity} if isinstance(self.value, Artifact) else {})
+
+    @property
+    def seed(self) -> int | None:
+        """That of its training, if it is known."""
+        seed = self.source.origin.get("seed", "")
+        return int(seed) if seed.isdecimal() else None
+
+
+def identity_of(value: Value) -> str:
+    """The digest of an artifact, or the fingerprint of another value."""
+    return value.digest if isinstance(value, Artifact) else value.fingerprint
+
+
+def open_model(value: "Value | OpenedModel", device: str = "cpu") -> OpenedModel:
+    """The model of a value on ``device``; one that is open stays as it is, where it is.
+
+    Raises:
+        ArtifactError: if an artifact is damaged.
+    """
+    match value:
+        case OpenedModel():
+            return value
+        case Artifact():
+            source = dataclasses.replace(unpack(value), documents=value.documents)
+            return OpenedModel(value, source, device)
+        case _:
+            return OpenedModel(value, value, device)
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str = "cpu") -> Model:
@@ -95,7 +182,7 @@ def codec_of(source: Quantized | Checkpoint) -> Codec:
     return codec
 
 
-def read_model(path: Path) -> tuple[Artifact | Quantized | Checkpoint, ModelSpec]:
+def read_model(path: Path) -> Value:
     """What can be scored at a path: an artifact, a quantized model, a checkpoint or a run.
 
     Raises:
@@ -103,14 +190,11 @@ def read_model(path: Path) -> tuple[Artifact | Quantized | Checkpoint, ModelSpec
     """
     match kind_of(path):
         case "file":
-            artifact = _artifact(path)
-            return artifact, open_artifact(artifact).header.model
+            return _artifact(path)
         case "quantized":
-            quantized = read_quantized(path)
-            return quantized, quantized.spec
+            return read_quantized(path)
         case _:
-            checkpoint = read_checkpoint(newest_checkpoint(path))
-            return checkpoint, checkpoint.spec
+            return read_checkpoint(newest_checkpoint(path))
 
 
 def _artifact(path: Path) -> Artifact:

@@ -11,10 +11,8 @@ from segpt.config.sample import SampleSpec
 from segpt.data.tokenizer import Codec
 from segpt.errors import DataError
 from segpt.eval.sample import generate
-from segpt.values import Artifact, Checkpoint, Quantized
 
-from .open_model import codec_of, from_checkpoint, from_quantized
-from .score import source_of
+from .open_model import OpenedModel, Value, open_model
 from .threads import one_thread
 
 # Gets the number of a prompt, and it, what comes next in its text, or None where that ends.
@@ -66,7 +64,7 @@ class Sampled:
 
 
 def sample(
-    value: Artifact | Quantized | Checkpoint,
+    value: Value | OpenedModel,
     prompts: Sequence[bytes],
     spec: SampleSpec,
     *,
@@ -90,23 +88,20 @@ def sample(
     if not prompts:
         raise DataError("no prompt; give one, even if it is empty")
     begun = time.perf_counter()
-    source = source_of(value)
-    codec = codec_of(source)
+    opened = open_model(value, device)
+    codec = opened.codec
     starts = [_ids(codec, number, prompt) for number, prompt in enumerate(prompts, 1)]
-    if isinstance(source, Checkpoint):
-        model = from_checkpoint(source, device)
-    else:
-        model = from_quantized(source, device)
+    model = opened.model
     ready = time.perf_counter()
     texts = [_Text(codec, number, prompt, show) for number, prompt in enumerate(prompts)]
     coming = generate(model, starts, spec, start=codec.start, vocab=codec.vocab)
     first = 0.0
-    with one_thread(device):
+    with one_thread(opened.device):
         for number, token in coming:
             first = first or time.perf_counter() - ready
             texts[number].add(token, spec.tokens)
     return Sampled(
-        model=value.digest if isinstance(value, Artifact) else value.fingerprint,
+        model=opened.identity,
         spec=spec,
         prompts=tuple(prompts),
         texts=tuple(codec.decode(text.ids) for text in texts),

@@ -1,52 +1,32 @@
 """A model and a text to a Score: nothing else goes in, and what was proved comes out with it."""
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import torch
 
 import segpt
-from segpt.artifact.container import unpack
 from segpt.config.base import encode
 from segpt.config.kernels import Kernels
 from segpt.config.parameter_golf import reference
 from segpt.config.score import InPlace, ScoreSpec
 from segpt.data.shards import Shards
 from segpt.data.text import UNLISTED, text_digest, trained_on
-from segpt.data.tokenizer import load
+from segpt.data.tokenizer import Codec
 from segpt.errors import InterruptError, ScoreError
 from segpt.eval.ledger import Ledger, account
 from segpt.eval.tally import Progress, Tally, tally
 from segpt.kernels import use_recipe
-from segpt.model.model import Model
-from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized, Score, Text
+from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
 
-from .open_model import codec_of, from_checkpoint, from_quantized
+from .open_model import OpenedModel, Value, open_model
 
 SAVE_EVERY = 30.0  # seconds, of a score that can be resumed
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model ready to predict, and what it came from.
-
-    ``seed`` is that of its training, if it is known.
-    """
-
-    source: Quantized | Checkpoint
-    model: Model
-    origin: Origin
-
-    @property
-    def seed(self) -> int | None:
-        seed = self.origin.get("seed", "")
-        return int(seed) if seed.isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -64,7 +44,7 @@ class Accounted:
 
 
 def score(
-    value: Artifact | Quantized | Checkpoint,
+    value: Value | OpenedModel,
     text: Text | Shards | Accounted,
     spec: ScoreSpec,
     *,
@@ -84,7 +64,7 @@ def score(
         text: raw documents, on which bytes are counted, not on tokens; or token shards; or either
             as :func:`account_for` returned it for this value, so that it is tokenized only once.
         spec: how to read and what to learn; the model's context if it names none.
-        device: where to compute, in float32.
+        device: where to compute, in float32; an opened model computes where it is.
         report: told about progress after each batch.
         limit_seconds: give up when the whole takes longer.
         stop: asked now and then; true means save and stop.
@@ -93,7 +73,7 @@ def score(
 
     Raises:
         ScoreError: if the model was trained on one of the documents, the tokens do not stand for
-            the bytes, a number is not finite, or time is up.
+            the bytes, the model has no such loops, a number is not finite, or time is up.
         InterruptError: after saving, when ``stop`` says so.
         DataError: if there is no text.
         ArtifactError: if an artifact is damaged.
@@ -120,9 +100,9 @@ def score(
             kept = "" if save is None else "; what was scored is saved: go on with --resume"
             raise InterruptError(f"stopped before the whole text was scored{kept}")
 
-    opened = open_model(value, device, spec)
-    accounted = text if isinstance(text, Accounted) else account_for(opened.source, text)
-    model, ledger = opened.model, accounted.ledger
+    opened = open_model(value, device)
+    accounted = text if isinstance(text, Accounted) else account_for(opened, text)
+    model, ledger = opened.model.loops(spec.loops), accounted.ledger
     context = spec.reach(model.spec.context)
     with use_recipe(spec.kernels):
         found = tally(model, ledger, spec, context, told, pause=pause, resume=resume)
@@ -158,7 +138,7 @@ def score(
             "batch": spec.batch,
             "loops": spec.loops,
             **({} if spec.kernels == Kernels() else {"kernels": encode(spec.kernels)}),
-            **_surroundings(device, found),
+            **_surroundings(opened.device, found),
         },
         origin={
             **opened.origin,
@@ -178,43 +158,7 @@ def policy_of(spec: ScoreSpec) -> dict[str, Any]:
     return encode(spec.policy) | ({} if spec.ngram is None else {"ngram": encode(spec.ngram)})
 
 
-def open_model(value: Artifact | Quantized | Checkpoint, device: str, spec: ScoreSpec) -> Opened:
-    """The model in a value, and the fingerprints on the way to it.
-
-    Raises:
-        ArtifactError: if an artifact is damaged.
-        ScoreError: if ``spec`` asks for loops that the model cannot run.
-    """
-    match value:
-        case Artifact():
-            opened = open_model(source_of(value), device, spec)
-            origin = {**opened.origin, "artifact": value.digest}
-            return dataclasses.replace(opened, origin=origin)
-        case Quantized():
-            model = from_quantized(value, device)
-            origin = {**value.origin, "quantized": value.fingerprint}
-        case Checkpoint():
-            model = from_checkpoint(value, device)
-            origin = {**value.origin, "checkpoint": value.fingerprint}
-        case _:
-            assert_never(value)
-    if spec.loops is not None:
-        model.loops(spec.loops)
-    return Opened(value, model, origin)
-
-
-def source_of(value: Artifact | Quantized | Checkpoint) -> Quantized | Checkpoint:
-    """What holds the weights and the tokenizer, with the training documents if they are listed.
-
-    Raises:
-        ArtifactError: if an artifact is damaged.
-    """
-    if isinstance(value, Artifact):
-        return dataclasses.replace(unpack(value), documents=value.documents)
-    return value
-
-
-def account_for(source: Quantized | Checkpoint, text: Text | Shards) -> Accounted:
+def account_for(opened: OpenedModel, text: Text | Shards) -> Accounted:
     """The tokens of a text under a model's tokenizer, and what was proved about them.
 
     Raises:
@@ -222,21 +166,20 @@ def account_for(source: Quantized | Checkpoint, text: Text | Shards) -> Accounte
             for the bytes.
         DataError: if there is no text.
     """
-    begun = time.perf_counter()
+    begun, source = time.perf_counter(), opened.source
     if isinstance(text, Shards):
         ledger = Ledger(text.ids, text.sizes, text.starts, text.raw, text.denominator)
-        spelt = _spelt(source, text) if text.denominator == "bytes" else None
+        spelt = _spelt(opened.codec, text) if text.denominator == "bytes" else None
         overlap, digest = _overlap(source, spelt), text.digest
     else:
         documents = list(text)
         overlap = _overlap(source, documents)
-        ledger, digest = _ledger(source, documents), text_digest(documents)
+        ledger, digest = account(documents, opened.codec), text_digest(documents)
     return Accounted(ledger, digest, overlap, text.name, time.perf_counter() - begun)
 
 
-def _spelt(source: Quantized | Checkpoint, shards: Shards) -> Iterator[bytes]:
+def _spelt(codec: Codec, shards: Shards) -> Iterator[bytes]:
     """The documents that the tokens of shards spell."""
-    codec = load(source.tokenizer)
     for first, stop in pairwise([*shards.starts.tolist(), len(shards.ids)]):
         yield codec.decode(shards.ids[first + 1 : stop])
 
@@ -254,10 +197,6 @@ def _overlap(source: Quantized | Checkpoint, documents: Iterable[bytes] | None) 
             "score text that was held out (segpt data check finds what two texts share)"
         )
     return "none"
-
-
-def _ledger(source: Quantized | Checkpoint, documents: Sequence[bytes]) -> Ledger:
-    return account(documents, codec_of(source))
 
 
 def _normalised(spec: ScoreSpec) -> str:

@@ -18,15 +18,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from segpt.artifact.container import unpack
-from segpt.data.tokenizer import load
 from segpt.errors import ScoreError
 from segpt.eval.windows import plan
 from segpt.model.stream import Cache
-from segpt.stages.open_model import from_checkpoint, from_quantized, read_model
+from segpt.stages.open_model import OpenedModel, Value, open_model, read_model
 from segpt.stages.resolve_spec import score_spec
 from segpt.train.mesh import pick
-from segpt.values import Artifact, Checkpoint, Quantized
 
 from .continuations import Found, Request, continuations
 from .subject import of_model
@@ -55,7 +52,7 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
 
     def __init__(
         self,
-        path: str | Path | Artifact | Quantized | Checkpoint,
+        path: str | Path | Value | OpenedModel,
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
@@ -84,20 +81,10 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if others:
             logging.getLogger(__name__).warning("no model of ours uses %s", ", ".join(others))
-        value = read_model(Path(path))[0] if isinstance(path, (str, Path)) else path
-        source = unpack(value) if isinstance(value, Artifact) else value
+        value = read_model(Path(path)) if isinstance(path, (str, Path)) else path
         where = pick(device or "auto")
-        self.model = (
-            from_quantized(source, where)
-            if isinstance(source, Quantized)
-            else from_checkpoint(source, where)
-        )
-        self.codec = load(source.tokenizer)
-        if self.codec.vocab > source.spec.vocab:
-            raise ScoreError(
-                f"the tokenizer has {self.codec.vocab:,} tokens, the model "
-                f"{source.spec.vocab:,}; they do not belong together"
-            )
+        opened = open_model(value, where)
+        source, self.model, self.codec = opened.source, opened.model, opened.codec
         self.fingerprint, self._tokenizer = source.fingerprint, source.tokenizer.fingerprint
         self.spec = score_spec(source.spec, context=context, stride=stride)
         self.max_length = context or source.spec.context

@@ -18,8 +18,9 @@ from segpt.data.text import text_digest
 from segpt.errors import ScoreError
 from segpt.eval.tally import tally
 from segpt.stages.checkpoint_io import write_json
-from segpt.stages.score import Accounted, Opened, account_for, open_model, score
-from segpt.values import Artifact, Checkpoint, Half, Quantized, Text
+from segpt.stages.open_model import OpenedModel, Value, open_model
+from segpt.stages.score import Accounted, account_for, score
+from segpt.values import Checkpoint, Half, Quantized, Text
 from tests.stages.random_models import CONTEXT, checkpoint
 
 DOCUMENTS = [
@@ -31,7 +32,6 @@ DOCUMENTS = [
 ]
 SPEC = ScoreSpec(stride=16)
 ADAPTIVE = ScoreSpec(stride=16, policy=Sgd(chunk=64, rate=0.05))
-Value = Artifact | Quantized | Checkpoint
 
 
 def source() -> Checkpoint:
@@ -43,11 +43,11 @@ def quantized() -> Quantized:
     return Quantized(source().spec, weights, source().tokenizer, {})
 
 
-def opened(value: Value, spec: ScoreSpec) -> tuple[Opened, Accounted, NDArray[np.float64]]:
+def scored(value: Value, spec: ScoreSpec) -> tuple[OpenedModel, Accounted, NDArray[np.float64]]:
     """A model, the text for it, and the nats that a score finds."""
-    found = open_model(value, "cpu", spec)
-    accounted = account_for(found.source, Text("text", lambda: iter(DOCUMENTS)))
-    return found, accounted, tally(found.model, accounted.ledger, spec, CONTEXT).nats
+    opened = open_model(value)
+    accounted = account_for(opened, Text("text", lambda: iter(DOCUMENTS)))
+    return opened, accounted, tally(opened.model, accounted.ledger, spec, CONTEXT).nats
 
 
 @pytest.mark.slow
@@ -58,8 +58,8 @@ def opened(value: Value, spec: ScoreSpec) -> tuple[Opened, Accounted, NDArray[np
 )
 def test_a_score_passes_its_audit(make: Callable[[], Value], spec: ScoreSpec) -> None:
     value = make()
-    found, accounted, nats = opened(value, spec)
-    audit = audited(value, found.model, accounted.ledger, DOCUMENTS, spec, nats, seed=1)
+    opened, accounted, nats = scored(value, spec)
+    audit = audited(opened, accounted.ledger, DOCUMENTS, spec, nats, seed=1)
     assert not audit.violations, audit.plain()
     assert audit.plain()["fresh_process"] == (
         f"a run in a new process gave the same {len(nats):,} nats, to the last bit"
@@ -71,10 +71,9 @@ def test_a_score_passes_its_audit(make: Callable[[], Value], spec: ScoreSpec) ->
 
 @pytest.mark.slow
 def test_a_score_that_does_not_repeat_is_told_so() -> None:
-    value = quantized()
-    _, accounted, nats = opened(value, SPEC)
+    opened, accounted, nats = scored(quantized(), SPEC)
     nats[10] = np.nextafter(nats[10], 0)
-    whole, again = replayed(value, DOCUMENTS, accounted.ledger, SPEC, nats, seed=1)
+    whole, again = replayed(opened, DOCUMENTS, accounted.ledger, SPEC, nats, seed=1)
     assert again.violation is not None
     assert "the nats of 1 targets, from target 10 on" in again.violation
     assert whole.violation is not None
@@ -83,10 +82,10 @@ def test_a_score_that_does_not_repeat_is_told_so() -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_repeated_says_why() -> None:
-    value = quantized()
+    opened, accounted, _ = scored(quantized(), SPEC)
     spec = ScoreSpec(context=16, stride=8, loops=3)
     with pytest.raises(ScoreError, match=r"a new process could not repeat the score: .*loop"):
-        replayed(value, DOCUMENTS, opened(value, SPEC)[1].ledger, spec, np.zeros(9))
+        replayed(opened, DOCUMENTS, accounted.ledger, spec, np.zeros(9))
 
 
 @pytest.mark.slow
@@ -131,10 +130,9 @@ ADAPTERS = LowRank(rank=2, chunk=32)
     ids=["frozen", "sgd", "rolling", "adapters", "phased"],
 )
 def test_borders_are_where_learning_ends(spec: ScoreSpec) -> None:
-    value = quantized()
-    found, accounted, _ = opened(value, spec)
+    opened, accounted, _ = scored(quantized(), spec)
     ids = accounted.ledger.ids
-    entries = tally(found.model, accounted.ledger, spec, CONTEXT).ledger
+    entries = tally(opened.model, accounted.ledger, spec, CONTEXT).ledger
     learnt = sorted({entry.stop for entry in entries if entry.event == "learn"})
     assert borders_of(ids, spec, CONTEXT, int(ids[0])) == learnt
     assert bool(learnt) == (spec != SPEC)

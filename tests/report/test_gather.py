@@ -425,9 +425,9 @@ def test_without_matplotlib_one_line_says_what_to_install(
 
 
 def test_models_read_what_the_report_was_made_of(whole: Path) -> None:
-    value, spec = open_model.read_model(whole / gather.ARTIFACT)
-    assert spec.width == 32
-    assert value.digest == dict(gather.gather(whole).lineage)["artifact"]  # type: ignore[union-attr]
+    opened = open_model.open_model(open_model.read_model(whole / gather.ARTIFACT))
+    assert opened.spec.width == 32
+    assert opened.identity == dict(gather.gather(whole).lineage)["artifact"]
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
