@@ -114,7 +114,7 @@ class HeldOut:
     @staticmethod
     @torch.no_grad()
     def _hidden(model: Model, block: Tensor) -> Tensor:
-        return model.hidden(block[:, :-1]).flatten(0, 1)
+        return model.hidden(block[:, :-1]).x.flatten(0, 1)
 
 
 def _chunks(hidden: Tensor, block: Tensor) -> Iterable[tuple[Tensor, Tensor]]:

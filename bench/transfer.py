@@ -40,6 +40,7 @@ from segpt.config.train import (
 from segpt.data.batches import Blocks
 from segpt.data.tokens import ids
 from segpt.errors import DataError, SegptError
+from segpt.model.state import ForwardState
 from segpt.report import plot
 from segpt.stages import prepare
 from segpt.train.loop import Run
@@ -216,13 +217,19 @@ def checked(way: str, spec: ModelSpec, blocks: Blocks, batch: int) -> dict[str, 
 @torch.no_grad()
 def entering(run: Run, tokens: Tensor) -> list[Tensor]:
     """What enters each visit, and the logits."""
-    found: list[Tensor] = []
-    run.model.watch = found.append
+    entered: list[Tensor] = []
+    visit = run.model._visit
+
+    def watched(index: int, x: Tensor, state: ForwardState) -> Tensor:
+        entered.append(x)
+        return visit(index, x, state)
+
+    object.__setattr__(run.model, "_visit", watched)
     try:
         logits = run.model(tokens)
     finally:
-        run.model.watch = None
-    return [*found, logits]
+        object.__delattr__(run.model, "_visit")
+    return [*entered, logits]
 
 
 def _size(x: Tensor) -> float:

@@ -10,8 +10,8 @@ from segpt.eval.ngram import Mixture
 from segpt.eval.policies import learner
 from segpt.eval.schedule import BASE, Lane, progress, window_of
 from segpt.eval.windows import head
+from segpt.model.cache import KVCache
 from segpt.model.model import Model
-from segpt.model.stream import Cache
 
 
 class Steps:
@@ -25,7 +25,7 @@ class Steps:
     _lane: Lane
     _begun: int  # the first target of the chunk
     _origin: int  # the token that the cache begins with
-    _cache: Cache
+    _cache: KVCache
     _plain: NDArray[np.float64]  # the model's own distribution of the next token
     _row: NDArray[np.float64]
 
@@ -121,7 +121,7 @@ class Steps:
             read - self._origin,
             1,
             self.context if rolls else None,
-        )
+        ).x
         self._plain = model.logits(hidden)[0, 0].double().log_softmax(-1).cpu().numpy()
         self._row = self._plain if self.mixture is None else self.mixture.row(self._plain)
 

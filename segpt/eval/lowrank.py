@@ -173,7 +173,7 @@ class Adapt:
     def _loss(self, tokens: Tensor, scored: Tensor) -> Tensor:
         """The mean nats of each row's scored targets, summed: each row has its own adapters."""
         lanes, last = self._lanes, scored.size(1) - int(scored.any(0).int().argmax())
-        hidden = self.model.hidden(tokens[:, :-1], last=last)
+        hidden = self.model.hidden(tokens[:, :-1], last=last).x
         targets, weight = tokens[:, -last:], scored / scored.sum(1, keepdim=True)
         losses = []
         for part in pieces(*targets.shape):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.kernels import token_log_probs
-from segpt.model.stream import Cache, Past, first_rows
+from segpt.model.cache import KVCache, LayerCache, first_rows
 from segpt.values import Arrays
 
 from .learners import Learner
@@ -44,7 +44,7 @@ class Reader:
         probed: NDArray[np.bool_],
     ) -> None:
         self.ids, self.window, self.probed = ids, window, probed
-        self._cache: Cache = {}
+        self._cache: KVCache = {}
         self._position = 0
 
     def open(self) -> None:
@@ -68,11 +68,11 @@ class Reader:
         if shared:
             hidden = window_hidden(model, self.ids, spans.begin, longest, last)
         elif self.window is None:
-            hidden = model.hidden(gather(self.ids, spans.begin, longest).to(device), last=last)
+            hidden = model.hidden(gather(self.ids, spans.begin, longest).to(device), last=last).x
         else:
             tokens = gather(self.ids, spans.begin, longest).to(device)
             first_rows(self._cache, len(spans))
-            hidden = model.hidden(tokens, self._cache, self._position, last, self.window)
+            hidden = model.hidden(tokens, self._cache, self._position, last, self.window).x
             self._position += longest
         return self._logs(learner, hidden, read[:, longest - last :], spans)
 
@@ -121,7 +121,7 @@ class Reader:
         for key, array in state.items():
             if key != "position":
                 place, name = key.split("|")
-                past = self._cache.setdefault(int(place), Past())
+                past = self._cache.setdefault(int(place), LayerCache())
                 setattr(past, name, torch.from_numpy(np.array(array)).to(device))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from segpt.config.sample import HALVES, MOST_REPEATS, PENALISED, SampleSpec
 from segpt.config.score import ScoreSpec
 from segpt.errors import ScoreError
+from segpt.model.cache import KVCache, pick_rows
 from segpt.model.model import Model
-from segpt.model.stream import Cache, pick_rows
 
 Row = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class _Together:
         self.model, self.texts, self.spec = model, texts, spec
         self.start, self.vocab = start, vocab
         self.context = ScoreSpec(mode="rolling", context=spec.context).reach(model.spec.context)
-        self._cache: Cache | None = {} if spec.cache else None
+        self._cache: KVCache | None = {} if spec.cache else None
         self._read = 0  # tokens of each text that the cache holds
 
     @torch.no_grad()
@@ -113,7 +113,7 @@ class _Together:
         first = 0 if self._cache is None else self._read
         ids = torch.tensor([text.ids[first:stop] for text in self.texts])
         ids = ids.to(self.model.table.weight.device)
-        return self.model.hidden(ids, self._cache, first, 1, self.context)
+        return self.model.hidden(ids, self._cache, first, 1, self.context).x
 
     def _end(self) -> None:
         """Read no further where a document ended, or there are enough tokens."""

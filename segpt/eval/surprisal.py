@@ -10,7 +10,7 @@ from torch import Tensor
 from segpt.kernels import token_nats
 from segpt.kernels.cross_entropy import POSITIONS
 from segpt.model.model import Model
-from segpt.model.stream import Overlap
+from segpt.model.overlap import Overlap
 
 from .windows import Indices, Spans
 
@@ -36,13 +36,14 @@ def window_hidden(
 
     Where windows overlap, their tokens run once up to the first attention.
     """
-    where, device, own = _places(ids, begin, length), model.table.weight.device, model.own
-    overlap = None if own is None else Overlap.of(torch.from_numpy(where), own)
+    where, device = _places(ids, begin, length), model.table.weight.device
+    private = model.private_prefix
+    overlap = None if private is None else Overlap.of(torch.from_numpy(where), private)
     if overlap is None or len(overlap.positions) * LEAST_SHARED > where.size:
-        return model.hidden(_ids(ids, where).to(device), last=last)
+        return model.hidden(_ids(ids, where).to(device), last=last).x
     tokens = _ids(ids, overlap.positions.numpy())[None].to(device)
     overlap = Overlap(*(t.to(device) for t in overlap))
-    return model.hidden(tokens, last=last, overlap=overlap)
+    return model.hidden(tokens, last=last, overlap=overlap).x
 
 
 def position_nats(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:

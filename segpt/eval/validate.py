@@ -32,7 +32,7 @@ def validate(
     nats, tokens, size = 0.0, 0, 0
     for block in blocks:
         ids = torch.from_numpy(block).to(model.table.weight.device)
-        found = position_nats(model, model.hidden(ids[:, :-1]), ids[:, 1:])
+        found = position_nats(model, model.hidden(ids[:, :-1]).x, ids[:, 1:])
         nats += float(found.cpu().double().sum())
         tokens += found.numel()
         size += int(sizes[block[:, 1:]].sum())

@@ -6,7 +6,7 @@ from segpt.config import model as spec
 from segpt.kernels import attention
 
 from .leaves import Matrix
-from .stream import Stream
+from .state import ForwardState
 
 
 class Attention(nn.Module):
@@ -30,24 +30,24 @@ class Attention(nn.Module):
         self.value_parts = nn.ModuleList(value)
         self.output_parts = nn.ModuleList(output)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         q, k, v = (
             matrix(x).unflatten(-1, (-1, self.head_dim))
             for matrix in (self.query, self.key, self.value)
         )
         for part in self.query_key_parts:
-            q, k = part(q, k, stream)
+            q, k = part(q, k, state)
         for part in self.value_parts:
-            v = part(v, x, stream)
-        window, documents = stream.narrowest(self.window), stream.documents
-        if stream.past is None:
-            keys, values = stream.rows(k), stream.rows(v)
+            v = part(v, x, state)
+        window, documents = state.narrowest(self.window), state.inputs.documents
+        if state.visit.cache is None:
+            keys, values = state.inputs.rows(k), state.inputs.rows(v)
         else:
-            keys, values = stream.past.extend(k, v, window)
+            keys, values = state.visit.cache.extend(k, v, window)
             if documents is not None:
-                documents = stream.past.number(documents, window)
-        q, v, x = stream.read(q), stream.read(v), stream.read(x)
+                documents = state.visit.cache.number(documents, window)
+        q, v, x = state.read(q), state.read(v), state.read(x)
         y = attention(q, keys, values, window, documents, self.scale)
         for part in self.output_parts:
-            y = part(y, v, x, stream)
+            y = part(y, v, x, state)
         return self.out(y.flatten(-2))

@@ -1,4 +1,4 @@
-"""What tokens start as: the parts of the ``embed`` slot, (x, stream) -> x."""
+"""What tokens start as: the parts of the ``embed`` slot, (x, state) -> x."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from segpt.config import parts as spec
 from segpt.kernels import rms_norm
 
 from .leaves import Matrix, Table, Vector
-from .stream import Stream
+from .state import ForwardState
 
 _CURRENT, _PREVIOUS = 36313, 27191  # primes that spread pairs of ids over buckets
 
@@ -19,12 +19,12 @@ class Token(nn.Module):
         super().__init__()
         self.norm = s.norm
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         return rms_norm(x) if self.norm else x
 
 
 class Backward(nn.Module):
-    """A part that looks at the token before, which its past remembers."""
+    """A part that looks at the token before, which its cache remembers."""
 
 
 class Smear(Backward):
@@ -35,8 +35,8 @@ class Smear(Backward):
         self.gate = Vector(s.inputs if token else width)
         self.scale = Vector(1) if token else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        before, same = stream.before(x, 0), ~stream.opens[..., None]
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        before, same = state.previous_token(x, 0), ~state.inputs.opens[..., None]
         if self.scale is None:
             return x + same * self.gate(x) * (before - x)
         gate = torch.sigmoid((x[..., : self.inputs] * self.gate(x)).sum(-1, keepdim=True))
@@ -52,20 +52,20 @@ class Bigram(Backward):
         self.projection = None if direct else Matrix(s.width, width, zero=True)
         self.scale = Vector(1, init=s.scale)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        rows = self.rows(self.bucket(stream))
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        rows = self.rows(self.bucket(state))
         if self.projection is not None:
             rows = self.projection(rows)
         return x + self.scale(x) * rows.to(x.dtype)
 
-    def bucket(self, stream: Stream) -> Tensor:
+    def bucket(self, state: ForwardState) -> Tensor:
         """Which row each token and the one before it share, (batch, time); the last if none is."""
-        before = stream.before(stream.tokens, -1)
-        mixed = (_CURRENT * stream.tokens) ^ (_PREVIOUS * before)
-        alone = stream.opens | (before < 0)
+        before = state.previous_token(state.inputs.tokens, -1)
+        mixed = (_CURRENT * state.inputs.tokens) ^ (_PREVIOUS * before)
+        alone = state.inputs.opens | (before < 0)
         return torch.where(alone, self.buckets - 1, mixed % (self.buckets - 1))
 
 
 class Normalise(nn.Module):
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         return rms_norm(x)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from segpt.config import model as spec
 
 from .leaves import Matrix, Vector
-from .stream import Stream
+from .state import ForwardState
 
 _SPREAD = 0.02  # of the projection's diagonal at the start
 
@@ -31,31 +31,31 @@ class FastWeight(nn.Module):
         # As many positions as take the memory of one dW.
         self.span = s.chunk * max(1, hidden * width // (hidden + width) // s.chunk)
 
-    def forward(self, y: Tensor, hidden: Tensor, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, y: Tensor, hidden: Tensor, x: Tensor, state: ForwardState) -> Tensor:
         """The outputs of the changed matrix.
 
         Args:
             y: (batch, time, out), the outputs of the matrix as it is.
             hidden: (batch, time, in), its inputs.
             x: (batch, time, out), the inputs of the feed.
-            stream: its past goes on from earlier calls, whatever their sizes.
+            state: the cache of its visit goes on from earlier calls, whatever their sizes.
         """
         if self.rate == 0:
             return y
-        source = stream.x0 if self.source == "table" else x
-        past, time = stream.past, y.size(1)
-        if past is None:
+        source = state.memory.x0 if self.source == "table" else x
+        cache, time = state.visit.cache, y.size(1)
+        if cache is None:
             # No later call will need what the last chunk has to teach.
             end = (time - 1) // self.chunk * self.chunk
             targets = self.targets(source[:, :end], hidden[:, :end])
             return y + self.answer(hidden, targets, None, time, learn=False)[0].to(y.dtype)
-        if past.hidden is not None and past.source is not None:
-            hidden = torch.cat([past.hidden, hidden], 1)
-            source = torch.cat([past.source, source], 1)
+        if cache.hidden is not None and cache.source is not None:
+            hidden = torch.cat([cache.hidden, hidden], 1)
+            source = torch.cat([cache.source, source], 1)
         end = hidden.size(1) // self.chunk * self.chunk
         targets = self.targets(source[:, :end], hidden[:, :end])
-        outputs, past.change = self.answer(hidden, targets, past.change, time, learn=True)
-        past.hidden, past.source = hidden[:, end:].clone(), source[:, end:].clone()
+        outputs, cache.change = self.answer(hidden, targets, cache.change, time, learn=True)
+        cache.hidden, cache.source = hidden[:, end:].clone(), source[:, end:].clone()
         return y + outputs.to(y.dtype)
 
     def targets(self, source: Tensor, hidden: Tensor) -> Tensor:

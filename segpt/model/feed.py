@@ -7,7 +7,7 @@ from segpt.kernels import activation, gated_feed
 
 from .fast import FastWeight
 from .leaves import Matrix, plain_weight
-from .stream import Stream
+from .state import ForwardState
 
 
 class Dense(nn.Module):
@@ -20,11 +20,16 @@ class Dense(nn.Module):
         self.down = Matrix(s.hidden, width, zero=True, output=True)
         self.fast = fast
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    @property
+    def reads_all(self) -> bool:
+        """A fast weight learns from every position."""
+        return self.fast is not None
+
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         weight = plain_weight(self.up)
         if weight is None:
             hidden = activation(self.up(x), self.act)
         else:
             hidden = gated_feed(x, weight.to(x.dtype), self.act)
         y = self.down(hidden)
-        return y if self.fast is None else self.fast(y, hidden, x, stream)
+        return y if self.fast is None else self.fast(y, hidden, x, state)

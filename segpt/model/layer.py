@@ -7,7 +7,7 @@ from segpt.config import model as spec
 from segpt.kernels import rms_norm
 
 from .leaves import Vector
-from .stream import Stream
+from .state import ForwardState
 
 Pair = tuple[Tensor, Tensor]
 
@@ -21,15 +21,20 @@ class Branch(nn.Module):
         self.before, self.norm, self.norm_scale = s.gain == "input", norm, s.norm_scale
         self.body = body
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        h = rms_norm(x) * (self.norm_scale * stream.norm_scale) if self.norm else x
+    @property
+    def reads_all(self) -> bool:
+        """Whether the body needs every position, also those whose output nobody reads."""
+        return bool(self.body.reads_all)
+
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        h = rms_norm(x) * (self.norm_scale * state.visit.norm_scale) if self.norm else x
         if self.gain is None:
-            y = self.body(h, stream)
+            y = self.body(h, state)
         elif self.before:
-            y = self.body(self.gain(h) * h, stream)
+            y = self.body(self.gain(h) * h, state)
         else:
-            y = self.gain(x) * self.body(h, stream)
-        return y if stream.gain is None else stream.gain * y
+            y = self.gain(x) * self.body(h, state)
+        return y if state.visit.gain is None else state.visit.gain * y
 
 
 class Lanes(nn.Module):
@@ -85,55 +90,55 @@ class Layer(nn.Module):
         self.lanes = lanes
         self.mixer, self.feed, self.parallel = mixer, feed, parallel
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        last = stream.last
-        if self.feed is not None and self.feed.body.fast is not None:
-            stream.last = None  # it learns from every position
-        x = self._branches(x, stream) if self.lanes is None else self._lanes(x, stream)
-        stream.last = last
-        return stream.tail(x)
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        last = state.visit.last
+        if self.feed is not None and self.feed.reads_all:
+            state.visit.last = None
+        x = self._branches(x, state) if self.lanes is None else self._lanes(x, state)
+        state.visit.last = last
+        return state.tail(x)
 
-    def _branches(self, x: Tensor, stream: Stream) -> Tensor:
-        x = self._joined(x, stream)
+    def _branches(self, x: Tensor, state: ForwardState) -> Tensor:
+        x = self._joined(x, state)
         fed = None
         if self.feed is not None and (self.parallel or self.mixer is None):
-            fed = self.feed(stream.tail(x), stream)
+            fed = self.feed(state.tail(x), state)
         if self.mixer is None:
-            x = stream.tail(x)
+            x = state.tail(x)
         else:
-            mixed = self.mixer(x, stream)
-            x = stream.read(x) + mixed
-            fed = None if fed is None else stream.read(fed)
-            stream.part()
+            mixed = self.mixer(x, state)
+            x = state.read(x) + mixed
+            fed = None if fed is None else state.read(fed)
+            state.part_windows()
         if fed is not None:
             x = x + fed
         elif self.feed is not None:
-            x = x + self.feed(x, stream)
+            x = x + self.feed(x, state)
         return x
 
-    def _joined(self, x: Tensor, stream: Stream) -> Tensor:
+    def _joined(self, x: Tensor, state: ForwardState) -> Tensor:
         for part in self.join:
-            x = part(x, stream)
+            x = part(x, state)
         return x
 
-    def _lanes(self, x: Tensor, stream: Stream) -> Tensor:
+    def _lanes(self, x: Tensor, state: ForwardState) -> Tensor:
         """The first lane after the layer, or the stream if lanes end here."""
         assert self.lanes is not None
         assert self.mixer is not None
         assert self.feed is not None
-        assert stream.lane is not None
-        fed = None if self.lanes.serial else self.feed(stream.tail(stream.lane), stream)
-        mixed = self.mixer(self._joined(x, stream), stream)
-        both = stream.read(x), stream.read(stream.lane)
-        fed = None if fed is None else stream.read(fed)
-        stream.part()
+        assert state.memory.lane is not None
+        fed = None if self.lanes.serial else self.feed(state.tail(state.memory.lane), state)
+        mixed = self.mixer(self._joined(x, state), state)
+        both = state.read(x), state.read(state.memory.lane)
+        fed = None if fed is None else state.read(fed)
+        state.part_windows()
         if fed is not None:
             both = self.lanes.add(both, mixed, fed)
         else:
             both = self.lanes.add_one(both, 0, mixed)
-            both = self.lanes.add_one(both, 1, self.feed(self._joined(both[1], stream), stream))
-        if not stream.merges:
-            x, stream.lane = both
+            both = self.lanes.add_one(both, 1, self.feed(self._joined(both[1], state), state))
+        if not state.visit.lanes_end_here:
+            x, state.memory.lane = both
             return x
-        stream.lane = None
+        state.memory.lane = None
         return self.lanes.merge(both)

@@ -11,12 +11,12 @@ from segpt.config import parts as spec
 from segpt.kernels import rms_norm, rotary
 
 from .leaves import Matrix, Vector
-from .stream import Stream
+from .state import ForwardState
 
 
-# query_key: (q, k, stream) -> (q, k)
+# query_key: (q, k, state) -> (q, k)
 class Norm(nn.Module):
-    def forward(self, q: Tensor, k: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
         return rms_norm(q), rms_norm(k)
 
 
@@ -25,6 +25,7 @@ class Rope(nn.Module):
         super().__init__()
         self.neighbours = s.pairs == "neighbours"
         self.sign = 1.0 if s.turn == "right" else -1.0
+        self.key = f"{s.dims} {s.base} {s.rates} {s.turn}"  # what the angles depend on
         # float64 on the CPU, so that every device and library rotates by the same angles
         count = torch.arange(0, s.dims, 2, dtype=torch.float64, device="cpu") / s.dims
         if s.rates == "half":
@@ -35,17 +36,26 @@ class Rope(nn.Module):
         self.rates: Tensor
         self.register_buffer("rates", rates.float(), persistent=False)
 
-    def forward(self, q: Tensor, k: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-        # In float64, or float32 would lose the angles of positions in the millions; there is no
-        # float64 on MPS.
-        device = torch.device("cpu") if q.device.type == "mps" else q.device
-        rates, positions = self.rates.to(device).double(), stream.positions.to(device)
-        angle = positions[:, None, None] * rates
-        cos, sin = angle.cos().to(q), (self.sign * angle.sin()).to(q)
+    def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
+        key = (self.key, q.dtype, q.device)
+        if key not in state.inputs.rotations:
+            state.inputs.rotations[key] = self.rotation(state.inputs.positions, q)
+        cos, sin = state.inputs.rotations[key]
         return (
             rotary(q, cos, sin, neighbours=self.neighbours),
             rotary(k, cos, sin, neighbours=self.neighbours),
         )
+
+    def rotation(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (time, 1, dims / 2) of the angles at ``positions`` (time,).
+
+        Angles are computed in float64, or float32 would lose those of positions in the millions;
+        there is no float64 on MPS.
+        """
+        device = torch.device("cpu") if like.device.type == "mps" else like.device
+        rates, positions = self.rates.to(device).double(), positions.to(device)
+        angle = positions[:, None, None] * rates
+        return angle.cos().to(like), (self.sign * angle.sin()).to(like)
 
 
 class Gain(nn.Module):
@@ -53,11 +63,11 @@ class Gain(nn.Module):
         super().__init__()
         self.gain = Vector(heads if s.per == "head" else 1, 1, init=s.init)
 
-    def forward(self, q: Tensor, k: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
         return q * self.gain(q), k
 
 
-# value: (v, x, stream) -> v
+# value: (v, x, state) -> v
 class ValueResidual(nn.Module):
     """v <- s (a v + b first) / sqrt(a^2 + b^2) or (1 - m) v + m first."""
 
@@ -67,11 +77,11 @@ class ValueResidual(nn.Module):
         self.mix = Vector(1, init=s.init) if s.mode == "lerp" else Vector(2, init=(1.0, 0.0))
         self.scale = Vector(1, init=1.0) if s.scaled else None
 
-    def forward(self, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
-        first = v if stream.values is None else stream.values
-        mixed = self.blend(v, first, stream.blend)
-        if stream.values is None:
-            stream.values = v if self.first == "raw" else mixed
+    def forward(self, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
+        first = v if state.memory.values is None else state.memory.values
+        mixed = self.blend(v, first, state.visit.blend)
+        if state.memory.values is None:
+            state.memory.values = v if self.first == "raw" else mixed
         return mixed
 
     def blend(self, v: Tensor, first: Tensor, more: Tensor | None) -> Tensor:
@@ -86,7 +96,7 @@ class ValueResidual(nn.Module):
 
 
 class ValueNorm(nn.Module):
-    def forward(self, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
         return rms_norm(v)
 
 
@@ -97,13 +107,13 @@ class ValueEmbedding(nn.Module):
         init = (s.keep, s.blend)
         self.mix = Vector(2, kv_heads, 1, init=init) if s.per_head else Vector(2, init=init)
 
-    def forward(self, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
-        rows = stream.value_tables[self.table](stream.tokens[:, -v.size(1) :])
+    def forward(self, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
+        rows = state.inputs.value_tables[self.table](state.inputs.tokens[:, -v.size(1) :])
         keep, blend = self.mix(v).unbind()
         return keep * v + blend * rows.view(v.shape).to(v.dtype)
 
 
-# output: (y, v, x, stream) -> y
+# output: (y, v, x, state) -> y
 class HeadGate(nn.Module):
     def __init__(self, s: spec.HeadGate, heads: int, head_dim: int, width: int) -> None:
         super().__init__()
@@ -114,7 +124,7 @@ class HeadGate(nn.Module):
         self.channels = head_dim if s.per == "element" else 1
         self.gate = Matrix(inputs, rows, zero=std == 0, std=std or None)
 
-    def forward(self, y: Tensor, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, y: Tensor, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
         gate = self.gate(x if self.inputs is None else x[..., : self.inputs])
         opened = self.scale * torch.sigmoid(gate if self.sharpness == 1 else self.sharpness * gate)
         return y * opened.view(*y.shape[:-1], self.channels)
@@ -125,7 +135,7 @@ class ExcludeSelf(nn.Module):
         super().__init__()
         self.alpha = Vector(heads, 1) if s.gated else None
 
-    def forward(self, y: Tensor, v: Tensor, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, y: Tensor, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
         batch, time, heads, _ = v.shape
         grouped = y.view(batch, time, heads, -1, y.size(3))
         unit = F.normalize(v, dim=-1)[:, :, :, None]
@@ -135,15 +145,17 @@ class ExcludeSelf(nn.Module):
         return (grouped - own).flatten(2, 3)
 
 
-# join: (x, stream) -> x
+# join: (x, state) -> x
 class MixInput(nn.Module):
     def __init__(self, s: spec.MixInput, width: int) -> None:
         super().__init__()
         self.mix = Vector(2, *spec.shape_per(s.per, width), init=(1.0, 0.0))
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         keep, blend = self.mix(x).unbind()
-        return keep * x + blend * stream.x0[:, -x.size(1) :]  # x may be the last positions only
+        return (
+            keep * x + blend * state.memory.x0[:, -x.size(1) :]
+        )  # x may be the last positions only
 
 
 class Skip(nn.Module):
@@ -154,8 +166,8 @@ class Skip(nn.Module):
         self.scale = Vector(*shape, init=1.0)
         self.gate = Vector(*shape) if s.form == "lerp" else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        source = stream.visits.get(self.source)
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        source = state.memory.visits.get(self.source)
         if source is None:  # a loop that has not joined the model yet
             return x
         skip = self.scale(x) * source
@@ -167,7 +179,7 @@ class LoopEmbedding(nn.Module):
         super().__init__()
         self.shift = Vector(width)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         return x + self.shift(x)
 
 
@@ -176,8 +188,8 @@ class LoopBlend(nn.Module):
         super().__init__()
         self.shift = Vector(1)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        stream.blend = self.shift(x)
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        state.visit.blend = self.shift(x)
         return x
 
 
@@ -186,8 +198,8 @@ class LoopGain(nn.Module):
         super().__init__()
         self.gain = Vector(width, init=1.0)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        stream.gain = self.gain(x)
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        state.visit.gain = self.gain(x)
         return x
 
 

@@ -42,7 +42,7 @@ def hessians(model: Model, batches: Iterable[NDArray[np.int64] | Tensor]) -> dic
     try:
         for batch in batches:
             ids = torch.as_tensor(batch, device=model.table.weight.device)
-            moments.add(head_name, model.hidden(ids))  # spares the logits
+            moments.add(head_name, model.hidden(ids).x)  # spares the logits
             tokens += ids.numel()
     finally:
         for hook in hooks:

@@ -63,7 +63,7 @@ def compare(
         tokens = torch.from_numpy(block).to(before.table.weight.device)
         targets = tokens[:, 1:].flatten()
         size += int(sizes[block[:, 1:]].sum())
-        first, second = (m.hidden(tokens[:, :-1]).flatten(0, 1) for m in (before, after))
+        first, second = (m.hidden(tokens[:, :-1]).x.flatten(0, 1) for m in (before, after))
         for start in range(0, len(targets), POSITIONS):
             at = slice(start, start + POSITIONS)
             p, q = (

@@ -122,7 +122,7 @@ class _Sums:
     def add(self, ids: Tensor, generator: torch.Generator) -> None:
         """Run one batch (rows, time), draw labels, and take the gradients in."""
         self.calls.clear()
-        hidden = self.model.hidden(ids)
+        hidden = self.model.hidden(ids).x
         head, table = self.model.head, self.model.table
         product = head.product(hidden, table)
         product.retain_grad()

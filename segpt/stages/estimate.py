@@ -78,7 +78,7 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
                 torch.autocast("cpu", torch.bfloat16, enabled=half),
             ):
-                hidden = model.hidden(tokens)
+                hidden = model.hidden(tokens).x
             for weight in weights(model):
                 kept.pop(weight.tensor.untyped_storage()._cdata, None)
     except (DataDependentOutputException, DynamicOutputShapeException):

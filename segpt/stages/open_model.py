@@ -114,7 +114,7 @@ def from_checkpoint(checkpoint: Checkpoint, device: str = "cpu") -> Model:
         CheckpointError: if the weights are not those of the spec.
     """
     _check_shapes(checkpoint.spec, {k: array.shape for k, array in checkpoint.weights.items()})
-    return _model(checkpoint.spec, checkpoint.weights, device).at(checkpoint.progress)
+    return _model(checkpoint.spec, checkpoint.weights, device).set_progress(checkpoint.progress)
 
 
 def from_quantized(quantized: Quantized, device: str = "cpu") -> Model:

@@ -273,7 +273,9 @@ class _Session:
         """Measure what the run begins with, as the first line of the metrics."""
         run = self.run
         with run.average.applied():
-            nats, bpb = map(self.mesh.mean_value, check(run.model.at(run.progress).eval()))
+            nats, bpb = map(
+                self.mesh.mean_value, check(run.model.set_progress(run.progress).eval())
+            )
         run.validations.add(0, 0, nats, bpb)
         if self.mesh.leads:
             first = {"step": 0, "tokens": 0, "validation_loss": nats, "validation_bpb": bpb}

@@ -20,7 +20,7 @@ import torch
 
 from segpt.errors import ScoreError
 from segpt.eval.windows import plan
-from segpt.model.stream import Cache
+from segpt.model.cache import KVCache
 from segpt.stages.open_model import OpenedModel, Value, open_model, read_model
 from segpt.stages.resolve_spec import score_spec
 from segpt.train.mesh import pick
@@ -194,13 +194,13 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
     @torch.no_grad()
     def _continue(self, context: str, until: Sequence[str], limit: int) -> str:
         """Each token attends to as many before it as the model's context holds."""
-        cache: Cache = {}
+        cache: KVCache = {}
         ids = [self.codec.start, *self._subject.encode(context)][-self.max_length :]
         stops = [stop.encode() for stop in until if stop]
         raw, position = b"", 0
         for _ in range(limit):
             tokens = torch.tensor([ids], device=self._device)
-            hidden = self.model.hidden(tokens, cache, position, 1, self.max_length)
+            hidden = self.model.hidden(tokens, cache, position, 1, self.max_length).x
             position += len(ids)
             ids = [int(self.model.logits(hidden)[0, -1].argmax())]
             if ids[0] == self.codec.start or ids[0] >= self.codec.vocab:

@@ -10,8 +10,8 @@ from torch import Tensor
 from segpt.errors import ScoreError
 from segpt.eval.ledger import Codec
 from segpt.kernels.cross_entropy import POSITIONS
+from segpt.model.cache import KVCache, pick_rows
 from segpt.model.model import Model
-from segpt.model.stream import Cache, pick_rows
 
 from . import pretrained
 
@@ -96,17 +96,17 @@ class _Ours:
     def logits(
         self, tokens: Tensor, rows: Tensor, columns: Tensor, shared: Shared | None
     ) -> Iterator[Tensor]:
-        cache: Cache | None = None
+        cache: KVCache | None = None
         begin = 0
         if shared is not None:
             cache, begin = self._remember(shared), shared.tokens.size(1)
         first = int(columns.min())
-        hidden = self.model.hidden(tokens, cache, begin, tokens.size(1) - first)
+        hidden = self.model.hidden(tokens, cache, begin, tokens.size(1) - first).x
         for part in torch.split(hidden[rows, columns - first], POSITIONS):
             yield self.model.logits(part)
 
-    def _remember(self, shared: Shared) -> Cache:
-        cache: Cache = {}
+    def _remember(self, shared: Shared) -> KVCache:
+        cache: KVCache = {}
         self.model.hidden(shared.tokens, cache, last=1)
         pick_rows(cache, shared.owner)
         return cache

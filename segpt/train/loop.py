@@ -19,6 +19,7 @@ from segpt.model.build import build, load_weights
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise, multipliers
+from segpt.model.state import Hidden
 from segpt.restoring import same_kind, taking_over
 
 from . import schedule
@@ -84,7 +85,7 @@ class Run:
         if how.loops is not None:
             spec.passes(how.loops.most)  # raises if there is no loop
         self.model.recompute = how.recompute
-        self.hidden: Callable[[Tensor], Tensor] = self.model.hidden
+        self.hidden: Callable[[Tensor], Hidden] = self.model.hidden
         rates = multipliers(spec, how.scaling, how.optimizer)
         self.optimizers = Optimizers(self.model, how.optimizer, rates)
         self.average = Averaged(self.model, how.average)
@@ -142,11 +143,11 @@ class Run:
         """The model in training mode, with the visits that run in the coming step."""
         how, loop, progress = self.how.loops, self.spec.loop, self.progress
         if how is None or loop is None:
-            return self.model.at(progress).train()
+            return self.model.set_progress(progress).train()
         if not {*range(loop.start, loop.end)} <= {*self.spec.active(progress)}:
-            return self.model.at(progress).train()
+            return self.model.set_progress(progress).train()
         drawn = schedule.loops(how, self.how.seed, self.step)
-        return self.model.at(progress, drawn, how.back).train()
+        return self.model.set_progress(progress, drawn, how.back).train()
 
     @onednn.wanted()
     def advance(self, batch: NDArray[np.int64], *, watch: bool = False) -> Taken:
@@ -167,11 +168,11 @@ class Run:
             tokens = torch.from_numpy(batch[rows]).to(self.mesh.device, non_blocking=True)
             with torch.autocast(self.mesh.device.type, torch.bfloat16, enabled=bfloat16):
                 if watch:
-                    hidden, found = watched(self.model, tokens[:, :-1])
-                    tails.append(found)
+                    hidden = self.model.hidden(tokens[:, :-1], statistics=True)
+                    tails.append(hidden.outputs.statistics["kurtosis"])
                 else:
                     hidden = self.hidden(tokens[:, :-1])
-                part = token_loss(self.model, hidden, tokens[:, 1:], self.how.z_loss)
+                part = token_loss(self.model, hidden.x, tokens[:, 1:], self.how.z_loss)
             torch.autograd.backward(part.total / len(parts))
             loss += part.nats / len(parts)
             z += part.z / len(parts)
@@ -251,27 +252,6 @@ class Run:
         self.average = Averaged(self.model, self.how.average)
 
 
-def watched(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The final stream, and the kurtosis of what enters each visit on the way.
-
-    That is the mean over tokens of the mean fourth power over channels, divided by the square of
-    the mean square: 3 for normal numbers, the width where one channel is all. No mean is taken off.
-    """
-    found: list[Tensor] = []
-
-    @torch.no_grad()
-    def watch(x: Tensor) -> None:
-        square = x.float().square()
-        ratio = square.square().mean(-1) / square.mean(-1).clamp_min(1e-8).square()
-        found.append(ratio.mean())
-
-    model.watch = watch
-    try:
-        return model.hidden(tokens), torch.stack(found)
-    finally:
-        model.watch = None
-
-
 def sequences(how: TrainSpec, first: int = 0) -> int | None:
     """How many sequences a run takes from step ``first`` on; None if its length is in seconds."""
     if not isinstance(how.length, Steps):
@@ -301,7 +281,7 @@ def compile_model(run: Run, batch: NDArray[np.int64], notice: Callable[[str], No
     compiled = torch.compile(run.model.hidden)
     tokens = torch.from_numpy(batch[run.rows[0]]).to(run.mesh.device)
     try:
-        torch.autograd.backward(compiled(tokens[:, :-1]).sum())
+        torch.autograd.backward(compiled(tokens[:, :-1]).x.sum())
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -368,7 +348,7 @@ def train(
         best = False
         if validate is not None and (done or run.step % how.validate_every == 0):
             with run.average.applied():
-                nats, bpb = validate(run.model.at(run.progress).eval())
+                nats, bpb = validate(run.model.set_progress(run.progress).eval())
             validation = mesh.mean_value(nats), mesh.mean_value(bpb)
             best = run.validations.add(run.step, run.blocks * run.spec.context, *validation)
             done = done or finish(run, validation[0])

@@ -87,7 +87,7 @@ def optimise_on_window(model: Model, ids: Ids) -> Rows:
     rows = []
     for batch in windows(ids):
         tokens, scored = window_tokens(ids, batch)
-        hidden = model.hidden(tokens[:, :-1], last=scored).detach()
+        hidden = model.hidden(tokens[:, :-1], last=scored).x.detach()
         offset = torch.zeros(len(batch), 1, hidden.size(-1), requires_grad=True)
         logits = model.logits(hidden + offset).flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, tokens[:, -scored:].flatten())

@@ -170,7 +170,7 @@ def test_a_short_chunk_is_one_short_sequence(tiny: MakeModel, stream: MakeStream
 
 
 def test_visits_that_have_not_joined_stay_still(tiny: MakeModel, stream: MakeStream) -> None:
-    model = tiny(depth=1, route="0*2@0.5").at(0.0)
+    model = tiny(depth=1, route="0*2@0.5").set_progress(0.0)
     learner = Descend(model, Sgd(rate=0.5), 16)
     before = state(learner.model)
     teach(learner, stream(64))

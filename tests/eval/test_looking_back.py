@@ -128,13 +128,15 @@ def test_windows_that_overlap_are_what_each_is_alone(
 ) -> None:
     changes = CHANGES if looks else CHANGES | {"embed": ["token"]}
     model, ids = tiny(documents=documents, **changes), ledger().ids
-    assert model.own == (sum(isinstance(p, Backward) for p in model.embed) if looks else 0)
+    assert model.private_prefix == (
+        sum(isinstance(p, Backward) for p in model.embed) if looks else 0
+    )
     begin = np.array([30, 32, 33, 86, 88, 200, 201])
     with torch.no_grad():
         together = window_hidden(model, ids, begin, 16, 7)
         for row, first in enumerate(begin.tolist()):
             tokens = torch.from_numpy(ids[first : first + 16].astype(np.int64))[None]
-            alone = model.hidden(tokens, last=7)[0]
+            alone = model.hidden(tokens, last=7).x[0]
             torch.testing.assert_close(together[row], alone, atol=2e-5, rtol=0)
 
 

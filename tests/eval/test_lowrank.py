@@ -169,7 +169,7 @@ def test_steps_are_those_of_adamw(tiny: MakeModel, stream: MakeStream) -> None:
     for _ in range(3):
         optimizer.zero_grad()
         table = model.table.weight + policy.alpha / 2 * up @ down
-        found = 30 * torch.tanh(model.hidden(tokens[None, :-1])[0] @ table.T / 30)
+        found = 30 * torch.tanh(model.hidden(tokens[None, :-1]).x[0] @ table.T / 30)
         torch.autograd.backward(torch.nn.functional.cross_entropy(found, tokens[1:]))
         optimizer.step()
     now = learner.state()

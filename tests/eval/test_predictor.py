@@ -53,7 +53,7 @@ def banded(model: Model, ids: NDArray[np.uint32], window: int) -> NDArray[np.flo
     """Log-probabilities of one pass over all tokens, (targets, vocab)."""
     tokens = torch.from_numpy(ids.astype(np.int64))[None, :-1]
     with torch.no_grad():
-        logits = model.logits(model.hidden(tokens, window=window))[0]
+        logits = model.logits(model.hidden(tokens, window=window).x)[0]
     found: NDArray[np.float64] = logits.double().log_softmax(-1).numpy()
     return found
 

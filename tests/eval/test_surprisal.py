@@ -122,7 +122,7 @@ def test_a_bigram_model_gives_its_closed_form(tiny: MakeModel, stream: MakeStrea
 def test_probabilities_sum_to_one(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
     tokens = torch.from_numpy(stream(1000).astype(np.int64)).view(143, 7)
-    hidden = model.hidden(tokens).detach()
+    hidden = model.hidden(tokens).x.detach()
     every = torch.arange(32).repeat(143, 7)
     nats = position_nats(model, hidden.repeat_interleave(32, 1), every).detach()
     sums = torch.exp(-nats.double()).view(143, 7, 32).sum(-1)

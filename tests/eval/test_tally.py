@@ -157,7 +157,7 @@ def test_frozen_rows_are_a_direct_softmax(
                 first = int(whole.starts[whole.starts <= target].max())
             tokens = torch.from_numpy(whole.ids[first : target + 1].astype(np.int64))[None]
             with torch.no_grad():
-                hidden = model.hidden(tokens, window=16 if mode == "rolling" else None)
+                hidden = model.hidden(tokens, window=16 if mode == "rolling" else None).x
                 expected = model.logits(hidden)[0, -1].double().log_softmax(-1).numpy()
             assert np.abs(row - expected).max() < 1e-5
 

@@ -13,8 +13,8 @@ from segpt import kernels
 from segpt.config.base import encode
 from segpt.config.expand import expand
 from segpt.config.model import ModelSpec
+from segpt.model.cache import KVCache, first_rows
 from segpt.model.model import Model
-from segpt.model.stream import Cache, first_rows
 
 Make = Callable[..., Model]
 START = 7
@@ -101,7 +101,7 @@ def test_each_document_is_as_if_alone(
 def test_so_is_one_that_is_read_in_blocks(
     model: Model, sizes: list[int], window: int | None
 ) -> None:
-    tokens, cache, start, pieces = ids(*STARTS), Cache(), 0, []
+    tokens, cache, start, pieces = ids(*STARTS), KVCache(), 0, []
     with torch.no_grad():
         for size in sizes:
             pieces.append(model(tokens[:, start : start + size], cache, start, window=window))
@@ -116,7 +116,7 @@ def test_so_is_one_that_is_read_in_blocks(
 
 
 def test_rows_that_have_ended_drop_out(model: Model) -> None:
-    tokens, cache = ids(*STARTS, batch=3), Cache()
+    tokens, cache = ids(*STARTS, batch=3), KVCache()
     with torch.no_grad():
         model(tokens[:, :17], cache, 0, window=8)
         first_rows(cache, 1)

@@ -16,9 +16,11 @@ from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import embed
 from segpt.model.build import build
+from segpt.model.cache import KVCache, LayerCache, first_rows
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.model.stream import Cache, Past, Stream, first_rows
+from segpt.model.state import ForwardState
+from tests.model.states import entering, state_of
 
 Make = Callable[..., Model]
 START, WIDTH = 7, 16
@@ -57,25 +59,21 @@ def ids(*starts: int, time: int = 24, batch: int = 2) -> Tensor:
 
 
 def embedded(
-    model: Model, tokens: Tensor, sizes: Sequence[int] = (), cache: Cache | None = None
+    model: Model, tokens: Tensor, sizes: Sequence[int] = (), cache: KVCache | None = None
 ) -> Tensor:
     """What the layers of the model would read, all at once or in blocks through a cache."""
-    seen: list[Tensor] = []
-    model.watch = seen.append
     cache, start = {} if cache is None else cache, 0
-    with torch.no_grad():
+    with torch.no_grad(), entering(model) as entered:
         if not sizes:
             model.hidden(tokens)
         for size in sizes:
             model.hidden(tokens[:, start : start + size], cache, start)
             start += size
-    model.watch = None
-    return torch.cat(seen, 1)
+    return torch.cat(entered, 1)
 
 
-def stream(tokens: Tensor, past: Past | None = None) -> Stream:
-    positions = torch.arange(tokens.size(1))
-    return Stream(tokens, positions, x0=torch.zeros(0), past=past, start=START)
+def stream(tokens: Tensor, cache: LayerCache | None = None) -> ForwardState:
+    return state_of(torch.zeros(0), tokens=tokens, cache=cache, start=START)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -206,22 +204,21 @@ def test_no_part_looks_into_another_document(form: str, sizes: list[int], make: 
 
 
 def test_rows_that_have_ended_drop_out(make: Make) -> None:
-    model, tokens, cache = make(model_spec(*FORMS["all"])), ids(0, 9, batch=3), Cache()
+    model, tokens, cache = make(model_spec(*FORMS["all"])), ids(0, 9, batch=3), KVCache()
     embedded(model, tokens, [11], cache)
     assert {place for place in cache if place < 0} == {-2, -3, -4, -5}
     first_rows(cache, 1)
-    seen: list[Tensor] = []
-    model.watch = seen.append
-    with torch.no_grad():
+    with torch.no_grad(), entering(model) as entered:
         model.hidden(tokens[:1, 11:], cache, 11)
-    torch.testing.assert_close(seen[0], embedded(model, tokens)[:1, 11:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(entered[0], embedded(model, tokens)[:1, 11:], atol=1e-6, rtol=0)
 
 
 def test_windows_own_the_tokens_that_look_back_beyond_them() -> None:
-    assert build(model_spec()).own == 0
-    assert build(model_spec("normalise")).own == 0
+    assert build(model_spec()).private_prefix == 0
+    assert build(model_spec("normalise")).private_prefix == 0
     for model in (build(model_spec(*form)) for form in FORMS.values()):
-        assert model.own == sum(isinstance(part, embed.Backward) for part in model.embed) > 0
+        backward = sum(isinstance(part, embed.Backward) for part in model.embed)
+        assert model.private_prefix == backward > 0
 
 
 def test_their_weights_are_laid_out() -> None:

@@ -16,11 +16,13 @@ from segpt.config.model import ModelSpec
 from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model.build import build
+from segpt.model.cache import KVCache, LayerCache
 from segpt.model.fast import FastWeight, fast_parts, set_rate
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.model.stream import Cache, Past, Stream
+from segpt.model.state import ForwardState
+from tests.model.states import state_of
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -39,9 +41,8 @@ def made(**fields: Any) -> FastWeight:
     return part.requires_grad_(False)
 
 
-def stream(x0: Tensor, past: Past | None = None) -> Stream:
-    ids = torch.zeros(x0.shape[:2], dtype=torch.long)
-    return Stream(ids, torch.arange(x0.size(1)), x0=x0, past=past)
+def stream(x0: Tensor, cache: LayerCache | None = None) -> ForwardState:
+    return state_of(x0, cache=cache)
 
 
 def inputs(time: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -110,7 +111,7 @@ def test_blocks_of_any_size_equal_one_pass(form: str, sizes: list[int]) -> None:
     part = made(**FORMS[form])
     tensors = inputs(31)
     whole = part(*tensors[:3], stream(tensors[3]))
-    past, pieces = Past(), []
+    past, pieces = LayerCache(), []
     for block in zip(*(torch.split(t, sizes, 1) for t in tensors), strict=True):
         pieces.append(part(*block[:3], stream(block[3], past)))
         assert past.hidden is not None
@@ -146,7 +147,7 @@ def test_bfloat16_stays_close() -> None:
     part = made(rate=0.02)
     exact = part(*(tensors := inputs(31))[:3], stream(tensors[3]))
     rounded = [t.bfloat16() for t in tensors]
-    past = Past()
+    past = LayerCache()
     blocks = zip(*(torch.split(t, 9, 1) for t in rounded), strict=True)
     found = torch.cat([part(*block[:3], stream(block[3], past)) for block in blocks], 1)
     assert found.dtype == torch.bfloat16
@@ -176,7 +177,7 @@ def test_at_rate_0_it_is_the_plain_model(everything: ModelSpec, make: Make, toke
     with torch.no_grad():
         learned = model(ids)
         set_rate(model, 0)
-        cache: Cache = {}
+        cache: KVCache = {}
         assert torch.equal(model(ids), plain(ids))
         assert torch.equal(model(ids, cache), plain(ids, {}))
         assert all(past.change is None and past.hidden is None for past in cache.values())
@@ -190,7 +191,7 @@ def test_a_model_reads_in_blocks(
     everything: ModelSpec, sizes: list[int], make: Make, tokens: Draw
 ) -> None:
     model, ids = make(everything), tokens(everything, time=40)
-    cache: Cache = {}
+    cache: KVCache = {}
     start, pieces = 0, []
     with torch.no_grad():
         whole = model(ids)
@@ -216,7 +217,7 @@ def test_every_visit_learns_its_own_change(make: Make, tokens: Draw) -> None:
     for layer in stacked.layers:
         layer.load_state_dict(looped.layers[0].state_dict())
     ids = tokens(looped.spec)
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         assert torch.equal(looped(ids), stacked(ids))
         looped(ids, cache)

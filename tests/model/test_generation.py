@@ -10,8 +10,9 @@ import torch
 from segpt.config.model import ModelSpec
 from segpt.config.sample import SampleSpec
 from segpt.eval.sample import generate
+from segpt.model.cache import KVCache, pick_rows
 from segpt.model.model import Model
-from segpt.model.stream import Cache, pick_rows
+from segpt.model.state import Hidden
 
 Make = Callable[..., Model]
 LENGTHS = (0, 3, 37, 9)  # of prompts, where the context is 32
@@ -72,7 +73,7 @@ def test_a_long_prompt_is_read_in_parts(
     read: list[int] = []
     hidden = model.hidden
 
-    def watched(tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def watched(tokens: torch.Tensor, *rest: Any) -> Hidden:
         read.append(tokens.size(1))
         return hidden(tokens, *rest)
 
@@ -101,15 +102,15 @@ def test_the_cache_holds_a_window_and_no_expanded_heads(everything: ModelSpec, m
 
 def test_rows_of_a_cache_go_on_in_any_order(spec: ModelSpec, make: Make) -> None:
     """Those that are picked predict as they would have, whatever they remember."""
-    model, cache, other = make(spec).eval(), Cache(), Cache()
+    model, cache, other = make(spec).eval(), KVCache(), KVCache()
     ids = torch.tensor([row[:9] for row in prompts(spec, (12, 12, 12))])
     rows = torch.tensor([2, 0, 0])
     with torch.no_grad():
         model.hidden(ids[:, :6], cache, window=5)
         pick_rows(cache, rows)
-        found = model.hidden(ids[rows, 6:], cache, 6, window=5)
+        found = model.hidden(ids[rows, 6:], cache, 6, window=5).x
         model.hidden(ids[rows, :6], other, window=5)
-        expected = model.hidden(ids[rows, 6:], other, 6, window=5)
+        expected = model.hidden(ids[rows, 6:], other, 6, window=5).x
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -11,9 +11,9 @@ from segpt.config.model import ModelSpec
 from segpt.config.parts import Skip
 from segpt.errors import SpecError
 from segpt.model.build import load_weights
+from segpt.model.cache import KVCache
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.model.stream import Cache
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -63,7 +63,7 @@ def test_every_run_of_a_visit_has_its_own_past(
     # one memory per visit mixes the keys of two passes, and shows positions twice
     model = make(everything).loops(loops)
     ids = tokens(everything)
-    cache: Cache = {}
+    cache: KVCache = {}
     start, pieces = 0, []
     with torch.no_grad():
         whole = model(ids, window=window)
@@ -119,9 +119,9 @@ def test_a_skip_reads_the_last_run_and_ignores_what_never_ran(make: Make, tokens
 
 def test_progress_and_loops_combine(make: Make) -> None:
     model = make(looped("0 (1)*3@0.5 2"))
-    assert model.at(0.2).active == (0, 1, 4)
+    assert model.set_progress(0.2).active == (0, 1, 4)
     assert model.loops(2).active == (0, 1, 1, 4)  # of the progress it is at
-    assert model.at(0.7, loops=2).active == (0, 1, 2, 4)
+    assert model.set_progress(0.7, loops=2).active == (0, 1, 2, 4)
     assert model.loops(None).active == (0, 1, 2, 3, 4)
 
 
@@ -136,8 +136,8 @@ def test_models_without_a_loop_say_so(make: Make) -> None:
 def test_truncation_changes_no_value(loops: int, make: Make, tokens: Draw) -> None:
     model = make(looped())
     ids = tokens(model.spec)
-    whole = model.at(1.0, loops)(ids)
-    assert torch.equal(model.at(1.0, loops, back=2)(ids), whole)
+    whole = model.set_progress(1.0, loops)(ids)
+    assert torch.equal(model.set_progress(1.0, loops, back=2)(ids), whole)
 
 
 def gradients(model: Model, ids: Tensor) -> dict[str, Tensor | None]:
@@ -154,8 +154,11 @@ def test_truncation_reaches_the_last_passes_and_what_comes_before_the_loop(
 ) -> None:
     model = make(looped())
     ids = tokens(model.spec)
-    full, all_of_them = gradients(model.at(1.0, 4), ids), gradients(model.at(1.0, 4, 4), ids)
-    short = gradients(model.at(1.0, 4, 1), ids)
+    full, all_of_them = (
+        gradients(model.set_progress(1.0, 4), ids),
+        gradients(model.set_progress(1.0, 4, 4), ids),
+    )
+    short = gradients(model.set_progress(1.0, 4, 1), ids)
     for name, wanted in full.items():
         found, some = all_of_them[name], short[name]
         assert wanted is not None
@@ -173,7 +176,7 @@ def test_a_truncated_pass_hands_its_gradient_on_as_it_is(make: Make, tokens: Dra
     """The early passes become a constant that is added, whatever they compute."""
     model = make(looped())
     ids = tokens(model.spec)
-    found = gradients(model.at(1.0, 3, 1), ids)
+    found = gradients(model.set_progress(1.0, 3, 1), ids)
     entries: list[Tensor] = []
 
     def add_constant(module: torch.nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
@@ -184,12 +187,12 @@ def test_a_truncated_pass_hands_its_gradient_on_as_it_is(make: Make, tokens: Dra
         exits: list[Tensor] = []
         hooks = [model.layers[1].register_forward_hook(lambda m, a, y: exits.append(y))]
         hooks.append(model.layers[0].register_forward_hook(lambda m, a, y: exits.append(y)))
-        model.at(1.0, 3)(ids[:, :-1])
+        model.set_progress(1.0, 3)(ids[:, :-1])
         for hook in hooks:
             hook.remove()
         offset = exits[2] - exits[0]  # what the first two passes add to the output of layer 0
     hook = model.layers[0].register_forward_hook(add_constant)
-    wanted = gradients(model.at(1.0, 1), ids)
+    wanted = gradients(model.set_progress(1.0, 1), ids)
     hook.remove()
     assert len(entries) == 1
     for name, gradient in wanted.items():
@@ -205,6 +208,6 @@ def test_every_number_of_loops_compiles(make: Make, tokens: Draw) -> None:
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for loops in (1, 3, 5):
         for back in (None, 2):
-            model.at(1.0, loops, back)
+            model.set_progress(1.0, loops, back)
             assert torch.equal(compiled(ids), model(ids))
     torch.compiler.reset()

@@ -10,10 +10,11 @@ from segpt.config.expand import expand
 from segpt.config.model import Head, ModelSpec, settle
 from segpt.config.parts import Skip
 from segpt.model.build import build, load_weights
+from segpt.model.cache import KVCache
 from segpt.model.feed import Dense
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.model.stream import Cache, Overlap
+from segpt.model.overlap import Overlap
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -58,7 +59,7 @@ def test_caching_equals_the_full_pass(
 ) -> None:
     model = make(spec)
     ids = tokens(spec)
-    cache: Cache = {}
+    cache: KVCache = {}
     start, pieces = 0, []
     with torch.no_grad():
         whole = model(ids)
@@ -90,7 +91,7 @@ def test_the_last_logits_equal_a_slice(
 def test_the_last_logits_after_a_cache(everything: ModelSpec, make: Make, tokens: Draw) -> None:
     model = make(everything)
     ids = tokens(everything)
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         whole = model(ids)
         first = model(ids[:, :7], cache, 0, last=2)
@@ -130,10 +131,10 @@ def test_progress_decides_which_visits_run(everything: ModelSpec, make: Make, to
     model = make(everything)
     ids = tokens(everything)
     assert runs(model, ids) == [0, 1, 2, 3, 1, 2, 3, 3, 3, 4]
-    assert runs(model.at(0.0), ids) == [0, 1, 2, 3, 3, 4]
-    assert runs(model.at(0.3), ids) == [0, 1, 2, 3, 1, 2, 3, 3, 4]
-    assert runs(model.at(0.6), ids) == [0, 1, 2, 3, 1, 2, 3, 3, 3, 4]
-    assert runs(model.at(0.59), ids) == [0, 1, 2, 3, 1, 2, 3, 3, 4]
+    assert runs(model.set_progress(0.0), ids) == [0, 1, 2, 3, 3, 4]
+    assert runs(model.set_progress(0.3), ids) == [0, 1, 2, 3, 1, 2, 3, 3, 4]
+    assert runs(model.set_progress(0.6), ids) == [0, 1, 2, 3, 1, 2, 3, 3, 3, 4]
+    assert runs(model.set_progress(0.59), ids) == [0, 1, 2, 3, 1, 2, 3, 3, 4]
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.35, 1.0])
@@ -164,8 +165,8 @@ def test_a_model_at_some_progress_equals_the_settled_one(
     load_weights(settled, {k: v.detach().numpy() for k, v in arrays.items()})
     ids = tokens(spec)
     with torch.no_grad():
-        assert torch.equal(model.at(progress)(ids), settled(ids))
-        assert torch.equal(model.at(progress)(ids, {}), settled(ids, {}))
+        assert torch.equal(model.set_progress(progress)(ids), settled(ids))
+        assert torch.equal(model.set_progress(progress)(ids, {}), settled(ids, {}))
 
 
 def test_the_soft_cap_bounds_logits(everything: ModelSpec, make: Make, tokens: Draw) -> None:
@@ -174,7 +175,7 @@ def test_the_soft_cap_bounds_logits(everything: ModelSpec, make: Make, tokens: D
     with torch.no_grad():
         model.head.matrix.weight.mul_(100)  # type: ignore[union-attr]
         logits = model(tokens(everything))
-        raw = model.head.matrix(model.hidden(tokens(everything)))  # type: ignore[misc]
+        raw = model.head.matrix(model.hidden(tokens(everything)).x)  # type: ignore[misc]
     assert raw.abs().max() > 200
     assert logits.abs().max() <= 15
     torch.testing.assert_close(logits, 15 * torch.tanh(raw / 15))
@@ -194,7 +195,7 @@ def test_without_a_soft_cap_logits_are_products(make: Make, tokens: Draw) -> Non
     model = make(spec)
     ids = tokens(spec)
     with torch.no_grad():
-        hidden = model.hidden(ids)
+        hidden = model.hidden(ids).x
         assert torch.equal(model(ids), hidden @ model.table.weight.T)
         torch.testing.assert_close(hidden.square().mean(-1), torch.ones(2, 12), atol=1e-4, rtol=0)
 
@@ -226,15 +227,15 @@ def test_windows_that_share_tokens_give_what_each_gives_alone(
     spec: ModelSpec, make: Make, last: int | None
 ) -> None:
     model = make(spec)
-    if model.own is None:
+    if model.private_prefix is None:
         pytest.skip("a token depends on all before it")
     ids = torch.randint(spec.vocab, (1, 40), generator=torch.Generator().manual_seed(3))
     where = torch.tensor([0, 4, 19, 20])[:, None] + torch.arange(16)
-    overlap = Overlap.of(where, model.own)
-    assert len(overlap.positions) == 36 + 4 * model.own
+    overlap = Overlap.of(where, model.private_prefix)
+    assert len(overlap.positions) == 36 + 4 * model.private_prefix
     with torch.no_grad():
-        apart = model.hidden(ids[0, where], last=last)
-        together = model.hidden(ids[:, overlap.positions], last=last, overlap=overlap)
+        apart = model.hidden(ids[0, where], last=last).x
+        together = model.hidden(ids[:, overlap.positions], last=last, overlap=overlap).x
     assert together.shape == apart.shape
     assert torch.allclose(together, apart, atol=2e-5)
 

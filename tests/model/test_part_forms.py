@@ -20,10 +20,12 @@ from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.attention import Attention
 from segpt.model.build import build
+from segpt.model.cache import KVCache
 from segpt.model.leaves import Matrix, weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.model.stream import Cache, Stream
+from segpt.model.state import ForwardState
+from tests.model.states import state_of
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -33,12 +35,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def stream(time: int, start: int = 0) -> Stream:
-    return Stream(
-        tokens=torch.zeros(2, time, dtype=torch.long),
-        positions=torch.arange(start, start + time),
-        x0=noise(2, time, 4, seed=9),
-    )
+def stream(time: int, start: int = 0) -> ForwardState:
+    return state_of(noise(2, time, 4, seed=9), begin=start)
 
 
 @pytest.mark.parametrize("per", ["head", "element"])
@@ -191,7 +189,7 @@ def test_a_visit_may_blend_in_more() -> None:
             part.mix.weight.copy_(torch.tensor([3.0, 4.0] if mode == "normalised" else [0.6]))
             more.shift.weight.fill_(0.25)
             run = stream(3)
-            run.values = v1
+            run.memory.values = v1
             assert more(x, run) is x
             torch.testing.assert_close(part(v2, x, run), wanted, rtol=1e-6, atol=1e-7)
 
@@ -345,7 +343,7 @@ def test_a_cache_knows_its_positions_with_and_without_norms(
         )
     )
     ids = tokens(model.spec, time=20)
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         whole = model(ids, start=start)
         pieces = [model(ids[:, :11], cache, start)]

@@ -11,19 +11,16 @@ from segpt.config import parts as spec
 from segpt.kernels import activation, attention, rms_norm
 from segpt.model import parts
 from segpt.model.feed import Dense
-from segpt.model.stream import Stream
+from segpt.model.state import ForwardState
+from tests.model.states import state_of
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def stream(time: int, width: int = 4, start: int = 0, batch: int = 2) -> Stream:
-    return Stream(
-        tokens=torch.zeros(batch, time, dtype=torch.long),
-        positions=torch.arange(start, start + time),
-        x0=noise(batch, time, width, seed=9),
-    )
+def stream(time: int, width: int = 4, start: int = 0, batch: int = 2) -> ForwardState:
+    return state_of(noise(batch, time, width, seed=9), begin=start)
 
 
 def rotated(x: Tensor, dims: int, base: float, sign: int, start: int = 0) -> Tensor:
@@ -153,7 +150,7 @@ def test_mix_input_blends_by_channel() -> None:
         mix.mix.weight.copy_(noise(2, 4, seed=3))
     s, x = stream(3), noise(2, 3, 4)
     keep, blend = noise(2, 4, seed=3)
-    torch.testing.assert_close(mix(x, s), keep * x + blend * s.x0)
+    torch.testing.assert_close(mix(x, s), keep * x + blend * s.memory.x0)
 
 
 def test_skip_is_a_gated_lerp() -> None:
@@ -165,7 +162,7 @@ def test_skip_is_a_gated_lerp() -> None:
         skip.gate.weight.copy_(gate)
     s, x = stream(3), noise(2, 3, 4)
     assert torch.equal(skip(x, s), x)  # visit 1 has not run
-    s.visits[1] = source = noise(2, 3, 4, seed=5)
+    s.memory.visits[1] = source = noise(2, 3, 4, seed=5)
     weight = torch.sigmoid(gate)
     torch.testing.assert_close(skip(x, s), (1 - weight) * scale * source + weight * x)
 

@@ -18,8 +18,8 @@ from segpt.config.model import Growth, ModelSpec, settle
 from segpt.config.score import ScoreSpec
 from segpt.errors import SpecError
 from segpt.eval.policies import reach
+from segpt.model.cache import KVCache
 from segpt.model.model import Model
-from segpt.model.stream import Cache
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -115,7 +115,7 @@ def test_decoding_has_the_windows_of_training(
     """Every visit its own one, to the position: none is widened, narrowed or shared."""
     model = make(patterned(5, windows=LSSS | {"by": by}, route="0 (1:4)*2 4"))
     ids = tokens(model.spec, time=40)
-    cache: Cache = {}
+    cache: KVCache = {}
     start, pieces = 0, []
     with torch.no_grad():
         model.train()
@@ -135,7 +135,7 @@ def test_layers_without_attention_decode(without: str, make: Make, tokens: Draw)
     model = make(patterned(3, windows=LSSS, override=override))
     ids = tokens(model.spec, time=40)
     for window in (None, 5):
-        cache: Cache = {}
+        cache: KVCache = {}
         with torch.no_grad():
             whole = model(ids, window=window)
             pieces = [model(ids[:, i : i + 8], cache, i, window=window) for i in range(0, 40, 8)]
@@ -224,7 +224,7 @@ def test_a_model_in_training_has_the_windows_of_its_progress(make: Make, tokens:
     for progress, windows in [(0.0, (3, 3)), (0.5, (6, 3)), (0.8, (12, 6)), (1.0, (12, 6))]:
         fixed = patterned(2, windows={"long": windows[0], "short": windows[1]})
         with torch.no_grad():
-            assert torch.equal(model.at(progress)(ids), make(fixed)(ids))
+            assert torch.equal(model.set_progress(progress)(ids), make(fixed)(ids))
         small, _ = settle(model.spec, progress)
         assert small.growth is None
         assert small.windows() == windows

@@ -118,7 +118,7 @@ def test_a_fresh_model_only_normalises_its_embedding() -> None:
     with torch.no_grad():
         rows = model.table(tokens)
         unit = rows / rows.square().mean(-1, keepdim=True).sqrt()
-        torch.testing.assert_close(model.hidden(tokens), unit, atol=2e-2, rtol=0)
+        torch.testing.assert_close(model.hidden(tokens).x, unit, atol=2e-2, rtol=0)
 
 
 OUTPUTS = ("mixer.body.out", "feed.body.down")

@@ -19,7 +19,8 @@ from segpt.model.build import build
 from segpt.model.leaves import Table
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.model.stream import Stream
+from segpt.model.state import ForwardState
+from tests.model.states import state_of
 
 Make = Callable[..., Model]
 
@@ -48,8 +49,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def stream(tokens: Tensor, *tables: Table) -> Stream:
-    return Stream(tokens, torch.arange(tokens.size(1)), x0=noise(1), value_tables=tables)
+def stream(tokens: Tensor, *tables: Table) -> ForwardState:
+    return state_of(noise(1), tokens=tokens, tables=tables)
 
 
 @pytest.mark.parametrize("per_head", [False, True])

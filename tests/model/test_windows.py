@@ -14,9 +14,10 @@ from segpt.config.model import Attention, ModelSpec
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build
+from segpt.model.cache import KVCache, first_rows
 from segpt.model.fast import set_rate
 from segpt.model.model import Model
-from segpt.model.stream import Cache, Stream, first_rows
+from tests.model.states import state_of
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -24,7 +25,7 @@ Draw = Callable[..., Tensor]
 
 def in_blocks(model: Model, ids: Tensor, sizes: list[int], window: int | None) -> Tensor:
     """Logits of block after block through one cache."""
-    cache: Cache = {}
+    cache: KVCache = {}
     start, pieces = 0, []
     with torch.no_grad():
         for size in sizes:
@@ -104,7 +105,7 @@ def test_a_cache_stays_as_small_as_its_window(
 ) -> None:
     model = make(everything)
     ids = tokens(everything, time=40)
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         for start in range(0, 40, 8):
             model(ids[:, start : start + 8], cache, start, window=6)
@@ -119,7 +120,7 @@ def test_rows_that_have_ended_drop_out_of_a_cache(
 ) -> None:
     model = make(everything)
     ids = tokens(everything, batch=3, time=20)
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         whole = model(ids, window=6)
         model(ids[:, :9], cache, 0, window=6)
@@ -168,7 +169,7 @@ def test_the_narrower_window_counts(
 ) -> None:
     model, same = make(windowed(*own)), make(windowed(*effective))
     ids = tokens(model.spec, time=30)
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         found = model(ids, cache, window=given)
         assert torch.equal(found, same(ids))
@@ -203,8 +204,7 @@ def test_positions_in_the_millions_turn_as_exactly_as_small_ones(turn: str, dims
     q, k = (torch.randn(1, 50, 2, 64, generator=noise) for _ in range(2))
 
     def logits(start: int) -> Tensor:
-        positions = torch.arange(start, start + 50)
-        rq, rk = rope(q, k, Stream(torch.zeros(1, 50).long(), positions, x0=q))
+        rq, rk = rope(q, k, state_of(q, begin=start))
         return torch.einsum("bqhc,bkhc->bhqk", rq, rk) / 8  # as attention scales them
 
     torch.testing.assert_close(logits(3_000_000), logits(100), atol=1e-4, rtol=0)

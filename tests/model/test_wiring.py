@@ -16,10 +16,13 @@ from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build, load_weights
+from segpt.model.cache import KVCache
 from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.overlap import Overlap
 from segpt.model.scaling import initialise
-from segpt.model.stream import Cache, Overlap, Stream
+from segpt.model.state import ForwardState
+from tests.model.states import state_of
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
@@ -66,7 +69,7 @@ def feed(w: Weights, i: int, h: Tensor) -> Tensor:
 def assert_gives(made: Model, ids: Tensor, x: Tensor) -> None:
     """The last stream is x, in float64, before it is normalised."""
     with torch.no_grad():
-        found = made.hidden(ids)
+        found = made.hidden(ids).x
     assert x.std() > 0.1
     torch.testing.assert_close(found.double(), rms(x), atol=2e-5, rtol=0)
 
@@ -128,12 +131,8 @@ def test_mixing_weights_may_be_two_numbers(make: Make, tokens: Draw) -> None:
     assert_gives(made, ids, x + feed(w, 0, rms(x)))
 
 
-def stream(time: int = 3) -> Stream:
-    return Stream(
-        tokens=torch.zeros(2, time, dtype=torch.long),
-        positions=torch.arange(time),
-        x0=torch.randn(2, time, WIDTH, generator=torch.Generator().manual_seed(1)),
-    )
+def stream(time: int = 3) -> ForwardState:
+    return state_of(torch.randn(2, time, WIDTH, generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.mark.parametrize("per", ["channel", "scalar"])
@@ -155,7 +154,7 @@ def test_skips_are_added_or_blended_in(form: Any, per: Any) -> None:
     )
     s, x = stream(), torch.randn(2, 3, WIDTH, generator=generator)
     assert part(x, s) is x  # what it skips from has not run
-    s.visits[0] = skipped = torch.randn(2, 3, WIDTH, generator=generator)
+    s.memory.visits[0] = skipped = torch.randn(2, 3, WIDTH, generator=generator)
     found = of(part)  # type: ignore[arg-type]
     wanted = x + found["scale"] * skipped
     if form == "lerp":
@@ -301,7 +300,7 @@ def test_lanes_in_a_loop_are_cached_cut_and_shared(
 ) -> None:
     made = make(lanes(order, route="0 (1:3)*2@0.5 3", skips="mirror")).loops(loops)
     ids = tokens(made.spec)
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         whole = made(ids)
         steps = [made(ids[:, i : i + 1], cache, i) for i in range(12)]
@@ -309,8 +308,8 @@ def test_lanes_in_a_loop_are_cached_cut_and_shared(
         torch.testing.assert_close(made(ids, last=4), whole[:, -4:], atol=1e-5, rtol=0)
         text = torch.randint(40, (1, 20), generator=torch.Generator().manual_seed(3))
         where = torch.tensor([0, 3, 8])[:, None] + torch.arange(12)
-        apart = made.hidden(text[0, where], last=5)
-        together = made.hidden(text, last=5, overlap=Overlap(where, torch.arange(20)))
+        apart = made.hidden(text[0, where], last=5).x
+        together = made.hidden(text, last=5, overlap=Overlap(where, torch.arange(20))).x
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
 
 
@@ -323,8 +322,8 @@ def test_lanes_are_read_at_the_last_positions_only(order: str, make: Make, token
     where = torch.tensor([0, 3, 6])[:, None] + torch.arange(6)
     with torch.no_grad():
         torch.testing.assert_close(made(ids, last=3), made(ids)[:, -3:], atol=1e-5, rtol=0)
-        apart = made.hidden(ids[0, where], last=2)
-        together = made.hidden(ids[:1], last=2, overlap=Overlap(where, torch.arange(12)))
+        apart = made.hidden(ids[0, where], last=2).x
+        together = made.hidden(ids[:1], last=2, overlap=Overlap(where, torch.arange(12))).x
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
 
 
@@ -370,9 +369,9 @@ def test_truncated_loops_hand_on_the_gradient_of_both_lanes(
     made = make(spec)
     ids = tokens(spec)
     with torch.no_grad():
-        whole = made.at(1.0, 3)(ids)
-        assert torch.equal(made.at(1.0, 3, back=1)(ids), whole)
-    found = gradients(made.at(1.0, 3, back=1), ids)
+        whole = made.set_progress(1.0, 3)(ids)
+        assert torch.equal(made.set_progress(1.0, 3, back=1)(ids), whole)
+    found = gradients(made.set_progress(1.0, 3, back=1), ids)
     assert found.keys() == {w.name for w in layout(spec)}
     assert all(gradient.abs().max() > 0 for gradient in found.values())
 
@@ -398,7 +397,7 @@ def test_a_loop_may_grow_in_two_stages(make: Make, tokens: Draw) -> None:
 
     middle = [3, 4, 5]
     for progress, times in ((0.0, 1), (0.49, 1), (0.5, 2), (0.64, 2), (0.65, 3), (1.0, 3)):
-        made.at(progress)
+        made.set_progress(progress)
         assert order() == [0, 1, 2, *middle * times, 6, 7, 8, 9, 10]
         with torch.no_grad():
             assert made(tokens(made.spec, batch=1, time=4)).isfinite().all()

@@ -38,7 +38,7 @@ def test_every_linear_map_has_the_moment_of_its_input(tiny: MakeModel, tied: boo
         assert found[weight.name].shape == (columns, columns)
         assert found[weight.name].dtype == torch.float64
     with torch.no_grad():
-        hidden = torch.cat([model.hidden(torch.from_numpy(b)) for b in batches()])
+        hidden = torch.cat([model.hidden(torch.from_numpy(b)).x for b in batches()])
     head = found["table" if tied else "head.matrix"]
     assert torch.allclose(head, second_moment(hidden) / 96, atol=1e-5)
     assert head.trace() == pytest.approx(32, rel=1e-4)  # the stream is normalised

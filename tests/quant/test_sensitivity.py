@@ -69,7 +69,7 @@ def watched(model: Model, ids: Tensor) -> tuple[list[Call], Tensor]:
     ]
     rows = model.table.weight[ids]
     table = model.table.register_forward_hook(lambda *_: rows)
-    hidden = model.hidden(ids)
+    hidden = model.hidden(ids).x
     logits = model.logits(hidden)
     if model.head.matrix is None:
         raw = hidden @ model.table.weight.T

@@ -305,7 +305,7 @@ def test_visits_that_have_not_joined_are_left_out() -> None:
 
     @torch.no_grad()
     def loss(progress: float) -> float:
-        logits = from_checkpoint(source).at(progress)(tokens[:, :-1]).flatten(0, 1)
+        logits = from_checkpoint(source).set_progress(progress)(tokens[:, :-1]).flatten(0, 1)
         return float(torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()))
 
     assert found.report["quality"]["loss_before"] == pytest.approx(loss(0.5), rel=1e-5)

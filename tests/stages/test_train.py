@@ -368,7 +368,7 @@ def test_validation_measures_exactly_what_is_asked_for(
     with torch.no_grad():
         for begin in range(0, most, 32):
             block = row[None, begin : min(begin + 32, most) + 1]
-            nats += float(position_nats(model, model.hidden(block[:, :-1]), block[:, 1:]).sum())
+            nats += float(position_nats(model, model.hidden(block[:, :-1]).x, block[:, 1:]).sum())
             size += int(sizes[block[0, 1:].numpy()].sum())
     last = steps_of(tmp_path / "run")[-1]
     assert last["validation_loss"] == pytest.approx(nats / most, rel=1e-5)

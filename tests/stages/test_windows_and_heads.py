@@ -15,7 +15,7 @@ from segpt.config.layout import Role, layout
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import read_recipe
 from segpt.config.train import Steps
-from segpt.model.stream import Cache
+from segpt.model.cache import KVCache
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.stages.open_model import from_checkpoint, from_quantized, settled
 from segpt.stages.quantize import HeldOut, quantize
@@ -115,7 +115,7 @@ def test_windows_grow_as_steps_are_taken(unfinished: Checkpoint) -> None:
     assert sorted(set(widest)) == [4, 8, 12, 16]
     assert run.spec.growth is not None
     assert run.spec.growth.widths == 5
-    assert run.model.at(1.0).windows == (16, 8, 16, 8, 16)
+    assert run.model.set_progress(1.0).windows == (16, 8, 16, 8, 16)
 
 
 def test_every_part_has_learned(checkpoint: Checkpoint) -> None:
@@ -166,7 +166,7 @@ def test_a_checkpoint_keeps_the_windows_it_was_trained_with(
     assert now.spec.windows() == (8, 4, 8, 4, 8)
     assert unfinished.spec.windows() == (16, 8, 16, 8, 16)
     ids = torch.from_numpy(batch(200)[:, :-1])
-    cache: Cache = {}
+    cache: KVCache = {}
     with torch.no_grad():
         wanted = from_checkpoint(back)(ids)
         again = unpack(pack(quantized(back, method="nearest")))

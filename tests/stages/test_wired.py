@@ -91,7 +91,7 @@ def test_a_checkpoint_from_before_the_loop_is_settled() -> None:
     assert [v.norm_scale for v in small.spec.visits] == [1, 2**-0.5, 4**-0.5]
     with torch.no_grad():
         whole = from_checkpoint(dataclasses.replace(early, progress=1.0))
-        assert torch.equal(from_checkpoint(small)(ids), whole.at(early.progress)(ids))
+        assert torch.equal(from_checkpoint(small)(ids), whole.set_progress(early.progress)(ids))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def asked_alone(kind: Task, records: Sequence[dict[str, Any]], index: int) -> bo
         if begin == len(tokens):
             continue  # the prompt of language modeling
         with torch.no_grad():
-            logits = model().logits(model().hidden(torch.tensor([tokens[:-1]])))[0, begin - 1 :]
+            logits = model().logits(model().hidden(torch.tensor([tokens[:-1]])).x)[0, begin - 1 :]
         targets = torch.tensor(tokens[begin:])
         means.append(float(F.cross_entropy(logits, targets)))
         greedy = bool((logits.argmax(-1) == targets).all())
@@ -177,7 +177,7 @@ def measure_speedup(asked: Subject, place: Path, kind: Task, most: int) -> float
             tokens = torch.tensor([[*request.context, *request.continuation]])
             scored = len(request.continuation)
             with torch.no_grad():
-                logits = model().logits(model().hidden(tokens[:, :-1], last=scored))[0]
+                logits = model().logits(model().hidden(tokens[:, :-1], last=scored).x)[0]
                 F.cross_entropy(logits, tokens[0, -scored:])
     alone = time.perf_counter() - begun
     result = evaluate(asked, read_bundle(place), [kind], max_per_task=most)

@@ -98,7 +98,7 @@ def test_activations_are_what_autograd_keeps(accumulation: int) -> None:
 
     rows = recipe.train.batch // accumulation
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model.hidden(torch.from_numpy(a_batch(recipe))[:rows, :-1])
+        hidden = model.hidden(torch.from_numpy(a_batch(recipe))[:rows, :-1]).x
     held = sum(storage.nbytes() for storage in kept.values())
     loss = 4 * hidden.numel() + 4 * recipe.model.vocab * recipe.model.width
     assert estimate.activations(recipe) == pytest.approx(held + loss, rel=0.02)

@@ -18,9 +18,10 @@ from segpt.errors import InterruptError, SpecError, TrainError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
-from segpt.train.loop import Report, Run, train, watched
+from segpt.train.loop import Report, Run, train
 from segpt.train.mesh import Mesh
 from segpt.values import Checkpoint, Tokenizer, arrays_digest
+from tests.model.states import entering
 
 Batches = Callable[[int], NDArray[np.int64]]
 Make = Callable[..., Run]
@@ -400,7 +401,7 @@ def test_recomputing_takes_less_memory(how: TrainSpec, batches: Batches) -> None
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            hidden = run.model.hidden(tokens)
+            hidden = run.model.hidden(tokens).x
         assert hidden.requires_grad
         return sum(held.values())
 
@@ -435,18 +436,15 @@ def test_kurtosis_of_what_enters_each_visit(make: Make, batches: Batches) -> Non
 def test_kurtosis_is_that_of_its_definition(make: Make, batches: Batches) -> None:
     run = make(accumulation=2)
     tokens = torch.from_numpy(batches(0))[:, :-1]
-    seen: list[torch.Tensor] = []
     run.coming()
-    run.model.watch = lambda x: seen.append(x.detach().double())
-    run.model.hidden(tokens)
-    run.model.watch = None
+    with entering(run.model) as entered:
+        run.model.hidden(tokens)
     found = run.advance(batches(0), watch=True).kurtosis
     assert found is not None
-    for x, value in zip(seen, found.tolist(), strict=True):
+    for x, value in zip((x.detach().double() for x in entered), found.tolist(), strict=True):
         # raw moments: no mean is taken off
         wanted = (x.pow(4).mean(-1) / x.pow(2).mean(-1).pow(2)).mean()
         assert value == pytest.approx(float(wanted), rel=1e-5)
-    assert run.model.watch is None
 
 
 def test_tails_that_are_known() -> None:
@@ -457,5 +455,5 @@ def test_tails_that_are_known() -> None:
     with torch.no_grad():
         run_model.table.weight.zero_()
         run_model.table.weight[:, 3] = 1.0  # one channel holds everything
-    _, found = watched(run_model, torch.zeros(1, 4, dtype=torch.int64))
-    assert float(found[0]) == pytest.approx(32.0)
+    hidden = run_model.hidden(torch.zeros(1, 4, dtype=torch.int64), statistics=True)
+    assert float(hidden.outputs.statistics["kurtosis"][0]) == pytest.approx(32.0)
