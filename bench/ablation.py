@@ -36,9 +36,10 @@ from segpt.data.text import read_text
 from segpt.data.tokens import ids
 from segpt.errors import DataError, SegptError, TrainError
 from segpt.stages import prepare
-from segpt.stages.train import train
-from segpt.train.loop import Report, Run, sequences
+from segpt.stages.train import Observer, train
+from segpt.train.loop import StepMetrics
 from segpt.train.mesh import join
+from segpt.train.trainer import Trainer, sequences
 from segpt.values import Text, Tokens
 
 from . import changes, facts
@@ -269,22 +270,16 @@ def measured(recipe: Recipe, subject: Subject, base: Recipe) -> dict[str, Any]:
     """One run: held-out bits per byte, and the time of a token over that of the base."""
     mesh = join("cpu")
     pace = Pace(
-        Run(base.model, base.train, mesh), Blocks(ids(subject.tokens), base.model.context, 0)
+        Trainer(base.model, base.train, mesh), Blocks(ids(subject.tokens), base.model.context, 0)
     )
-    last: list[Report] = []
-    failed = None
-
-    def report(step: Report) -> None:
-        last[:] = [step]
-        pace(step)
-
+    watch, failed = _Watch(pace), None
     started = time.process_time()
     with tempfile.TemporaryDirectory() as place:
         try:
-            train(recipe, subject.tokens, subject.held_out, Path(place), mesh, report=report)
+            train(recipe, subject.tokens, subject.held_out, Path(place), mesh, observer=watch)
         except TrainError as error:  # a loss that is not finite is a result too
             failed = str(error)
-    end = last[-1] if last and failed is None else None
+    end = watch.last if failed is None else None
     line = {
         "steps": end.step if end else None,
         "tokens": end.tokens if end else None,
@@ -299,6 +294,18 @@ def measured(recipe: Recipe, subject: Subject, base: Recipe) -> dict[str, Any]:
     return dict(round_figures(line)) | ({"failed": failed} if failed else {})
 
 
+class _Watch(Observer):
+    """Keeps the last metrics of a run, and shows all of them to its pace."""
+
+    def __init__(self, pace: "Pace") -> None:
+        self.pace = pace
+        self.last: StepMetrics | None = None
+
+    def step(self, metrics: StepMetrics) -> None:
+        self.last = metrics
+        self.pace(metrics)
+
+
 class Pace:
     """Compares the time of a run's tokens with that of the base's, which trains in turns with it.
 
@@ -306,7 +313,7 @@ class Pace:
     other processes of the machine take as little part in it as can be.
     """
 
-    def __init__(self, base: Run, blocks: Blocks) -> None:
+    def __init__(self, base: Trainer, blocks: Blocks) -> None:
         """Let the base take its first steps, which are slower than others."""
         self.base, self.batch = base, blocks.take(0, base.size)
         self.tokens, self.began = 0, 0.0
@@ -314,7 +321,7 @@ class Pace:
         self.ours: list[float] = []  # seconds per token of the base's steps before and after
         self._advance()
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: StepMetrics) -> None:
         """Take in a report of the run."""
         now = time.process_time()
         if self.ours:
@@ -327,7 +334,7 @@ class Pace:
     def _advance(self) -> None:
         with torch.random.fork_rng(devices=[]):  # whatever the run draws stays the same
             for _ in range(_STEPS):
-                self.base.advance(self.batch)
+                self.base.train_step(self.batch)
 
     @property
     def ratio(self) -> float | None:

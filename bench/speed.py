@@ -35,9 +35,9 @@ from segpt.tasks.core import TASKS
 from segpt.tasks.core_bundle import read_bundle, read_items
 from segpt.tasks.prompts import arrange, example
 from segpt.tasks.subject import of_model
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import POLAR
+from segpt.train.trainer import Trainer
 
 ROUNDS = 5
 STEPS = 31  # of each side, to compare training
@@ -187,11 +187,11 @@ def training(device: str) -> dict[str, Any]:
     recipe = read_recipe("demo")
     spec, how = recipe.model, recipe.train
     batch = np.random.default_rng(0).integers(spec.vocab, size=(how.batch, spec.context + 1))
-    run = Run(spec, how, Mesh(0, 1, torch.device(device)))
+    run = Trainer(spec, how, Mesh(0, 1, torch.device(device)))
     loop = _PlainLoop(_model(recipe, device), how.optimizer.matrix)
 
     def ours() -> float:
-        return float(run.advance(batch)[0])
+        return float(run.train_step(batch)[0])
 
     def plain() -> float:
         return float(loop.step(batch))

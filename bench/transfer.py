@@ -43,8 +43,8 @@ from segpt.errors import DataError, SegptError
 from segpt.model.state import ForwardState
 from segpt.report import plot
 from segpt.stages import prepare
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 
 from . import facts
 from .summary import round_figures
@@ -181,7 +181,7 @@ def model(width: int, depth: int, context: int) -> ModelSpec:
     )
 
 
-def run_of(way: str, spec: ModelSpec, steps: int, batch: int, factor: float = 1.0) -> Run:
+def run_of(way: str, spec: ModelSpec, steps: int, batch: int, factor: float = 1.0) -> Trainer:
     """A run that is about to start, at ``factor`` times the rates of the way."""
     rules, scaling = WAYS[way]
     everything = (
@@ -200,7 +200,7 @@ def run_of(way: str, spec: ModelSpec, steps: int, batch: int, factor: float = 1.
         precision="float32",
         seed=SEED,
     )
-    return Run(spec, how, Mesh(0, 1, torch.device("cpu")))
+    return Trainer(spec, how, Mesh(0, 1, torch.device("cpu")))
 
 
 def checked(way: str, spec: ModelSpec, blocks: Blocks, batch: int) -> dict[str, Any]:
@@ -209,13 +209,13 @@ def checked(way: str, spec: ModelSpec, blocks: Blocks, batch: int) -> dict[str, 
     tokens = torch.from_numpy(blocks.take(blocks.epoch_blocks - batch, batch)[:, :-1])
     start, moved = entering(run, tokens), []
     for step in range(CHECKED):
-        run.advance(blocks.batch(step, batch))
+        run.train_step(blocks.batch(step, batch))
         moved.append([_size(a - b) for a, b in zip(entering(run, tokens), start, strict=True)])
     return {"way": way, "width": spec.width, "start": [_size(x) for x in start], "moved": moved}
 
 
 @torch.no_grad()
-def entering(run: Run, tokens: Tensor) -> list[Tensor]:
+def entering(run: Trainer, tokens: Tensor) -> list[Tensor]:
     """What enters each visit, and the logits."""
     entered: list[Tensor] = []
     visit = run.model._visit
@@ -241,7 +241,7 @@ def final_loss(
 ) -> float | None:
     """Nats per token of the last fifth of a run, each block before it is learned from."""
     run = run_of(way, spec, steps, batch, factor)
-    losses = [float(run.advance(blocks.batch(step, batch)).loss) for step in range(steps)]
+    losses = [float(run.train_step(blocks.batch(step, batch)).loss) for step in range(steps)]
     last = losses[-max(1, steps // 5) :]
     mean = sum(last) / len(last)
     return mean if math.isfinite(mean) else None

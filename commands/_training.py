@@ -11,11 +11,13 @@ from segpt.config.base import encode
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe, names, read_recipe
 from segpt.config.rules import Rules
-from segpt.errors import CheckpointError, InterruptError, SegptError, SpecError
+from segpt.errors import CheckpointError, InterruptError, SegptError, SpecError, TrainError
 from segpt.locks import claim, locked
 from segpt.stages import checkpoint_io, resolve_spec
-from segpt.stages.train import check_same_run, is_finished, train
-from segpt.train.loop import Report
+from segpt.stages.resuming import check_same_run, is_finished
+from segpt.stages.start import From, Resume, Scratch, Start
+from segpt.stages.train import Observer, train
+from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Checkpoint, Tokens
 
@@ -174,6 +176,8 @@ def run(
         mesh.agree(asked or {})
         with mesh.all_well():
             chosen = plan()
+            if chosen.resume is not None and chosen.init is not None:
+                raise TrainError("a resumed run has its own weights; leave out --init or --resume")
             if chosen.resume is None and not chosen.fresh:
                 _check_vacant(chosen.out)
             init = None
@@ -236,52 +240,43 @@ def _directory(plan: Plan, mesh: Mesh, *, lock: bool) -> Iterator[Path]:
 def _train(
     plan: Plan, tokens: Tokens, held_out: Tokens, out: Path, mesh: Mesh, init: Checkpoint | None
 ) -> dict[str, Any] | None:
-    last: list[Report] = []
-    bpb: list[float] = []
-    about: dict[str, Any] = {}
+    start: Start = Scratch()
+    if plan.resume is not None:
+        start = Resume(plan.resume.checkpoint)
+    elif init is not None:
+        start = From(init)
     with _report.Bar(f"train {plan.recipe.name}") as bar, Signals() as stop:
-
-        def show(step: Report) -> None:
-            last[:] = [step]
-            if step.validation_bpb is not None:
-                bpb[:] = [step.validation_bpb]
-            detail = f"step {step.step}  loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tok/s"
-            bar(step.progress, detail + (f"  BPB {bpb[0]:.4f}" if bpb else ""))
-
+        shown = _Shown(bar, stop, out)
         path = train(
             plan.recipe,
             tokens,
             held_out,
             out,
             mesh,
-            resume=None if plan.resume is None else plan.resume.checkpoint,
-            init=init,
+            start=start,
             rules=plan.rules,
-            report=show,
-            notice=_report.notice,
-            stop=stop,
-            finished=about.update,
-            saved=_remembered(out),
+            observer=shown,
         )
     if not mesh.leads:
         return None
-    if not last:
+    last, about = shown.last, shown.about
+    if last is None:
         assert plan.resume is not None  # a run that begins takes a step
         return finished(plan.resume)
     return {
         "checkpoint": str(path),
-        "steps": last[0].step,
-        "tokens": last[0].tokens,
-        "loss": last[0].loss,
-        "bpb": bpb[0] if bpb else None,
+        "steps": last.step,
+        "tokens": last.tokens,
+        "loss": last.loss,
+        "bpb": shown.bpb,
         "bpb_of": _report.in_chunks(
             held_out.split,
             held_out.count,
             plan.recipe.train.validate_tokens,
             plan.recipe.model.context,
         ),
-        "tokens_per_second": last[0].tokens_per_second,
-        "seconds": last[0].seconds,
+        "tokens_per_second": last.tokens_per_second,
+        "seconds": last.seconds,
         "parameters": parameters(plan.recipe.model),
         "read": about["read"],
         "best": _best(out, about),
@@ -289,15 +284,42 @@ def _train(
     }
 
 
-def _remembered(out: Path) -> Callable[[Path], None]:
-    """Makes a run the newest once it has a checkpoint on the disk."""
-    kinds = ["run", "checkpoint"]
+class _Shown(Observer):
+    """Shows a run to people, and keeps what its result says.
 
-    def saved(_: Path) -> None:
-        while kinds:
-            _latest.remember(kinds.pop(), out)
+    A run becomes the newest once it has a checkpoint on the disk.
+    """
 
-    return saved
+    def __init__(self, bar: _report.Bar, stop: Callable[[], bool], out: Path) -> None:
+        self.bar, self.stop, self.out = bar, stop, out
+        self.last: StepMetrics | None = None
+        self.bpb: float | None = None
+        self.about: dict[str, Any] = {}
+        self._remembered = False
+
+    def notice(self, line: str) -> None:
+        _report.notice(line)
+
+    def step(self, metrics: StepMetrics) -> None:
+        self.last = metrics
+        if metrics.validation_bpb is not None:
+            self.bpb = metrics.validation_bpb
+        rate = f"{metrics.tokens_per_second:,.0f} tok/s"
+        measured = "" if self.bpb is None else f"  BPB {self.bpb:.4f}"
+        detail = f"step {metrics.step}  loss {metrics.loss:.3f}  {rate}{measured}"
+        self.bar(metrics.progress, detail)
+
+    def saved(self, checkpoint: Path) -> None:
+        if not self._remembered:
+            self._remembered = True
+            for kind in ("checkpoint", "run"):
+                _latest.remember(kind, self.out)
+
+    def finished(self, about: Mapping[str, Any]) -> None:
+        self.about.update(about)
+
+    def should_stop(self) -> bool:
+        return self.stop()
 
 
 def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -93,7 +93,7 @@ def command(
     from segpt.config import rules as contests
     from segpt.config.recipe import read_recipe
     from segpt.errors import CheckError
-    from segpt.stages.train import is_finished
+    from segpt.stages.resuming import is_finished
 
     from . import _processes, _resume, _texts, _training
 
@@ -120,7 +120,7 @@ def command(
         return _training.Plan(chosen, reading.open, begun.run, begun, rules=held)
 
     if dry_run:
-        from segpt.stages.train import describe
+        from segpt.stages.dry_run import describe
         from segpt.train.mesh import pick
 
         if not _processes.leads():

@@ -27,8 +27,8 @@ from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.prepare import as_text, builtin_splits, open_splits
 from segpt.stages.score import score
-from segpt.stages.train import train
-from segpt.train.loop import Report
+from segpt.stages.train import Observer, train
+from segpt.train.loop import StepMetrics
 from segpt.train.mesh import joined
 from segpt.values import Artifact, Checkpoint, Quantized, Score, Text
 
@@ -132,13 +132,9 @@ def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say:
                 else builtin_splits(recipe.tokenizer, out / "data", lambda *_: None)
             )
 
-        def show(step: Report) -> None:
-            spent = 1000 * (time.perf_counter() - begun)
-            say(f"step:{step.step} train_loss:{step.loss:.4f} train_time:{spent:.0f}ms")
-
         if mesh.leads:
             say(f"seed: {recipe.train.seed}")
-        path = train(recipe, tokens, held_out, out, mesh, report=show, notice=say)
+        path = train(recipe, tokens, held_out, out, mesh, observer=_Spoken(say, begun))
         if not mesh.leads:
             return
         spec = decode(type(recipe.quantize), plan["quantize"])
@@ -151,6 +147,20 @@ def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say:
     opened = open_model(artifact)
     text = _text(opened.source, _given(), plan)
     _evaluate(script, plan, opened, text or as_text(held_out), say)
+
+
+class _Spoken(Observer):
+    """Says every logged step as the scripts of the contest do."""
+
+    def __init__(self, say: Say, begun: float) -> None:
+        self.say, self.begun = say, begun
+
+    def notice(self, line: str) -> None:
+        self.say(line)
+
+    def step(self, metrics: StepMetrics) -> None:
+        spent = 1000 * (time.perf_counter() - self.begun)
+        self.say(f"step:{metrics.step} train_loss:{metrics.loss:.4f} train_time:{spent:.0f}ms")
 
 
 def read_plan(text: str) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from segpt.config.train import Adam, Muon
 from segpt.machine import memory as machine_memory
 from segpt.model.build import build
 from segpt.model.leaves import weights
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import second_shape
+from segpt.train.trainer import Trainer
 
 from .resolve_spec import quant_spec
 
@@ -180,13 +180,13 @@ def pace(recipe: Recipe, device: str, processes: int = 1) -> Pace:
             f"that a product of {SIDE} by {SIDE} matrices reaches here"
         )
         return Pace(work / (SHARE * speed), source)
-    run = Run(spec, how, Mesh(0, 1, torch.device(device)))
+    run = Trainer(spec, how, Mesh(0, 1, torch.device(device)))
     generator = np.random.default_rng(0)
     batch = generator.integers(spec.vocab, size=(how.batch, spec.context + 1))
-    run.advance(batch)  # allocates, and fills caches
+    run.train_step(batch)  # allocates, and fills caches
     started = _now(device)
     for _ in range(TIMED_STEPS):
-        run.advance(batch)
+        run.train_step(batch)
     seconds = (_now(device) - started) / TIMED_STEPS
     return Pace(seconds, f"measured: {TIMED_STEPS} steps on {device}, not compiled")
 

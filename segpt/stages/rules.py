@@ -10,7 +10,8 @@ from segpt.config.rules import Finding, Rules, broken, rounded, told
 from segpt.config.train import Seconds
 from segpt.data.ledger import Ledger
 from segpt.errors import TrainError
-from segpt.train.loop import Finish, Run
+from segpt.train.loop import Finish
+from segpt.train.trainer import Trainer
 from segpt.values import Tokenizer
 
 from .tables import aligned
@@ -63,7 +64,7 @@ def before(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
 
 
 def after(
-    rules: Rules, recipe: Recipe, given: Given, run: Run, ledger: Ledger, *, finished: bool
+    rules: Rules, recipe: Recipe, given: Given, run: Trainer, ledger: Ledger, *, finished: bool
 ) -> list[Finding]:
     """What is known of a run that goes on or, if ``finished``, is over."""
     findings = _known(rules, recipe, given)
@@ -99,7 +100,7 @@ def after(
     return findings
 
 
-def ending(rules: Rules, run: Run, given: Given) -> Finish:
+def ending(rules: Rules, run: Trainer, given: Given) -> Finish:
     """When the rules end a run: at their loss, or before a step for which there is no time.
 
     A loss of another text or tokenizer than the rules mean ends nothing.
@@ -109,7 +110,7 @@ def ending(rules: Rules, run: Run, given: Given) -> Finish:
     last = run.elapsed
     recent: deque[float] = deque(maxlen=_RECENT)
 
-    def finish(run: Run, nats: float | None) -> bool:
+    def finish(run: Trainer, nats: float | None) -> bool:
         nonlocal last
         if nats is not None:
             return comparable and rules.loss is not None and nats <= rules.loss

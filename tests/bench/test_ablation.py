@@ -18,7 +18,7 @@ from segpt.config.base import fingerprint
 from segpt.config.recipe import read_recipe
 from segpt.config.train import Steps
 from segpt.errors import DataError, SpecError
-from segpt.train.loop import sequences
+from segpt.train.trainer import sequences
 from segpt.values import Text
 
 from .conftest import MODEL, Made

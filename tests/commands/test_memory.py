@@ -17,7 +17,7 @@ from click.testing import Result
 
 from segpt.eval.tally import tally
 from segpt.stages import checkpoint_io
-from segpt.train import loop
+from segpt.train import trainer
 from segpt.values import Partial
 from tests.commands.conftest import documents
 from tests.commands.test_demo import TINY
@@ -227,18 +227,18 @@ def test_a_damaged_memory_is_an_empty_one(train: Command, segpt: Command, damage
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """``stopped(command, steps)`` runs a training that a signal stops after so many steps."""
-    advance = loop.Run.advance
+    train_step = trainer.Trainer.train_step
 
     def call(command: Callable[[], Result], steps: int) -> Result:
         left = iter(range(steps - 1))
 
-        def then_stop(run: loop.Run, *args: Any, **options: Any) -> Any:
+        def then_stop(run: trainer.Trainer, *args: Any, **options: Any) -> Any:
             if next(left, None) is None:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return advance(run, *args, **options)
+            return train_step(run, *args, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop.Run, "advance", then_stop)
+            patch.setattr(trainer.Trainer, "train_step", then_stop)
             return command()
 
     return call

@@ -51,7 +51,6 @@ from segpt.stages import checkpoint_io, commit, open_model, tokenizers
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.pack import documents_path, read_artifact
 from segpt.stages.prepare import prepare
-from segpt.stages.train import train
 from segpt.tasks import core_bundle, fetch
 from segpt.tasks.core import TASKS
 from segpt.train.mesh import Mesh
@@ -63,6 +62,7 @@ from tests.fuzz import mutate
 from tests.fuzz.mutate import Change
 from tests.leaderboard import small_records
 from tests.stages.random_models import checkpoint
+from tests.stages.running import train
 from tests.stages.test_partial import ORIGIN, partial, quantized
 
 ROOT = Path(__file__).parents[2]
@@ -817,13 +817,13 @@ def _metrics(place: Path) -> Subject:
 
 def _rewound(place: Path) -> Subject:
     """The metrics of a run that goes on from before their end."""
-    from segpt.stages.train import _rewind
+    from segpt.stages.session import rewind
 
     line = {"step": 1, "tokens": 32, "loss": 2.0}
     rows = b"".join(json.dumps(line | {"step": i}).encode() + b"\n" for i in range(1, 6))
     (place / "metrics.jsonl").write_bytes(rows)
     subject = of_folder(
-        place, lambda p: _rewind(p / "metrics.jsonl", 3), {".jsonl": mutate.lines_damage}
+        place, lambda p: rewind(p / "metrics.jsonl", 3), {".jsonl": mutate.lines_damage}
     )
     whole = place / "metrics.jsonl"
 
@@ -831,7 +831,7 @@ def _rewound(place: Path) -> Subject:
         for name, data in given.items():
             (place / name).write_bytes(data)
         if whole.exists():
-            _rewind(whole, 3)
+            rewind(whole, 3)
 
     return Subject(subject.sample, subject.change, read)
 

@@ -25,9 +25,9 @@ from segpt.stages.commit import commit
 from segpt.stages.pack import pack
 from segpt.stages.prepare import prepare
 from segpt.stages.score import score
-from segpt.stages.train import train
 from segpt.train.mesh import Mesh
 from segpt.values import Text
+from tests.stages.running import train
 
 RECIPE = """
 name: tiny

@@ -20,9 +20,9 @@ from segpt.report import plot, rate_curve
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.checkpoint_io import newest_checkpoint, read_checkpoint
 from segpt.stages.prepare import open_splits, prepare
-from segpt.stages.train import train
 from segpt.train.mesh import Mesh
 from segpt.values import Text
+from tests.stages.running import train
 
 RECIPE = """
 name: tiny

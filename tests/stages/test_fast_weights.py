@@ -20,8 +20,8 @@ from segpt.model.model import Model
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.quantize import quantize
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Half, Quantized, Tokenizer
 
 VOCAB, CONTEXT = 40, 32
@@ -54,12 +54,12 @@ def checkpoint() -> Checkpoint:
         }
     )
     how = dataclasses.replace(read_recipe("demo").train, length=Steps(count=60), batch=8)
-    run = Run(spec, how, Mesh(0, 1, torch.device("cpu")))
+    run = Trainer(spec, how, Mesh(0, 1, torch.device("cpu")))
     for step in range(60):
-        run.advance(batch(step))
+        run.train_step(batch(step))
     return Checkpoint(
         spec=spec,
-        weights=run.used(),
+        weights=run.averaged_weights(),
         tokenizer=Tokenizer("bytes", VOCAB),
         step=60,
         progress=1.0,

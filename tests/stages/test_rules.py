@@ -11,8 +11,8 @@ from segpt.config.rules import Finding, Rules, find
 from segpt.data.ledger import Ledger
 from segpt.errors import TrainError
 from segpt.stages.rules import Given, after, before, ending, lines
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 from segpt.values import Tokenizer
 
 HERE = Given("cpu", 1, 900_000, 10_485_760, scratch=True)
@@ -84,12 +84,12 @@ def test_other_held_out_text_is_noted() -> None:
 
 
 @pytest.fixture
-def run() -> Run:
+def run() -> Trainer:
     recipe: Recipe = read_recipe("demo", ["model.width=64", "train.batch=1"])
-    return Run(recipe.model, recipe.train, Mesh(0, 1, torch.device("cpu")))
+    return Trainer(recipe.model, recipe.train, Mesh(0, 1, torch.device("cpu")))
 
 
-def test_a_run_ends_before_a_step_for_which_there_is_no_time(run: Run) -> None:
+def test_a_run_ends_before_a_step_for_which_there_is_no_time(run: Trainer) -> None:
     finish = ending(Rules(name="r", about="", seconds=10.0), run, HERE)
     ended = []
     for took in (1.0, 1.0, 2.5, 1.0, 1.0, 1.0, 1.0):
@@ -98,7 +98,7 @@ def test_a_run_ends_before_a_step_for_which_there_is_no_time(run: Run) -> None:
     assert ended == [False] * 6 + [True]  # at 7.5 s there was time for the longest step, 2.5 s
 
 
-def test_a_limit_of_time_for_other_hardware_ends_nothing(run: Run) -> None:
+def test_a_limit_of_time_for_other_hardware_ends_nothing(run: Trainer) -> None:
     finish = ending(dataclasses.replace(find("lapp0"), **PINNED), run, THEIRS)
     run.elapsed = 10_000.0
     assert not finish(run, None)
@@ -107,7 +107,9 @@ def test_a_limit_of_time_for_other_hardware_ends_nothing(run: Run) -> None:
     assert not finish(run, float("nan"))
 
 
-def test_a_loss_of_another_text_or_tokenizer_ends_nothing_and_certifies_nothing(run: Run) -> None:
+def test_a_loss_of_another_text_ends_nothing_and_certifies_nothing(
+    run: Trainer,
+) -> None:
     """3.28 nats per byte of source code are not 3.28 nats per token of FineWeb."""
     pinned = dataclasses.replace(find("lapp0"), **PINNED)
     recipe = read_recipe("demo", ONCE)

@@ -21,8 +21,8 @@ from segpt.quant.tune import divergence
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.quantize import HeldOut, quantize
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Grid, Quantized, Stepped, Tokenizer
 
 VOCAB, CONTEXT, START, UNSEEN = 64, 32, 1, 12
@@ -74,12 +74,12 @@ def checkpoint() -> Checkpoint:
         }
     )
     how = dataclasses.replace(read_recipe("demo").train, length=Steps(count=60), batch=8)
-    run = Run(spec, how, Mesh(0, 1, torch.device("cpu")))
-    losses = [float(run.advance(batch(step))[0]) for step in range(60)]
+    run = Trainer(spec, how, Mesh(0, 1, torch.device("cpu")))
+    losses = [float(run.train_step(batch(step))[0]) for step in range(60)]
     assert losses[-1] < losses[0] - 0.2
     return Checkpoint(
         spec=spec,
-        weights=run.used(),
+        weights=run.averaged_weights(),
         tokenizer=Tokenizer("bytes", VOCAB),
         step=60,
         progress=1.0,

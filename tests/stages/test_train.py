@@ -21,10 +21,10 @@ from segpt.eval.surprisal import position_nats
 from segpt.stages.checkpoint_io import read_checkpoint
 from segpt.stages.open_model import from_checkpoint
 from segpt.stages.prepare import prepare
-from segpt.stages.train import train
-from segpt.train.loop import Report
+from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh
 from segpt.values import Checkpoint, Text, Tokens, arrays_digest
+from tests.stages.running import train
 
 RECIPE = """
 name: tiny
@@ -220,7 +220,7 @@ def test_a_warm_start_takes_all_its_own_steps(start: Start) -> None:
     # a step counter that goes on from the checkpoint leaves no step to take in a shorter run
     long = start("train.length.count=40", out="long")
     first = dataclasses.replace(long, step=500)
-    reports: list[Report] = []
+    reports: list[StepMetrics] = []
     warm = start("train.schedule.warmup=0.2", init=first, report=reports.append)
     assert [r.step for r in reports] == list(range(1, 11))
     assert warm.step == 10

@@ -19,8 +19,8 @@ from segpt.model.cache import KVCache
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.stages.open_model import from_checkpoint, from_quantized, settled
 from segpt.stages.quantize import HeldOut, quantize
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Quantized, Stepped, Tokenizer
 
 VOCAB, ROWS, CONTEXT, UNSEEN = 61, 64, 32, 9
@@ -72,12 +72,12 @@ def trained(steps: int, until: int) -> Checkpoint:
         }
     )
     how = dataclasses.replace(read_recipe("demo").train, length=Steps(count=steps), batch=8)
-    run = Run(spec, how, Mesh(0, 1, torch.device("cpu")))
-    losses = [float(run.advance(batch(step))[0]) for step in range(until)]
+    run = Trainer(spec, how, Mesh(0, 1, torch.device("cpu")))
+    losses = [float(run.train_step(batch(step))[0]) for step in range(until)]
     assert losses[-1] < losses[0] - 0.1
     return Checkpoint(
         spec=spec,
-        weights=run.used(),
+        weights=run.averaged_weights(),
         tokenizer=Tokenizer("bytes", VOCAB),
         step=until,
         progress=run.progress,
@@ -106,7 +106,7 @@ def quantized(source: Checkpoint, **spec: Any) -> Quantized:
 
 def test_windows_grow_as_steps_are_taken(unfinished: Checkpoint) -> None:
     how = dataclasses.replace(read_recipe("demo").train, length=Steps(count=100), batch=8)
-    run = Run(unfinished.spec, how, Mesh(0, 1, torch.device("cpu")))
+    run = Trainer(unfinished.spec, how, Mesh(0, 1, torch.device("cpu")))
     widest = []
     for step in range(101):
         run.step = step

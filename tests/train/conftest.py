@@ -12,8 +12,8 @@ from segpt.config.base import decode
 from segpt.config.expand import expand
 from segpt.config.model import ModelSpec
 from segpt.config.train import Steps, TrainSpec
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 
 VOCAB, CONTEXT = 61, 12
 
@@ -73,13 +73,13 @@ def batches() -> Callable[[int], NDArray[np.int64]]:
 
 
 @pytest.fixture
-def make(spec: ModelSpec, how: TrainSpec) -> Callable[..., Run]:
+def make(spec: ModelSpec, how: TrainSpec) -> Callable[..., Trainer]:
     """A fresh run; keywords change fields of the training spec, ``steps`` its length."""
 
-    def build(**changes: object) -> Run:
+    def build(**changes: object) -> Trainer:
         if "steps" in changes:
             changes["length"] = Steps(count=int(str(changes.pop("steps"))))
         changed = dataclasses.replace(how, **changes)  # type: ignore[arg-type]
-        return Run(spec, changed, Mesh(0, 1, torch.device("cpu")))
+        return Trainer(spec, changed, Mesh(0, 1, torch.device("cpu")))
 
     return build

@@ -10,18 +10,19 @@ from torch import Tensor
 
 from segpt.config.train import Average, Seconds
 from segpt.model.leaves import weights
-from segpt.train.loop import Run, train
+from segpt.train.trainer import Trainer
+from tests.train.running import train
 
-Make = Callable[..., Run]
+Make = Callable[..., Trainer]
 Batches = Callable[[int], NDArray[np.int64]]
 
 
-def trace(run: Run, batches: Batches, steps: int) -> list[Tensor]:
+def trace(run: Trainer, batches: Batches, steps: int) -> list[Tensor]:
     """The table before the first step and after each of ``steps``."""
     table = run.model.table.weight
     found = [table.detach().clone()]
     for step in range(run.step, run.step + steps):
-        run.advance(batches(step))
+        run.train_step(batches(step))
         found.append(table.detach().clone())
     return found
 
@@ -95,7 +96,7 @@ def test_without_an_average_the_weights_are_those_of_the_last_step(
 def test_a_resumed_average_is_the_same(make: Make, batches: Batches, average: Average) -> None:
     whole, again = (make(steps=12, average=average) for _ in range(2))
     trace(whole, batches, 7)
-    again.restore(7, whole.used(), whole.state())
+    again.restore(7, whole.averaged_weights(), whole.state())
     trace(whole, batches, 5)
     trace(again, batches, 5)
     for name, expected in whole.average.weights().items():

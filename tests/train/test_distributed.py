@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from segpt.config.base import encode
 from segpt.config.model import ModelSpec
 from segpt.config.train import Adam, Loops, Muon, Optimizer, TrainSpec
-from segpt.train.loop import Run, train
+from segpt.train.trainer import Trainer
 from tests.processes import in_two
+from tests.train.running import train
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -35,7 +36,7 @@ def run_two(spec: ModelSpec, how: TrainSpec, out: Path, **task: Any) -> list[dic
 @pytest.mark.parametrize("matrix", [Muon(decay=0.1), Adam(decay=0.1)])
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_two_processes_equal_one_and_resume_bit_exactly(
-    make: Callable[..., Run],
+    make: Callable[..., Trainer],
     batches: Callable[[int], NDArray[np.int64]],
     matrix: Muon | Adam,
     accumulation: int,
@@ -47,12 +48,12 @@ def test_two_processes_equal_one_and_resume_bit_exactly(
     assert ranks[0]["digest"] == ranks[1]["digest"]
     assert set(ranks[0]["resumed"]) == {ranks[0]["digest"]}
     with np.load(tmp_path / "w.npz") as found:
-        for name, value in alone.used().items():
+        for name, value in alone.averaged_weights().items():
             assert np.allclose(value, found[name], atol=5e-4), name
 
 
 def test_two_processes_draw_the_same_loops(
-    make: Callable[..., Run], batches: Callable[[int], NDArray[np.int64]], tmp_path: Path
+    make: Callable[..., Trainer], batches: Callable[[int], NDArray[np.int64]], tmp_path: Path
 ) -> None:
     alone = make(loops=Loops(most=4, back=2))
     train(alone, batches)
@@ -60,11 +61,11 @@ def test_two_processes_draw_the_same_loops(
     assert ranks[0]["digest"] == ranks[1]["digest"]
     assert set(ranks[0]["resumed"]) == {ranks[0]["digest"]}
     with np.load(tmp_path / "w.npz") as found:
-        for name, value in alone.used().items():
+        for name, value in alone.averaged_weights().items():
             assert np.allclose(value, found[name], atol=5e-4), name
 
 
-def test_ranks_with_different_clocks_agree(make: Callable[..., Run], tmp_path: Path) -> None:
+def test_ranks_with_different_clocks_agree(make: Callable[..., Trainer], tmp_path: Path) -> None:
     # each rank's own clock decides when to stop and how far the rate has fallen
     from segpt.config.train import Seconds
 
@@ -74,7 +75,7 @@ def test_ranks_with_different_clocks_agree(make: Callable[..., Run], tmp_path: P
     assert ranks[0]["digest"] == ranks[1]["digest"]
 
 
-def test_a_signal_to_one_rank_stops_both(make: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_stops_both(make: Callable[..., Trainer], tmp_path: Path) -> None:
     run = make()
     ranks = run_two(run.spec, run.how, tmp_path / "w.npz", stop=6)
     assert [r["step"] for r in ranks] == [6, 6]

@@ -17,10 +17,10 @@ from segpt.errors import SpecError, TrainError
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.stages import estimate
+from segpt.stages.dry_run import describe, group_table
 from segpt.stages.quantize import quantize
-from segpt.stages.train import describe, group_table
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Tokenizer
 
 LOOPED = "model.route='0 (1)*3 2'"
@@ -43,8 +43,8 @@ def test_a_dry_run_refuses_to_draw_without_a_loop() -> None:
         describe(read_recipe("demo", ["train.loops.most=6"]))
 
 
-def alone(recipe: Recipe) -> Run:
-    return Run(recipe.model, recipe.train, Mesh(0, 1, torch.device("cpu")))
+def alone(recipe: Recipe) -> Trainer:
+    return Trainer(recipe.model, recipe.train, Mesh(0, 1, torch.device("cpu")))
 
 
 def a_batch(recipe: Recipe) -> Any:
@@ -73,7 +73,7 @@ def test_memory_is_what_a_run_takes(settings: tuple[str, ...]) -> None:
     recipe = read_recipe("demo", [*SMALL, *settings])
     memory = describe(recipe)["memory"]
     run = alone(recipe)
-    run.advance(a_batch(recipe))
+    run.train_step(a_batch(recipe))
     size = sum(4 * w.tensor.numel() for w in weights(run.model))
     assert memory["weights"] == memory["gradients"] == size
     state = run.optimizers.state()

@@ -18,26 +18,28 @@ from segpt.errors import InterruptError, SpecError, TrainError
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
-from segpt.train.loop import Report, Run, train
+from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Tokenizer, arrays_digest
 from tests.model.states import entering
+from tests.train.running import train
 
 Batches = Callable[[int], NDArray[np.int64]]
-Make = Callable[..., Run]
+Make = Callable[..., Trainer]
 
 
-def digest(run: Run) -> str:
+def digest(run: Trainer) -> str:
     state = {name: value for name, value in run.state().items() if name != "elapsed"}
-    return arrays_digest(state) + arrays_digest(run.used())
+    return arrays_digest(state) + arrays_digest(run.averaged_weights())
 
 
-def snapshot(run: Run, place: Path) -> None:
+def snapshot(run: Trainer, place: Path) -> None:
     save_checkpoint(
         place / str(run.step),
         Checkpoint(
             spec=run.spec,
-            weights=run.used(),
+            weights=run.averaged_weights(),
             tokenizer=Tokenizer("bytes", 257),
             step=run.step,
             progress=run.progress,
@@ -50,7 +52,7 @@ def snapshot(run: Run, place: Path) -> None:
 
 def test_loss_falls_and_metrics_are_reported(make: Make, batches: Batches) -> None:
     # a run that never logs its loss
-    reports: list[Report] = []
+    reports: list[StepMetrics] = []
     run = make(steps=60)
     train(run, batches, validate=lambda model: (1.5, 2.5), report=reports.append)
     assert [r.step for r in reports] == list(range(1, 61))
@@ -84,8 +86,8 @@ def test_accumulation_changes_only_rounding(make: Make, batches: Batches) -> Non
     one, four = make(accumulation=1), make(accumulation=4)
     train(one, batches)
     train(four, batches)
-    for name, value in one.used().items():
-        assert np.allclose(value, four.used()[name], atol=2e-4), name
+    for name, value in one.averaged_weights().items():
+        assert np.allclose(value, four.averaged_weights()[name], atol=2e-4), name
 
 
 def test_average_is_right_from_the_first_step(make: Make, batches: Batches) -> None:
@@ -127,15 +129,16 @@ def test_masters_are_float32_under_bfloat16_compute(make: Make, batches: Batches
     run = make(precision="bfloat16", steps=3)
     train(run, batches)
     assert {w.tensor.dtype for w in weights(run.model)} == {torch.float32}
-    assert all(array.dtype == np.float32 for array in run.used().values())
+    assert all(array.dtype == np.float32 for array in run.averaged_weights().values())
 
 
 @pytest.mark.parametrize("share", [0.1, 10.0])
 def test_the_gradient_is_clipped_as_a_whole(make: Make, batches: Batches, share: float) -> None:
     free = make(clip=None)
-    norm = free.advance(batches(0)).gradient_norm
+    norm = free.train_step(batches(0)).gradient_norm
     run = make(clip=share * float(norm))
-    assert torch.equal(run.advance(batches(0)).gradient_norm, norm)  # what is reported is not cut
+    reported = run.train_step(batches(0)).gradient_norm
+    assert torch.equal(reported, norm)  # it is not cut
     before, after = (
         [w.tensor.grad for w in weights(each.model) if w.tensor.grad is not None]
         for each in (free, run)
@@ -175,7 +178,7 @@ def test_loops_are_drawn_once_the_whole_loop_has_joined(make: Make, batches: Bat
     seen: list[tuple[float, int]] = []
     while run.progress < 1.0:
         at = run.progress
-        run.advance(batches(run.step))
+        run.train_step(batches(run.step))
         seen.append((at, len(run.model.active) - 2))  # layers 0 and 2 run once
     assert {loops for progress, loops in seen if progress < 0.5} == {1}
     assert {loops for progress, loops in seen if progress >= 0.5} == {1, 2, 3, 4, 5}
@@ -213,7 +216,7 @@ def test_drawing_loops_teaches_every_depth(make: Make, batches: Batches) -> None
     fixed, drawn = make(steps=120), make(steps=120, loops=Loops(most=6))
     tokens = torch.from_numpy(batches(10_000))
 
-    def loss(run: Run, loops: int) -> float:
+    def loss(run: Trainer, loops: int) -> float:
         with torch.no_grad():
             logits = run.model.loops(loops)(tokens[:, :-1]).flatten(0, 1)
             return float(torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()))
@@ -233,8 +236,9 @@ def test_drawing_loops_needs_a_loop(how: TrainSpec) -> None:
             "layer": {"mixer": None, "feed": {"hidden": 8}},
         }
     )
+    drawn = dataclasses.replace(how, loops=Loops(most=3))
     with pytest.raises(SpecError, match="has no loop"):
-        Run(spec, dataclasses.replace(how, loops=Loops(most=3)), Mesh(0, 1, torch.device("cpu")))
+        Trainer(spec, drawn, Mesh(0, 1, torch.device("cpu")))
 
 
 def test_not_a_number_stops_and_keeps_the_last_good_checkpoint(
@@ -243,7 +247,7 @@ def test_not_a_number_stops_and_keeps_the_last_good_checkpoint(
     saved: list[int] = []
     run = make()
 
-    def save(run: Run) -> None:
+    def save(run: Trainer) -> None:
         saved.append(run.step)
         if run.step == 10:
             with torch.no_grad():
@@ -296,19 +300,19 @@ def test_runs_where_there_is_no_cuda(make: Make, batches: Batches) -> None:
 
 def test_seeds_and_initialisation_are_explicit(make: Make) -> None:
     # default torch initialisation
-    a, b, c = make(seed=3), make(seed=3), make(seed=4)
-    assert arrays_digest(a.used()) == arrays_digest(b.used()) != arrays_digest(c.used())
+    a, b, c = (arrays_digest(make(seed=seed).averaged_weights()) for seed in (3, 3, 4))
+    assert a == b != c
 
 
 def test_bits_per_byte_of_training_is_all_bits_over_all_bytes(make: Make, batches: Batches) -> None:
     # a mean of ratios, or of losses weighted by bytes, where tokens spell different numbers of them
     sizes = np.arange(61) % 7
-    reports: list[Report] = []
+    reports: list[StepMetrics] = []
     run = make(steps=8, log_every=4)
     train(run, batches, report=reports.append, sizes=sizes)
     again, losses = make(steps=8), list[float]()
     while again.progress < 1.0:
-        losses.append(float(again.advance(batches(again.step)).loss))
+        losses.append(float(again.train_step(batches(again.step)).loss))
     for i, report in enumerate(reports):
         steps = range(4 * i, 4 * i + 4)
         targets = np.concatenate([batches(step)[:, 1:] for step in steps])
@@ -318,13 +322,13 @@ def test_bits_per_byte_of_training_is_all_bits_over_all_bytes(make: Make, batche
 
 
 def test_without_sizes_or_z_loss_nothing_is_said_of_them(make: Make, batches: Batches) -> None:
-    reports: list[Report] = []
+    reports: list[StepMetrics] = []
     train(make(steps=2), batches, report=reports.append)
     assert {(r.bpb, r.z_loss, r.kurtosis) for r in reports} == {(None, None, None)}
 
 
 def test_z_loss_is_reported_beside_the_loss(make: Make, batches: Batches) -> None:
-    reports: list[list[Report]] = [[], []]
+    reports: list[list[StepMetrics]] = [[], []]
     for c, found in zip((0.0, 0.5), reports, strict=True):
         train(make(steps=30, z_loss=c), batches, report=found.append)
     plain, with_z = reports
@@ -369,13 +373,13 @@ def test_recomputing_changes_no_gradient(
     for count in (0, recompute):
         spec = forgetful(parts)
         changed = dataclasses.replace(how, loops=loops, recompute=count)
-        run = Run(spec, changed, Mesh(0, 1, torch.device("cpu")))
+        run = Trainer(spec, changed, Mesh(0, 1, torch.device("cpu")))
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
             for weight in weights(run.model):  # no weight at zero, or gradients are too
                 noise = torch.randn(weight.tensor.shape, generator=generator)
                 weight.tensor.add_(0.2 * noise)
-        run.advance(batches(0))
+        run.train_step(batches(0))
         found.append(
             {w.name: w.tensor.grad for w in weights(run.model) if w.tensor.grad is not None}
         )
@@ -391,7 +395,7 @@ def test_recomputing_takes_less_memory(how: TrainSpec, batches: Batches) -> None
     tokens = torch.from_numpy(batches(0))[:, :-1]
 
     def kept(recompute: int) -> int:
-        run = Run(
+        run = Trainer(
             spec, dataclasses.replace(how, recompute=recompute), Mesh(0, 1, torch.device("cpu"))
         )
         held: dict[int, int] = {}
@@ -422,7 +426,7 @@ def test_the_general_model_goes_on_without_recomputing(make: Make, batches: Batc
 
 
 def test_kurtosis_of_what_enters_each_visit(make: Make, batches: Batches) -> None:
-    reports: list[Report] = []
+    reports: list[StepMetrics] = []
     run = make(steps=20, log_every=4, kurtosis=True)  # 3 visits in the first half, then 4
     digests = digest(make(steps=20, log_every=4)), digest(run)
     assert digests[0] == digests[1]
@@ -439,7 +443,7 @@ def test_kurtosis_is_that_of_its_definition(make: Make, batches: Batches) -> Non
     run.coming()
     with entering(run.model) as entered:
         run.model.hidden(tokens)
-    found = run.advance(batches(0), watch=True).kurtosis
+    found = run.train_step(batches(0), watch=True).kurtosis
     assert found is not None
     for x, value in zip((x.detach().double() for x in entered), found.tolist(), strict=True):
         # raw moments: no mean is taken off
@@ -449,7 +453,7 @@ def test_kurtosis_is_that_of_its_definition(make: Make, batches: Batches) -> Non
 
 def test_tails_that_are_known() -> None:
     spec = forgetful({})
-    run_model = Run(
+    run_model = Trainer(
         spec, TrainSpec(length=Steps(count=1), batch=1), Mesh(0, 1, torch.device("cpu"))
     ).model
     with torch.no_grad():

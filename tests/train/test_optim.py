@@ -32,7 +32,6 @@ from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.train.loop import Run
 from segpt.train.optim import (
     CLASSIC,
     FIVE,
@@ -47,6 +46,7 @@ from segpt.train.optim import (
     second_shape,
     shape_factor,
 )
+from segpt.train.trainer import Trainer
 
 PLAIN = Muon(equilibrate="none", coefficients="classic", momentum_warmup=0.0)
 
@@ -552,19 +552,19 @@ EVERYTHING = Optimizer(
 
 
 def test_resuming_is_exact_with_everything_on(
-    make: Callable[..., Run], batches: Callable[[int], NDArray[np.int64]]
+    make: Callable[..., Trainer], batches: Callable[[int], NDArray[np.int64]]
 ) -> None:
     whole = make(steps=12, optimizer=EVERYTHING)
     state: dict[str, NDArray[Any]] = {}
     used: dict[str, NDArray[np.float32]] = {}
     for i in range(12):
         if i == 6:
-            state, used = whole.state(), whole.used()
-        whole.advance(batches(i))
+            state, used = whole.state(), whole.averaged_weights()
+        whole.train_step(batches(i))
     again = make(steps=12, optimizer=EVERYTHING)
     again.restore(6, used, state)
     for i in range(6, 12):
-        again.advance(batches(i))
+        again.train_step(batches(i))
     expected, found = whole.state(), again.state()
     assert found.keys() == expected.keys()
     assert any(key.startswith("second|") for key in found)

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from segpt.config.model import ModelSpec
 from segpt.config.train import Ramp, Schedule, Seconds, Steps, TrainSpec
 from segpt.errors import TrainError
-from segpt.train.loop import Run, sequences, train
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer, sequences
+from tests.train.running import train
 
-Make = Callable[..., Run]
+Make = Callable[..., Trainer]
 RAMP = Schedule(ramp=Ramp(milestones=(0.25, 0.5)))
 
 
-def drawn(run: Run) -> Callable[[int], NDArray[np.int64]]:
+def drawn(run: Trainer) -> Callable[[int], NDArray[np.int64]]:
     """Blocks by their number, in batches of the size that the run asks for."""
 
     def batch(step: int) -> NDArray[np.int64]:
@@ -54,8 +55,8 @@ def test_accumulation_changes_only_rounding_on_a_ramp(make: Make) -> None:
     one, two = make(schedule=RAMP, steps=8), make(schedule=RAMP, steps=8, accumulation=2)
     for run in (one, two):
         train(run, drawn(run))
-    for name, value in one.used().items():
-        assert np.allclose(value, two.used()[name], atol=5e-4), name
+    for name, value in one.averaged_weights().items():
+        assert np.allclose(value, two.averaged_weights()[name], atol=5e-4), name
 
 
 def test_a_batch_that_does_not_divide_is_refused(make: Make, spec: ModelSpec) -> None:
@@ -65,13 +66,13 @@ def test_a_batch_that_does_not_divide_is_refused(make: Make, spec: ModelSpec) ->
         with pytest.raises(TrainError, match=f"{rows} sequences are no multiple"):
             run.parts(rows)
     with pytest.raises(TrainError, match="does not divide among 3 processes"):
-        Run(spec, run.how, Mesh(0, 3, torch.device("cpu")))
+        Trainer(spec, run.how, Mesh(0, 3, torch.device("cpu")))
 
 
 def test_processes_share_every_size(make: Make) -> None:
     how = make(schedule=RAMP, accumulation=2).how
     spec = make().spec
-    runs = [Run(spec, how, Mesh(rank, 2, torch.device("cpu"))) for rank in range(2)]
+    runs = [Trainer(spec, how, Mesh(rank, 2, torch.device("cpu"))) for rank in range(2)]
     for rows in (8, 16, 32):
         taken = [i for run in runs for part in run.parts(rows) for i in range(*part.indices(rows))]
         assert sorted(taken) == list(range(rows))

@@ -13,9 +13,9 @@ from segpt.config.train import Adam, Muon, Mup, Optimizer, Scaling, Steps, Train
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.scaling import initialise, multipliers
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
 from segpt.train.optim import Optimizers
+from segpt.train.trainer import Trainer
 
 SPEC = expand(
     {
@@ -78,7 +78,7 @@ def test_a_changed_multiplier_changes_the_update(rule: str) -> None:
 
 def test_a_run_trains_with_multipliers() -> None:
     how = TrainSpec(length=Steps(count=10), batch=2, scaling=Scaling(mup=Mup(base_width=8)))
-    run = Run(SPEC, how, Mesh(0, 1, torch.device("cpu")))
+    run = Trainer(SPEC, how, Mesh(0, 1, torch.device("cpu")))
     rates = {g.role: g.rule.rate for g in run.optimizers.groups()}
     assert rates[Role.HEAD] == pytest.approx(0.01 * 8 / 32)
     assert rates[Role.TABLE] == 0.01

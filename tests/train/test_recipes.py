@@ -23,10 +23,10 @@ from segpt.stages.checkpoint_io import checkpoints, read_checkpoint
 from segpt.stages.prepare import builtin_splits, make_tokenizer, prepare
 from segpt.stages.resolve_spec import quant_spec, score_spec
 from segpt.stages.score import score
-from segpt.stages.train import train
-from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
+from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Text, Tokens, arrays_digest
+from tests.stages.running import train
 
 REDUCED = (
     "model.width=64",
@@ -44,11 +44,11 @@ REDUCED = (
 def test_one_step_moves_every_weight_that_has_joined(recipe: str, size: int) -> None:
     assert parameters(read_recipe(recipe).model) == size
     reduced = read_recipe(recipe, [*REDUCED, "train.length={kind: steps, count: 4}"])
-    run = Run(reduced.model, reduced.train, Mesh(0, 1, torch.device("cpu")))
+    run = Trainer(reduced.model, reduced.train, Mesh(0, 1, torch.device("cpu")))
     before = {w.name: w.tensor.detach().clone() for w in weights(run.model)}
     batch = np.random.default_rng(0).integers(97, size=(4, 17))
     for _ in range(4):  # the loops join at 35 percent; a skip of its own input learns late
-        loss, norm, *_ = run.advance(batch)
+        loss, norm, *_ = run.train_step(batch)
         assert torch.isfinite(loss)
         assert torch.isfinite(norm)
     still = {w.name for w in weights(run.model) if torch.equal(w.tensor, before[w.name])}

@@ -27,9 +27,11 @@ from segpt.config.train import (
 )
 from segpt.errors import SpecError
 from segpt.model.leaves import weights
-from segpt.train.loop import Report, Run, train
+from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh
 from segpt.train.schedule import batch, decay, loops, momentum, rate
+from segpt.train.trainer import Trainer
+from tests.train.running import train
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "sqrt"])
@@ -95,7 +97,7 @@ def test_warmdown_starts_where_the_fraction_says() -> None:
 
 
 def test_rate_falls_over_the_stated_part_of_the_clock(
-    make: Callable[..., Run], batches: Callable[[int], NDArray[np.int64]]
+    make: Callable[..., Trainer], batches: Callable[[int], NDArray[np.int64]]
 ) -> None:
     # the first steps are slow, as they are where something compiles
     now = [0.0]
@@ -105,7 +107,7 @@ def test_rate_falls_over_the_stated_part_of_the_clock(
         return batches(step)
 
     run = make(length=Seconds(count=100.0), schedule=Schedule(warmdown=0.4))
-    found: list[Report] = []
+    found: list[StepMetrics] = []
     train(run, read, report=found.append, clock=lambda: now[0])
     assert run.step == 62
     assert found[-1].seconds == 100.0
@@ -118,27 +120,27 @@ def test_rate_falls_over_the_stated_part_of_the_clock(
 def test_a_run_that_only_cools_down_is_the_end_of_a_whole_one(
     shape: Any, spec: ModelSpec, how: TrainSpec, batches: Callable[[int], NDArray[np.int64]]
 ) -> None:
-    def run(steps: int, schedule: Schedule) -> Run:
+    def run(steps: int, schedule: Schedule) -> Trainer:
         optimizer = Optimizer(matrix=Muon(momentum_warmup=0.0))
         changed = dataclasses.replace(
             how, length=Steps(count=steps), optimizer=optimizer, schedule=schedule
         )
-        return Run(settle(spec, 1.0)[0], changed, Mesh(0, 1, torch.device("cpu")))
+        return Trainer(settle(spec, 1.0)[0], changed, Mesh(0, 1, torch.device("cpu")))
 
     fall: dict[str, Any] = {"floor": 0.1, "shape": shape}
     whole = run(16, Schedule(warmdown=0.5, **fall))
     stable = run(8, Schedule(warmdown=0.0))
     for step in range(8):
-        whole.advance(batches(step))
-        stable.advance(batches(step))
+        whole.train_step(batches(step))
+        stable.train_step(batches(step))
     cooling = run(8, Schedule(warmdown=1.0, **fall))
     cooling.start_from({w.name: w.tensor.detach().numpy().copy() for w in weights(stable.model)})
     cooling.optimizers.restore(stable.optimizers.state())
     for step in range(8):
         expected = rate(whole.how.schedule, (step + 8.5) / 16, step + 8.5)
         assert rate(cooling.how.schedule, (step + 0.5) / 8, step + 0.5) == pytest.approx(expected)
-        whole.advance(batches(step + 8))
-        cooling.advance(batches(step + 8))
+        whole.train_step(batches(step + 8))
+        cooling.train_step(batches(step + 8))
     for ours, theirs in zip(weights(whole.model), weights(cooling.model), strict=True):
         assert torch.allclose(ours.tensor, theirs.tensor, atol=1e-5)
 

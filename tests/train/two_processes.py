@@ -12,9 +12,10 @@ from segpt.config.base import decode
 from segpt.config.model import ModelSpec
 from segpt.config.train import TrainSpec
 from segpt.errors import InterruptError
-from segpt.train.loop import Run, train
 from segpt.train.mesh import join, leave
+from segpt.train.trainer import Trainer
 from segpt.values import arrays_digest
+from tests.train.running import train
 
 
 def main() -> None:
@@ -33,14 +34,14 @@ def main() -> None:
         steps = np.where(generator.random((how.batch, spec.context)) < 0.9, 5, 11)
         return (np.concatenate([rows, steps], 1).cumsum(1) % spec.vocab).astype(np.int64)
 
-    def digest(run: Run) -> str:
+    def digest(run: Trainer) -> str:
         state = {n: v for n, v in run.state().items() if n != "elapsed"}
-        return arrays_digest(state) + arrays_digest(run.used())
+        return arrays_digest(state) + arrays_digest(run.averaged_weights())
 
-    def save(run: Run) -> None:
-        states[run.step] = (run.used(), run.state())
+    def save(run: Trainer) -> None:
+        states[run.step] = (run.averaged_weights(), run.state())
 
-    whole = Run(spec, how, mesh)
+    whole = Trainer(spec, how, mesh)
     interrupted = False
     try:
         # only one rank is asked to stop; both must
@@ -54,12 +55,12 @@ def main() -> None:
     }
     result["resumed"] = []
     for step in task["resume"]:
-        run = Run(spec, how, mesh)
+        run = Trainer(spec, how, mesh)
         run.restore(step, *states[step])
         train(run, batches)
         result["resumed"].append(digest(run))
     if mesh.leads:
-        np.savez(task["out"], **whole.used())  # type: ignore[arg-type]
+        np.savez(task["out"], **whole.averaged_weights())  # type: ignore[arg-type]
     sys.stdout.write(json.dumps(result) + "\n")
     leave()
 

@@ -11,8 +11,10 @@ import torch
 from segpt.config.base import decode
 from segpt.config.model import ModelSpec
 from segpt.config.train import TrainSpec
-from segpt.train.loop import Report, Run, train
+from segpt.train.loop import StepMetrics
 from segpt.train.mesh import join, leave
+from segpt.train.trainer import Trainer
+from tests.train.running import train
 
 
 def main() -> None:
@@ -21,8 +23,8 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     spec, how = decode(ModelSpec, task["spec"]), decode(TrainSpec, task["how"])
     mesh = join("cpu")
-    run = Run(spec, how, mesh)
-    reports: list[Report] = []
+    run = Trainer(spec, how, mesh)
+    reports: list[StepMetrics] = []
 
     def batches(step: int) -> Any:
         time.sleep(task["skew"] * (mesh.rank + 1))

@@ -1,0 +1,132 @@
+"""What a training run would be, without running it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from segpt.config.base import encode, fingerprint, kind
+from segpt.config.flops import flops
+from segpt.config.layout import layout
+from segpt.config.recipe import Recipe
+from segpt.config.rules import Finding, Rules
+from segpt.config.train import Steps
+from segpt.train.mesh import Mesh
+from segpt.train.optim import Group
+from segpt.train.trainer import sequences
+from segpt.values import Tokens
+
+from . import estimate
+from . import rules as referee
+from .tables import aligned
+
+
+def group_table(groups: Sequence[Group]) -> list[str]:
+    """Which rule updates what, as a table of aligned columns."""
+    rows = [("weights of", "rule", "rate", "decay", "tensors", "weights")]
+    for group in groups:
+        places = ", ".join(place.value for place in group.places)
+        rows.append(
+            (
+                f"{group.role.value}: {places}",
+                kind(group.rule),
+                f"{group.rule.rate:g}",
+                " ".join([f"{group.rule.decay:g}", *group.traits]),
+                f"{group.tensors:,}",
+                f"{group.parameters:,}",
+            )
+        )
+    return aligned(rows, right=(2, 3, 4, 5))
+
+
+def describe(
+    recipe: Recipe,
+    device: str | None = None,
+    rules: Rules | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """What a run would be, without running it; all in JSON values.
+
+    Memory counts float32 weights, gradients, optimizer state by rule and average, and what a
+    micro-batch keeps for its backward pass. Time is measured or estimated on ``device``; without
+    one only a length in seconds says it.
+
+    Args:
+        recipe: model and training.
+        device: what the run would compute on.
+        rules: what it would have to keep to, on held-out text of the length that the recipe says.
+        processes: how many would share a batch; memory is that of one of them.
+
+    Raises:
+        SpecError: if the recipe draws loops and the route has none.
+        TrainError: if rules are broken before the run.
+    """
+    by_role: dict[str, int] = {}
+    for weight in layout(recipe.model):
+        by_role[weight.role.value] = by_role.get(weight.role.value, 0) + weight.size
+    how = recipe.train
+    if how.loops is not None:
+        recipe.model.passes(how.loops.most)  # raises if there is no loop
+    length = how.length
+    steps = length.count if isinstance(length, Steps) else None
+    Mesh(0, processes, torch.device("cpu")).rows(how.batch, how.accumulation)  # raises if not
+    pace = None if device is None else estimate.pace(recipe, device, processes)
+    seconds = None if isinstance(length, Steps) else length.count
+    if pace is not None and isinstance(length, Steps):
+        seconds = pace.seconds * length.count
+    reads = sequences(how)
+    memory = estimate.memory(recipe, device or "cpu", processes)
+    work = flops(recipe.model)
+    size, assumed = estimate.artifact_bytes(recipe)
+    findings: Sequence[Finding] = ()
+    if rules is not None:
+        given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
+        findings = referee.before(rules, recipe, given)
+    return {
+        "recipe": recipe.name,
+        "parameters": sum(by_role.values()),
+        "parameters_by_role": by_role,
+        "layers": len(recipe.model.layers),
+        "visits": len(recipe.model.visits),
+        "loop": None if recipe.model.loop is None else recipe.model.loop._asdict(),
+        "loops": None if how.loops is None else encode(how.loops),
+        "tokens_per_step": how.batch * recipe.model.context,
+        "steps": steps,
+        "seconds": seconds,
+        "step_seconds": None if pace is None else pace.seconds,
+        "step_seconds_source": None if pace is None else pace.source,
+        "tokens": None if reads is None else reads * recipe.model.context,
+        "flops_per_token": work._asdict() | {"forward": work.forward, "training": work.training},
+        "memory": memory,
+        "memory_bytes": estimate.total(memory),
+        "processes": processes,
+        "artifact_bytes": size,
+        "artifact_bytes_source": assumed,
+        "budget": recipe.pack.budget,
+        "rules": None
+        if rules is None
+        else {"name": rules.name, "findings": [finding.plain() for finding in findings]},
+        "warnings": estimate.warnings(recipe, estimate.total(memory), size, device or "cpu"),
+        "fingerprint": fingerprint(recipe),
+    }
+
+
+def estimate_given(
+    recipe: Recipe, held_out: Tokens | None, mesh: Mesh, *, scratch: bool
+) -> referee.Given:
+    """What rules are asked about beside the recipe."""
+    device = mesh.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    measured = None
+    if held_out is not None:
+        measured = min(recipe.train.validate_tokens, held_out.count - 1)
+    predicted, _ = estimate.artifact_bytes(recipe)
+    return referee.Given(
+        name,
+        mesh.size,
+        predicted,
+        measured,
+        scratch,
+        tokenizer=None if held_out is None else held_out.tokenizer,
+        text=None if held_out is None else held_out.digest,
+    )

@@ -1,0 +1,279 @@
+"""The parts of a training run on a text: what it reads, when rules end it, what it writes."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import segpt
+from segpt.atomic import remove_directory, write_file
+from segpt.config.base import encode, fingerprint
+from segpt.config.recipe import Recipe
+from segpt.config.rules import Finding, Rules
+from segpt.data.batches import Blocks
+from segpt.data.ledger import Ledger
+from segpt.data.tokens import ids
+from segpt.errors import TrainError
+from segpt.restoring import taking_over
+from segpt.train.loop import StepMetrics
+from segpt.train.trainer import Trainer
+from segpt.values import Arrays, Checkpoint, Tokens, documents_digest
+
+from . import rules as referee
+from .checkpoint_io import METRICS, checkpoint_name, checkpoints, clean_run, save_checkpoint
+from .commit import commit
+from .start import From, Resume, Start
+
+_REPLAYED = 1 << 16  # blocks that are recorded at once, of a run that was saved without a record
+
+
+class DataCursor:
+    """Where a run is in its text, and a record of every block that it has read."""
+
+    def __init__(self, recipe: Recipe, tokens: Tokens) -> None:
+        self.recipe, self.tokens, how = recipe, tokens, recipe.train
+        self.blocks = Blocks(ids(tokens), recipe.model.context, how.seed, how.order)
+        self.ledger = Ledger(self.blocks.targets, self.blocks.context, self.blocks.epoch_blocks)
+
+    def restore(self, state: Arrays, count: int) -> None:
+        """Go back to where ``count`` blocks were read.
+
+        Raises:
+            CheckpointError: if the record does not fit the text.
+            TrainError: if the record is of another number of blocks.
+        """
+        if "ledger|now" in state:
+            with taking_over("the record of what was read", state, self.ledger.state):
+                self.ledger.restore(state)
+        else:  # saved before there was a record
+            for first in range(0, count, _REPLAYED):
+                self.ledger.record(self.blocks.places(first, min(_REPLAYED, count - first)))
+        self._check_count(count)
+
+    def check(self, trainer: Trainer) -> None:
+        """Refuse to save a run whose record does not tell what it was trained on.
+
+        Raises:
+            TrainError: if blocks were read that no step was taken with.
+        """
+        self._check_count(trainer.blocks)
+
+    def _check_count(self, trained: int) -> None:
+        if self.ledger.blocks != trained:
+            raise TrainError(
+                f"{self.ledger.blocks:,} blocks were read and {trained:,} trained on; "
+                "the run would report tokens that it did not learn from"
+            )
+
+    def check_enough(self, trainer: Trainer) -> None:
+        """Refuse a text that is too short to take no target twice, where the recipe wants that.
+
+        Raises:
+            DataError: saying how much is missing.
+        """
+        if self.recipe.train.unique:
+            left = trainer.size if trainer.left is None else trainer.left
+            self.blocks.check_enough(trainer.blocks + left)
+
+    def probe(self, trainer: Trainer) -> NDArray[np.int64]:
+        """The batch of the coming step, (sequences, context + 1), which stays unread."""
+        return self.blocks.take(trainer.blocks, trainer.size)
+
+    def read(self, trainer: Trainer) -> NDArray[np.int64]:
+        """The batch of the coming step, (sequences, context + 1), on record from now on."""
+        places = self.blocks.places(trainer.blocks, trainer.size)
+        self.ledger.record(places)
+        return self.blocks.read(places)
+
+    def is_exhausted(self, trainer: Trainer) -> bool:
+        """Whether no further step finds targets that are new, where none may be taken twice."""
+        if not self.recipe.train.unique or trainer.left is not None:
+            return False
+        return trainer.blocks + trainer.size > self.blocks.epoch_blocks
+
+    def line(self) -> str:
+        """What an epoch is, for people."""
+        blocks = self.blocks
+        left_out = blocks.targets - blocks.epoch_blocks * blocks.context
+        return (
+            f"an epoch is {blocks.epoch_blocks:,} blocks of {blocks.context}, "
+            f"{blocks.order}; it leaves out {left_out:,} of {blocks.targets:,} targets"
+        )
+
+
+class Referee:
+    """The rules of a contest over one run, if there are any, and whether the run is over."""
+
+    def __init__(self, rules: Rules | None, recipe: Recipe, given: referee.Given) -> None:
+        """Look at what is known before the run.
+
+        Raises:
+            TrainError: if rules are broken already.
+        """
+        self.rules, self.recipe, self.given = rules, recipe, given
+        self.over = False
+        self.findings: Sequence[Finding] = ()
+        if rules is not None:
+            self.findings = referee.before(rules, recipe, given)
+
+    def begin(self, trainer: Trainer) -> None:
+        """Find out whether a run that goes on has come to its end before."""
+        self.over = trainer.fraction >= 1.0
+        if self.rules is not None:
+            self._ends = referee.ending(self.rules, trainer, self.given)
+            self.over = self.over or self._ends(trainer, trainer.validations.nats)
+
+    def ends(self, trainer: Trainer, nats: float | None, cursor: DataCursor) -> bool:
+        """Whether rules end the run, or a text that gives no other batch without repeating."""
+        if self.rules is not None and self._ends(trainer, nats):
+            self.over = True
+        self.over |= cursor.is_exhausted(trainer)
+        return self.over
+
+    def about(self, trainer: Trainer, ledger: Ledger) -> dict[str, Any]:
+        """What a checkpoint says about the rules; nothing without any."""
+        if self.rules is None:
+            return {}
+        now = (self.rules, self.recipe, self.given, trainer, ledger)
+        self.findings = referee.after(*now, finished=self.over)
+        findings = [finding.plain() for finding in self.findings]
+        return {"rules": {"name": self.rules.name, "finished": self.over, "findings": findings}}
+
+    def lines(self) -> list[str]:
+        """The findings so far, for people."""
+        return referee.lines(self.findings) if self.findings else []
+
+
+class RunWriter:
+    """The directory of a run: its metrics and its last checkpoints."""
+
+    def __init__(
+        self, recipe: Recipe, tokens: Tokens, held_out: Tokens | None, out: Path, start: Start
+    ) -> None:
+        self.recipe, self.tokens, self.held_out, self.out = recipe, tokens, held_out, out
+        self.metrics = out / METRICS
+        earlier = []
+        if isinstance(start, From) or (
+            isinstance(start, Resume) and "init" in start.checkpoint.origin
+        ):
+            earlier = [start.checkpoint.documents]
+        self.documents = np.unique(np.concatenate([tokens.documents, *earlier]))
+        self.origin = {
+            "tokens": tokens.fingerprint,
+            "recipe": fingerprint(recipe),
+            "documents": documents_digest(self.documents),
+            "seed": str(recipe.train.seed),
+        }
+        if isinstance(start, From):
+            self.origin["init"] = start.checkpoint.fingerprint
+        if isinstance(start, Resume) and "init" in start.checkpoint.origin:
+            self.origin["init"] = start.checkpoint.origin["init"]
+
+    def open(self, step: int) -> None:
+        """Make the directory, and take back what it says of steps after ``step``."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        clean_run(self.out)
+        rewind(self.metrics, step)
+
+    def log(self, metrics: StepMetrics) -> None:
+        """Write a logged step."""
+        self.append(dataclasses.asdict(metrics))
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write a line of the metrics."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save(self, trainer: Trainer, cursor: DataCursor, about: Mapping[str, Any]) -> Path:
+        """Write a checkpoint with all that resuming needs."""
+        checkpoint = Checkpoint(
+            spec=self.recipe.model,
+            weights=trainer.averaged_weights(),
+            tokenizer=self.tokens.tokenizer,
+            step=trainer.step,
+            progress=trainer.progress,
+            documents=self.documents,
+            origin=self.origin,
+            state=trainer.state() | cursor.ledger.state(),
+            about=about,
+        )
+        path = self.out / checkpoint_name(trainer.step)
+        save_checkpoint(path, checkpoint)
+        return path
+
+    def forget_old(self, trainer: Trainer) -> None:
+        """Remove older checkpoints than the recipe keeps, but never the best it keeps."""
+        how, best = self.recipe.train, None
+        if how.keep_best:
+            best = checkpoint_name(trainer.validations.best_step)
+        for old in checkpoints(self.out)[: -how.keep]:
+            if old.name != best:
+                remove_directory(old)
+
+    def about(self, trainer: Trainer, cursor: DataCursor, judge: Referee) -> dict[str, Any]:
+        """What a checkpoint says about the run so far."""
+        validations = trainer.validations
+        about = {
+            "recipe": encode(self.recipe),
+            "seconds": trainer.elapsed,
+            "tokens": cursor.ledger.tokens,
+            "read": cursor.ledger.plain(),
+            "text": _text(self.tokens)
+            | {
+                "place": str(_place(self.tokens)),
+                "validation": None if self.held_out is None else _text(self.held_out),
+            },
+            "finished": judge.over or trainer.fraction >= 1.0,
+            "processes": trainer.mesh.size,
+            "device": trainer.mesh.device.type,
+            "threads": trainer.threads.most,
+            "fewest_threads": trainer.threads.fewest,
+            "commit": commit(),
+            "versions": {
+                "segpt": segpt.__version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        if self.recipe.train.keep_best and validations.best_step:
+            about["best"] = {"step": validations.best_step, "bpb": validations.best_bpb}
+        return about | judge.about(trainer, cursor.ledger)
+
+
+def _text(tokens: Tokens) -> dict[str, Any]:
+    """What a checkpoint remembers of a split."""
+    return {
+        "name": tokens.text,
+        "split": tokens.split,
+        "tokens": tokens.count,
+        "bytes": tokens.bytes,
+        "digest": tokens.digest,
+        "text_digest": tokens.text_digest,
+        "tokenizer": tokens.tokenizer.fingerprint,
+    }
+
+
+def _place(tokens: Tokens) -> Path:
+    """The directory that holds both splits."""
+    return tokens.shards[0].path.absolute().parent.parent
+
+
+def rewind(metrics: Path, step: int) -> None:
+    """Drop the lines of steps that will be taken again, and a line cut short by a kill."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_bytes().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    write_file(metrics, b"".join(kept) if step else b"")

@@ -1,0 +1,290 @@
+"""A model in training: one optimizer step, and the state that resuming needs."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segpt.config.model import ModelSpec
+from segpt.config.train import Seconds, Steps, TrainSpec
+from segpt.errors import CheckpointError, TrainError
+from segpt.kernels import onednn
+from segpt.model.build import build, load_weights
+from segpt.model.leaves import weights
+from segpt.model.model import Model
+from segpt.model.scaling import initialise, multipliers
+from segpt.model.state import Hidden
+from segpt.restoring import same_kind, taking_over
+
+from . import schedule
+from .average import Averaged
+from .loss import token_loss
+from .mesh import Mesh
+from .optim import Optimizers
+from .threads import Threads
+from .validations import Validations
+
+
+class StepResult(NamedTuple):
+    """What one step was like in this process's share, still on the device.
+
+    Both losses are means over tokens; ``kurtosis`` is one number for each visit that ran.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor
+    z_loss: Tensor
+    kurtosis: Tensor | None
+
+
+class Trainer:
+    """A model in training: everything that changes from step to step."""
+
+    def __init__(self, spec: ModelSpec, how: TrainSpec, mesh: Mesh) -> None:
+        self.spec, self.how, self.mesh = spec, how, mesh
+        self.rows = mesh.rows(how.batch, how.accumulation)
+        torch.manual_seed(how.seed)  # whatever draws during training draws the same everywhere
+        self.model = build(spec)
+        initialise(self.model, how.scaling, how.seed)
+        self.model.to(mesh.device)
+        if how.loops is not None:
+            spec.passes(how.loops.most)  # raises if there is no loop
+        self.model.recompute = how.recompute
+        self.hidden: Callable[[Tensor], Hidden] = self.model.hidden
+        rates = multipliers(spec, how.scaling, how.optimizer)
+        self.optimizers = Optimizers(self.model, how.optimizer, rates)
+        self.average = Averaged(self.model, how.average)
+        self.validations = Validations(how.best_after)
+        self.threads = Threads(mesh.device.type if mesh.size == 1 else "shared")
+        self.step, self.blocks, self.elapsed = 0, 0, 0.0
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the run that is done."""
+        match self.how.length:
+            case Steps(count=steps):
+                return min(1.0, self.step / steps)
+            case Seconds(count=seconds):
+                return min(1.0, self.elapsed / seconds)
+
+    @property
+    def progress(self) -> float:
+        """How far schedules are: the fraction of their horizon, or of the run if they have none."""
+        if self.how.horizon is None:
+            return self.fraction
+        return min(1.0, self.step / self.how.horizon)
+
+    @property
+    def schedule_progress(self) -> float:
+        """Progress at the middle of the coming step, so that neither end of a ramp is lost."""
+        match self.how.length:
+            case Steps(count=steps):
+                return (self.step + 0.5) / (self.how.horizon or steps)
+            case Seconds():
+                return self.progress
+
+    @property
+    def size(self) -> int:
+        """How many sequences the coming step takes; micro-batches stay as large as they are."""
+        return self.how.batch * schedule.batch(self.how.schedule, self.schedule_progress)
+
+    @property
+    def left(self) -> int | None:
+        """How many sequences the run still takes; None if its length is in seconds."""
+        return sequences(self.how, self.step)
+
+    def parts(self, rows: int) -> list[slice]:
+        """The micro-batches that this process takes of a step's sequences.
+
+        Raises:
+            TrainError: if they are no multiple of the batch of the spec.
+        """
+        factor, rest = divmod(rows, self.how.batch)
+        if rest or not factor:
+            raise TrainError(f"{rows} sequences are no multiple of the batch of {self.how.batch}")
+        return self.mesh.rows(rows, self.how.accumulation * factor)
+
+    def coming(self) -> Model:
+        """The model in training mode, with the visits that run in the coming step."""
+        how, loop, progress = self.how.loops, self.spec.loop, self.progress
+        if how is None or loop is None:
+            return self.model.set_progress(progress).train()
+        if not {*range(loop.start, loop.end)} <= {*self.spec.active(progress)}:
+            return self.model.set_progress(progress).train()
+        drawn = schedule.loops(how, self.how.seed, self.step)
+        return self.model.set_progress(progress, drawn, how.back).train()
+
+    @onednn.wanted()
+    def train_step(self, batch: NDArray[np.int64], *, watch: bool = False) -> StepResult:
+        """Take one optimizer step on a global batch of (sequences, context + 1) tokens.
+
+        ``watch`` asks for the kurtosis of what enters each visit.
+        """
+        self.coming()
+        for weight in weights(self.model):
+            weight.tensor.grad = None
+        loss, z, kurtosis = self.forward_backward(batch, watch=watch)
+        norm = self.reduce()
+        self.update()
+        self.step += 1
+        self.blocks += len(batch)
+        return StepResult(loss, norm, z, kurtosis)
+
+    def forward_backward(
+        self, batch: NDArray[np.int64], *, watch: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Leave the gradients of this process's share of a batch in the weights.
+
+        Returns:
+            The mean loss and z-loss over that share, and the kurtosis (visits,) if it is watched.
+        """
+        device, how = self.mesh.device, self.how
+        bfloat16 = how.precision == "bfloat16" or (
+            how.precision == "auto" and device.type == "cuda"
+        )
+        loss, z = (torch.zeros((), device=device) for _ in range(2))
+        kurtosis: list[Tensor] = []
+        parts = self.parts(len(batch))
+        for rows in parts:
+            tokens = torch.from_numpy(batch[rows]).to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                if watch:
+                    hidden = self.model.hidden(tokens[:, :-1], statistics=True)
+                    kurtosis.append(hidden.outputs.statistics["kurtosis"])
+                else:
+                    hidden = self.hidden(tokens[:, :-1])
+                part = token_loss(self.model, hidden.x, tokens[:, 1:], how.z_loss)
+            total = part.total
+            for extra in hidden.outputs.losses.values():
+                total = total + extra
+            torch.autograd.backward(total / len(parts))
+            loss += part.nats / len(parts)
+            z += part.z / len(parts)
+        return loss, z, torch.stack(kurtosis).mean(0) if kurtosis else None
+
+    def reduce(self) -> Tensor:
+        """Average the gradients over the processes and clip them; their norm before that."""
+        # Visits that have not joined yet leave no gradient, and no rule touches their weights.
+        learning = [w.tensor for w in weights(self.model) if w.tensor.grad is not None]
+        grads = [t.grad for t in learning if t.grad is not None]
+        self.mesh.mean(grads)
+        norm = torch.nn.utils.get_total_norm(grads)
+        if self.how.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(learning, self.how.clip, norm)
+        return norm
+
+    def update(self) -> None:
+        """Move the weights by their rules, and the average after them."""
+        at, steps = self.schedule_progress, self.step + 0.5
+        self.optimizers.step(schedule.rate(self.how.schedule, at, steps), at, steps)
+        self.average.update(self.fraction)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What resuming needs beside the averaged weights, as named arrays."""
+        state = {f"raw|{w.name}": w.tensor.detach() for w in weights(self.model)}
+        state |= self.optimizers.state()
+        state["generator"] = torch.get_rng_state()
+        arrays = {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}
+        arrays["elapsed"] = np.array(self.elapsed)
+        arrays["updates"] = np.array(self.average.updates)
+        arrays["blocks"] = np.array(self.blocks)
+        arrays["validations"] = self.validations.state()
+        return arrays
+
+    def averaged_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The weights to use, as named float32 arrays."""
+        return {n: t.cpu().numpy().copy() for n, t in self.average.weights().items()}
+
+    def restore(
+        self, step: int, used: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Go back to where :meth:`averaged_weights` and :meth:`state` were taken.
+
+        Raises:
+            CheckpointError: if something is missing, or of another shape or type.
+        """
+        what = "the state of the run"
+        own = self.averaged_weights()
+        same_kind("the checkpoint", used, own)
+        same_kind(what, state, {f"raw|{name}": array for name, array in own.items()})
+        with taking_over(what, state, self.state, optional=("blocks", "validations")):
+            self._restore(step, used, state)
+        if min(self.step, self.blocks, self.average.updates, self.elapsed) < 0:
+            raise CheckpointError(f"{what} counts below nothing; use an older checkpoint")
+
+    def _restore(
+        self, step: int, used: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]
+    ) -> None:
+        tensors = {
+            name: torch.from_numpy(np.array(value)) for name, value in state.items() if value.ndim
+        } | {name: torch.tensor(value.item()) for name, value in state.items() if not value.ndim}
+        with torch.no_grad():
+            for weight in weights(self.model):
+                weight.tensor.copy_(tensors[f"raw|{weight.name}"])
+        self.optimizers.restore(tensors)
+        self.average.restore(
+            {name: torch.from_numpy(np.array(value)) for name, value in used.items()},
+            int(state["updates"]),
+        )
+        torch.set_rng_state(tensors["generator"])
+        self.step, self.elapsed = step, float(state["elapsed"])
+        self.blocks = int(state["blocks"]) if "blocks" in state else step * self.how.batch
+        if "validations" in state:
+            self.validations.restore(state["validations"])
+
+    def start_from(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Begin with these weights instead of random ones; nothing else is taken over.
+
+        Raises:
+            CheckpointError: if names or shapes are not the model's.
+        """
+        load_weights(self.model, arrays)
+        self.average = Averaged(self.model, self.how.average)
+
+
+def sequences(how: TrainSpec, first: int = 0) -> int | None:
+    """How many sequences a run takes from step ``first`` on; None if its length is in seconds."""
+    if not isinstance(how.length, Steps):
+        return None
+    horizon = how.horizon or how.length.count
+    at = ((step + 0.5) / horizon for step in range(first, how.length.count))
+    return how.batch * sum(schedule.batch(how.schedule, progress) for progress in at)
+
+
+def compile_model(
+    trainer: Trainer, batch: NDArray[np.int64], notice: Callable[[str], None]
+) -> None:
+    """Compile the forward pass where the spec asks for it, or say why it stays eager.
+
+    The probe is a forward and backward pass, because compilers fail at the first call.
+    """
+    wanted = trainer.how.compile == "on" or (
+        trainer.how.compile == "auto" and trainer.mesh.device.type == "cuda"
+    )
+    if not wanted:
+        return
+    if trainer.how.loops is not None:  # every number of loops is one more graph
+        numbers = trainer.how.loops.most - trainer.how.loops.least + 1
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 8 + numbers)
+    if trainer.spec.growth is not None:  # and so is every width of windows
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 8 + trainer.spec.growth.widths)
+    compiled = torch.compile(trainer.model.hidden)
+    tokens = torch.from_numpy(batch[trainer.rows[0]]).to(trainer.mesh.device)
+    try:
+        torch.autograd.backward(compiled(tokens[:, :-1]).x.sum())
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        if trainer.how.compile == "on":
+            reason = str(error).strip().splitlines()[0]
+            raise TrainError(
+                f"torch.compile does not work here: {reason}; set train.compile=off"
+            ) from error
+        notice("torch.compile does not work here (is there a C++ compiler?); running eagerly")
+        return
+    trainer.hidden = compiled
