@@ -205,7 +205,7 @@ def _worked(checks: Mapping[str, str], seconds: float) -> Iterator[Finding]:
     """Run checks in another process, and those after one that it did not survive in a third."""
     left = list(checks)
     while left:
-        done = _python_process("-m", f"{__package__}.doctor_worker", *left, seconds=seconds)
+        done = _python_process("-m", f"{__package__}.worker", *left, seconds=seconds)
         for line in done.stdout.splitlines():
             if line.startswith('{"finding"'):
                 said = json.loads(line)
