@@ -14,7 +14,8 @@ from segpt.errors import ArtifactError
 
 from . import tables
 from .contexts import MOST_CLASSES, Contexts, clipped
-from .rans import MOST_LANES, PRECISION, Decoder
+from .loops import PRECISION
+from .rans import MOST_LANES, Decoder
 from .stream import LANES, MOST_STEPS, Codes, Shape
 
 _BLOCK = 1 << 16

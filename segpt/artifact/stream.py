@@ -18,7 +18,8 @@ from segpt.config.quant import STATES
 from segpt.errors import ArtifactError
 
 from .contexts import Contexts, clipped
-from .rans import MOST_LANES, PRECISION, SYMBOLS, Decoder, Encoder, Walk
+from .loops import PRECISION
+from .rans import MOST_LANES, SYMBOLS, Decoder, Encoder, Walk
 
 Codes = NDArray[np.int8]
 Shape = tuple[int, int]
