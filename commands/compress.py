@@ -41,7 +41,6 @@ def command(
     """
     from segpt.artifact.container import unpack
     from segpt.atomic import write_file
-    from segpt.coding.compress import compress
     from segpt.config.base import encode
     from segpt.config.recipe import read_recipe
     from segpt.stages.resolve_spec import score_spec
@@ -59,6 +58,9 @@ def command(
         context=context,
         settings=settings,
     )
+
+    from segpt.coding.compress import compress
+
     begun = time.perf_counter()
     with _report.Bar(f"compress {file.name}") as bar:
         made = compress(

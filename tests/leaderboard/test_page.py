@@ -190,7 +190,9 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_every_colour_of_text_can_be_read(scheme: int) -> None:
-    style = (ROOT / "segpt" / "leaderboard" / "templates" / "leaderboard.css").read_text(encoding="utf-8")
+    style = (ROOT / "segpt" / "leaderboard" / "templates" / "leaderboard.css").read_text(
+        encoding="utf-8"
+    )
     blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", blocks[scheme]))
     for ink in ("ink", "soft", "link", "claimed", "checked", "reproduced", "elsewhere"):
