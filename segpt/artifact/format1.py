@@ -76,7 +76,7 @@ def decode(data: bytes, contexts: Contexts) -> list[Codes]:
             ),
         ]
     )
-    decoder = Decoder(data[LANES.size :], contexts.tables, lanes)
+    decoder = Decoder(data[LANES.size :], contexts.tables, lanes, count // lanes)
     symbols = np.empty(count, np.uint8)
     whole, size = count // lanes * lanes, max(1, _BLOCK // lanes) * lanes
     bounds = [*range(0, whole, size), whole]

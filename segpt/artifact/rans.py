@@ -80,11 +80,13 @@ class Encoder:
 class Decoder:
     """Gives symbols back in order; the inverse of :class:`Encoder`.
 
+    How many ``steps`` will be read decides which loop reads them (see :mod:`.loops`).
+
     Raises:
         ArtifactError: from any method, if ``data`` is not what an encoder makes.
     """
 
-    def __init__(self, data: bytes, tables: NDArray[np.uint16], lanes: int) -> None:
+    def __init__(self, data: bytes, tables: NDArray[np.uint16], lanes: int, steps: int = 0) -> None:
         head = 4 * lanes
         if len(data) < head or (len(data) - head) % 2:
             raise ArtifactError(
@@ -95,6 +97,7 @@ class Decoder:
             raise ArtifactError("a lane of the code stream starts in a state that none reaches")
         self._words = np.frombuffer(data, "<u2", offset=head).astype(np.uint16, copy=False)
         self._entries = _entries(tables)
+        self._loop = loops.choose(steps)
 
     def read(
         self, bases: Integers, walk: Walk | None = None, paths: Integers | None = None
@@ -105,7 +108,7 @@ class Decoder:
         table of a pair, and ``paths`` (width,) moves along. The time depends on the shape alone.
         """
         symbols = np.empty(bases.shape, np.uint8)
-        taken = loops.numpy_loop(
+        taken = self._loop(
             bases,
             symbols,
             self._states[: bases.shape[1]],
