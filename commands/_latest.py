@@ -86,6 +86,17 @@ def need(kind: str, given: Path | None) -> Path:
     return path
 
 
+def there(path: Path, advice: str = "") -> Path:
+    """``path``, if something lies there: asked before torch is loaded, which takes seconds.
+
+    Raises:
+        SegptError: if nothing does, with what to do about it.
+    """
+    if not path.exists():
+        raise SegptError(f"{path} does not exist{advice}")
+    return path
+
+
 def texts(*near: Path) -> list[Path]:
     """Where prepared texts are known to lie, those that were remembered last first.
 

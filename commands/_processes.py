@@ -1,8 +1,10 @@
 """The processes that torchrun starts: which one speaks, and which commands they can share."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
-from segpt.errors import SpecError
+from segpt.errors import SegptError, SpecError
 
 SHARED = frozenset({"train", "score"})  # commands whose work several processes can share
 
@@ -10,6 +12,17 @@ SHARED = frozenset({"train", "score"})  # commands whose work several processes 
 def leads() -> bool:
     """Whether this process speaks, of those that torchrun starts."""
     return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def said_once() -> Iterator[None]:
+    """An error that all processes come upon before they meet is said by the one that speaks."""
+    try:
+        yield
+    except SegptError as error:
+        if leads():
+            raise
+        raise SystemExit(error.exit_code) from None
 
 
 def check_alone(what: str) -> None:

@@ -11,7 +11,7 @@ def run(named: str, out: Path | None) -> Path:
     """The run to go on with: named, that of ``--out``, or the newest.
 
     Raises:
-        CheckpointError: if there is none.
+        SegptError: if there is none, or nothing where it is named.
         SpecError: if two different ones are named.
     """
     place = either(named, out) or _latest.latest("run")
@@ -19,7 +19,7 @@ def run(named: str, out: Path | None) -> Path:
         raise CheckpointError(
             "no run was begun here, so there is none to resume; leave out --resume"
         )
-    return place
+    return _latest.there(place, "; segpt runs lists the runs that are here")
 
 
 def either(named: str, out: Path | None) -> Path | None:

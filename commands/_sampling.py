@@ -11,9 +11,6 @@ from typing import Any
 import click
 
 from segpt.config.sample import SampleSpec
-from segpt.stages.open_model import read_model
-from segpt.stages.sample import sample
-from segpt.train.mesh import pick
 
 from . import _report
 
@@ -37,6 +34,10 @@ def run(
     path: Path, prompts: Sequence[bytes], spec: SampleSpec, device: str, as_json: bool
 ) -> dict[str, Any]:
     """Continue the prompts; unless it is wanted as JSON, tell the text while it comes."""
+    from segpt.stages.open_model import read_model
+    from segpt.stages.sample import sample
+    from segpt.train.mesh import pick
+
     value = read_model(path)
     show = _silent if as_json else _Board(len(prompts)).show
     found = sample(value, prompts, spec, device=pick(device), show=show)

@@ -40,8 +40,6 @@ def begun(run: Path) -> Begun:
         CheckpointError: if there is none.
     """
     saved = checkpoint_io.checkpoints(run)
-    if not saved and not run.exists():
-        raise CheckpointError(f"{run} does not exist; segpt runs lists the runs that are here")
     if not saved:
         raise CheckpointError(f"{run} holds no checkpoint to resume from; leave out --resume")
     damaged: list[CheckpointError] = []

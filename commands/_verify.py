@@ -55,12 +55,15 @@ def command(
     Artifacts are known by their digest and looked for in --artifact, in `artifacts` beside the
     leaderboard, and in the newest run.  Without NAMES, everything whose files are at hand.
     """
-    from segpt.leaderboard import record, verify
-    from segpt.train.mesh import pick
+    from segpt.leaderboard import record
 
     if append and not authors:
         raise click.UsageError("--append needs --author: who verified")
     board = record.read_board(directory)
+
+    from segpt.leaderboard import verify
+    from segpt.train.mesh import pick
+
     entries = verify.choose(board, names, remade=remake)
     for path in verify.strangers(entries, artifacts):
         _report.notice(f"{path} is the artifact of no entry that is verified")

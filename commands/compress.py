@@ -40,7 +40,6 @@ def command(
     --set changes their `score.`, `adapt.` and `ngram.` values, as for `segpt score`.
     """
     from segpt.atomic import write_file
-    from segpt.coding.compress import compress
     from segpt.config.base import encode
     from segpt.config.recipe import read_recipe
     from segpt.stages.open_model import open_model
@@ -59,6 +58,9 @@ def command(
         context=context,
         settings=settings,
     )
+
+    from segpt.coding.compress import compress
+
     begun = time.perf_counter()
     with _report.Bar(f"compress {file.name}") as bar:
         made = compress(

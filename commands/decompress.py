@@ -25,13 +25,15 @@ def command(
     of the original.
     """
     from segpt.atomic import write_file
-    from segpt.coding.compress import decompress
 
     if out is None and file.suffix != _coding.SUFFIX:
         raise MessageError(f"{file} does not end in {_coding.SUFFIX}; name a file with --out")
     data = _coding.read(file)
     place = _coding.vacant(out or file.with_suffix(""), force)
     value = _coding.open_artifact(artifact)
+
+    from segpt.coding.compress import decompress
+
     begun = time.perf_counter()
     with _report.Bar(f"decompress {file.name}") as bar:
 

@@ -43,17 +43,22 @@ def command(
     from segpt.report import gather
     from segpt.stages import checkpoint_io
 
-    from . import _demo, _resume, _training
+    from . import _resume
 
     changes = [] if seed is None else [f"train.seed={seed}"]
     changes += settings
     if budget is not None:
         changes.append(f"pack.budget={budget}")
-    begun = None
+    begun, run = None, None
     if resume is None:
         recipe = read_recipe(RECIPE, changes)
     else:
-        begun = _training.begun(_resume.run(resume, out))
+        run = _resume.run(resume, out)
+
+    from . import _demo, _training
+
+    if run is not None:
+        begun = _training.begun(run)
         recipe = _training.recipe_of(begun.checkpoint, None, changes)
         if (begun.run / gather.DEMO).is_file():
             _report.notice(f"{begun.run} is finished: nothing is left to do")

@@ -44,11 +44,14 @@ def command(
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # it is read while torch is imported
 
-    from segpt.stages import checkpoint_io, open_model
-    from segpt.tasks.run_harness import evaluate
+    from segpt.stages import checkpoint_io
 
     _out.check_file(out, checkpoint_io.is_evaluation, forced=force)
-    path = _latest.need("artifact", model)
+    path = _latest.there(_latest.need("artifact", model))
+
+    from segpt.stages import open_model
+    from segpt.tasks.run_harness import evaluate
+
     with _report.Bar(f"eval {path.name}") as bar:
         result = evaluate(
             open_model.read_model(path),

@@ -60,7 +60,7 @@ def _account(path: Path, budget: int | None, *, brief: bool) -> dict[str, Any]:
     artifact = container.load(path)
     try:
         model = container.unpack(artifact)
-        usage = () if brief else container.usage(artifact)
+        usage = () if brief else container.usage(artifact, model)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
     return {

@@ -75,11 +75,9 @@ def command(
     """
     from segpt.atomic import check_replaceable
     from segpt.report import plot as pictures
-    from segpt.report import rate_curve
     from segpt.stages import checkpoint_io
-    from segpt.train.mesh import pick
 
-    from . import _quantizing, _texts
+    from . import _texts
 
     if plot is not None:
         pictures.need()
@@ -89,12 +87,22 @@ def command(
         _report.notice(f"{done} is finished: nothing is left to do")
         _tell(done, checkpoint_io.read_quantized(done), None, as_json)
         return
+    if checkpoint is not None:
+        _latest.there(checkpoint)
+    if data is not None and str(data) != _texts.BUILTIN:
+        _latest.there(data, "; make one with: segpt data prepare")
     task = _resumed(asked) if resume else _begun(asked)
     place, value, spec = task.place, task.checkpoint, task.spec
     check_replaceable(place, lambda there: checkpoint_io.holds(there, "quantized"))
     reading = _texts.of_model(value, task.path, data)
     reading.say()
     _report.notice(f"model: {task.path}")
+
+    from segpt.report import rate_curve
+    from segpt.train.mesh import pick
+
+    from . import _quantizing
+
     with locked(place):
         splits = reading.open()
         partial = _latest.partial_of(place)

@@ -51,7 +51,7 @@ def command(
 
     model, prompts = _sampling.split(words)
     spec = SampleSpec(cache=not no_cache, **knobs)
-    path = _latest.need("artifact", model)
+    path = _latest.there(_latest.need("artifact", model))
     told = _sampling.run(path, prompts, spec, device, as_json)
     if as_json:
         _report.emit(told, True, [])

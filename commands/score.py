@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from . import _latest, _options, _out, _processes, _report
+from . import _latest, _options, _out, _processes, _report, _texts
 
 _FREE = ("device", "limit", "out", "audit", "prove")  # may change when a score goes on
 
@@ -54,6 +54,13 @@ def command(
 
     _out.check_file(options["out"], is_score, forced=options.pop("force"))
     if core is None:
+        with _processes.said_once():
+            if model is not None or not options["resume"]:
+                _latest.there(_latest.need("artifact", model))
+            for text in texts:
+                if str(text) != _texts.BUILTIN:
+                    _latest.there(text)
+
         from . import _scoring
 
         others = options.keys() - {*_FREE, "resume"}
@@ -62,12 +69,14 @@ def command(
             model, texts, options = _scoring.begun(model, now)
         found = _scoring.run(_latest.need("artifact", model), texts, options)
     else:
+        _processes.check_alone("segpt score --core")
+        model = model or _latest.need("artifact", None)
+
         from . import _core
 
-        _processes.check_alone("segpt score --core")
         asked = ("bundle", "max_per_task", "baselines", "device", "context", "out")
         found = _core.run(
-            model or _latest.need("artifact", None),
+            model,
             tasks=core,
             **{name: options[name] for name in asked},
         )

@@ -93,11 +93,24 @@ def command(
     from segpt.config import rules as contests
     from segpt.config.recipe import read_recipe
     from segpt.errors import CheckError
-    from segpt.stages.resuming import is_finished
 
-    from . import _processes, _resume, _texts, _training
+    from . import _processes, _resume, _texts
 
     held = None if rules is None else contests.find(rules)
+    with _processes.said_once():
+        if resume is None:
+            read_recipe(recipe or DEFAULT, changes)
+        elif resume:
+            _latest.there(Path(resume), "; segpt runs lists the runs that are here")
+        if init is not None:
+            _latest.there(init)
+        if data is not None and str(data) != _texts.BUILTIN:
+            _latest.there(data, "; make one with: segpt data prepare")
+
+    from segpt.stages.resuming import is_finished
+
+    from . import _training
+
     texts: list[dict[str, Any]] = []
 
     def plan() -> _training.Plan:

@@ -128,7 +128,7 @@ def _rans(data: bytes) -> bytes:
 def _unrans(stored: Stored) -> bytes:
     levels, end = tables.read_some(stored.data, 1)
     lanes = _lanes(stored.size)
-    decoder = Decoder(stored.data[end:], tables.frequencies(levels), lanes)
+    decoder = Decoder(stored.data[end:], tables.frequencies(levels), lanes, stored.size // lanes)
     whole, rest = divmod(stored.size, lanes)
     shapes = ((whole, lanes), (1, rest))
     pieces = [decoder.read(np.broadcast_to(np.int64(0), shape)) for shape in shapes]

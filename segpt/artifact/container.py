@@ -149,17 +149,19 @@ def sections(artifact: Artifact) -> tuple[Section, ...]:
     return tuple(Section(*fields) for fields in (before, *named, after))
 
 
-def usage(artifact: Artifact) -> tuple[Usage, ...]:
+def usage(artifact: Artifact, model: Quantized | None = None) -> tuple[Usage, ...]:
     """How the sections that hold weights divide among the roles: all but the first two and tables.
 
-    The code stream divides by the ideal length of each code, the others by unpacked size.
+    The code stream divides by the ideal length of each code, the others by unpacked size. Who has
+    unpacked the file passes its ``model``, so that the codes are not decoded a second time.
 
     Raises:
         ArtifactError: if the file is not a valid artifact.
     """
     opened = open_artifact(artifact)
     bytes_of: dict[Entry, float] = dict.fromkeys(opened.entries, 0.0)
-    for name, shares in opened.shares().items():
+    codes = opened.codes() if model is None else _codes(model, opened.coded)
+    for name, shares in opened.shares(codes).items():
         rate = len(opened.stored[name].data) / max(1, sum(shares.values()))
         for entry, share in shares.items():
             bytes_of[entry] += rate * share
@@ -210,6 +212,12 @@ def budget(artifact: Artifact, limit: int) -> None:
             f"the artifact takes {artifact.size:,} bytes, {artifact.size - limit:,} over the "
             f"budget of {limit:,}; quantize with --budget {limit}, or train a smaller model"
         )
+
+
+def _codes(model: Quantized, entries: Sequence[Entry]) -> list[NDArray[np.int8]]:
+    """The codes of the weights that have any."""
+    weights = [model.weights[entry.weight.name] for entry in entries]
+    return [weight.codes for weight in weights if not isinstance(weight, Half)]
 
 
 def _halves(coded: Coded) -> list[NDArray[np.float16]]:

@@ -11,40 +11,32 @@ from numpy.typing import NDArray
 
 from segpt.errors import ArtifactError
 
-PRECISION = 14
+from . import loops
+from .loops import GRID, LOWEST, ODD, OFFSET, PRECISION, SYMBOL, WORD, Integers
+
 TOTAL = 1 << PRECISION
 SYMBOLS = 256
 MOST_LANES = 4096
-
-_LOWEST = 1 << 16
-_WORD = 16
-
-Integers = NDArray[np.int64]
 
 
 class Walk:
     """Machines that choose the odd or the even table of a pair by the parities of the symbols.
 
-    A path packs what the decoder needs at every step: the number of the state, times 2, and the
-    grid that it is on at bit 14, where it selects the second table of a pair.
+    ``starts`` has the path on which each begins, by its number of states; ``following`` leads from
+    path to path (see :mod:`.loops`).
     """
 
     def __init__(self, machines: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
         """``machines`` gives the grid (states,) and successors (states, 2) by number of states."""
-        self._following = np.zeros(TOTAL + 512, np.int64)
+        self.following = np.zeros(2 * ODD, np.int64)
         self.starts: dict[int, int] = {}
         first = 0
         for states, (grid, following) in machines.items():
-            paths = 2 * (first + np.arange(states)) + (grid.astype(np.int64) << PRECISION)
+            paths = first + np.arange(states) + GRID * grid.astype(np.int64)
             for parity in (0, 1):
-                self._following[paths + parity] = paths[following[:, parity]]
+                self.following[paths + ODD * parity] = paths[following[:, parity]]
             self.starts[states] = int(paths[0])
             first += states
-
-    def follow(self, paths: Integers, parity: Integers) -> Integers:
-        """Where ``paths`` lead after symbols of this ``parity``; overwrites ``parity``."""
-        parity += paths
-        return self._following.take(parity, out=parity, mode="clip")
 
 
 class Encoder:
@@ -57,7 +49,7 @@ class Encoder:
         wide = tables.astype(np.int64)
         self._frequencies = wide.ravel()
         self._starts = (np.cumsum(wide, axis=1) - wide).ravel()
-        self._states = np.full(lanes, _LOWEST, np.int64)
+        self._states = np.full(lanes, LOWEST, np.int64)
         self._emitted: list[NDArray[np.uint16]] = []
 
     def write(self, keys: Integers) -> None:
@@ -75,7 +67,7 @@ class Encoder:
         for f, start in zip(frequencies[::-1], starts[::-1], strict=True):
             full = states >= f << (32 - PRECISION)
             self._emitted.append(states[full].astype("<u2"))
-            x = np.where(full, states >> _WORD, states)
+            x = np.where(full, states >> WORD, states)
             quotient = x // f
             np.add((quotient << PRECISION) + start, x - quotient * f, out=states)
 
@@ -88,22 +80,24 @@ class Encoder:
 class Decoder:
     """Gives symbols back in order; the inverse of :class:`Encoder`.
 
+    How many ``steps`` will be read decides which loop reads them (see :mod:`.loops`).
+
     Raises:
         ArtifactError: from any method, if ``data`` is not what an encoder makes.
     """
 
-    def __init__(self, data: bytes, tables: NDArray[np.uint16], lanes: int) -> None:
+    def __init__(self, data: bytes, tables: NDArray[np.uint16], lanes: int, steps: int = 0) -> None:
         head = 4 * lanes
         if len(data) < head or (len(data) - head) % 2:
             raise ArtifactError(
                 f"a stream of {len(data)} bytes does not hold {lanes} lanes and words"
             )
         self._states = np.frombuffer(data, "<u4", lanes).astype(np.int64)
-        if self._states.min(initial=_LOWEST) < _LOWEST:
+        if self._states.min(initial=LOWEST) < LOWEST:
             raise ArtifactError("a lane of the code stream starts in a state that none reaches")
-        self._words = np.frombuffer(data, "<u2", offset=head)
-        self._used = 0
-        self._slots = _slots(tables)
+        self._words = np.frombuffer(data, "<u2", offset=head).astype(np.uint16, copy=False)
+        self._entries = _entries(tables)
+        self._loop = loops.choose(steps)
 
     def read(
         self, bases: Integers, walk: Walk | None = None, paths: Integers | None = None
@@ -113,54 +107,39 @@ class Decoder:
         A base is the number of a table, times 2^14. With a ``walk`` it is that of the first
         table of a pair, and ``paths`` (width,) moves along. The time depends on the shape alone.
         """
-        width = bases.shape[1]
         symbols = np.empty(bases.shape, np.uint8)
-        x, paths = self._states[:width], np.zeros(0, np.int64) if paths is None else paths
-        slot, found, scratch = (np.empty(width, np.int64) for _ in range(3))
-        short = np.empty(width, np.bool_)
-        for base, out in zip(bases, symbols, strict=True):
-            np.bitwise_and(x, TOTAL - 1, out=slot)
-            slot += base
-            if walk is not None:
-                np.bitwise_and(paths, TOTAL, out=scratch)
-                slot += scratch
-            # Every slot exists, so that clipping changes none; it spares a second buffer.
-            self._slots.take(slot, out=found, mode="clip")
-            out[:] = found
-            if walk is not None:
-                np.bitwise_and(found, 1, out=scratch)
-                paths[:] = walk.follow(paths, scratch)
-            x >>= PRECISION
-            np.right_shift(found, 8, out=slot)
-            slot &= 0x7FFF
-            x *= slot
-            found >>= 23
-            x += found
-            np.less(x, _LOWEST, out=short)
-            self._refill(x, short.nonzero()[0])
+        taken = self._loop(
+            bases,
+            symbols,
+            self._states[: bases.shape[1]],
+            self._words,
+            self._entries,
+            _NONE if walk is None else walk.following,
+            _NONE if paths is None else paths,
+        )
+        if taken < 0:
+            raise ArtifactError("the code stream is truncated")
+        self._words = self._words[taken:]
         return symbols
 
     def finish(self) -> None:
         """Check that every word is consumed and every lane is back where it began."""
-        if left := len(self._words) - self._used:
+        if left := len(self._words):
             raise ArtifactError(f"the code stream has {2 * left} bytes left over")
-        if (self._states != _LOWEST).any():
+        if (self._states != LOWEST).any():
             raise ArtifactError("the code stream is corrupt: a lane does not end where it began")
 
-    def _refill(self, x: Integers, short: NDArray[np.intp]) -> None:
-        words = self._words[self._used : self._used + len(short)]
-        if len(words) < len(short):
-            raise ArtifactError("the code stream is truncated")
-        x[short] = x[short] << _WORD | words
-        self._used += len(short)
+
+def _entries(tables: NDArray[np.uint16]) -> Integers:
+    """What a step looks up for every table and value of the low bits, (tables * 2^14,)."""
+    entries = np.empty((len(tables), TOTAL), np.int64)
+    symbols = np.arange(SYMBOLS)
+    packed = ODD * (symbols & 1) + (symbols << SYMBOL)
+    offsets = np.arange(TOTAL) << OFFSET
+    for row, table in zip(entries, tables.astype(np.int64), strict=True):
+        starts = np.cumsum(table) - table
+        np.add(np.repeat(packed + table - (starts << OFFSET), table), offsets, out=row)
+    return entries.ravel()
 
 
-def _slots(tables: NDArray[np.uint16]) -> Integers:
-    """For every table and value of the low bits: symbol, frequency << 8, offset << 23."""
-    slots = np.empty((len(tables), TOTAL), np.int64)
-    low = np.arange(TOTAL)
-    for row, table in zip(slots, tables.astype(np.int64), strict=True):
-        symbol = np.repeat(np.arange(SYMBOLS), table)
-        start = np.cumsum(table) - table
-        row[:] = symbol | table[symbol] << 8 | (low - start[symbol]) << 23
-    return slots.ravel()
+_NONE = np.empty(0, np.int64)

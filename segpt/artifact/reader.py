@@ -63,12 +63,15 @@ class Opened(NamedTuple):
         shapes = [shape for e in self.entries for shape in _half_shapes(e)]
         return split(unshuffle(self.section("halves"), "<f2"), shapes)
 
-    def shares(self) -> dict[str, dict[Entry, int]]:
-        """How the sections that hold weights divide among them, in units of each section."""
+    def shares(self, codes: Sequence[Codes]) -> dict[str, dict[Entry, int]]:
+        """How the sections that hold weights divide among them, in units of each section.
+
+        ``codes`` are those of :meth:`codes`.
+        """
         steps = dict(zip((e for e in self.coded if e.stepped), self.stepped, strict=True))
         return {
             "classes": dict(zip(self.coded, self.contexts.sizes, strict=True)),
-            "codes": dict(zip(self.coded, self._lengths(), strict=True)),
+            "codes": dict(zip(self.coded, self._lengths(codes), strict=True)),
             "scales": {e: e.shape[0] * e.groups for e in self.coded},
             "halves": {e: sum(map(math.prod, _half_shapes(e))) for e in self.entries},
         } | {
@@ -77,12 +80,12 @@ class Opened(NamedTuple):
             if name in self.stored
         }
 
-    def _lengths(self) -> Iterator[int]:
+    def _lengths(self, decoded: Sequence[Codes]) -> Iterator[int]:
         """The ideal length of each tensor's codes, in 1/4096 bit, and 1 more per code."""
         runs, symbols = self.contexts.runs, self.contexts.grids * rans.SYMBOLS
         prices = tables.costs(self.contexts.tables).reshape(-1, symbols) + 1
         for entry, codes, rows, columns in zip(
-            self.coded, self.codes(), self.contexts.rows, self.contexts.columns, strict=True
+            self.coded, decoded, self.contexts.rows, self.contexts.columns, strict=True
         ):
             grids = trellis.grids(codes, entry.states) if entry.stepped else None
             shape = (len(runs), symbols)

@@ -17,8 +17,9 @@ from segpt import trellis
 from segpt.config.quant import STATES
 from segpt.errors import ArtifactError
 
-from .contexts import Contexts, clipped
-from .rans import MOST_LANES, PRECISION, SYMBOLS, Decoder, Encoder, Walk
+from .contexts import Contexts
+from .loops import PRECISION
+from .rans import MOST_LANES, SYMBOLS, Decoder, Encoder, Walk
 
 Codes = NDArray[np.int8]
 Shape = tuple[int, int]
@@ -73,9 +74,9 @@ def decode(data: bytes, contexts: Contexts, states: Sequence[int]) -> list[Codes
     """
     shapes = [(len(r), len(c)) for r, c in zip(contexts.rows, contexts.columns, strict=True)]
     (lanes,) = LANES.unpack_from(data)
-    if not 1 <= lanes <= MOST_LANES or steps(shapes, lanes) > MOST_STEPS:
+    if not 1 <= lanes <= MOST_LANES or (count := steps(shapes, lanes)) > MOST_STEPS:
         raise ArtifactError(f"codes: {lanes} lanes for {len(shapes)} matrices")
-    decoder = Decoder(data[LANES.size :], contexts.tables, lanes)
+    decoder = Decoder(data[LANES.size :], contexts.tables, lanes, count)
     tensors = [np.empty(shape, np.int8) for shape in shapes]
     walk = _walk() if contexts.grids > 1 else None
     for band in bands(shapes, lanes):
@@ -141,10 +142,14 @@ def _lanes_of(band: Band) -> Iterator[slice]:
         first = last
 
 
+def _width(band: Band) -> int:
+    """How many rows a band has."""
+    return sum(rows.stop - rows.start for _, rows in band.pieces)
+
+
 def _blocks(band: Band) -> Iterable[slice]:
     """Ranges of columns, small enough that temporaries do not matter."""
-    width = sum(rows.stop - rows.start for _, rows in band.pieces)
-    size = max(1, _BLOCK // width)
+    size = max(1, _BLOCK // _width(band))
     starts = range(0, band.columns, size)
     return [slice(first, min(first + size, band.columns)) for first in starts]
 
@@ -152,12 +157,10 @@ def _blocks(band: Band) -> Iterable[slice]:
 def _bases(band: Band, columns: slice, contexts: Contexts, unit: int) -> NDArray[np.int64]:
     """The first table of each code's class, times ``unit``: (columns, lanes of the band)."""
     offsets = contexts.runs.astype(np.int64) * (contexts.grids * unit)
-    found = np.empty(
-        (columns.stop - columns.start, sum(r.stop - r.start for _, r in band.pieces)), np.int64
-    )
+    found = np.empty((columns.stop - columns.start, _width(band)), np.int64)
     for lane, (tensor, rows) in zip(_lanes_of(band), band.pieces, strict=True):
-        across = contexts.columns[tensor][columns, None]
-        found[:, lane] = offsets[clipped(across, contexts.rows[tensor][rows], len(offsets))]
+        classes = contexts.columns[tensor][columns, None] + contexts.rows[tensor][rows]
+        found[:, lane] = offsets.take(classes, mode="clip")  # as `contexts.clipped`, but faster
     return found
 
 
@@ -168,5 +171,7 @@ def _walk() -> Walk:
 
 def _starts(walk: Walk, band: Band, states: Sequence[int]) -> NDArray[np.int64]:
     """Where the machine of each lane begins."""
-    starts = [walk.starts[states[tensor]] for tensor, _ in band.pieces]
-    return np.repeat(starts, [rows.stop - rows.start for _, rows in band.pieces])
+    found = np.empty(_width(band), np.int64)
+    for lane, (tensor, _) in zip(_lanes_of(band), band.pieces, strict=True):
+        found[lane] = walk.starts[states[tensor]]
+    return found

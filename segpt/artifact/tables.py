@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from segpt.errors import ArtifactError
 
-from .rans import PRECISION, SYMBOLS, TOTAL
+from .loops import PRECISION
+from .rans import SYMBOLS, TOTAL
 
 Counts = NDArray[np.int64]
 Levels = NDArray[np.uint8]

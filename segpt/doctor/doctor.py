@@ -60,6 +60,7 @@ EXTRAS = {
     "transformers": Extra("transformers", "hf", "asks models of Hugging Face"),
     "lm-eval": Extra("lm_eval", "eval", "runs lm-evaluation-harness"),
     "matplotlib": Extra("matplotlib", "plot", "draws"),
+    "numba": Extra("numba", "fast", "decodes artifacts faster"),
 }
 
 # What the other process checks, in order, and what to do where it does not survive that. Nothing
@@ -70,6 +71,7 @@ WORK = {
     "threads": "install torch again: pip install --force-reinstall torch",
     "kernels": "install torch again: pip install --force-reinstall torch",
     "training": "install torch and segpt again, best in a new environment",
+    "decoding": "install numba again, or uninstall it: numpy decodes without it",
     "compiler": "install a C++ compiler, e.g. apt install g++",
 }
 DEEP = {

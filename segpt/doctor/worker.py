@@ -5,6 +5,7 @@ missing by who started this.
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from segpt.artifact import loops, rans
 from segpt.config.expand import expand
 from segpt.config.train import Scaling
+from segpt.errors import one_line
 from segpt.kernels import onednn
 from segpt.machine import processors
 from segpt.model.build import build
@@ -27,7 +31,7 @@ from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.stages.threads import one_thread
 
-from .doctor import Finding, fitting
+from .doctor import WORK, Finding, fitting
 from .kernels import kernel_findings
 
 _RECIPE = {
@@ -112,6 +116,29 @@ def check_training() -> Finding:
     return Finding("training", "good", f"forward and backward on {'; '.join(states)}")
 
 
+def check_decoding() -> Finding:
+    """What decodes artifacts: numpy, and numba where it is installed, to the same symbols."""
+    loop, reason = loops.compiled()
+    names: tuple[loops.Choice, ...] = ("numpy",) if loop is None else ("numpy", "numba")
+    symbols = np.random.default_rng(0).integers(0, rans.SYMBOLS, (2000, 64))
+    tables = np.full((1, rans.SYMBOLS), rans.TOTAL // rans.SYMBOLS, np.uint16)
+    encoder = rans.Encoder(tables, symbols.shape[1])
+    encoder.write(symbols)
+    data, rates = encoder.finish(), []
+    for name in names:
+        loops.use(name)
+        begun = time.perf_counter()
+        decoder = rans.Decoder(data, tables, symbols.shape[1])
+        if not (decoder.read(np.zeros_like(symbols)) == symbols).all():
+            raise SystemExit(f"{name} decodes other symbols than were encoded")
+        rates.append(f"{name}, {symbols.size / (time.perf_counter() - begun) / 1e6:.0f}")
+    found = f"{'; '.join(rates)} million symbols per second"
+    if loop is None and importlib.util.find_spec("numba") is not None:
+        reason = one_line(f"{found}; numba does not work: {reason}")
+        return Finding("decoding", "advice", reason, WORK["decoding"])
+    return Finding("decoding", "good", found)
+
+
 def check_compiler() -> Finding:
     """What torch.compile needs: a compiler, Python's headers and, for CUDA, Triton."""
     cxx = _program(os.environ.get("CXX"), _CXX)
@@ -151,6 +178,7 @@ CHECKS: dict[str, Callable[[], Finding | Iterable[Finding]]] = {
     "threads": check_threads,
     "kernels": check_kernels,
     "training": check_training,
+    "decoding": check_decoding,
     "compiler": check_compiler,
     "compile": check_compile,
 }

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from segpt.atomic import write_file
 from segpt.errors import SegptError
 
-from .rate_curve import Curve
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .rate_curve import Curve
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#888888"
@@ -77,7 +77,7 @@ def kl_axes(axes: "Axes", what: str) -> None:
     axes.set_ylabel(what)
 
 
-def quantized(path: Path, curve: Curve, report: Mapping[str, Any], method: str) -> None:
+def quantized(path: Path, curve: "Curve", report: Mapping[str, Any], method: str) -> None:
     """Draw KL over bits per weight, and what every role and layer takes and loses.
 
     Args:

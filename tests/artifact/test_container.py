@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segpt.artifact import frame
+from segpt.artifact import frame, stream
 from segpt.artifact.container import budget, load, pack, sections, unpack, usage
 from segpt.artifact.stream import MOST_STEPS
 from segpt.config.layout import Role, layout
@@ -393,6 +393,14 @@ def test_specs_with_whole_numbers_for_fractions_pack_like_any_other() -> None:
     infinite = replace(quantized.spec, head=Head(tied=False, softcap=float("inf")))
     with pytest.raises(ArtifactError, match="not a number"):
         pack(replace(quantized, spec=infinite))
+
+
+def test_usage_of_a_model_at_hand_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantized = make_quantized(0, 1024, 64)
+    artifact = pack(quantized)
+    expected = usage(artifact)
+    monkeypatch.setattr(stream, "decode", pytest.fail)
+    assert usage(artifact, quantized) == expected
 
 
 def test_usage_adds_up_and_tells_bits_per_weight() -> None:

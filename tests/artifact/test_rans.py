@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segpt import trellis
-from segpt.artifact import rans
+from segpt.artifact import loops, rans
 from segpt.errors import ArtifactError
 
 Bytes = NDArray[np.uint8]
@@ -59,7 +59,7 @@ def encode(symbols: Bytes, classes: Bytes, tables: Tables, lanes: int) -> bytes:
 
 def decode(data: bytes, classes: Bytes, tables: Tables, lanes: int) -> Bytes:
     decoder = rans.Decoder(data, tables, lanes)
-    found = [decoder.read(table << rans.PRECISION) for table in pieces(classes, lanes)]
+    found = [decoder.read(table << loops.PRECISION) for table in pieces(classes, lanes)]
     decoder.finish()
     return np.concatenate([symbols.ravel() for symbols in found])
 
@@ -110,7 +110,7 @@ def test_the_grid_of_a_symbol_follows_from_the_parities_before_it(states: int) -
     paths = np.full(40, walk.starts[states])
     decoder = rans.Decoder(encoder.finish(), tables.astype(np.uint16), 40)
     halves = [
-        decoder.read(2 * pairs.T[part] << rans.PRECISION, walk, paths)
+        decoder.read(2 * pairs.T[part] << loops.PRECISION, walk, paths)
         for part in (slice(13), slice(13, None))
     ]
     decoder.finish()

@@ -99,7 +99,7 @@ def test_what_dies_in_one_check_is_told_and_the_others_go_on(tmp_path: Path, run
         "sitecustomize",
         "import os, signal, sys\n"
         "def audit(event, arguments):\n"
-        "    if event == 'subprocess.Popen' and 'segpt.doctor.worker' in ' '.join(sys.orig_argv):\n"
+        "    if event == 'subprocess.Popen' and 'doctor.worker' in ' '.join(sys.orig_argv):\n"
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
         "sys.addaudithook(audit)\n",
     )
