@@ -44,6 +44,9 @@ BYTES: Mapping[str, bool] = types.MappingProxyType({"bytes": True})
 # holds its default, so that what was stored keeps its bytes and its fingerprint.
 ADDED: Mapping[str, bool] = types.MappingProxyType({"added": True})
 
+# The metadata of a field of several kinds that may be written without one: that of the default.
+UNTAGGED: Mapping[str, bool] = types.MappingProxyType({"untagged": True})
+
 _hints = functools.cache(typing.get_type_hints)
 
 
@@ -251,9 +254,9 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     needed = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
     if missing := sorted(needed - given.keys()):
         raise SpecError(f"{path}: missing key {missing[0]!r} in {name}")
-    sizes = {f.name for f in dataclasses.fields(cls) if f.metadata.get("bytes")}
+    declared = {f.name: f for f in dataclasses.fields(cls)}
     fields = {
-        k: _decode(hints[k], _bytes(v, f"{path}.{k}") if k in sizes else v, f"{path}.{k}")
+        k: _decode(hints[k], _written(declared[k], v, f"{path}.{k}"), f"{path}.{k}")
         for k, v in given.items()
     }
     try:
@@ -262,9 +265,11 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
         raise SpecError(f"{path}: {error}") from error
 
 
-def _bytes(value: Any, path: str) -> Any:
-    """A number of bytes that is written with its unit, such as 16MB."""
-    if not isinstance(value, str):
+def _written(field: "dataclasses.Field[Any]", value: Any, path: str) -> Any:
+    """What was written for a field, with the kind or the number that the field lets people omit."""
+    if field.metadata.get("untagged") and isinstance(value, Mapping) and "kind" not in value:
+        return {"kind": kind(field.default)} | dict(value)
+    if not field.metadata.get("bytes") or not isinstance(value, str):
         return value
     try:
         return byte_count(value)

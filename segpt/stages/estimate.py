@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,12 @@ from segpt.config.flops import flops
 from segpt.config.layout import Role, layout, parameters
 from segpt.config.quant import QuantSpec, Rule
 from segpt.config.recipe import Bpe, Recipe
-from segpt.config.train import Adam, Muon
 from segpt.machine import memory as machine_memory
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.train.loop import Run
 from segpt.train.mesh import Mesh
-from segpt.train.optim import second_shape
+from segpt.train.optim import remembered
 
 from .resolve_spec import quant_spec
 
@@ -91,12 +90,16 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
 
 
 def memory(recipe: Recipe, device: str = "cpu", processes: int = 1) -> dict[str, Any]:
-    """Bytes of a process in training by what they hold, those of the optimizer by rule."""
+    """Bytes of a process in training by what they hold, those of the optimizer by rule.
+
+    Single numbers, such as counts of steps, are left out.
+    """
     size, optimizer = 0, dict[str, int]()
     for weight in layout(recipe.model):
         rule = recipe.train.optimizer.rule(weight)
         size += 4 * weight.size
-        optimizer[kind(rule)] = optimizer.get(kind(rule), 0) + 4 * _remembered(rule, weight.shape)
+        kept = sum(part.bytes for part in remembered(rule, weight.shape) if part.shape)
+        optimizer[kind(rule)] = optimizer.get(kind(rule), 0) + kept
     return {
         "weights": size,
         "gradients": size,
@@ -151,18 +154,6 @@ def capacity(device: str) -> tuple[int, str]:
         there = torch.cuda.get_device_properties(device)
         return int(there.total_memory), there.name
     return machine_memory()[1], "this machine"
-
-
-def _remembered(rule: Muon | Adam, shape: tuple[int, ...]) -> int:
-    """How many numbers a rule keeps about a weight."""
-    size = math.prod(shape)
-    match rule:
-        case Muon(neurons=neurons):
-            return size if neurons is None else size + math.prod(second_shape(neurons, shape))
-        case Adam():
-            return 2 * size
-        case _:
-            assert_never(rule)
 
 
 def pace(recipe: Recipe, device: str, processes: int = 1) -> Pace:

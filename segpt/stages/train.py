@@ -19,7 +19,7 @@ from segpt.config.flops import flops
 from segpt.config.layout import layout
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules, find
-from segpt.config.train import Seconds, Steps
+from segpt.config.schedule import Seconds, Steps
 from segpt.data.batches import Blocks
 from segpt.data.ledger import Ledger
 from segpt.data.tokenizer import load

@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 
-from segpt.config.train import FollowRate, Linear, Loops, Muon, Rule, Schedule, Steps
+from segpt.config.optimizer import FollowRate, Linear, Muon, Rule
+from segpt.config.schedule import Schedule, Steps
+from segpt.config.train import Loops
 
 
 def rate(schedule: Schedule, progress: float, steps: float) -> float:

@@ -11,20 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.config.model import ModelSpec, settle
-from segpt.config.train import (
-    Adam,
-    FollowRate,
-    Linear,
-    Loops,
-    Muon,
-    Optimizer,
-    Ramp,
-    Rule,
-    Schedule,
-    Seconds,
-    Steps,
-    TrainSpec,
-)
+from segpt.config.optimizer import Adam, FollowRate, Linear, Muon, Optimizer, Rule
+from segpt.config.schedule import Ramp, Schedule, Seconds, Steps
+from segpt.config.train import Loops, TrainSpec
 from segpt.errors import SpecError
 from segpt.model.leaves import weights
 from segpt.train.loop import Report, Run, train
