@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segpt.atomic import write_file
 from segpt.config.base import encode, spec
-from segpt.config.score import Frozen, InPlace, LowRank, Phased, ScoreSpec, Sgd
+from segpt.config.score import ScoreSpec
 from segpt.data.text import text_digest
 from segpt.errors import ScoreError
 from segpt.eval.ledger import Ledger
@@ -95,7 +95,7 @@ def audited(
     seed = drawn(seed)
     model = opened.model.loops(spec.loops)
     context = spec.reach(model.spec.context)
-    start, alone, extends = int(ledger.ids[0]), independent(spec), isinstance(spec.policy, Frozen)
+    start, alone, extends = int(ledger.ids[0]), independent(spec), not spec.policy.adapts
     flips = flips_for(ledger.targets)
     ids = slice_of(
         ledger.ids,
@@ -223,21 +223,13 @@ def borders_of(ids: NDArray[np.uint32], spec: ScoreSpec, context: int, start: in
 
 def chunk_of(spec: ScoreSpec) -> int:
     """A third of the targets that a slice needs for its policy to learn more than once."""
-    match spec.policy:
-        case Frozen() | InPlace():
-            return 0
-        case Sgd(chunk=chunk):
-            return chunk
-        case LowRank(chunk=chunk) | Phased(adapters=LowRank(chunk=chunk)):
-            return 3 * chunk  # as every document begins anew
-        case _:
-            assert_never(spec.policy)
+    chunk = spec.policy.update_interval or 0
+    return 3 * chunk if spec.policy.per_document else chunk  # as every document begins anew
 
 
 def independent(spec: ScoreSpec) -> bool:
     """Whether nothing is said to pass from one document to another."""
-    resets = isinstance(spec.policy, Frozen | InPlace | LowRank)
-    return spec.boundaries == "document" and resets and spec.ngram is None
+    return spec.boundaries == "document" and spec.policy.resets and spec.ngram is None
 
 
 def _run(job: Path) -> dict[str, Any]:

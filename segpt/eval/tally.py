@@ -23,7 +23,7 @@ from .ledger import Ledger
 from .ngram import Mixture
 from .policies import learner, reach
 from .predictor import Reader
-from .schedule import Round, progress, schedule, shares
+from .schedule import Round, progress, schedule
 from .windows import Indices, Spans
 
 NONE: Indices = np.zeros(0, np.int64)
@@ -129,10 +129,10 @@ class _Walk:
         groups = schedule(
             ledger.starts, targets, context, spec, reach(model, context, spec), self.processes
         )
-        if shares(spec.policy):
+        if spec.policy.resets:
             # In turns, as documents come longest first.
             groups = groups[rank :: self.processes]
-        self.counting = shares(spec.policy) or rank == 0
+        self.counting = spec.policy.resets or rank == 0
         self.rounds = [one for group in groups for one in group]
         probed = np.zeros(targets, np.bool_)
         probed[probes] = True
@@ -158,7 +158,7 @@ class _Walk:
         if one.lanes:
             self.learner.open(len(one.lanes))
             self.reader.open()
-            self.frontier.open(self.learner.tensors(), persists=self.learner.persists)
+            self.frontier.open(self.learner.tensors(), persists=not self.spec.policy.per_document)
         for spans in one.batches:
             self.frontier.score(spans)
             found = self.reader.read(self.learner, spans)

@@ -14,7 +14,7 @@ import segpt
 from segpt.config.base import encode
 from segpt.config.kernels import Kernels
 from segpt.config.parameter_golf import reference
-from segpt.config.score import InPlace, ScoreSpec
+from segpt.config.score import ScoreSpec
 from segpt.data.shards import Shards
 from segpt.data.text import UNLISTED, text_digest, trained_on
 from segpt.data.tokenizer import Codec
@@ -207,7 +207,7 @@ def _normalised(spec: ScoreSpec) -> str:
 def _order(spec: ScoreSpec, found: Tally) -> str:
     if found.updates:
         order = f"one pass, {found.updates:,} updates from chunks that had been scored"
-    elif isinstance(spec.policy, InPlace):
+    elif spec.policy.fast_weights:
         order = "one pass, fast weights follow chunks that had been read"
     else:
         order = "one pass, weights never change"
