@@ -59,9 +59,21 @@ def spec(cls: type[T]) -> type[T]:
 
 
 def kind(value: object) -> str:
-    """The tag that names a spec in YAML and JSON: its class name, snake_cased."""
-    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    """The tag that names a spec in YAML and JSON: its ``WORD``, or its class name, snake_cased."""
+    cls = value if isinstance(value, type) else type(value)
+    if word := getattr(cls, "WORD", None):
+        return str(word)
+    name = cls.__name__
     return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+
+def bare_word(value: object) -> str | None:
+    """The word that stands for a spec that has a ``WORD`` and no settings, where it is stored.
+
+    So a choice of words can become one of specs, some with settings, and what was stored stays.
+    """
+    bare = hasattr(type(value), "WORD") and not dataclasses.fields(type(value))  # type: ignore[arg-type]
+    return kind(value) if bare else None
 
 
 def kind_of(word: str) -> str:
@@ -71,6 +83,8 @@ def kind_of(word: str) -> str:
 
 def encode(value: Any) -> Any:
     """Turn a spec into plain JSON values, tagging every dataclass with its kind."""
+    if word := bare_word(value):
+        return word
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             f.name: encode(getattr(value, f.name))

@@ -11,7 +11,7 @@ import yaml
 
 from segpt.errors import SpecError
 
-from .base import decode, kind
+from .base import bare_word, decode, kind
 from .expand import Depth, Mirror, Windows
 from .model import Layer, ModelSpec
 from .recipe import Recipe, Setting, read_setting, read_whole
@@ -66,6 +66,8 @@ def _plain(value: Any, hint: Any = None) -> Any:
 
     A table names its kind only where the ``hint`` leaves a choice.
     """
+    if word := bare_word(value):
+        return word
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = typing.get_type_hints(type(value))
         fields = {

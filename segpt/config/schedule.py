@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import Literal
+import math
 
 from segpt.errors import SpecError
 
@@ -49,6 +49,39 @@ class Ramp:
 
 
 @spec
+class LinearWarmdown:
+    """The rate falls in proportion to what remains of the run."""
+
+    WORD = "linear"
+
+    def multiplier(self, remaining: float) -> float:
+        """From 1 to 0 as the part of the warm-down that remains goes from 1 to 0."""
+        return remaining
+
+
+@spec
+class CosineWarmdown:
+    """The rate falls as a half cosine: slowly, fast, slowly (arXiv 1608.03983)."""
+
+    WORD = "cosine"
+
+    def multiplier(self, remaining: float) -> float:
+        """From 1 to 0 as the part of the warm-down that remains goes from 1 to 0."""
+        return 0.5 - 0.5 * math.cos(math.pi * remaining)
+
+
+@spec
+class SqrtWarmdown:
+    """The rate falls as 1 - sqrt of what is done: fast, then slowly (arXiv 2405.18392)."""
+
+    WORD = "sqrt"
+
+    def multiplier(self, remaining: float) -> float:
+        """From 1 to 0 as the part of the warm-down that remains goes from 1 to 0."""
+        return 1.0 - math.sqrt(1.0 - remaining)
+
+
+@spec
 class Schedule:
     """The learning-rate multiplier as a function of progress.
 
@@ -62,7 +95,7 @@ class Schedule:
     warmup: float | Steps = 0.0
     warmdown: float = 0.7
     floor: float = 0.0
-    shape: Literal["linear", "cosine", "sqrt"] = "linear"
+    shape: LinearWarmdown | CosineWarmdown | SqrtWarmdown = LinearWarmdown()
     zero: float | Steps = dataclasses.field(default=0.0, metadata=ADDED)
     ramp: Ramp | None = dataclasses.field(default=None, metadata=ADDED)
 

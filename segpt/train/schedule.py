@@ -31,18 +31,12 @@ def _rise(zero: float | Steps, warmup: float | Steps, progress: float, steps: fl
 
 
 def _fall(schedule: Schedule, progress: float) -> float:
+    """1 until the warm-down begins, then what its shape says, down to the floor."""
     left = 1.0 - progress
     if left >= schedule.warmdown:
         return 1.0
     remaining = left / schedule.warmdown
-    match schedule.shape:
-        case "linear":
-            fall = remaining
-        case "cosine":
-            fall = 0.5 - 0.5 * math.cos(math.pi * remaining)
-        case "sqrt":
-            fall = 1.0 - math.sqrt(1.0 - remaining)
-    return schedule.floor + (1.0 - schedule.floor) * fall
+    return schedule.floor + (1.0 - schedule.floor) * schedule.shape.multiplier(remaining)
 
 
 def batch(schedule: Schedule, progress: float) -> int:

@@ -58,6 +58,17 @@ def test_tables_without_a_kind_are_those_of_adam() -> None:
         decode(Optimizer, {"matrix": {"rate": 0.5}})
 
 
+def test_shapes_of_a_warm_down_are_stored_as_words() -> None:
+    for word in ("linear", "cosine", "sqrt"):
+        schedule = decode(Schedule, {"shape": word})
+        assert encode(schedule)["shape"] == word
+        assert decode(Schedule, {"shape": {"kind": word}}) == schedule
+    with pytest.raises(SpecError, match=r"\$\.shape: unknown kind 'cosin'; did you mean 'cosine'"):
+        decode(Schedule, {"shape": "cosin"})
+    with pytest.raises(SpecError, match=r"\$\.shape: unknown key 'power' in cosine"):
+        decode(Schedule, {"shape": {"kind": "cosine", "power": 2}})
+
+
 def test_what_was_stored_keeps_its_bytes() -> None:
     assert set(encode(Optimizer())) == {"kind", "matrix", "table", "head", "vector"}
     betas = {"beta1", "beta2", "eps"}

@@ -36,7 +36,7 @@ def follow(package: Path) -> None:
     definition, union = spec.split("\n\n\n")
     name, members = union.strip().split(" = ")
     before = members.rsplit(" | ", 1)[0]
-    specs = package / "spec" / "parts.py"
+    specs = package / "config" / "parts.py"
     replaced(specs, f"\n{name} = {before}\n", f"\n{union.strip()}\n")
     replaced(specs, "\n# What each slot takes.", f"\n{definition}\n\n\n# What each slot takes.")
     modules = package / "model" / "parts.py"
