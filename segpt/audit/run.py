@@ -207,8 +207,8 @@ def method_of(model: Model, spec: ScoreSpec, context: int, start: int) -> Method
         sizes = np.ones(targets, np.int64)
         ledger = Ledger(ids, sizes, np.flatnonzero(ids == start), targets, "bytes")
         with use_recipe(spec.kernels):
-            found = tally(model, ledger, spec, context, probes=probed)
-        return Trial(found.nats, found.rows, found.counts)
+            scored = tally(model, ledger, spec, context, probes=probed)
+        return Trial(scored.nats, scored.rows, scored.counts)
 
     return method
 
@@ -217,7 +217,7 @@ def borders_of(ids: NDArray[np.uint32], spec: ScoreSpec, context: int, start: in
     """The targets of a stream before which its policy learns."""
     starts = np.flatnonzero(ids == start)
     groups = schedule(starts, len(ids) - 1, context, spec)
-    lessons = [lesson for group in groups for one in group for lesson in one.lessons]
+    lessons = [lesson for group in groups for round_ in group for lesson in round_.lessons]
     return sorted({lesson.stop for lesson in lessons})
 
 

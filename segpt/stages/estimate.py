@@ -58,9 +58,11 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
     behind. What kernels need while they run comes on top.
     """
     # Which documents a row holds decides whether attention needs a mask, which is small.
-    spec, how = dataclasses.replace(recipe.model, documents=False), recipe.train
-    rows = max(1, how.batch // (how.accumulation * processes))
-    half = how.precision == "bfloat16" or (how.precision == "auto" and device.startswith("cuda"))
+    spec, train = dataclasses.replace(recipe.model, documents=False), recipe.train
+    rows = max(1, train.batch // (train.accumulation * processes))
+    half = train.precision == "bfloat16" or (
+        train.precision == "auto" and device.startswith("cuda")
+    )
     kept: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -71,7 +73,7 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
     try:
         with FakeTensorMode():
             model = build(spec).train()
-            model.recompute = how.recompute
+            model.recompute = train.recompute
             tokens = torch.zeros((rows, spec.context), dtype=torch.int64)
             with (
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -84,7 +86,7 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
         return None
     stream = hidden.numel() * hidden.element_size()
     visits = len(spec.visits)
-    again = visits if how.recompute < 0 else min(how.recompute, visits)  # keep what enters them
+    again = visits if train.recompute < 0 else min(train.recompute, visits)  # keep what enters them
     loss = stream + 4 * spec.vocab * spec.width
     return sum(storage.nbytes() for storage in kept.values()) + again * stream + loss
 
@@ -162,8 +164,8 @@ def pace(recipe: Recipe, device: str, processes: int = 1) -> Pace:
     Of several processes each does its share of the batch; what they tell each other is left out.
     """
     spec = recipe.model
-    how = dataclasses.replace(recipe.train, batch=recipe.train.batch // processes)
-    work = flops(spec).training * how.batch * spec.context
+    train = dataclasses.replace(recipe.train, batch=recipe.train.batch // processes)
+    work = flops(spec).training * train.batch * spec.context
     if device == "cpu" and work > MOST_FLOPS:
         speed = _product_speed(device)
         source = (
@@ -171,9 +173,9 @@ def pace(recipe: Recipe, device: str, processes: int = 1) -> Pace:
             f"that a product of {SIDE} by {SIDE} matrices reaches here"
         )
         return Pace(work / (SHARE * speed), source)
-    run = Run(spec, how, Mesh(0, 1, torch.device(device)))
+    run = Run(spec, train, Mesh(0, 1, torch.device(device)))
     generator = np.random.default_rng(0)
-    batch = generator.integers(spec.vocab, size=(how.batch, spec.context + 1))
+    batch = generator.integers(spec.vocab, size=(train.batch, spec.context + 1))
     run.advance(batch)  # allocates, and fills caches
     started = _now(device)
     for _ in range(TIMED_STEPS):

@@ -117,14 +117,14 @@ def score_spec(
         mode = "strided"
     if adapt.per_document and (mode or plain["mode"]) == "rolling":
         boundaries = boundaries or "document"
-    given = {
+    reading = {
         "mode": mode,
         "boundaries": boundaries,
         "stride": stride,
         "context": context,
         "loops": loops,
     }
-    plain |= {name: value for name, value in given.items() if value is not None}
+    plain |= {name: value for name, value in reading.items() if value is not None}
     table = apply_settings(
         {"score": plain, "adapt": encode(adapt), "ngram": encode(ngram)}, settings
     )

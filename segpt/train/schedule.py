@@ -83,11 +83,11 @@ def decay(rule: Rule, multiplier: float, progress: float) -> float:
             return strength
 
 
-def loops(how: Loops, seed: int, step: int) -> int:
+def loops(spec: Loops, seed: int, step: int) -> int:
     """How often the loop runs in a step, the same in every process and after resuming."""
     generator = np.random.default_rng([seed, step])
-    if how.mean is None:
-        return int(generator.integers(how.least, how.most, endpoint=True))
-    center = math.log(how.mean - how.least) - how.spread**2 / 2
-    more = generator.poisson(generator.lognormal(center, how.spread))
-    return min(how.least + int(more), how.most)
+    if spec.mean is None:
+        return int(generator.integers(spec.least, spec.most, endpoint=True))
+    center = math.log(spec.mean - spec.least) - spec.spread**2 / 2
+    more = generator.poisson(generator.lognormal(center, spec.spread))
+    return min(spec.least + int(more), spec.most)
