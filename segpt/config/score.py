@@ -28,11 +28,6 @@ class PolicyFacts:
     __slots__ = ()
 
     @property
-    def adapts(self) -> bool:
-        """Whether predictions depend on what was scored in other ways than as their context."""
-        return True
-
-    @property
     def update_interval(self) -> int | None:
         """Targets of a lane between updates of what it learns; null if there are none."""
         return None
@@ -68,6 +63,11 @@ class PolicyFacts:
         return 0.0
 
     @property
+    def adapts(self) -> bool:
+        """Whether predictions depend on what was scored in other ways than as their context."""
+        return self.update_interval is not None or self.fast_weights
+
+    @property
     def best_mode(self) -> Mode:
         """How to read where nothing else is asked for.
 
@@ -80,10 +80,6 @@ class PolicyFacts:
 @spec
 class Frozen(PolicyFacts):
     """The policy that never adapts."""
-
-    @property
-    def adapts(self) -> bool:
-        return False
 
 
 @spec
