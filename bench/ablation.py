@@ -29,7 +29,8 @@ from segpt.atomic import write_file
 from segpt.config.base import decode, fingerprint, spec
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe, read_recipe
-from segpt.config.train import Steps, TrainSpec
+from segpt.config.schedule import Steps
+from segpt.config.train import TrainSpec
 from segpt.data.batches import Blocks
 from segpt.data.corpus import builtin
 from segpt.data.text import read_text

@@ -23,7 +23,7 @@ from segpt.atomic import write_file
 from segpt.config.base import encode, fingerprint
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe, read_recipe
-from segpt.config.train import Steps
+from segpt.config.schedule import Steps
 from segpt.data.tokenizer import load
 from segpt.errors import DataError, SegptError
 from segpt.stages import checkpoint_io, prepare

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.config.layout import Role, parameters
+from segpt.config.optimizer import Muon
 from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.score import ScoreSpec
-from segpt.config.train import Muon
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import load
 from segpt.eval.ledger import Ledger
@@ -36,7 +36,7 @@ from segpt.tasks.core_bundle import read_bundle, read_items
 from segpt.tasks.prompts import arrange, example
 from segpt.tasks.subject import of_model
 from segpt.train.mesh import Mesh
-from segpt.train.optim import POLAR
+from segpt.train.optim.muon import POLAR
 from segpt.train.trainer import Trainer
 
 ROUNDS = 5

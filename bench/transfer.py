@@ -25,18 +25,10 @@ from segpt.config.base import encode
 from segpt.config.expand import expand
 from segpt.config.layout import parameters
 from segpt.config.model import ModelSpec
+from segpt.config.optimizer import Adam, Muon, Optimizer, Override
 from segpt.config.recipe import Bytes
-from segpt.config.train import (
-    Adam,
-    Muon,
-    Mup,
-    Optimizer,
-    Override,
-    Scaling,
-    Schedule,
-    Steps,
-    TrainSpec,
-)
+from segpt.config.schedule import Schedule, Steps
+from segpt.config.train import Mup, Scaling, TrainSpec
 from segpt.data.batches import Blocks
 from segpt.data.tokens import ids
 from segpt.errors import DataError, SegptError

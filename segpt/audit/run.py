@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segpt.atomic import write_file
 from segpt.config.base import encode, spec
-from segpt.config.score import Frozen, InPlace, LowRank, Phased, ScoreSpec, Sgd
+from segpt.config.score import ScoreSpec
 from segpt.data.text import text_digest
 from segpt.errors import ScoreError
 from segpt.eval.ledger import Ledger
@@ -95,7 +95,7 @@ def audited(
     seed = drawn(seed)
     model = opened.model.loops(spec.loops)
     context = spec.reach(model.spec.context)
-    start, alone, extends = int(ledger.ids[0]), independent(spec), isinstance(spec.policy, Frozen)
+    start, alone, extends = int(ledger.ids[0]), independent(spec), not spec.policy.adapts
     flips = flips_for(ledger.targets)
     ids = slice_of(
         ledger.ids,
@@ -207,8 +207,8 @@ def method_of(model: Model, spec: ScoreSpec, context: int, start: int) -> Method
         sizes = np.ones(targets, np.int64)
         ledger = Ledger(ids, sizes, np.flatnonzero(ids == start), targets, "bytes")
         with use_recipe(spec.kernels):
-            found = tally(model, ledger, spec, context, probes=probed)
-        return Trial(found.nats, found.rows, found.counts)
+            scored = tally(model, ledger, spec, context, probes=probed)
+        return Trial(scored.nats, scored.rows, scored.counts)
 
     return method
 
@@ -217,27 +217,19 @@ def borders_of(ids: NDArray[np.uint32], spec: ScoreSpec, context: int, start: in
     """The targets of a stream before which its policy learns."""
     starts = np.flatnonzero(ids == start)
     groups = schedule(starts, len(ids) - 1, context, spec)
-    lessons = [lesson for group in groups for one in group for lesson in one.lessons]
+    lessons = [lesson for group in groups for round_ in group for lesson in round_.lessons]
     return sorted({lesson.stop for lesson in lessons})
 
 
 def chunk_of(spec: ScoreSpec) -> int:
     """A third of the targets that a slice needs for its policy to learn more than once."""
-    match spec.policy:
-        case Frozen() | InPlace():
-            return 0
-        case Sgd(chunk=chunk):
-            return chunk
-        case LowRank(chunk=chunk) | Phased(adapters=LowRank(chunk=chunk)):
-            return 3 * chunk  # as every document begins anew
-        case _:
-            assert_never(spec.policy)
+    chunk = spec.policy.update_interval or 0
+    return 3 * chunk if spec.policy.per_document else chunk  # as every document begins anew
 
 
 def independent(spec: ScoreSpec) -> bool:
     """Whether nothing is said to pass from one document to another."""
-    resets = isinstance(spec.policy, Frozen | InPlace | LowRank)
-    return spec.boundaries == "document" and resets and spec.ngram is None
+    return spec.boundaries == "document" and spec.policy.resets and spec.ngram is None
 
 
 def _run(job: Path) -> dict[str, Any]:

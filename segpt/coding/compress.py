@@ -24,7 +24,7 @@ from segpt.values import Artifact
 from . import message
 from .arithmetic import Cumulative, Decoder, Encoder, cumulative, price
 from .message import MOST_BYTES, Message
-from .token_predictor import Steps
+from .token_predictor import TokenPredictor
 
 REPORT_EVERY = 64  # tokens
 
@@ -170,7 +170,7 @@ def _walk(
     if not targets:
         return
     with one_thread():
-        steps = Steps(model, spec, start, targets)
+        steps = TokenPredictor(model, spec, start, targets)
         for done in range(1, targets + 1):
             steps.push(code(cumulative(steps.distribution())))
             if done % REPORT_EVERY == 0 or done == targets:

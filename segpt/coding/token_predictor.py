@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segpt.config.score import LowRank, Phased, ScoreSpec, Sgd
+from segpt.config.score import ScoreSpec
 from segpt.eval.learners import Chunk
 from segpt.eval.ngram import Mixture
 from segpt.eval.policies import learner
@@ -14,7 +14,7 @@ from segpt.model.cache import KVCache
 from segpt.model.model import Model
 
 
-class Steps:
+class TokenPredictor:
     """Predicts the next token from those that came, and learns when the score would.
 
     Nothing is known of the tokens to come but how many there are. Whoever repeats the pushes gets
@@ -43,8 +43,6 @@ class Steps:
             self.mixture = Mixture(spec.ngram, model.spec.vocab, start)
             self.mixture.read(np.array([start], np.uint32))
         self.ids = np.full(targets + 1, start, np.uint32)
-        self._adapts = isinstance(spec.policy, LowRank | Phased)
-        self._chunk = _chunk(spec)
         self._done = 0  # targets that came
         self._open(0)
         self._predict()
@@ -67,9 +65,10 @@ class Steps:
         self._done += 1
         if self._done == self.targets:
             return
-        if token == self.start and (self._adapts or self.spec.boundaries == "document"):
+        separate = self.spec.policy.per_document or self.spec.boundaries == "document"
+        if token == self.start and separate:
             self._end_document()
-        elif self._chunk is not None and self._home(self._done) != self._home(target):
+        elif self._chunk(self._done) != self._chunk(target):
             self._learn(0, self._begun, self._done)
             self._begun = self._done
         self._predict()
@@ -83,25 +82,27 @@ class Steps:
         self.learner.open(1)
 
     def _end_document(self) -> None:
+        """Learn what the end of a document teaches, and begin the next one."""
         policy, stop = self.spec.policy, self._done
-        if isinstance(policy, Sgd):
+        if policy.update_interval is not None and not policy.per_document:
             self._learn(0, self._begun, stop)
-        if isinstance(policy, Phased):
-            aims = [fraction * self.targets for fraction in policy.fractions]
-            if any(self._lane.first < aim <= stop for aim in aims):
-                self._learn(BASE, 0, stop)
+        aims = [fraction * self.targets for fraction in policy.review_fractions]
+        if any(self._lane.first < aim <= stop for aim in aims):
+            self._learn(BASE, 0, stop)
         self._open(stop)
 
     def _learn(self, lane: int, first: int, stop: int) -> None:
         share = progress(first, self.targets, self.spec.policy)
         self.learner.learn([Chunk(lane, self.ids[first : stop + 1], share)])
 
-    def _home(self, target: int) -> int:
-        """The chunk of the lane that a target belongs to."""
-        assert self._chunk is not None
+    def _chunk(self, target: int) -> int:
+        """Which chunk between updates of the lane a target belongs to; 0 if it never learns."""
+        interval = self.spec.policy.update_interval
+        if interval is None:
+            return 0
         if self.spec.mode == "strided":
             target = window_of(target, self._lane, self.context, self.spec.stride)
-        return (target - self._lane.first) // self._chunk
+        return (target - self._lane.first) // interval
 
     @torch.no_grad()
     def _predict(self) -> None:
@@ -124,14 +125,3 @@ class Steps:
         ).x
         self._plain = model.logits(hidden)[0, 0].double().log_softmax(-1).cpu().numpy()
         self._row = self._plain if self.mixture is None else self.mixture.row(self._plain)
-
-
-def _chunk(spec: ScoreSpec) -> int | None:
-    """The targets between which a lane learns, or None if it does not."""
-    match spec.policy:
-        case Sgd(chunk=chunk) | LowRank(chunk=chunk):
-            return chunk
-        case Phased(adapters=adapters):
-            return adapters.chunk
-        case _:
-            return None

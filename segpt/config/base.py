@@ -44,6 +44,9 @@ BYTES: Mapping[str, bool] = types.MappingProxyType({"bytes": True})
 # holds its default, so that what was stored keeps its bytes and its fingerprint.
 ADDED: Mapping[str, bool] = types.MappingProxyType({"added": True})
 
+# The metadata of a field of several kinds that may be written without one: that of the default.
+UNTAGGED: Mapping[str, bool] = types.MappingProxyType({"untagged": True})
+
 _hints = functools.cache(typing.get_type_hints)
 
 
@@ -56,9 +59,21 @@ def spec(cls: type[T]) -> type[T]:
 
 
 def kind(value: object) -> str:
-    """The tag that names a spec in YAML and JSON: its class name, snake_cased."""
-    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    """The tag that names a spec in YAML and JSON: its ``WORD``, or its class name, snake_cased."""
+    cls = value if isinstance(value, type) else type(value)
+    if word := getattr(cls, "WORD", None):
+        return str(word)
+    name = cls.__name__
     return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+
+def bare_word(value: object) -> str | None:
+    """The word that stands for a spec that has a ``WORD`` and no settings, where it is stored.
+
+    So a choice of words can become one of specs, some with settings, and what was stored stays.
+    """
+    bare = hasattr(type(value), "WORD") and not dataclasses.fields(type(value))  # type: ignore[arg-type]
+    return kind(value) if bare else None
 
 
 def kind_of(word: str) -> str:
@@ -68,6 +83,8 @@ def kind_of(word: str) -> str:
 
 def encode(value: Any) -> Any:
     """Turn a spec into plain JSON values, tagging every dataclass with its kind."""
+    if word := bare_word(value):
+        return word
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             f.name: encode(getattr(value, f.name))
@@ -251,9 +268,9 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     needed = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
     if missing := sorted(needed - given.keys()):
         raise SpecError(f"{path}: missing key {missing[0]!r} in {name}")
-    sizes = {f.name for f in dataclasses.fields(cls) if f.metadata.get("bytes")}
+    declared = {f.name: f for f in dataclasses.fields(cls)}
     fields = {
-        k: _decode(hints[k], _bytes(v, f"{path}.{k}") if k in sizes else v, f"{path}.{k}")
+        k: _decode(hints[k], _written(declared[k], v, f"{path}.{k}"), f"{path}.{k}")
         for k, v in given.items()
     }
     try:
@@ -262,9 +279,11 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
         raise SpecError(f"{path}: {error}") from error
 
 
-def _bytes(value: Any, path: str) -> Any:
-    """A number of bytes that is written with its unit, such as 16MB."""
-    if not isinstance(value, str):
+def _written(field: "dataclasses.Field[Any]", value: Any, path: str) -> Any:
+    """What was written for a field, with the kind or the number that the field lets people omit."""
+    if field.metadata.get("untagged") and isinstance(value, Mapping) and "kind" not in value:
+        return {"kind": kind(field.default)} | dict(value)
+    if not field.metadata.get("bytes") or not isinstance(value, str):
         return value
     try:
         return byte_count(value)

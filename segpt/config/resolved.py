@@ -11,7 +11,7 @@ import yaml
 
 from segpt.errors import SpecError
 
-from .base import decode, kind
+from .base import bare_word, decode, kind
 from .expand import Depth, Mirror, Windows
 from .model import Layer, ModelSpec
 from .recipe import Recipe, Setting, read_setting, read_whole
@@ -66,17 +66,26 @@ def _plain(value: Any, hint: Any = None) -> Any:
 
     A table names its kind only where the ``hint`` leaves a choice.
     """
+    if word := bare_word(value):
+        return word
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = typing.get_type_hints(type(value))
-        fields = {f: _plain(getattr(value, f), hints[f]) for f in _names(value)}
+        fields = {
+            f.name: _plain(
+                getattr(value, f.name), None if _goes_untagged(value, f) else hints[f.name]
+            )
+            for f in dataclasses.fields(value)
+        }
         return {"kind": kind(value)} | fields if _leaves_a_choice(hint) else fields
     if isinstance(value, tuple):
         return [_plain(item, typing.get_args(hint)[0]) for item in value]
     return value
 
 
-def _names(value: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(value)]
+def _goes_untagged(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    """Whether what a field holds is of the kind that is read where none is written."""
+    untagged = bool(field.metadata.get("untagged"))
+    return untagged and kind(getattr(value, field.name)) == kind(field.default)
 
 
 def _leaves_a_choice(hint: Any) -> bool:

@@ -19,13 +19,71 @@ def _check_descent(rate: float, momentum: float, clip: float) -> None:
         raise SpecError("rate is not negative, momentum lies in [0, 1), clip is positive")
 
 
+class PolicyFacts:
+    """What others ask of a policy. Here are the answers of one that learns nothing.
+
+    A lane is what is read from left to right with one state: a document, or the whole stream.
+    """
+
+    __slots__ = ()
+
+    @property
+    def update_interval(self) -> int | None:
+        """Targets of a lane between updates of what it learns; null if there are none."""
+        return None
+
+    @property
+    def documents_at_once(self) -> int | None:
+        """Documents that are adapted side by side, each from nothing; null if one state goes on."""
+        return None
+
+    @property
+    def per_document(self) -> bool:
+        """Whether every document has a state of its own, which ends with it."""
+        return self.documents_at_once is not None
+
+    @property
+    def resets(self) -> bool:
+        """Whether nothing that was learnt passes from one lane to another."""
+        return True
+
+    @property
+    def review_fractions(self) -> tuple[float, ...]:
+        """Fractions of the targets after which what all documents share learns from them."""
+        return ()
+
+    @property
+    def fast_weights(self) -> bool:
+        """Whether the model has to have fast weights, which learn within a forward pass."""
+        return False
+
+    @property
+    def fast_rate(self) -> float | None:
+        """The rate of fast weights, if the model has any; null for that of training."""
+        return 0.0
+
+    @property
+    def adapts(self) -> bool:
+        """Whether predictions depend on what was scored in other ways than as their context."""
+        return self.update_interval is not None or self.fast_weights
+
+    @property
+    def best_mode(self) -> Mode:
+        """How to read where nothing else is asked for.
+
+        Weights that change within a lane do not go with a cache from before, and fast weights
+        begin anew with each window; the others were seen to do no worse in one rolling pass.
+        """
+        return "rolling"
+
+
 @spec
-class Frozen:
+class Frozen(PolicyFacts):
     """The policy that never adapts."""
 
 
 @spec
-class Sgd:
+class Sgd(PolicyFacts):
     """Score a chunk, then take next-token gradient steps on it; weights persist.
 
     ``chunk`` targets are scored before their ``epochs`` passes of SGD with momentum, in
@@ -46,6 +104,18 @@ class Sgd:
     anneal: Literal["none", "cosine"] = "none"
     roles: tuple[AdaptedRole, ...] = ("table", "matrix", "head", "vector")
 
+    @property
+    def update_interval(self) -> int:
+        return self.chunk
+
+    @property
+    def resets(self) -> bool:
+        return False
+
+    @property
+    def best_mode(self) -> Mode:
+        return "strided"
+
     def __post_init__(self) -> None:
         if min(self.chunk, self.epochs, self.batch) < 1:
             raise SpecError("chunk, epochs and batch must be at least 1")
@@ -55,7 +125,7 @@ class Sgd:
 
 
 @spec
-class LowRank:
+class LowRank(PolicyFacts):
     """Low-rank adapters for each document, from nothing at its start (arXiv 2106.09685).
 
     A chunk of ``chunk`` targets is scored, then each document's adapters take ``steps`` steps of
@@ -77,6 +147,14 @@ class LowRank:
     documents: int = 16
     roles: tuple[Literal["matrix", "head"], ...] = ("matrix", "head")
 
+    @property
+    def update_interval(self) -> int:
+        return self.chunk
+
+    @property
+    def documents_at_once(self) -> int:
+        return self.documents
+
     def __post_init__(self) -> None:
         if min(self.rank, self.chunk, self.steps, self.documents) < 1:
             raise SpecError("rank, chunk, steps and documents must be at least 1")
@@ -89,7 +167,7 @@ class LowRank:
 
 
 @spec
-class Phased:
+class Phased(PolicyFacts):
     """Adapters for each document, and base weights that learn from all documents at intervals.
 
     The intervals end with the document that completes each of ``fractions`` of the targets. Then
@@ -104,6 +182,22 @@ class Phased:
     momentum: float = 0.0
     clip: float = 1.0
 
+    @property
+    def update_interval(self) -> int:
+        return self.adapters.chunk
+
+    @property
+    def documents_at_once(self) -> int:
+        return self.adapters.documents
+
+    @property
+    def resets(self) -> bool:
+        return False
+
+    @property
+    def review_fractions(self) -> tuple[float, ...]:
+        return self.fractions
+
     def __post_init__(self) -> None:
         if list(self.fractions) != sorted(set(self.fractions)) or not all(
             0 < f < 1 for f in self.fractions
@@ -115,13 +209,25 @@ class Phased:
 
 
 @spec
-class InPlace:
+class InPlace(PolicyFacts):
     """Fast weights that were trained with the model (arXiv 2604.06169) follow what was scored.
 
     ``rate`` replaces the one they were trained with.
     """
 
     rate: float | None = None
+
+    @property
+    def fast_weights(self) -> bool:
+        return True
+
+    @property
+    def fast_rate(self) -> float | None:
+        return self.rate
+
+    @property
+    def best_mode(self) -> Mode:
+        return "strided"
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.rate < 0:

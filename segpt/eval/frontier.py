@@ -14,7 +14,7 @@ from .schedule import BASE, Lesson
 from .windows import Spans
 
 
-class Entry(NamedTuple):
+class ScoreEvent(NamedTuple):
     """Targets ``first`` to ``stop`` of a lane were scored or learnt from, in ``version``."""
 
     event: Literal["score", "learn"]
@@ -37,7 +37,7 @@ class Frontier:
         self.ids = ids
         self.counts = np.zeros(len(ids) - 1, np.uint8)
         self.version = 0
-        self.ledger: list[Entry] = []
+        self.ledger: list[ScoreEvent] = []
         self._learnt: dict[int, int] = {BASE: 0}
         self._state = list(state)
         self._writes = self._count_writes()
@@ -116,7 +116,7 @@ class Frontier:
             "counts": self.counts.copy(),
             "version": np.array(self.version),
             "learnt": np.array(list(self._learnt.items()), np.int64),
-            "ledger": np.array(entries, np.int64).reshape(-1, len(Entry._fields)),
+            "ledger": np.array(entries, np.int64).reshape(-1, len(ScoreEvent._fields)),
         }
 
     def restore(self, state: Arrays, tensors: Iterable[Tensor]) -> None:
@@ -125,7 +125,7 @@ class Frontier:
         self.version = int(state["version"])
         self._learnt = {int(lane): int(stop) for lane, stop in state["learnt"]}
         self.ledger = [
-            Entry("learn" if learn else "score", *map(int, entry))
+            ScoreEvent("learn" if learn else "score", *map(int, entry))
             for learn, *entry in state["ledger"].tolist()
         ]
         self._state = list(tensors)
@@ -135,7 +135,7 @@ class Frontier:
         if stop == first:
             return
         last = self.ledger[-1] if self.ledger else None
-        entry = Entry(event, self.version, lane, first, stop)
+        entry = ScoreEvent(event, self.version, lane, first, stop)
         if last and last[:3] == entry[:3] and last.stop == first:
             entry = self.ledger.pop()._replace(stop=stop)
         self.ledger.append(entry)

@@ -33,10 +33,9 @@ class Chunk(NamedTuple):
 
 
 class Learner(Protocol):
-    """A model and what changes it. ``persists`` tells if lanes go on from each other's state."""
+    """A model and what changes it."""
 
     model: Model
-    persists: bool
 
     def open(self, lanes: int) -> None:
         """So many lanes begin side by side."""
@@ -57,10 +56,8 @@ class Learner(Protocol):
         """Go back to where :meth:`state` was taken."""
 
 
-class Nothing:
-    """The policy that never adapts."""
-
-    persists = True
+class FrozenLearner:
+    """A model that never changes between rounds; its fast weights, if any, do within a pass."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -84,7 +81,7 @@ class Nothing:
         """Nothing changed."""
 
 
-class Descend(Nothing):
+class SgdLearner(FrozenLearner):
     """Next-token gradient steps on a float32 copy of the model; the caller's stays as it is.
 
     Each chunk is cut into sequences of the context, which run in order and in batches; every
@@ -113,6 +110,7 @@ class Descend(Nothing):
         self._velocities = [torch.zeros_like(weight) for weight in self._weights]
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
+        """Take the epochs of each chunk, one after the other."""
         for _, tokens, progress in chunks:
             windows = plan(len(tokens) - 1, self.context, self.context)
             for _ in range(self.policy.epochs):
@@ -144,6 +142,10 @@ class Descend(Nothing):
                 return self.policy.rate * (1 + math.cos(math.pi * progress)) / 2
 
     def _step(self, tokens: NDArray[np.uint32], windows: Spans, rate: float) -> None:
+        """A step on the mean loss of windows of one shape: V <- mu V + clipped G, W <- W - rate V.
+
+        ``tokens`` are those of the chunk, (targets + 1,).
+        """
         with torch.enable_grad():
             loss = window_nats(self.model, tokens, windows).mean()
             # A part that no active visit runs has no gradient.

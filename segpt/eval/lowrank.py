@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,39 +16,44 @@ from segpt.config.layout import Role
 from segpt.config.score import LowRank, Phased, Sgd
 from segpt.errors import ScoreError
 from segpt.kernels import token_nats
-from segpt.model.leaves import Adapted, Leaf, Matrix, weights
+from segpt.model.leaves import Adapted, Leaf, Matrix, View, weights
 from segpt.model.model import Model
 from segpt.values import Arrays
 
-from .learners import Chunk, Descend
+from .learners import Chunk, SgdLearner
 from .schedule import BASE
 from .surprisal import pieces
 
 
+class Factors(NamedTuple):
+    """Two thin matrices for each lane: ``down`` (lanes, rank, in) and ``up`` (lanes, out, rank)."""
+
+    down: Tensor
+    up: Tensor
+
+
 @dataclass
 class Adapter:
-    """W + scale * up down for each lane: ``down`` (lanes, rank, in), ``up`` (lanes, out, rank).
+    """In the place of a weight W of (out, in) stands W + scale up[lane] @ down[lane].
 
-    ``first`` is where every lane's ``down`` begins; its ``up`` begins at zero, so that a lane
-    begins as the model itself. ``moments`` are Adam's, of ``down`` and ``up``.
+    ``first``, (rank, in), is where every lane's ``down`` begins; its ``up`` begins at zero, so that
+    a lane begins as the model itself. ``moments`` are Adam's: mean and mean square of the
+    gradients of ``down``, then of ``up``.
     """
 
     leaf: Leaf
     first: Tensor
-    down: Tensor
-    up: Tensor
+    factors: Factors
     moments: list[Tensor]
 
 
-class Adapt:
+class LoraLearner:
     """Adapters for each lane beside a float32 copy of the model, which stays as it is.
 
     A lane is a document. After each chunk its adapters take AdamW steps (arXiv 1711.05101) on the
     mean loss of the chunk, which is read after what came before it in the document, as far as
     the context goes back. Lanes share nothing, so that it does not matter which are side by side.
     """
-
-    persists = False
 
     def __init__(self, model: Model, policy: LowRank, context: int) -> None:
         """Copy ``model``, whose copy is then ``self.model``.
@@ -64,8 +70,7 @@ class Adapt:
                 f"the model has no matrices of role {', '.join(policy.roles)} to adapt; name "
                 "others in adapt.roles"
             )
-        for adapter in self._adapters:
-            adapter.leaf.view = self._view(adapter)
+        self._attach()
         self._lanes = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._past: dict[int, NDArray[np.uint32]] = {}
         self._steps = 0
@@ -77,11 +82,10 @@ class Adapt:
     def open(self, lanes: int) -> None:
         """So many documents begin, with fresh adapters."""
         for adapter in self._adapters:
-            adapter.down = adapter.first.expand(lanes, -1, -1).clone()
-            adapter.up = adapter.up.new_zeros(lanes, *adapter.up.shape[1:])
-            adapter.moments = [
-                torch.zeros_like(t) for t in (adapter.down, adapter.down, adapter.up, adapter.up)
-            ]
+            down = adapter.first.expand(lanes, -1, -1).clone()
+            up = down.new_zeros(lanes, *adapter.factors.up.shape[1:])
+            adapter.factors = Factors(down, up)
+            adapter.moments = [torch.zeros_like(t) for t in (down, down, up, up)]
         self._past, self._steps = {}, 0
 
     def select(self, lanes: NDArray[np.int64]) -> None:
@@ -89,7 +93,12 @@ class Adapt:
         self._lanes = torch.from_numpy(lanes).to(self._device)
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
-        """Take the steps of every lane that has a chunk, all lanes at once."""
+        """Take the steps of every lane that has a chunk, all lanes at once.
+
+        A row of the batch is what a lane keeps of its past, then the chunk:
+
+            | past, at most context - chunk tokens | t0 t1 ... tn |    only t1 to tn are targets
+        """
         lanes = np.array([chunk.lane for chunk in chunks])
         rows, sizes = [], []
         for lane, tokens, _ in chunks:
@@ -105,7 +114,7 @@ class Adapt:
             self._step(padded.to(self._device), scored.to(self._device))
 
     def tensors(self) -> Iterable[Tensor]:
-        own = [t for adapter in self._adapters for t in (adapter.down, adapter.up)]
+        own = [tensor for adapter in self._adapters for tensor in adapter.factors]
         return [weight.tensor for weight in weights(self.model)] + own
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -113,7 +122,7 @@ class Adapt:
         arrays = {"steps": np.array(self._steps)}
         arrays |= {f"past|{lane}": past for lane, past in self._past.items()}
         for i, adapter in enumerate(self._adapters):
-            parts = [adapter.down, adapter.up, *adapter.moments]
+            parts = [*adapter.factors, *adapter.moments]
             arrays |= {f"{i}|{j}": part.cpu().numpy().copy() for j, part in enumerate(parts)}
         return arrays
 
@@ -127,14 +136,14 @@ class Adapt:
             if name.startswith(prefix)
         }
         for i, adapter in enumerate(self._adapters):
-            down, up = (tuple(part.shape[1:]) for part in (adapter.down, adapter.up))
+            down, up = (tuple(part.shape[1:]) for part in adapter.factors)
             for j, shape in enumerate((down, up, down, down, up, up)):
                 if (array := state[f"{i}|{j}"]).shape[1:] != shape or array.dtype != np.float32:
                     raise ValueError(f"an adapter of shape {array.shape}")
             parts = [
                 torch.from_numpy(np.array(state[f"{i}|{j}"])).to(self._device) for j in range(6)
             ]
-            adapter.down, adapter.up, adapter.moments = parts[0], parts[1], parts[2:]
+            adapter.factors, adapter.moments = Factors(*parts[:2]), parts[2:]
 
     def _adapter(self, leaf: Leaf, generator: torch.Generator) -> Adapter:
         rows, columns = leaf.weight.shape
@@ -142,48 +151,87 @@ class Adapt:
         first = (2 * torch.rand(self.policy.rank, columns, generator=generator) - 1) * bound
         first = first.to(leaf.weight.device)
         up = first.new_zeros(1, rows, self.policy.rank)
-        return Adapter(leaf, first, first[None], up, [])
+        return Adapter(leaf, first, Factors(first[None], up), [])
 
-    def _view(self, adapter: Adapter) -> Any:
+    def _attach(self) -> None:
+        """Let the model read its weights through the adapters."""
+        for adapter in self._adapters:
+            adapter.leaf.view = self._view(adapter)
+
+    def _view(self, adapter: Adapter) -> View:
         scale = self.policy.alpha / self.policy.rank
 
         def view(weight: Tensor) -> Adapted:
-            return Adapted(weight, adapter.down[self._lanes], scale * adapter.up[self._lanes])
+            down, up = adapter.factors
+            return Adapted(weight, down[self._lanes], scale * up[self._lanes])
 
         return view
 
-    def _step(self, tokens: Tensor, scored: Tensor) -> None:
-        lanes = self._lanes
-        pairs = [(adapter.down, adapter.up) for adapter in self._adapters]
-        leaves = [t[lanes].requires_grad_() for pair in pairs for t in pair]
-        for i, adapter in enumerate(self._adapters):
-            adapter.down, adapter.up = leaves[2 * i : 2 * i + 2]
-        self._lanes = torch.arange(len(lanes), device=lanes.device)
+    @contextmanager
+    def _detached(self) -> Iterator[None]:
+        """Within, the model is that of the base weights alone, and a copy of it has no adapters."""
+        for adapter in self._adapters:
+            adapter.leaf.view = None
         try:
-            with torch.enable_grad():
-                gradients = torch.autograd.grad(self._loss(tokens, scored), leaves)
+            yield
         finally:
-            for adapter, (down, up) in zip(self._adapters, pairs, strict=True):
-                adapter.down, adapter.up = down, up
+            self._attach()
+
+    @contextmanager
+    def _using(self, factors: Sequence[Factors]) -> Iterator[None]:
+        """Within, row i of a batch is adapted by entry i of ``factors`` instead of by its lane."""
+        lanes, own = self._lanes, [adapter.factors for adapter in self._adapters]
+        self._lanes = torch.arange(len(lanes), device=lanes.device)
+        for adapter, rows in zip(self._adapters, factors, strict=True):
+            adapter.factors = rows
+        try:
+            yield
+        finally:
             self._lanes = lanes
-        for i, adapter in enumerate(self._adapters):
-            for j, tensor in enumerate((adapter.down, adapter.up)):
-                self._adam(tensor, adapter.moments[2 * j : 2 * j + 2], gradients[2 * i + j])
+            for adapter, of_lanes in zip(self._adapters, own, strict=True):
+                adapter.factors = of_lanes
+
+    def _step(self, tokens: Tensor, scored: Tensor) -> None:
+        """An AdamW step of the selected lanes, each on the mean loss of its own row.
+
+        The gradient is taken at copies of the factors of these lanes, (rows, ...), and then goes
+        into the factors of all lanes. The losses of rows are summed, and as a factor is part of
+        one of them only, its gradient is that of its own loss.
+
+        Args:
+            tokens: (rows, longest + 1), a row for each selected lane.
+            scored: (rows, longest), which targets of a row count.
+        """
+        rows = [
+            Factors(*(tensor[self._lanes].requires_grad_() for tensor in adapter.factors))
+            for adapter in self._adapters
+        ]
+        with self._using(rows), torch.enable_grad():
+            variables = [tensor for factors in rows for tensor in factors]
+            gradients = torch.autograd.grad(self._loss(tokens, scored), variables)
+        for adapter, down, up in zip(self._adapters, gradients[::2], gradients[1::2], strict=True):
+            self._adam(adapter.factors.down, adapter.moments[:2], down)
+            self._adam(adapter.factors.up, adapter.moments[2:], up)
 
     def _loss(self, tokens: Tensor, scored: Tensor) -> Tensor:
-        """The mean nats of each row's scored targets, summed: each row has its own adapters."""
-        lanes, last = self._lanes, scored.size(1) - int(scored.any(0).int().argmax())
-        hidden = self.model.hidden(tokens[:, :-1], last=last).x
+        """The mean nats of each row's scored targets, summed over rows: a number, ().
+
+        ``tokens`` is (rows, longest + 1) and ``scored`` (rows, longest). Before the first column
+        that counts in some row no logits are needed; of the others, few are there at a time.
+        """
+        rows, last = self._lanes, scored.size(1) - int(scored.any(0).int().argmax())
+        hidden = self.model.hidden(tokens[:, :-1], last=last).x  # (rows, last, width)
         targets, weight = tokens[:, -last:], scored / scored.sum(1, keepdim=True)
         losses = []
         for part in pieces(*targets.shape):
-            self._lanes = lanes[part[0]]
+            self._lanes = rows[part[0]]  # whose factors a tied head is adapted by
             nats = token_nats(hidden[part], self.model.readout(), targets[part])
             losses.append((nats * weight[:, -last:][part]).flatten().sum())
         return torch.stack(losses).sum()
 
     @torch.no_grad()
     def _adam(self, tensor: Tensor, moments: Sequence[Tensor], gradient: Tensor) -> None:
+        """AdamW on the selected lanes of a factor (lanes, ...); the gradient is (rows, ...)."""
         policy, lanes, steps = self.policy, self._lanes, self._steps
         mean = moments[0][lanes].lerp_(gradient, 1 - policy.beta1)
         square = moments[1][lanes].lerp_(gradient.square(), 1 - policy.beta2)
@@ -193,7 +241,7 @@ class Adapt:
         tensor[lanes] = kept - policy.rate * mean / (square.sqrt() + 1e-10)
 
 
-class Review(Adapt):
+class PhasedLearner(LoraLearner):
     """Adapters for each document over base weights that review all documents at intervals."""
 
     def __init__(self, model: Model, policy: Phased, context: int) -> None:
@@ -224,10 +272,11 @@ class Review(Adapt):
             tensor.copy_(torch.from_numpy(np.array(state[f"base|{i}"])))
 
     def _review(self, tokens: NDArray[np.uint32]) -> None:
-        """One pass over a stream: an annealed step for each chunk of it."""
-        policy, views = self._phased, [adapter.leaf.view for adapter in self._adapters]
-        for adapter in self._adapters:
-            adapter.leaf.view = None
+        """Let the base weights take one pass of SGD over a stream, chunk after chunk.
+
+        In chunk i of n the rate is rate (1 + cos(pi i / n)) / 2. The momentum begins at zero.
+        """
+        policy = self._phased
         settings = Sgd(
             chunk=policy.chunk,
             rate=policy.rate,
@@ -236,27 +285,28 @@ class Review(Adapt):
             batch=max(1, policy.chunk // self.context),
             anneal="cosine",
         )
-        step = Descend(self.model, settings, self.context)
+        with self._detached():
+            base = SgdLearner(self.model, settings, self.context)
         starts = range(0, len(tokens) - 1, policy.chunk)
         for i, start in enumerate(starts):
             part = tokens[start : start + policy.chunk + 1]
-            step.learn([Chunk(BASE, part, i / len(starts))])
+            base.learn([Chunk(BASE, part, i / len(starts))])
         with torch.no_grad():
-            for tensor, learnt in zip(self._base, weights(step.model), strict=True):
+            for tensor, learnt in zip(self._base, weights(base.model), strict=True):
                 tensor.copy_(learnt.tensor)
-        for adapter, view in zip(self._adapters, views, strict=True):
-            adapter.leaf.view = view
 
 
 def _adapted(model: Model, policy: LowRank) -> list[Leaf]:
     """The leaves of the chosen roles; the table is the head of a model that ties them."""
     leaves = [weight.leaf for weight in weights(model)]
-    found: list[Leaf] = []
+    adapted: list[Leaf] = []
     if "matrix" in policy.roles:
-        found += [leaf for leaf in leaves if isinstance(leaf, Matrix) and leaf.role is Role.MATRIX]
+        adapted += [
+            leaf for leaf in leaves if isinstance(leaf, Matrix) and leaf.role is Role.MATRIX
+        ]
     if "head" in policy.roles:
-        found += [leaf for leaf in leaves if leaf.role is Role.HEAD] or [model.table]
-    return found
+        adapted += [leaf for leaf in leaves if leaf.role is Role.HEAD] or [model.table]
+    return adapted
 
 
 def _padded(rows: Sequence[NDArray[np.uint32]], sizes: Sequence[int]) -> tuple[Tensor, Tensor]:

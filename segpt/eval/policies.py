@@ -9,8 +9,8 @@ from segpt.model.embed import Backward
 from segpt.model.fast import fast_parts, set_rate
 from segpt.model.model import Model
 
-from .learners import Descend, Learner, Nothing
-from .lowrank import Adapt, Review
+from .learners import FrozenLearner, Learner, SgdLearner
+from .lowrank import LoraLearner, PhasedLearner
 
 
 def learner(model: Model, spec: ScoreSpec, context: int) -> Learner:
@@ -20,21 +20,21 @@ def learner(model: Model, spec: ScoreSpec, context: int) -> Learner:
         ScoreError: if the model has nothing that the policy could change.
     """
     policy = spec.policy
-    if isinstance(policy, InPlace) and not fast_parts(model):
+    if policy.fast_weights and not fast_parts(model):
         raise ScoreError(
             "this model was trained without fast weights, so it cannot adapt in place; choose "
             "another policy, or train with feed.fast"
         )
-    model = _with_rate(model, policy.rate if isinstance(policy, InPlace) else 0.0)
+    model = _with_rate(model, policy.fast_rate)
     match policy:
         case Frozen() | InPlace():
-            return Nothing(model)
+            return FrozenLearner(model)
         case Sgd():
-            return Descend(model, policy, context)
+            return SgdLearner(model, policy, context)
         case LowRank():
-            return Adapt(model, policy, context)
+            return LoraLearner(model, policy, context)
         case Phased():
-            return Review(model, policy, context)
+            return PhasedLearner(model, policy, context)
         case _:
             assert_never(policy)
 
@@ -45,7 +45,7 @@ def reach(model: Model, context: int, spec: ScoreSpec) -> int | None:
     Each visit whose attention looks back over a window adds one window, and each part of the
     embedding that looks one token back adds one token.
     """
-    if isinstance(spec.policy, InPlace):
+    if spec.policy.fast_weights:
         return None
     mixing = [i for i in model.active if model.spec.layers[model.spec.visits[i].layer].mixer]
     before = sum(isinstance(part, Backward) for part in model.embed)

@@ -1,16 +1,28 @@
 """The order of a score, planned ahead: what is read side by side, and when a policy may learn.
 
 A lane is a run of targets that is read from left to right with a state of its own: the whole
-stream, one of its documents, or a stretch of it. Lanes of one group are read side by side.
+stream, one of its documents, or a stretch of it. Lanes of one group are read side by side, a round
+for every chunk between updates. Three documents that learn after each chunk:
+
+              round 0        round 1        round 2
+    lane 0    |-- chunk 0 --|-- chunk 1 --|-- chunk 2 -|
+    lane 1    |-- chunk 0 --|-- chunk 1 -|
+    lane 2    |-- chunk 0 -|
+                            ^             ^
+                            lessons of    lesson of lane 0
+                            lanes 0, 1
+
+The spans of a round, windows or steps of its chunks, are read in batches.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Final, NamedTuple, assert_never
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
+from segpt.config.score import Policy, ScoreSpec
 from segpt.errors import ScoreError
 
 from .windows import Indices, Spans, batched, head, plan
@@ -20,7 +32,7 @@ BASE: Final = -1  # the lane of lessons that every lane learns from
 
 
 class Lane(NamedTuple):
-    """Targets ``first`` to ``stop``, read from token ``begin`` on, in which nothing is scored.
+    """Targets ``first`` to ``stop``, read from token ``begin`` on, before ``first`` to warm up.
 
     ``floor`` is the first token that may be read: the document's, or the stream's.
     """
@@ -60,10 +72,10 @@ def schedule(
 ) -> list[list[Round]]:
     """Groups of rounds that score every target once.
 
-    Groups follow each other, or, where :func:`shares` says so, run in any order.
+    Groups follow each other, or, if the policy ``resets``, run in any order.
 
     Args:
-        starts: the tokens that start documents, the first of them 0.
+        starts: (documents,) the tokens that start documents, the first of them 0.
         targets: the number of targets.
         context: tokens per window, or those that attention looks back over.
         spec: the mode, boundaries and policy.
@@ -79,46 +91,35 @@ def schedule(
             f"a stride of {spec.stride} leaves gaps between windows of {context} tokens; "
             "choose a stride of at most the context"
         )
+    policy = spec.policy
     documents = _documents(starts, targets, spec)
-    whole = documents if spec.boundaries == "document" else [Lane(0, 0, targets)]
-    match spec.policy:
-        case Frozen() | InPlace():
-            if spec.mode == "strided":
-                return _windows(whole, context, spec, processes)
-            groups = _side_by_side(whole, spec.batch)
-            if spec.boundaries == "stream":
-                groups = ([lane] for lane in _stretches(targets, context, reach, processes))
-            return [_rolled(lanes, context, spec) for lanes in groups]
-        case Sgd(chunk=chunk):
-            found = [_learning([lane], context, spec, chunk, persists=True) for lane in whole]
-            found[-1][-1] = found[-1][-1]._replace(lessons=())
-            return found
-        case LowRank():
-            return _adapted(documents, context, spec, spec.policy)
-        case Phased(adapters=adapters, fractions=fractions):
-            found = []
-            for phase in _phases(documents, targets, fractions):
-                found += _adapted(phase, context, spec, adapters)
-                if (stop := phase[-1].stop) < targets:
-                    last = found[-1][-1]
-                    found[-1][-1] = last._replace(lessons=[*last.lessons, Lesson(BASE, 0, stop)])
-            return found
-        case _:
-            assert_never(spec.policy)
-
-
-def shares(policy: Policy) -> bool:
-    """Whether processes can share the groups of a policy, as none depends on another."""
-    return isinstance(policy, Frozen | InPlace | LowRank)
+    lanes = documents if spec.boundaries == "document" else [Lane(0, 0, targets)]
+    if policy.update_interval is None:
+        if spec.mode == "strided":
+            return _windows(lanes, context, spec, processes)
+        if spec.boundaries == "stream":
+            stretches = _stretches(targets, context, reach, processes)
+            return [_rolled([stretch], context, spec) for stretch in stretches]
+        return [_rolled(group, context, spec) for group in _side_by_side(lanes, spec.batch)]
+    if policy.documents_at_once is None:
+        # The end of a document teaches the next one, that of the text nobody.
+        return [_rounds([lane], context, spec, ends=lane.stop < targets) for lane in lanes]
+    groups: list[list[Round]] = []
+    for phase in _phases(documents, targets, policy.review_fractions):
+        *others, last = _side_by_side(phase, policy.documents_at_once)
+        stop = phase[-1].stop
+        review = [Lesson(BASE, 0, stop)] if stop < targets else []
+        groups += [_rounds(group, context, spec) for group in others]
+        groups.append(_rounds(last, context, spec, review=review))
+    return groups
 
 
 def progress(first: int, targets: int, policy: Policy) -> float:
     """How far through the chunks of a stream one lies: 0 for the first, 1 for the last."""
-    match policy:
-        case Sgd(chunk=size) | LowRank(chunk=size) | Phased(chunk=size):
-            return (first // size) / max(1, -(-targets // size) - 1)
-        case Frozen() | InPlace():
-            return 0.0
+    size = policy.update_interval
+    if size is None:
+        return 0.0
+    return (first // size) / max(1, -(-targets // size) - 1)
 
 
 def window_of(target: int, lane: Lane, context: int, stride: int) -> int:
@@ -132,7 +133,7 @@ def _documents(starts: Indices, targets: int, spec: ScoreSpec) -> list[Lane]:
     """Each document, with the start of the next one as its last target."""
     ends = [*starts[1:].tolist(), targets]
     apart = spec.boundaries == "document"
-    if spec.mode == "rolling" and not apart and isinstance(spec.policy, LowRank | Phased):
+    if spec.mode == "rolling" and not apart and spec.policy.per_document:
         raise ScoreError(
             "adapters of a document cannot roll over from the one before it; choose document "
             "boundaries, or strided windows"
@@ -178,46 +179,56 @@ def _stretches(targets: int, context: int, reach: int | None, processes: int) ->
 
 
 def _rolled(lanes: Sequence[Lane], context: int, spec: ScoreSpec) -> list[Round]:
+    """The steps of a group that learns nothing, some to a round."""
     batches = _steps([_spans(lanes, row, context, spec) for row in range(len(lanes))])
     return [
         Round(() if i else lanes, batches[i : i + ROUND]) for i in range(0, len(batches), ROUND)
     ]
 
 
-def _adapted(
-    documents: Sequence[Lane], context: int, spec: ScoreSpec, policy: LowRank
-) -> list[list[Round]]:
-    return [
-        _learning(lanes, context, spec, policy.chunk, persists=False)
-        for lanes in _side_by_side(documents, policy.documents)
-    ]
-
-
-def _learning(
-    lanes: Sequence[Lane], context: int, spec: ScoreSpec, chunk: int, *, persists: bool
+def _rounds(
+    lanes: Sequence[Lane],
+    context: int,
+    spec: ScoreSpec,
+    *,
+    ends: bool = False,
+    review: Sequence[Lesson] = (),
 ) -> list[Round]:
-    """A round for each chunk of the lanes; what ends with a lane teaches it nothing more."""
-    chunks: list[list[Spans]] = []
-    lessons: list[list[Lesson]] = []
-    for row, lane in enumerate(lanes):
-        spans = _spans(lanes, row, context, spec, chunk)
-        home = (spans.start - lane.first) // chunk
-        for index, c in enumerate(np.unique(home)):
-            part = spans[np.flatnonzero(home == c)]
-            if index == len(chunks):
-                chunks.append([])
-                lessons.append([])
-            chunks[index].append(part)
-            if persists or part.stop < lane.stop:
-                lessons[index].append(Lesson(row, part.first, part.stop))
-    return [
-        Round(
-            () if i else lanes,
-            _steps(parts) if spec.mode == "rolling" else list(batched(_joined(parts), spec.batch)),
-            lesson,
-        )
-        for i, (parts, lesson) in enumerate(zip(chunks, lessons, strict=True))
-    ]
+    """A round for each chunk number: that chunk of every lane which is so long, then lessons.
+
+    Args:
+        lanes: those of the group.
+        context: tokens per window, or those that attention looks back over.
+        spec: how to read, and the policy.
+        ends: whether the last chunk of a lane teaches something, too.
+        review: lessons after those of the last round.
+    """
+    chunks = [_chunks(lanes, row, context, spec) for row in range(len(lanes))]
+    rounds: list[Round] = []
+    for number in range(max(map(len, chunks))):
+        parts = {row: spans[number] for row, spans in enumerate(chunks) if number < len(spans)}
+        lessons = [
+            Lesson(row, part.first, part.stop)
+            for row, part in parts.items()
+            if ends or part.stop < lanes[row].stop
+        ]
+        rounds.append(Round(() if number else lanes, _batches([*parts.values()], spec), lessons))
+    *before, last = rounds
+    return [*before, last._replace(lessons=[*last.lessons, *review])]
+
+
+def _chunks(lanes: Sequence[Lane], row: int, context: int, spec: ScoreSpec) -> list[Spans]:
+    """The spans of a lane by chunk: a window belongs to that of the first target it scores."""
+    size = spec.policy.update_interval
+    assert size is not None
+    spans = _spans(lanes, row, context, spec, size)
+    number = (spans.start - lanes[row].first) // size
+    return [spans[np.flatnonzero(number == n)] for n in np.unique(number)]
+
+
+def _batches(parts: Sequence[Spans], spec: ScoreSpec) -> list[Spans]:
+    """Spans of several lanes as they are read: a step of each at a time, or windows in order."""
+    return _steps(parts) if spec.mode == "rolling" else list(batched(_joined(parts), spec.batch))
 
 
 def _phases(
@@ -236,20 +247,24 @@ def _spans(
 ) -> Spans:
     """The windows of a lane, or the steps in which it rolls: never over the border of a chunk.
 
-    A step is as long as makes a batch of those of all lanes.
+    A step is as long as makes a batch of those of all lanes. With chunks of 5 and steps of 2, in a
+    lane that begins with token 0, whose first target is 3 and that stops before 13:
+
+        read      0  1 | 2  3 | 4    5  6 | 7  8 | 9    10 11 | 12
+        scored               3 | 4    5  6 | 7  8 | 9    10 11 | 12
     """
     lane = lanes[row]
     if spec.mode == "strided":
-        found = plan(lane.stop - lane.first, context, spec.stride, lane.first, lane.floor)
-        begin, start, end = found.begin, found.start, found.end
-    else:
-        step = context * max(1, spec.batch // len(lanes))
-        chunk = chunk or step
-        offsets = np.arange(0, lane.stop - lane.begin, chunk)[:, None]
-        inside = offsets + np.arange(0, chunk, min(chunk, step))
-        begin = lane.begin + inside[inside < lane.stop - lane.begin]
-        end = np.append(begin[1:], lane.stop)
-        start = np.minimum(np.maximum(begin, lane.first), end)
+        windows = plan(lane.stop - lane.first, context, spec.stride, lane.first, lane.floor)
+        return replace(windows, lane=np.full(len(windows), row))
+    step = context * max(1, spec.batch // len(lanes))
+    chunk = chunk or step
+    length = lane.stop - lane.begin
+    # (chunks, steps of a chunk), of which the last chunk may have fewer
+    offsets = np.arange(0, length, chunk)[:, None] + np.arange(0, chunk, min(chunk, step))
+    begin = lane.begin + offsets[offsets < length]
+    end = np.append(begin[1:], lane.stop)
+    start = np.minimum(np.maximum(begin, lane.first), end)
     return Spans(begin, start, end, np.full(len(begin), row))
 
 

@@ -17,13 +17,13 @@ from segpt.model.model import Model
 from segpt.restoring import same_kind, taking_over
 from segpt.values import Arrays
 
-from .frontier import Entry, Frontier
+from .frontier import Frontier, ScoreEvent
 from .learners import Chunk, Learner
 from .ledger import Ledger
 from .ngram import Mixture
 from .policies import learner, reach
 from .predictor import Reader
-from .schedule import Round, progress, schedule, shares
+from .schedule import Round, progress, schedule
 from .windows import Indices, Spans
 
 NONE: Indices = np.zeros(0, np.int64)
@@ -54,7 +54,7 @@ class Tally:
     counts: NDArray[np.uint8]
     rows: NDArray[np.float64]
     updates: int
-    ledger: Sequence[Entry]
+    ledger: Sequence[ScoreEvent]
     processes: int
 
 
@@ -129,11 +129,11 @@ class _Walk:
         groups = schedule(
             ledger.starts, targets, context, spec, reach(model, context, spec), self.processes
         )
-        if shares(spec.policy):
+        if spec.policy.resets:
             # In turns, as documents come longest first.
             groups = groups[rank :: self.processes]
-        self.counting = shares(spec.policy) or rank == 0
-        self.rounds = [one for group in groups for one in group]
+        self.counting = spec.policy.resets or rank == 0
+        self.rounds = [round_ for group in groups for round_ in group]
         probed = np.zeros(targets, np.bool_)
         probed[probes] = True
         self.reader = Reader(ledger.ids, context if spec.mode == "rolling" else None, probed)
@@ -146,35 +146,35 @@ class _Walk:
     def run(self, report: Callable[[Progress], None], pause: Pause, resume: Arrays | None) -> None:
         if resume is not None:
             self.restore(resume)
-        total = sum(int(b.shapes[:, 1].sum()) for one in self.rounds for b in one.batches)
-        for one in self.rounds[self.done :]:
-            self.play(one, report, total)
+        total = sum(int(b.shapes[:, 1].sum()) for r in self.rounds for b in r.batches)
+        for round_ in self.rounds[self.done :]:
+            self.play(round_, report, total)
             self.done += 1
             if self.done < len(self.rounds):
                 pause(self.state)
 
-    def play(self, one: Round, report: Callable[[Progress], None], total: int) -> None:
+    def play(self, round_: Round, report: Callable[[Progress], None], total: int) -> None:
         """Score the batches of a round, and only then learn from what they scored."""
-        if one.lanes:
-            self.learner.open(len(one.lanes))
+        if round_.lanes:
+            self.learner.open(len(round_.lanes))
             self.reader.open()
-            self.frontier.open(self.learner.tensors(), persists=self.learner.persists)
-        for spans in one.batches:
+            self.frontier.open(self.learner.tensors(), persists=not self.spec.policy.per_document)
+        for spans in round_.batches:
             self.frontier.score(spans)
-            found = self.reader.read(self.learner, spans)
-            if not np.isfinite(found.nats).all():
-                where = int(found.targets[~np.isfinite(found.nats)][0])
+            reading = self.reader.read(self.learner, spans)
+            if not np.isfinite(reading.nats).all():
+                target = int(reading.targets[~np.isfinite(reading.nats)][0])
                 raise ScoreError(
-                    f"the model gives target {where} no finite number of nats; its weights are "
+                    f"the model gives target {target} no finite number of nats; its weights are "
                     "damaged or have diverged: score an earlier checkpoint, or adapt.rate is too "
                     "high"
                 )
-            self.nats[found.targets] = found.nats
-            asked = found.targets[self.reader.probed[found.targets]]
-            self.rows[np.searchsorted(self.probes, asked)] = found.rows
-            self.told(spans, found.nats)
+            self.nats[reading.targets] = reading.nats
+            asked = reading.targets[self.reader.probed[reading.targets]]
+            self.rows[np.searchsorted(self.probes, asked)] = reading.rows
+            self.count(spans, reading.nats)
             report(Progress(self.scored, total, self.sum / (math.log(2) * max(1, self.size))))
-        if one.lessons:
+        if round_.lessons:
             size, policy = self.ledger.targets, self.spec.policy
             self.learner.learn(
                 [
@@ -183,12 +183,12 @@ class _Walk:
                         self.frontier.lesson(lesson),
                         progress(lesson.first, size, policy),
                     )
-                    for lesson in one.lessons
+                    for lesson in round_.lessons
                 ]
             )
             self.frontier.learnt()
 
-    def told(self, spans: Spans, nats: NDArray[np.float32]) -> None:
+    def count(self, spans: Spans, nats: NDArray[np.float32]) -> None:
         """Count what a batch adds to the figures of progress."""
         self.scored += len(nats)
         self.sum += float(nats.astype(np.float64).sum())

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from segpt.config.layout import Role, Weight, layout
 from segpt.config.model import ModelSpec
-from segpt.config.train import Muon, Optimizer, Rule, Scaling
+from segpt.config.optimizer import Muon, Optimizer, Rule
+from segpt.config.train import Scaling
 
 from .leaves import Matrix, Table, Vector, weights
 from .model import Model

@@ -10,7 +10,7 @@ from segpt.config.flops import flops
 from segpt.config.layout import layout
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules
-from segpt.config.train import Steps
+from segpt.config.schedule import Steps
 from segpt.train.mesh import Mesh
 from segpt.train.optim import Group
 from segpt.train.trainer import sequences

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,11 @@ from segpt.config.flops import flops
 from segpt.config.layout import Role, layout, parameters
 from segpt.config.quant import QuantSpec, Rule
 from segpt.config.recipe import Bpe, Recipe
-from segpt.config.train import Adam, Muon
 from segpt.machine import memory as machine_memory
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.train.mesh import Mesh
-from segpt.train.optim import second_shape
+from segpt.train.optim import remembered
 from segpt.train.trainer import Trainer
 
 from .resolve_spec import quant_spec
@@ -59,9 +58,11 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
     behind. What kernels need while they run comes on top.
     """
     # Which documents a row holds decides whether attention needs a mask, which is small.
-    spec, how = dataclasses.replace(recipe.model, documents=False), recipe.train
-    rows = max(1, how.batch // (how.accumulation * processes))
-    half = how.precision == "bfloat16" or (how.precision == "auto" and device.startswith("cuda"))
+    spec, train = dataclasses.replace(recipe.model, documents=False), recipe.train
+    rows = max(1, train.batch // (train.accumulation * processes))
+    half = train.precision == "bfloat16" or (
+        train.precision == "auto" and device.startswith("cuda")
+    )
     kept: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,7 +73,7 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
     try:
         with FakeTensorMode():
             model = build(spec).train()
-            model.recompute = how.recompute
+            model.recompute = train.recompute
             tokens = torch.zeros((rows, spec.context), dtype=torch.int64)
             with (
                 torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -85,18 +86,22 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
         return None
     stream = hidden.numel() * hidden.element_size()
     visits = len(spec.visits)
-    again = visits if how.recompute < 0 else min(how.recompute, visits)  # keep what enters them
+    again = visits if train.recompute < 0 else min(train.recompute, visits)  # keep what enters them
     loss = stream + 4 * spec.vocab * spec.width
     return sum(storage.nbytes() for storage in kept.values()) + again * stream + loss
 
 
 def memory(recipe: Recipe, device: str = "cpu", processes: int = 1) -> dict[str, Any]:
-    """Bytes of a process in training by what they hold, those of the optimizer by rule."""
+    """Bytes of a process in training by what they hold, those of the optimizer by rule.
+
+    Single numbers, such as counts of steps, are left out.
+    """
     size, optimizer = 0, dict[str, int]()
     for weight in layout(recipe.model):
         rule = recipe.train.optimizer.rule(weight)
         size += 4 * weight.size
-        optimizer[kind(rule)] = optimizer.get(kind(rule), 0) + 4 * _remembered(rule, weight.shape)
+        kept = sum(part.bytes for part in remembered(rule, weight.shape) if part.shape)
+        optimizer[kind(rule)] = optimizer.get(kind(rule), 0) + kept
     return {
         "weights": size,
         "gradients": size,
@@ -153,26 +158,14 @@ def capacity(device: str) -> tuple[int, str]:
     return machine_memory()[1], "this machine"
 
 
-def _remembered(rule: Muon | Adam, shape: tuple[int, ...]) -> int:
-    """How many numbers a rule keeps about a weight."""
-    size = math.prod(shape)
-    match rule:
-        case Muon(neurons=neurons):
-            return size if neurons is None else size + math.prod(second_shape(neurons, shape))
-        case Adam():
-            return 2 * size
-        case _:
-            assert_never(rule)
-
-
 def pace(recipe: Recipe, device: str, processes: int = 1) -> Pace:
     """How long a step takes: timed on a GPU or if it is small, and else worked out.
 
     Of several processes each does its share of the batch; what they tell each other is left out.
     """
     spec = recipe.model
-    how = dataclasses.replace(recipe.train, batch=recipe.train.batch // processes)
-    work = flops(spec).training * how.batch * spec.context
+    train = dataclasses.replace(recipe.train, batch=recipe.train.batch // processes)
+    work = flops(spec).training * train.batch * spec.context
     if device == "cpu" and work > MOST_FLOPS:
         speed = _product_speed(device)
         source = (
@@ -180,13 +173,13 @@ def pace(recipe: Recipe, device: str, processes: int = 1) -> Pace:
             f"that a product of {SIDE} by {SIDE} matrices reaches here"
         )
         return Pace(work / (SHARE * speed), source)
-    run = Trainer(spec, how, Mesh(0, 1, torch.device(device)))
+    trainer = Trainer(spec, train, Mesh(0, 1, torch.device(device)))
     generator = np.random.default_rng(0)
-    batch = generator.integers(spec.vocab, size=(how.batch, spec.context + 1))
-    run.train_step(batch)  # allocates, and fills caches
+    batch = generator.integers(spec.vocab, size=(train.batch, spec.context + 1))
+    trainer.train_step(batch)  # allocates, and fills caches
     started = _now(device)
     for _ in range(TIMED_STEPS):
-        run.train_step(batch)
+        trainer.train_step(batch)
     seconds = (_now(device) - started) / TIMED_STEPS
     return Pace(seconds, f"measured: {TIMED_STEPS} steps on {device}, not compiled")
 

@@ -34,6 +34,7 @@ POLICIES: Mapping[str, Policy] = {
     "in_place": InPlace(),
 }
 ADAPT_LARGE = Sgd(chunk=32_768, rate=0.005, momentum=0.9, epochs=3, anneal="cosine")
+POLICIES_LARGE: Mapping[str, Policy] = {**POLICIES, "sgd": ADAPT_LARGE}
 
 
 def of_checkpoint(checkpoint: Checkpoint, settings: Sequence[str] = ()) -> Recipe:
@@ -114,16 +115,16 @@ def score_spec(
     plain = encode(recipe.score if recipe is not None else _reading(model, context, adapt))
     if stride is not None and mode is None:
         mode = "strided"
-    if isinstance(adapt, LowRank | Phased) and (mode or plain["mode"]) == "rolling":
+    if adapt.per_document and (mode or plain["mode"]) == "rolling":
         boundaries = boundaries or "document"
-    given = {
+    reading = {
         "mode": mode,
         "boundaries": boundaries,
         "stride": stride,
         "context": context,
         "loops": loops,
     }
-    plain |= {name: value for name, value in given.items() if value is not None}
+    plain |= {name: value for name, value in reading.items() if value is not None}
     table = apply_settings(
         {"score": plain, "adapt": encode(adapt), "ngram": encode(ngram)}, settings
     )
@@ -143,15 +144,9 @@ def strided_spec(model: ModelSpec, context: int | None = None) -> ScoreSpec:
 
 
 def _reading(model: ModelSpec, context: int | None, policy: Policy) -> ScoreSpec:
-    """One rolling pass where it was seen to be no worse than overlapping windows.
-
-    Weights that change on the way do not go with a cache from before, and fast weights begin
-    anew with each window.
-    """
-    spec = strided_spec(model, context)
-    if parameters(model) >= LARGE or isinstance(policy, Sgd | InPlace):
-        return spec
-    return dataclasses.replace(spec, mode="rolling")
+    """One rolling pass where it was seen to be no worse than overlapping windows."""
+    mode = "strided" if parameters(model) >= LARGE else policy.best_mode
+    return dataclasses.replace(strided_spec(model, context), mode=mode)
 
 
 def _policy(name: str, recipe: Recipe | None, *, large: bool) -> tuple[Policy, Ngram | None]:
@@ -166,5 +161,4 @@ def _policy(name: str, recipe: Recipe | None, *, large: bool) -> tuple[Policy, N
     if len(others) > 1 or others[0] not in POLICIES:
         known = ", ".join([*POLICIES, "ngram", "best"])
         raise SpecError(f"--ttt {name!r}: write one of {known}, or one of them and +ngram")
-    policy = POLICIES[others[0]]
-    return (ADAPT_LARGE if large and isinstance(policy, Sgd) else policy), ngram
+    return (POLICIES_LARGE if large else POLICIES)[others[0]], ngram

@@ -9,7 +9,7 @@ from segpt.config.base import differences as spec_differences
 from segpt.config.layout import layout
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules, find
-from segpt.config.train import Seconds, Steps
+from segpt.config.schedule import Seconds, Steps
 from segpt.errors import CheckpointError, TrainError
 from segpt.train.mesh import Mesh
 from segpt.values import Checkpoint, Tokens

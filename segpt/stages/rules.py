@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules, broken, rounded, told
-from segpt.config.train import Seconds
+from segpt.config.schedule import Seconds
 from segpt.data.ledger import Ledger
 from segpt.errors import TrainError
 from segpt.train.loop import Finish

@@ -14,7 +14,7 @@ import segpt
 from segpt.config.base import encode
 from segpt.config.kernels import Kernels
 from segpt.config.parameter_golf import reference
-from segpt.config.score import InPlace, ScoreSpec
+from segpt.config.score import ScoreSpec
 from segpt.data.shards import Shards
 from segpt.data.text import UNLISTED, text_digest, trained_on
 from segpt.data.tokenizer import Codec
@@ -82,7 +82,7 @@ def score(
     if isinstance(text, Accounted):
         begun -= text.seconds
 
-    def told(progress: Progress) -> None:
+    def watch(progress: Progress) -> None:
         if limit_seconds is not None and time.perf_counter() - begun > limit_seconds:
             raise ScoreError(
                 f"{progress.done:,} of {progress.total:,} targets took more than the limit of "
@@ -105,9 +105,9 @@ def score(
     model, ledger = opened.model.loops(spec.loops), accounted.ledger
     context = spec.reach(model.spec.context)
     with use_recipe(spec.kernels):
-        found = tally(model, ledger, spec, context, told, pause=pause, resume=resume)
+        scored = tally(model, ledger, spec, context, watch, pause=pause, resume=resume)
     return Score(
-        nats=math.fsum(found.nats),
+        nats=math.fsum(scored.nats),
         bytes=ledger.bytes,
         tokens=ledger.targets,
         seconds=time.perf_counter() - begun,
@@ -116,41 +116,49 @@ def score(
         denominator=ledger.denominator,
         policy=policy_of(spec),
         seed=opened.seed,
-        conditions={
-            "coverage": f"each of {ledger.targets:,} targets scored once",
-            "causal": "by construction: a target is scored before it is shown to anything",
-            "normalised": _normalised(spec),
-            "order": _order(spec, found),
-            "bytes": _proof(ledger),
-            "overlap": accounted.overlap,
-            "text": accounted.digest,
-            "documents": ledger.documents,
-            "denominator": ledger.denominator,
-            "raw_bytes": ledger.raw,
-            **_contest(ledger),
-            "boundary_nats": float(found.nats[ledger.borders].sum()),
-            "mode": spec.mode,
-            "boundaries": spec.boundaries,
-            "context": context,
-            "model_context": model.spec.context,
-            "beyond_model_context": context > model.spec.context,
-            "stride": spec.stride if spec.mode == "strided" else None,
-            "batch": spec.batch,
-            "loops": spec.loops,
-            **({} if spec.kernels == Kernels() else {"kernels": encode(spec.kernels)}),
-            **_surroundings(opened.device, found),
-        },
+        conditions=_conditions(opened, accounted, spec, context, scored),
         origin={
             **opened.origin,
             "tokenizer": opened.source.tokenizer.fingerprint,
             "text": accounted.digest,
         },
         by_document={
-            "nats": ledger.by_document(found.nats).tolist(),
+            "nats": ledger.by_document(scored.nats).tolist(),
             "bytes": ledger.by_document(ledger.sizes).tolist(),
         },
-        by_target=found.nats,
+        by_target=scored.nats,
     )
+
+
+def _conditions(
+    opened: OpenedModel, accounted: Accounted, spec: ScoreSpec, context: int, scored: Tally
+) -> dict[str, Any]:
+    """What was proved or is known about a score, by the names under which it is kept."""
+    ledger, trained = accounted.ledger, opened.model.spec.context
+    return {
+        "coverage": f"each of {ledger.targets:,} targets scored once",
+        "causal": "by construction: a target is scored before it is shown to anything",
+        "normalised": _normalised(spec),
+        "order": _order(spec, scored),
+        "bytes": _proof(ledger),
+        "overlap": accounted.overlap,
+        "text": accounted.digest,
+        "documents": ledger.documents,
+        "denominator": ledger.denominator,
+        "raw_bytes": ledger.raw,
+        **_contest(ledger),
+        "boundary_nats": float(scored.nats[ledger.borders].sum()),
+        "mode": spec.mode,
+        "boundaries": spec.boundaries,
+        "context": context,
+        "model_context": trained,
+        "beyond_model_context": context > trained,
+        "stride": spec.stride if spec.mode == "strided" else None,
+        "batch": spec.batch,
+        "loops": spec.loops,
+        **({} if spec.kernels == Kernels() else {"kernels": encode(spec.kernels)}),
+        **_surroundings(opened.device, scored),
+    }
 
 
 def policy_of(spec: ScoreSpec) -> dict[str, Any]:
@@ -204,10 +212,10 @@ def _normalised(spec: ScoreSpec) -> str:
     return whole if spec.ngram is None else f"{whole}, mixed with n-gram shares that sum to 1"
 
 
-def _order(spec: ScoreSpec, found: Tally) -> str:
-    if found.updates:
-        order = f"one pass, {found.updates:,} updates from chunks that had been scored"
-    elif isinstance(spec.policy, InPlace):
+def _order(spec: ScoreSpec, scored: Tally) -> str:
+    if scored.updates:
+        order = f"one pass, {scored.updates:,} updates from chunks that had been scored"
+    elif spec.policy.fast_weights:
         order = "one pass, fast weights follow chunks that had been read"
     else:
         order = "one pass, weights never change"
@@ -235,9 +243,9 @@ def _contest(ledger: Ledger) -> dict[str, str]:
     return {} if name is None else {"contest": f"the targets and bytes of {name}"}
 
 
-def _surroundings(device: str, found: Tally) -> dict[str, Any]:
+def _surroundings(device: str, scored: Tally) -> dict[str, Any]:
     return {
-        "processes": found.processes,
+        "processes": scored.processes,
         "device": device,
         "threads": torch.get_num_threads(),
         "versions": {

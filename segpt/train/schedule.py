@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 
-from segpt.config.train import FollowRate, Linear, Loops, Muon, Rule, Schedule, Steps
+from segpt.config.optimizer import FollowRate, Linear, Muon, Rule
+from segpt.config.schedule import Schedule, Steps
+from segpt.config.train import Loops
 
 
 def rate(schedule: Schedule, progress: float, steps: float) -> float:
@@ -29,18 +31,12 @@ def _rise(zero: float | Steps, warmup: float | Steps, progress: float, steps: fl
 
 
 def _fall(schedule: Schedule, progress: float) -> float:
+    """1 until the warm-down begins, then what its shape says, down to the floor."""
     left = 1.0 - progress
     if left >= schedule.warmdown:
         return 1.0
     remaining = left / schedule.warmdown
-    match schedule.shape:
-        case "linear":
-            fall = remaining
-        case "cosine":
-            fall = 0.5 - 0.5 * math.cos(math.pi * remaining)
-        case "sqrt":
-            fall = 1.0 - math.sqrt(1.0 - remaining)
-    return schedule.floor + (1.0 - schedule.floor) * fall
+    return schedule.floor + (1.0 - schedule.floor) * schedule.shape.multiplier(remaining)
 
 
 def batch(schedule: Schedule, progress: float) -> int:
@@ -87,11 +83,11 @@ def decay(rule: Rule, multiplier: float, progress: float) -> float:
             return strength
 
 
-def loops(how: Loops, seed: int, step: int) -> int:
+def loops(spec: Loops, seed: int, step: int) -> int:
     """How often the loop runs in a step, the same in every process and after resuming."""
     generator = np.random.default_rng([seed, step])
-    if how.mean is None:
-        return int(generator.integers(how.least, how.most, endpoint=True))
-    center = math.log(how.mean - how.least) - how.spread**2 / 2
-    more = generator.poisson(generator.lognormal(center, how.spread))
-    return min(how.least + int(more), how.most)
+    if spec.mean is None:
+        return int(generator.integers(spec.least, spec.most, endpoint=True))
+    center = math.log(spec.mean - spec.least) - spec.spread**2 / 2
+    more = generator.poisson(generator.lognormal(center, spec.spread))
+    return min(spec.least + int(more), spec.most)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.config.model import ModelSpec
-from segpt.config.train import Seconds, Steps, TrainSpec
+from segpt.config.schedule import Seconds, Steps
+from segpt.config.train import TrainSpec
 from segpt.errors import CheckpointError, TrainError
 from segpt.kernels import onednn
 from segpt.model.build import build, load_weights

@@ -16,7 +16,7 @@ from bench.ablation import PLAN, Change, Plan, Subject, changed, main, merged, r
 from bench.page import placed
 from segpt.config.base import fingerprint
 from segpt.config.recipe import read_recipe
-from segpt.config.train import Steps
+from segpt.config.schedule import Steps
 from segpt.errors import DataError, SpecError
 from segpt.train.trainer import sequences
 from segpt.values import Text

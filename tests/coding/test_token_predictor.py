@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from segpt.coding.token_predictor import Steps
+from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.score import InPlace, ScoreSpec, Sgd
 from segpt.eval.ledger import Ledger
 from segpt.eval.tally import Tally
@@ -21,7 +21,7 @@ Able = Callable[[ScoreSpec], Model]
 
 def stepped(model: Model, ids: NDArray[np.uint32], spec: ScoreSpec) -> NDArray[np.float64]:
     """The distributions of all targets, (targets, vocab)."""
-    steps = Steps(model, spec, int(ids[0]), len(ids) - 1)
+    steps = TokenPredictor(model, spec, int(ids[0]), len(ids) - 1)
     rows = []
     for token in ids[1:].tolist():
         rows.append(steps.distribution().copy())

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from segpt.config.base import canonical, decode, encode, fingerprint, kind, nearest, patch, spec
 from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.optimizer import Adam, Muon
 from segpt.config.parts import Gain, Norm, Rope, Skip, Token, ValueResidual
 from segpt.config.recipe import Recipe, names, read_recipe
+from segpt.config.schedule import Schedule
 from segpt.config.score import ScoreSpec, Sgd
-from segpt.config.train import Adam, Average, Muon, Schedule, TrainSpec
+from segpt.config.train import Average, TrainSpec
 from segpt.errors import SpecError
 
 TINY = ModelSpec(

@@ -9,7 +9,8 @@ from segpt.config.expand import expand
 from segpt.config.model import Loop, ModelSpec
 from segpt.config.recipe import read_recipe
 from segpt.config.route import MOST_VISITS
-from segpt.config.train import Loops, Steps, TrainSpec
+from segpt.config.schedule import Steps
+from segpt.config.train import Loops, TrainSpec
 from segpt.errors import SpecError
 
 

@@ -1,5 +1,6 @@
 """Optimizers, schedules and averages as data: what they refuse, and what stored ones still say."""
 
+import dataclasses
 import typing
 from typing import Any
 
@@ -7,18 +8,9 @@ import pytest
 
 from segpt.config.base import decode, encode
 from segpt.config.layout import Place, Role
-from segpt.config.train import (
-    Adam,
-    Average,
-    FollowRate,
-    Linear,
-    Muon,
-    Neurons,
-    Optimizer,
-    Override,
-    Schedule,
-    Steps,
-)
+from segpt.config.optimizer import Adam, FollowRate, Linear, Muon, Neurons, Optimizer, Override
+from segpt.config.schedule import Schedule, Steps
+from segpt.config.train import Average
 from segpt.errors import SpecError
 
 
@@ -50,6 +42,31 @@ def test_a_recipe_says_what_it_means() -> None:
     )
     assert decode(Optimizer, table) == expected
     assert decode(Optimizer, encode(expected)) == expected
+
+
+def test_tables_without_a_kind_are_those_of_adam() -> None:
+    for role in ("table", "head", "vector"):
+        expected = dataclasses.replace(Optimizer(), **{role: Adam(rate=0.5)})  # type: ignore[arg-type]
+        for table in ({"rate": 0.5}, {"kind": "adam", "rate": 0.5}):
+            assert decode(Optimizer, {role: table}) == expected
+        assert decode(Optimizer, {role: "adamw"}) == Optimizer()
+        with pytest.raises(SpecError, match=f"Muon is for matrices, and {role} is none"):
+            decode(Optimizer, {role: "muon"})
+        with pytest.raises(SpecError, match=rf"\$\.{role}: unknown key 'rat' in adam"):
+            decode(Optimizer, {role: {"rat": 0.5}})
+    with pytest.raises(SpecError, match=r"\$\.matrix: unknown kind None"):
+        decode(Optimizer, {"matrix": {"rate": 0.5}})
+
+
+def test_shapes_of_a_warm_down_are_stored_as_words() -> None:
+    for word in ("linear", "cosine", "sqrt"):
+        schedule = decode(Schedule, {"shape": word})
+        assert encode(schedule)["shape"] == word
+        assert decode(Schedule, {"shape": {"kind": word}}) == schedule
+    with pytest.raises(SpecError, match=r"\$\.shape: unknown kind 'cosin'; did you mean 'cosine'"):
+        decode(Schedule, {"shape": "cosin"})
+    with pytest.raises(SpecError, match=r"\$\.shape: unknown key 'power' in cosine"):
+        decode(Schedule, {"shape": {"kind": "cosine", "power": 2}})
 
 
 def test_what_was_stored_keeps_its_bytes() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from segpt.config.base import decode, differences, encode
 from segpt.config.parts import Rope
 from segpt.config.recipe import Bpe, Bytes, Recipe, apply_settings, names, read_recipe
+from segpt.config.schedule import Seconds, Steps
 from segpt.config.score import Frozen
-from segpt.config.train import Seconds, Steps
 from segpt.errors import SpecError
 
 TINY = """

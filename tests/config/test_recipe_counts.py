@@ -8,8 +8,9 @@ import pytest
 
 from segpt.config.layout import Place, Role, layout, parameters
 from segpt.config.model import ModelSpec
+from segpt.config.optimizer import Adam, Muon
 from segpt.config.recipe import names, read_recipe
-from segpt.config.train import Adam, Muon, Steps
+from segpt.config.schedule import Steps
 
 SMALL = [name for name in names() if name.endswith("-small")]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from segpt import kernels
 from segpt.audit.conditions import Method, Name, Trial
 from segpt.config.score import Sgd
-from segpt.eval.learners import Chunk, Descend
+from segpt.eval.learners import Chunk, SgdLearner
 from segpt.eval.surprisal import gather
 from segpt.eval.windows import Spans, batched, plan
 from segpt.model import attention
@@ -568,11 +568,11 @@ def tilted(row: NDArray[np.float64], token: int) -> NDArray[np.float64]:
     return row
 
 
-def learner(model: Model) -> Descend:
-    return Descend(model, Sgd(rate=RATE, batch=8), CONTEXT)
+def learner(model: Model) -> SgdLearner:
+    return SgdLearner(model, Sgd(rate=RATE, batch=8), CONTEXT)
 
 
-def taught(learn: Descend, ids: Ids) -> None:
+def taught(learn: SgdLearner, ids: Ids) -> None:
     learn.learn([Chunk(0, ids, 0.0)])
 
 

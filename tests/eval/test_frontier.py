@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpt.config.score import LowRank, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
-from segpt.eval.frontier import Entry, Frontier
+from segpt.eval.frontier import Frontier, ScoreEvent
 from segpt.eval.schedule import BASE, Lesson, Round, schedule
 from segpt.eval.surprisal import window_nats
 from segpt.eval.windows import Spans
@@ -194,13 +194,13 @@ def test_the_ledger_tells_versions_and_uses(tiny: MakeModel, stream: MakeStream)
     list(honest(frontier, model, rounds(), nudge(model)))
     assert frontier.version == 3
     assert frontier.ledger == [
-        Entry("score", 0, 0, 0, 32),
-        Entry("learn", 0, 0, 0, 32),
-        Entry("score", 1, 0, 32, 64),
-        Entry("learn", 1, 0, 32, 64),
-        Entry("score", 2, 0, 64, 96),
-        Entry("learn", 2, 0, 64, 96),
-        Entry("score", 3, 0, 96, 100),
+        ScoreEvent("score", 0, 0, 0, 32),
+        ScoreEvent("learn", 0, 0, 0, 32),
+        ScoreEvent("score", 1, 0, 32, 64),
+        ScoreEvent("learn", 1, 0, 32, 64),
+        ScoreEvent("score", 2, 0, 64, 96),
+        ScoreEvent("learn", 2, 0, 64, 96),
+        ScoreEvent("score", 3, 0, 96, 100),
     ]
 
 

@@ -14,7 +14,7 @@ from segpt.config.base import decode
 from segpt.config.layout import Role
 from segpt.config.score import Frozen, ScoreSpec, Sgd
 from segpt.errors import ScoreError, SpecError
-from segpt.eval.learners import Chunk, Descend
+from segpt.eval.learners import Chunk, SgdLearner
 from segpt.eval.ledger import Ledger
 from segpt.eval.tally import tally
 from segpt.eval.windows import plan
@@ -37,7 +37,7 @@ def nats_of(
     return tally(model, stream, ScoreSpec(stride=8, batch=batch, policy=policy), 16).nats
 
 
-def teach(learner: Descend, ids: NDArray[np.uint32], progress: float = 0.0) -> None:
+def teach(learner: SgdLearner, ids: NDArray[np.uint32], progress: float = 0.0) -> None:
     learner.learn([Chunk(0, ids, progress)])
 
 
@@ -102,7 +102,7 @@ def test_the_gain_grows_with_position(tiny: MakeModel) -> None:
 def test_steps_are_those_of_clipped_sgd_with_momentum(tiny: MakeModel, stream: MakeStream) -> None:
     """Momentum lasts from chunk to chunk, and the norm is clipped over all weights together."""
     policy = Sgd(rate=0.1, momentum=0.8, epochs=3, clip=0.5, batch=2)
-    learner, model = Descend(tiny(), policy, 16), tiny()
+    learner, model = SgdLearner(tiny(), policy, 16), tiny()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
     for seed in range(2):
         ids = stream(64, seed=seed)
@@ -127,7 +127,7 @@ def test_small_steps_survive_because_weights_are_float32(
 ) -> None:
     """In bfloat16 a step below the spacing of the weights is lost."""
     model = tiny().bfloat16()
-    learner = Descend(model, Sgd(rate=1e-5, epochs=1), 16)
+    learner = SgdLearner(model, Sgd(rate=1e-5, epochs=1), 16)
     before = state(learner.model)
     teach(learner, stream(64))
     moved = state(learner.model)["table"] - before["table"]
@@ -137,7 +137,7 @@ def test_small_steps_survive_because_weights_are_float32(
 
 
 def test_roles_choose_what_moves(tiny: MakeModel, stream: MakeStream) -> None:
-    learner = Descend(tiny(), Sgd(rate=0.5, roles=("vector", "matrix")), 16)
+    learner = SgdLearner(tiny(), Sgd(rate=0.5, roles=("vector", "matrix")), 16)
     before = state(learner.model)
     teach(learner, stream(64))
     for weight in weights(learner.model):
@@ -147,7 +147,7 @@ def test_roles_choose_what_moves(tiny: MakeModel, stream: MakeStream) -> None:
 
 def test_a_role_that_is_not_there_is_refused(tiny: MakeModel) -> None:
     with pytest.raises(ScoreError, match=r"no weights of role head .*\(a tied head is the table\)"):
-        Descend(tiny(), Sgd(roles=("head",)), 16)
+        SgdLearner(tiny(), Sgd(roles=("head",)), 16)
 
 
 @pytest.mark.parametrize(("progress", "factor"), [(0.0, 1.0), (0.5, 0.5), (0.75, 0.146447)])
@@ -156,14 +156,14 @@ def test_cosine_anneals_the_rate(
 ) -> None:
     moves = []
     for policy, at in ((Sgd(epochs=1), 0.0), (Sgd(epochs=1, anneal="cosine"), progress)):
-        learner = Descend(tiny(), policy, 64)
+        learner = SgdLearner(tiny(), policy, 64)
         teach(learner, stream(64), at)
         moves.append(learner.model.table.weight.detach() - tiny().table.weight.detach())
     assert float(moves[1].norm() / moves[0].norm()) == pytest.approx(factor, rel=1e-3)
 
 
 def test_a_short_chunk_is_one_short_sequence(tiny: MakeModel, stream: MakeStream) -> None:
-    learner = Descend(tiny(), Sgd(rate=0.5), 16)
+    learner = SgdLearner(tiny(), Sgd(rate=0.5), 16)
     before = state(learner.model)["table"]
     teach(learner, stream(1))
     assert not torch.equal(state(learner.model)["table"], before)
@@ -171,7 +171,7 @@ def test_a_short_chunk_is_one_short_sequence(tiny: MakeModel, stream: MakeStream
 
 def test_visits_that_have_not_joined_stay_still(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny(depth=1, route="0*2@0.5").set_progress(0.0)
-    learner = Descend(model, Sgd(rate=0.5), 16)
+    learner = SgdLearner(model, Sgd(rate=0.5), 16)
     before = state(learner.model)
     teach(learner, stream(64))
     now = state(learner.model)
@@ -210,9 +210,9 @@ def test_a_policy_that_is_not_there_is_refused() -> None:
 
 def test_a_learner_goes_on_where_its_state_was_taken(tiny: MakeModel, stream: MakeStream) -> None:
     policy = Sgd(rate=0.1, momentum=0.9)
-    first = Descend(tiny(), policy, 16)
+    first = SgdLearner(tiny(), policy, 16)
     teach(first, stream(64))
-    second = Descend(tiny(), policy, 16)
+    second = SgdLearner(tiny(), policy, 16)
     second.restore(first.state())
     for learner in (first, second):
         teach(learner, stream(64, seed=1))
@@ -221,7 +221,7 @@ def test_a_learner_goes_on_where_its_state_was_taken(tiny: MakeModel, stream: Ma
 
 
 def test_a_state_is_not_changed_by_learning_on(tiny: MakeModel, stream: MakeStream) -> None:
-    learner = Descend(tiny(), Sgd(rate=0.1, momentum=0.9), 16)
+    learner = SgdLearner(tiny(), Sgd(rate=0.1, momentum=0.9), 16)
     teach(learner, stream(64))
     taken = learner.state()
     before = {name: array.copy() for name, array in taken.items()}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from segpt.coding.token_predictor import Steps
+from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.score import Boundaries, LowRank, Mode, ScoreSpec
-from segpt.eval.learners import Nothing
+from segpt.eval.learners import FrozenLearner
 from segpt.eval.ledger import Ledger
-from segpt.eval.lowrank import Adapt
+from segpt.eval.lowrank import LoraLearner
 from segpt.eval.policies import reach
 from segpt.eval.predictor import Reader
 from segpt.eval.surprisal import window_hidden
@@ -51,7 +51,7 @@ CHANGES: dict[str, Any] = {
 
 def stepped(model: Model, ids: NDArray[np.uint32], spec: ScoreSpec) -> NDArray[np.float64]:
     """The nats of all targets, one token at a time."""
-    steps, nats = Steps(model, spec, int(ids[0]), len(ids) - 1), []
+    steps, nats = TokenPredictor(model, spec, int(ids[0]), len(ids) - 1), []
     for token in ids[1:].tolist():
         nats.append(-steps.distribution()[token])
         steps.push(token)
@@ -114,7 +114,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(tiny: MakeModel, ledger: MakeL
 
     def read(reader: Reader, begin: int, end: int) -> NDArray[np.float32]:
         ends = np.array([begin]), np.array([begin]), np.array([end])
-        return reader.read(Nothing(model), Spans(*ends, np.zeros(1, np.int64))).nats
+        return reader.read(FrozenLearner(model), Spans(*ends, np.zeros(1, np.int64))).nats
 
     read(one, 0, 52)
     other.restore(one.state(), torch.device("cpu"))
@@ -144,7 +144,7 @@ def test_adapters_leave_tables_alone_that_are_no_head(
     tiny: MakeModel, ledger: MakeLedger, tallied: Tallied
 ) -> None:
     policy = LowRank(rank=2, chunk=8, rate=0.02, documents=3)
-    learner = Adapt(tiny(**CHANGES), policy, 16)
+    learner = LoraLearner(tiny(**CHANGES), policy, 16)
     learner.open(1)
     learner.select(np.zeros(1, np.int64))
     adapted = {

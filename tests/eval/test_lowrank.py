@@ -13,7 +13,7 @@ from segpt.config.score import Frozen, LowRank, Phased, ScoreSpec
 from segpt.errors import ScoreError
 from segpt.eval.learners import Chunk
 from segpt.eval.ledger import Ledger
-from segpt.eval.lowrank import Adapt, Review
+from segpt.eval.lowrank import LoraLearner, PhasedLearner
 from segpt.eval.schedule import BASE
 from segpt.eval.tally import Tally
 from segpt.model.leaves import Matrix, Table, weights
@@ -28,7 +28,7 @@ POLICY = LowRank(rank=2, chunk=8, rate=0.02, documents=4)
 SPEC = ScoreSpec(mode="rolling", boundaries="document", stride=6, batch=4, policy=POLICY)
 
 
-def logits(learner: Adapt, lanes: list[int], tokens: NDArray[np.uint32]) -> torch.Tensor:
+def logits(learner: LoraLearner, lanes: list[int], tokens: NDArray[np.uint32]) -> torch.Tensor:
     """What each of the lanes predicts for the same tokens, (lanes, time, vocab)."""
     learner.select(np.array(lanes))
     rows = torch.from_numpy(tokens.astype(np.int64)).expand(len(lanes), -1)
@@ -42,7 +42,7 @@ def test_fresh_adapters_are_the_model_itself(
     tiny: MakeModel, stream: MakeStream, roles: tuple[Literal["matrix", "head"], ...], tied: bool
 ) -> None:
     model = tiny(head={"tied": tied, "softcap": 30.0})
-    learner = Adapt(model, replace(POLICY, roles=roles), 16)
+    learner = LoraLearner(model, replace(POLICY, roles=roles), 16)
     learner.open(3)
     with torch.no_grad():
         plain = model(torch.from_numpy(stream(15).astype(np.int64))[None])
@@ -57,11 +57,11 @@ def test_fresh_adapters_are_the_model_itself(
 def test_lanes_do_not_matter_to_each_other(tiny: MakeModel, stream: MakeStream) -> None:
     """Neither what stands beside a document, nor in which row it is, nor how long others are."""
     tokens = [stream(8, seed=s) for s in range(2)]
-    alone = Adapt(tiny(), POLICY, 16)
+    alone = LoraLearner(tiny(), POLICY, 16)
     alone.open(1)
     for part in tokens:
         alone.learn([Chunk(0, part, 0.0)])
-    beside = Adapt(tiny(), POLICY, 16)
+    beside = LoraLearner(tiny(), POLICY, 16)
     beside.open(4)
     beside.learn(
         [Chunk(0, stream(8, seed=7), 0.0), Chunk(2, tokens[0], 0.0), Chunk(3, stream(3), 0)]
@@ -136,7 +136,7 @@ def test_a_chunk_is_read_after_what_came_before_it(tiny: MakeModel, stream: Make
     """As far as the context goes back: an earlier token matters, one beyond it does not."""
 
     def learnt(first: NDArray[np.uint32], context: int) -> torch.Tensor:
-        learner = Adapt(tiny(), POLICY, context)
+        learner = LoraLearner(tiny(), POLICY, context)
         learner.open(1)
         with torch.no_grad():
             # Of the first chunk, only the tokens are to count.
@@ -156,7 +156,7 @@ def test_steps_are_those_of_adamw(tiny: MakeModel, stream: MakeStream) -> None:
     policy = LowRank(
         rank=2, chunk=8, rate=0.01, beta1=0.8, beta2=0.9, decay=0.1, steps=3, roles=("head",)
     )
-    learner, model = Adapt(tiny(), policy, 16), tiny().requires_grad_(False)
+    learner, model = LoraLearner(tiny(), policy, 16), tiny().requires_grad_(False)
     learner.open(1)
     taken = learner.state()
     down, up = (torch.from_numpy(taken[f"0|{i}"][0].copy()).requires_grad_() for i in (0, 1))
@@ -180,7 +180,7 @@ def test_steps_are_those_of_adamw(tiny: MakeModel, stream: MakeStream) -> None:
 def test_the_model_of_the_caller_is_left_alone(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
     before = [weight.tensor.detach().clone() for weight in weights(model)]
-    learner = Review(model, Phased(adapters=POLICY, rate=0.5), 16)
+    learner = PhasedLearner(model, Phased(adapters=POLICY, rate=0.5), 16)
     learner.open(2)
     learner.learn([Chunk(0, stream(8), 0.0), Chunk(BASE, stream(64), 0.0)])
     assert all(torch.equal(x, w.tensor) for x, w in zip(before, weights(model), strict=True))
@@ -188,14 +188,14 @@ def test_the_model_of_the_caller_is_left_alone(tiny: MakeModel, stream: MakeStre
     assert all(getattr(weight.leaf, "view", None) is None for weight in weights(model))
 
 
-def base(learner: Review) -> list[torch.Tensor]:
+def base(learner: PhasedLearner) -> list[torch.Tensor]:
     return [weight.tensor.detach().clone() for weight in weights(learner.model)]
 
 
 def test_base_weights_change_at_the_ends_of_phases_only(
     tiny: MakeModel, stream: MakeStream
 ) -> None:
-    learner = Review(tiny(), Phased(adapters=POLICY, rate=0.5, chunk=32), 16)
+    learner = PhasedLearner(tiny(), Phased(adapters=POLICY, rate=0.5, chunk=32), 16)
     learner.open(2)
     before = base(learner)
     learner.learn([Chunk(0, stream(8), 0.0), Chunk(1, stream(8, seed=1), 0.0)])
@@ -209,7 +209,7 @@ def test_base_weights_change_at_the_ends_of_phases_only(
     learner.open(2)
     assert all(torch.equal(x, y) for x, y in zip(after, base(learner), strict=True))
     fresh = logits(learner, [0], stream(15))
-    plain = Adapt(learner.model, POLICY, 16).model
+    plain = LoraLearner(learner.model, POLICY, 16).model
     for leaf in (weight.leaf for weight in weights(plain)):
         if isinstance(leaf, Matrix | Table):
             leaf.view = None
@@ -250,4 +250,4 @@ def test_a_review_helps_what_comes_after_it(
 def test_roles_that_are_not_there_are_refused(tiny: MakeModel) -> None:
     model = tiny(depth=1, skips=None, layer={"mixer": None, "feed": None})
     with pytest.raises(ScoreError, match=r"no matrices of role matrix to adapt; name others"):
-        Adapt(model, replace(POLICY, roles=("matrix",)), 16)
+        LoraLearner(model, replace(POLICY, roles=("matrix",)), 16)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.config.score import ScoreSpec
-from segpt.eval.learners import Nothing
+from segpt.eval.learners import FrozenLearner
 from segpt.eval.ledger import Ledger
 from segpt.eval.policies import reach
 from segpt.eval.predictor import Reader, Reading
@@ -82,7 +82,7 @@ def test_stretches_warm_up_to_the_same_pass(
         np.zeros(1, np.int64), 1201, 16, spec, reach(model, 16, spec), processes=processes
     )
     assert len(groups) > 1
-    learner, seen = Nothing(model), 0
+    learner, seen = FrozenLearner(model), 0
     for group in groups:
         reader = Reader(ids, 16, np.zeros(1201, np.bool_))
         for spans in (spans for one in group for spans in one.batches):
@@ -132,7 +132,7 @@ def spans(*places: tuple[int, int, int]) -> Spans:
 def read(model: Model, ids: NDArray[np.uint32], where: Spans) -> Reading:
     probed = np.zeros(len(ids) - 1, np.bool_)
     probed[::3] = True
-    return Reader(ids, None, probed).read(Nothing(model), where)
+    return Reader(ids, None, probed).read(FrozenLearner(model), where)
 
 
 def test_padding_never_matters(model: Model, stream: MakeStream) -> None:
@@ -172,7 +172,7 @@ def test_a_span_that_scores_nothing_is_read_all_the_same(
 ) -> None:
     model, ids = tiny(), stream(60)
     expected = nats_of(banded(model, ids, 16), ids)
-    reader, learner = Reader(ids, 16, np.zeros(60, np.bool_)), Nothing(tiny())
+    reader, learner = Reader(ids, 16, np.zeros(60, np.bool_)), FrozenLearner(tiny())
     assert len(reader.read(learner, spans((0, 30, 30))).targets) == 0
     found = reader.read(learner, spans((30, 40, 60)))
     assert found.targets.tolist() == list(range(40, 60))
@@ -182,7 +182,7 @@ def test_a_span_that_scores_nothing_is_read_all_the_same(
 def test_a_reader_goes_on_where_its_state_was_taken(tiny: MakeModel, stream: MakeStream) -> None:
     model, ids = tiny(), stream(60)
     first, second = (Reader(ids, 16, np.zeros(60, np.bool_)) for _ in range(2))
-    learner = Nothing(model)
+    learner = FrozenLearner(model)
     first.read(learner, spans((0, 0, 20), (30, 30, 50)))
     taken = first.state()
     second.restore(taken, torch.device("cpu"))

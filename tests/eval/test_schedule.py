@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
 from segpt.eval.frontier import Frontier
-from segpt.eval.schedule import BASE, Lane, Round, schedule, shares, window_of
+from segpt.eval.schedule import BASE, Lane, Round, schedule, window_of
 from segpt.eval.windows import Spans, plan
 
 Groups = Sequence[Sequence[Round]]
@@ -227,7 +227,7 @@ def test_processes_share_a_stream_in_stretches_that_warm_up() -> None:
         [Lane(304, 334, 668)],
         [Lane(638, 668, 1000)],
     ]
-    assert shares(spec.policy)
+    assert spec.policy.resets
     alone = schedule(np.zeros(1, np.int64), 1000, 16, spec, reach=30)
     assert [group[0].lanes for group in alone] == [[Lane(0, 0, 1000)]]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segpt.coding.token_predictor import Steps
+from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.score import ScoreSpec
 from segpt.eval.ledger import Ledger
 from segpt.eval.tally import Tally
@@ -43,7 +43,7 @@ def test_steps_find_what_the_score_finds(
 ) -> None:
     model, whole = tiny(noise=0.2, **WIRED), ledger()
     spec = ScoreSpec(mode=mode, boundaries=boundaries, stride=6, batch=4)
-    steps = Steps(model, spec, int(whole.ids[0]), len(whole.ids) - 1)
+    steps = TokenPredictor(model, spec, int(whole.ids[0]), len(whole.ids) - 1)
     rows = []
     for token in whole.ids[1:].tolist():
         rows.append(steps.distribution()[token])

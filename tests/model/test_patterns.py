@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segpt.coding.token_predictor import Steps
+from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
 from segpt.config.flops import flops
@@ -153,7 +153,7 @@ def test_a_score_by_steps_has_the_windows_of_training(
     override = [{"layers": "2", "set": {"mixer": None}}]
     model = make(patterned(4, windows=LSSS, override=override))
     ids = tokens(model.spec, batch=1, time=30)[0]
-    steps = Steps(model, ScoreSpec(mode=mode, stride=8), int(ids[0]), 29)
+    steps = TokenPredictor(model, ScoreSpec(mode=mode, stride=8), int(ids[0]), 29)
     found = []
     for token in ids[1:]:
         found.append(steps.distribution()[token])

@@ -9,7 +9,8 @@ import torch
 from segpt.config.expand import expand
 from segpt.config.layout import Role, layout
 from segpt.config.model import ModelSpec
-from segpt.config.train import Adam, Muon, Mup, Optimizer, Scaling
+from segpt.config.optimizer import Adam, Muon, Optimizer
+from segpt.config.train import Mup, Scaling
 from segpt.model.build import build
 from segpt.model.leaves import Matrix, Weight, weights
 from segpt.model.model import Model

@@ -13,7 +13,7 @@ from segpt.config.expand import expand
 from segpt.config.layout import layout
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import read_recipe
-from segpt.config.train import Steps
+from segpt.config.schedule import Steps
 from segpt.model.fast import fast_parts, set_rate
 from segpt.model.leaves import weights
 from segpt.model.model import Model

@@ -14,7 +14,7 @@ from segpt.config.expand import expand
 from segpt.config.layout import Role, layout
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import read_recipe
-from segpt.config.train import Steps
+from segpt.config.schedule import Steps
 from segpt.model.cache import KVCache
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.stages.open_model import from_checkpoint, from_quantized, settled

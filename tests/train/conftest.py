@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from segpt.config.base import decode
 from segpt.config.expand import expand
 from segpt.config.model import ModelSpec
-from segpt.config.train import Steps, TrainSpec
+from segpt.config.schedule import Steps
+from segpt.config.train import TrainSpec
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
 

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segpt.config.train import Average, Seconds
+from segpt.config.schedule import Seconds
+from segpt.config.train import Average
 from segpt.model.leaves import weights
 from segpt.train.trainer import Trainer
 from tests.train.running import train

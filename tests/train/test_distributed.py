@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from segpt.config.base import encode
 from segpt.config.model import ModelSpec
-from segpt.config.train import Adam, Loops, Muon, Optimizer, TrainSpec
+from segpt.config.optimizer import Adam, Muon, Optimizer
+from segpt.config.train import Loops, TrainSpec
 from segpt.train.trainer import Trainer
 from tests.processes import in_two
 from tests.train.running import train
@@ -67,7 +68,7 @@ def test_two_processes_draw_the_same_loops(
 
 def test_ranks_with_different_clocks_agree(make: Callable[..., Trainer], tmp_path: Path) -> None:
     # each rank's own clock decides when to stop and how far the rate has fallen
-    from segpt.config.train import Seconds
+    from segpt.config.schedule import Seconds
 
     run = make(length=Seconds(count=1.0))
     ranks = run_two(run.spec, run.how, tmp_path / "w.npz", skew=0.03)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from segpt.config.base import patch
 from segpt.config.expand import expand
 from segpt.config.model import ModelSpec
-from segpt.config.train import Adam, Average, Loops, Muon, Optimizer, Seconds, Steps, TrainSpec
+from segpt.config.optimizer import Adam, Muon, Optimizer
+from segpt.config.schedule import Seconds, Steps
+from segpt.config.train import Average, Loops, TrainSpec
 from segpt.errors import InterruptError, SpecError, TrainError
 from segpt.model.leaves import weights
 from segpt.model.model import Model

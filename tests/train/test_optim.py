@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import typing
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from segpt.config.layout import Place, Role, layout
 from segpt.config.model import ModelSpec
-from segpt.config.train import (
+from segpt.config.optimizer import (
     Adam,
     FollowRate,
     Linear,
@@ -23,29 +24,30 @@ from segpt.config.train import (
     Optimizer,
     Override,
     Rule,
-    Scaling,
-    Steps,
 )
-from segpt.errors import CheckpointError, TrainError
+from segpt.config.schedule import Steps
+from segpt.config.train import Scaling
+from segpt.errors import CheckpointError, SpecError, TrainError
 from segpt.kernels import newton_schulz
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.train.optim import (
+from segpt.train.optim import Optimizers, remembered
+from segpt.train.optim.adam import Moments, adam_step
+from segpt.train.optim.muon import (
     CLASSIC,
     FIVE,
     SEVEN,
-    Matrices,
-    Moments,
-    Optimizers,
-    adam_step,
-    direction,
-    even_neurons,
+    StackedMatrix,
     muon_step,
-    second_shape,
+    normalise_neurons,
+    orthogonalise,
+    second_moment_shape,
     shape_factor,
 )
+from segpt.train.optim.registry import OPTIMIZERS, optimizer
+from segpt.train.optim.shared import Member
 from segpt.train.trainer import Trainer
 
 PLAIN = Muon(equilibrate="none", coefficients="classic", momentum_warmup=0.0)
@@ -61,12 +63,12 @@ def parameters(*shapes: tuple[int, ...], seed: int = 0) -> list[nn.Parameter]:
     return found
 
 
-def matrices(spec: Muon, *parameters: Tensor) -> Matrices:
+def matrices(spec: Muon, *parameters: Tensor) -> StackedMatrix:
     """Parameters that are updated as one matrix, with a momentum of zero."""
-    whole = Matrices(list(parameters), [torch.zeros_like(p) for p in parameters])
+    whole = StackedMatrix(list(parameters), [torch.zeros_like(p) for p in parameters])
     if spec.neurons is None:
         return whole
-    return whole._replace(second=torch.zeros(second_shape(spec.neurons, whole.shape)))
+    return whole._replace(second=torch.zeros(second_moment_shape(spec.neurons, whole.shape)))
 
 
 def step(
@@ -146,7 +148,7 @@ def test_update_is_nearly_orthogonal(
 ) -> None:
     update = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
     spec = Muon(coefficients=coefficients, iterations=iterations)
-    values = torch.linalg.svdvals(direction(spec, update))
+    values = torch.linalg.svdvals(orthogonalise(spec, update))
     assert values.max() < 1.3
     assert values.median() > least
 
@@ -160,7 +162,7 @@ def test_five_and_seven_are_normalised_without_a_margin() -> None:
         expected = 1.0
         for a, b, c in coefficients:
             expected = a * expected + b * expected**3 + c * expected**5
-        found = torch.linalg.svdvals(direction(spec, update)).max()
+        found = torch.linalg.svdvals(orthogonalise(spec, update)).max()
         assert float(found) == pytest.approx(expected, abs=1e-4)
 
 
@@ -238,15 +240,15 @@ def test_columns_are_equilibrated() -> None:
     update = torch.randn(1, 12, 20, generator=torch.Generator().manual_seed(3))
     scaled = update * torch.logspace(-2, 2, 20)
     spec = Muon(equilibrate="column")
-    assert torch.allclose(direction(spec, update), direction(spec, scaled), atol=1e-4)
+    assert torch.allclose(orthogonalise(spec, update), orthogonalise(spec, scaled), atol=1e-4)
 
 
 def test_both_divides_by_the_norms_of_the_same_matrix() -> None:
     update = torch.randn(1, 12, 20, generator=torch.Generator().manual_seed(3))
     update = update * torch.logspace(-1, 1, 20) * torch.logspace(-1, 1, 12)[:, None]
     expected = update / update.norm(dim=2, keepdim=True) / update.norm(dim=1, keepdim=True)
-    plain = direction(dataclasses.replace(Muon(), equilibrate="none"), expected)
-    assert torch.allclose(direction(Muon(equilibrate="both"), update), plain, atol=1e-5)
+    plain = orthogonalise(dataclasses.replace(Muon(), equilibrate="none"), expected)
+    assert torch.allclose(orthogonalise(Muon(equilibrate="both"), update), plain, atol=1e-5)
 
 
 def test_both_gives_way_to_rows(model: Model) -> None:
@@ -288,14 +290,14 @@ def test_newton_schulz_matches_the_plain_formula() -> None:
 )
 def test_neurons_are_evened_out(axis: Any, shape: tuple[int, int], dim: int) -> None:
     spec = Neurons(beta2=0.9, axis=axis)
-    second = torch.zeros(second_shape(spec, shape))
+    second = torch.zeros(second_moment_shape(spec, shape))
     assert second.shape[dim] == 1
     generator = torch.Generator().manual_seed(5)
     moment = torch.zeros(())
     for _ in range(4):
         x = torch.randn(shape, generator=generator)
         x = x * torch.logspace(-1, 1, shape[1 - dim]).unsqueeze(dim)
-        found = even_neurons(spec, x[None], [second])[0]
+        found = normalise_neurons(spec, x[None], [second])[0]
         moment = 0.9 * moment + 0.1 * (x**2).mean(dim, keepdim=True)
         expected = x / moment.sqrt()
         expected = expected * x.norm() / expected.norm()
@@ -324,7 +326,7 @@ def test_tiny_rates_still_move_float32_masters(rule: Rule) -> None:
         else:
             adam_step(rule, [parameter], moments, 1e-5, 0.0)
     moved = 5.25 - parameter.detach().diagonal()
-    each = direction(rule, torch.eye(8)[None])[0].diagonal() if isinstance(rule, Muon) else 1.0
+    each = orthogonalise(rule, torch.eye(8)[None])[0].diagonal() if isinstance(rule, Muon) else 1.0
     assert torch.allclose(moved, 0.01 * each * torch.ones(8), rtol=0.03)
 
 
@@ -397,7 +399,7 @@ def test_overrides_change_what_they_cover(spec: ModelSpec) -> None:
 @pytest.mark.parametrize("overrides", [(), OVERRIDES])
 def test_groups_are_a_partition(model: Model, overrides: tuple[Override, ...]) -> None:
     optimizers = Optimizers(model, Optimizer(overrides=overrides))
-    held = [m.where.name for found in optimizers.divided.values() for m in found]
+    held = [m.weight.name for found in optimizers.divided.values() for m in found]
     assert Counter(held) == Counter(w.name for w in weights(model))
     groups = optimizers.groups()
     assert sum(g.parameters for g in groups) == sum(p.numel() for p in model.parameters())
@@ -425,10 +427,13 @@ def test_an_override_that_covers_nothing_is_refused(model: Model) -> None:
 
 
 def test_muon_is_refused_where_there_is_no_matrix(model: Model) -> None:
-    rule = Muon()
-    how = dataclasses.replace(Optimizer(), vector=rule)  # type: ignore[arg-type]
-    with pytest.raises(TrainError, match="Muon is for matrices"):
-        Optimizers(model, how)
+    for role in ("table", "head", "vector"):
+        message = rf"Muon is for matrices, and {role} is none; .* {role}: \{{kind: adam\}}"
+        with pytest.raises(SpecError, match=message):
+            dataclasses.replace(Optimizer(), **{role: Muon()})  # type: ignore[arg-type]
+    flat = next(w for w in layout(model.spec) if len(w.shape) < 2)
+    with pytest.raises(TrainError, match=r"Muon is for matrices and .* is none; give it Adam"):
+        optimizer(Muon(), [Member(flat, nn.Parameter(torch.zeros(flat.shape)))])
 
 
 @pytest.mark.parametrize("override", [Override(role="vector", rate_times=3.0), None])
@@ -576,6 +581,22 @@ def test_a_state_without_what_is_needed_is_refused(model: Model) -> None:
     state = Optimizers(model, Optimizer()).state()
     with pytest.raises(CheckpointError, match=r"lacks 'second\|layers\.0"):
         Optimizers(model, Optimizer(matrix=Muon(neurons=Neurons()))).restore(state)
+
+
+@pytest.mark.parametrize("rule", [Muon(), Muon(neurons=Neurons(axis="auto")), Adam()])
+def test_what_is_remembered_is_what_checkpoints_hold(model: Model, rule: Rule) -> None:
+    optimizers = Optimizers(model, Optimizer(matrix=rule))
+    optimizers.step(1.0, 0.5, 10.0)
+    state = optimizers.state()
+    for weight in (w for w in layout(model.spec) if w.role is Role.MATRIX):
+        kept = {f"{part.name}|{weight.name}": part for part in remembered(rule, weight.shape)}
+        assert kept.keys() == {key for key in state if key.endswith(f"|{weight.name}")}
+        for key, part in kept.items():
+            assert (state[key].shape, state[key].dtype) == (part.shape, part.dtype)
+
+
+def test_every_rule_has_an_optimizer() -> None:
+    assert set(OPTIMIZERS) == set(typing.get_args(Rule))
 
 
 def test_every_weight_has_a_place(spec: ModelSpec) -> None:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.config.model import ModelSpec
-from segpt.config.train import Ramp, Schedule, Seconds, Steps, TrainSpec
+from segpt.config.schedule import Ramp, Schedule, Seconds, Steps
+from segpt.config.train import TrainSpec
 from segpt.errors import TrainError
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer, sequences

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from segpt.config.expand import expand
 from segpt.config.layout import Role, layout
-from segpt.config.train import Adam, Muon, Mup, Optimizer, Scaling, Steps, TrainSpec
+from segpt.config.optimizer import Adam, Muon, Optimizer
+from segpt.config.schedule import Steps
+from segpt.config.train import Mup, Scaling, TrainSpec
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.scaling import initialise, multipliers

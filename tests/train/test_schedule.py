@@ -11,20 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.config.model import ModelSpec, settle
-from segpt.config.train import (
-    Adam,
-    FollowRate,
-    Linear,
-    Loops,
-    Muon,
-    Optimizer,
+from segpt.config.optimizer import Adam, FollowRate, Linear, Muon, Optimizer, Rule
+from segpt.config.schedule import (
+    CosineWarmdown,
+    LinearWarmdown,
     Ramp,
-    Rule,
     Schedule,
     Seconds,
+    SqrtWarmdown,
     Steps,
-    TrainSpec,
 )
+from segpt.config.train import Loops, TrainSpec
 from segpt.errors import SpecError
 from segpt.model.leaves import weights
 from segpt.train.loop import StepMetrics
@@ -34,7 +31,7 @@ from segpt.train.trainer import Trainer
 from tests.train.running import train
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "sqrt"])
+@pytest.mark.parametrize("shape", [LinearWarmdown(), CosineWarmdown(), SqrtWarmdown()])
 def test_rate_holds_then_falls_to_the_floor(shape: Any) -> None:
     schedule = Schedule(warmup=0.1, warmdown=0.4, floor=0.25, shape=shape)
     assert rate(schedule, 0.0, 0) == 0.0
@@ -45,7 +42,7 @@ def test_rate_holds_then_falls_to_the_floor(shape: Any) -> None:
     assert rate(schedule, 1.0, 0) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "sqrt"])
+@pytest.mark.parametrize("shape", [LinearWarmdown(), CosineWarmdown(), SqrtWarmdown()])
 @pytest.mark.parametrize("warmdown", [0.0, 0.3, 1.0])
 def test_rate_is_defined_outside_the_run(shape: Any, warmdown: float) -> None:
     # the root of a negative number before the fall begins, and less than the floor after it ends
@@ -58,7 +55,7 @@ def test_rate_is_defined_outside_the_run(shape: Any, warmdown: float) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [("linear", 0.5), ("cosine", 0.5), ("sqrt", 1 - math.sqrt(0.5))],
+    [(LinearWarmdown(), 0.5), (CosineWarmdown(), 0.5), (SqrtWarmdown(), 1 - math.sqrt(0.5))],
 )
 def test_the_middle_of_a_fall(shape: Any, expected: float) -> None:
     schedule = Schedule(warmdown=0.5, floor=0.2, shape=shape)
@@ -116,7 +113,7 @@ def test_rate_falls_over_the_stated_part_of_the_clock(
         assert report.rate == pytest.approx(min(1.0, left / 0.4))
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "sqrt"])
+@pytest.mark.parametrize("shape", [LinearWarmdown(), CosineWarmdown(), SqrtWarmdown()])
 def test_a_run_that_only_cools_down_is_the_end_of_a_whole_one(
     shape: Any, spec: ModelSpec, how: TrainSpec, batches: Callable[[int], NDArray[np.int64]]
 ) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from segpt.config.base import encode
 from segpt.config.model import ModelSpec
-from segpt.config.train import Ramp, Schedule, Seconds, Steps, TrainSpec
+from segpt.config.schedule import Ramp, Schedule, Seconds, Steps
+from segpt.config.train import TrainSpec
 from segpt.train.validations import Validations
 from tests.processes import in_two
 
