@@ -1,0 +1,208 @@
+"""What two trees have made of the same commands: the first difference, or none.
+
+JSON is compared as it is written, number by number and in the order of its keys, so that the last
+bit of a float counts; tensors by the SHA-256 of their bytes; pages and other text line by line;
+anything else by its bytes. What passes is masked by key, wherever the key stands:
+
+* ``seconds``, ``step_seconds``, ``eval_time_s``, ``decompression``: how long something took
+* ``tokens_per_second``: the same of training
+* ``commit``: of the tree
+* ``elapsed``: seconds of training, a tensor in the state of a checkpoint
+
+A ``header.json`` names its files and itself by digests, which cover what is masked: ``digest`` and
+``sha256`` are masked there, for the files are compared themselves. In text, which has no keys, the
+directories of the side and of its tree become ``PLACE`` and ``TREE``, since they lie elsewhere, and
+lines of progress are left out, since they come as time passes.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.numpy import load
+
+TIMES = frozenset({"seconds", "step_seconds", "eval_time_s", "decompression", "tokens_per_second"})
+MASKED = TIMES | {"commit"}
+MASKED_TENSORS = frozenset({"elapsed"})
+HEADER = "header.json"
+MASKED_IN_HEADERS = frozenset({"digest", "sha256"})
+MASK = "masked"
+MISSING = "missing"
+LONGEST = 60  # characters of a value that is shown
+_ATOM = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
+_PROGRESS = re.compile(r"[^:]+:(?: +\d+%)?  \S.*")
+
+
+class Difference(NamedTuple):
+    """Where two outputs part, and what stands there on either side."""
+
+    place: str
+    base: str
+    now: str
+
+
+class Number(str):
+    """A number as it is written, so that 1.0 is not 1."""
+
+    __slots__ = ()
+
+
+def parsed(text: str) -> Any:
+    """JSON in which every number is a :class:`Number`.
+
+    Raises:
+        ValueError: if it is no JSON.
+    """
+    return json.loads(text, parse_float=Number, parse_int=Number, parse_constant=Number)
+
+
+def masked(value: Any, keys: frozenset[str] = MASKED) -> Any:
+    """A value of JSON without what passes; what is null or a collection under a key stays."""
+    match value:
+        case dict():
+            return {
+                key: MASK if key in keys and _is_leaf(inner) else masked(inner, keys)
+                for key, inner in value.items()
+            }
+        case list():
+            return [masked(inner, keys) for inner in value]
+        case _:
+            return value
+
+
+def _is_leaf(value: Any) -> bool:
+    return value is not None and not isinstance(value, dict | list)
+
+
+def outline(value: Any) -> Any:
+    """The keys of a value of JSON and how deep they lie, whatever stands under them."""
+    match value:
+        case dict():
+            return {key: outline(inner) for key, inner in value.items()}
+        case list():
+            return [outline(inner) for inner in value]
+        case _:
+            return None
+
+
+def of_values(base: Any, now: Any, place: str = "$") -> Difference | None:
+    """The first difference of two values of JSON."""
+    if isinstance(base, dict) and isinstance(now, dict):
+        if list(base) != list(now):
+            return _of_keys(list(base), list(now), place)
+        inner = (of_values(base[key], now[key], f"{place}.{key}") for key in base)
+        return next(filter(None, inner), None)
+    if isinstance(base, list) and isinstance(now, list):
+        if len(base) != len(now):
+            return Difference(f"{place}, how many", str(len(base)), str(len(now)))
+        pairs = enumerate(zip(base, now, strict=True))
+        inner = (of_values(old, new, f"{place}[{i}]") for i, (old, new) in pairs)
+        return next(filter(None, inner), None)
+    if type(base) is type(now) and base == now:
+        return None
+    return Difference(place, _shown(base), _shown(now))
+
+
+def _of_keys(base: list[str], now: list[str], place: str) -> Difference:
+    for key in [*base, *now]:
+        if key not in base or key not in now:
+            sides = (MISSING if key not in side else "there" for side in (base, now))
+            return Difference(f"{place}.{key}", *sides)
+    return Difference(f"{place}, order of keys", _shown(base), _shown(now))
+
+
+def of_texts(base: str, now: str) -> Difference | None:
+    """The first difference of two texts: by value if both are JSON, else by line."""
+    try:
+        values = masked(parsed(base)), masked(parsed(now))
+    except ValueError:
+        return of_lines(base, now)
+    found = of_values(*values)
+    if found is None and _layout(base) != _layout(now):
+        return Difference("the layout of the JSON", _shown(base), _shown(now))
+    return found
+
+
+def _layout(text: str) -> str:
+    """What is left of JSON without its strings and numbers."""
+    return _ATOM.sub("", text)
+
+
+def of_lines(base: str, now: str) -> Difference | None:
+    """The first line in which two texts differ, where each line may be JSON."""
+    pairs = itertools.zip_longest(base.split("\n"), now.split("\n"))
+    for number, (old, new) in enumerate(pairs, 1):
+        if old is None or new is None:
+            return Difference(f"line {number}", _shown(old), _shown(new))
+        try:
+            values = masked(parsed(old)), masked(parsed(new))
+        except ValueError:
+            values = old, new
+        if (found := of_values(*values, f"line {number}")) is not None:
+            return found
+    return None
+
+
+def tensors(data: bytes) -> dict[str, str]:
+    """The tensors of a safetensors file, each as its kind, its shape and its SHA-256."""
+    return {
+        name: MASK
+        if name in MASKED_TENSORS
+        else f"{value.dtype} {list(value.shape)} {hashlib.sha256(value.tobytes()).hexdigest()}"
+        for name, value in sorted(load(data).items())
+    }
+
+
+def of_files(base: Path, now: Path, plain: Mapping[Path, str]) -> Difference | None:
+    """The first difference of two files of the same name.
+
+    Args:
+        base: the file of one side.
+        now: that of the other.
+        plain: what a directory is called instead, in text.
+    """
+    absent = [MISSING if not path.is_file() else "there" for path in (base, now)]
+    if MISSING in absent:
+        return None if absent[0] == absent[1] else Difference("the file", *absent)
+    old, new = base.read_bytes(), now.read_bytes()
+    if old == new:
+        return None
+    if base.suffix == ".safetensors":
+        return of_values(tensors(old), tensors(new), "tensors")
+    try:
+        texts = [neutral(data.decode(), plain) for data in (old, new)]
+    except UnicodeDecodeError:
+        return Difference("SHA-256", *(hashlib.sha256(data).hexdigest() for data in (old, new)))
+    if base.name == HEADER:
+        values = [masked(parsed(text), MASKED | MASKED_IN_HEADERS) for text in texts]
+        return of_values(*values)
+    return of_texts(*texts)
+
+
+def neutral(text: str, plain: Mapping[Path, str]) -> str:
+    """A text that does not tell where a side and its tree lie."""
+    for path, name in plain.items():
+        text = text.replace(str(path), name)
+    return text
+
+
+def notices(text: str) -> str:
+    """What a command said on its standard error, without lines of progress."""
+    return "\n".join(line for line in text.splitlines() if not _PROGRESS.fullmatch(line))
+
+
+def files(place: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The files below a directory, with what changes when they are written."""
+    for path in place.rglob("*"):
+        if path.is_file() and not path.name.endswith(".lock"):
+            state = path.stat()
+            yield str(path.relative_to(place)), (state.st_mtime_ns, state.st_size)
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
