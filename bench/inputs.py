@@ -16,8 +16,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RECIPES = ("fast", "lanes")
 WRITTEN = 1_767_225_600  # when all of it was written, as prepared text remembers that
-BYTES = 400_000  # of training text
-HELD_OUT, LONGEST = 5, 1500  # documents that are scored, and characters of each
+HELD_OUT, LONGEST = 4, 1500  # documents that are scored, and characters of each, about
 
 # Tasks of CORE, one of each form: form, solved items, file, and accuracy of guessing in percent.
 CORE: Mapping[str, tuple[str, int, str, int]] = {
@@ -52,11 +51,10 @@ _WORDS = ("a", "of", "red", "sees", "two", "the", "moon", "dog", "tall", "under"
 def write(place: Path, tree: Path) -> None:
     """Write everything into the directory of a side; the leaderboard of ``tree`` is copied."""
     place.mkdir(parents=True)
-    documents = [text for _, text in sorted(topics.topics.items())]
-    held, train = documents[:HELD_OUT], documents[HELD_OUT:]
-    _lines(place / "train.jsonl", [{"text": text} for text in _first(train)])
-    _lines(place / "held.jsonl", [{"text": text[-LONGEST:]} for text in held])
-    (place / "note.txt").write_text(held[0][:LONGEST], encoding="utf-8")
+    held, *train = _documents()
+    _lines(place / "train.jsonl", [{"text": text} for text in train])
+    _lines(place / "held.jsonl", [{"text": text} for text in _pieces(held)[:HELD_OUT]])
+    (place / "note.txt").write_text(held[-LONGEST:], encoding="utf-8")
     for name in RECIPES:
         shutil.copyfile(HERE / f"unchanged-{name}.yaml", place / f"{name}.yaml")
     _tasks(place)
@@ -69,13 +67,20 @@ def write(place: Path, tree: Path) -> None:
         os.utime(path, (WRITTEN, WRITTEN))
 
 
-def _first(documents: list[str]) -> list[str]:
-    """So many documents that they are about as long as the training text should be."""
-    size, count = 0, 0
-    while size < BYTES and count < len(documents):
-        size += len(documents[count])
-        count += 1
-    return documents[:count]
+def _documents() -> list[str]:
+    """The longest help first, whole, then the rest in documents of a few paragraphs."""
+    held, *rest = sorted(topics.topics.values(), key=len, reverse=True)
+    return [held, *(piece for text in rest for piece in _pieces(text))]
+
+
+def _pieces(text: str) -> list[str]:
+    """A text in documents that end with the paragraph that makes them long enough."""
+    pieces = [""]
+    for paragraph in text.split("\n\n"):
+        if len(pieces[-1]) > LONGEST:
+            pieces.append("")
+        pieces[-1] += f"{paragraph}\n\n"
+    return pieces
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:
