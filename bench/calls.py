@@ -60,10 +60,11 @@ _BRIEF = (
     "--set train.log_every=1"
 )
 _FIFTY = (
-    "train --recipe demo --data builtin --set train.validate_tokens=2048 --set train.log_every=5 "
-    "--set train.save_every=25"
+    "train --recipe demo --data builtin --set train.batch=4 --set train.validate_tokens=2048 "
+    "--set train.log_every=5 --set train.save_every=25"
 )
-_LITTLE = "--set quantize.calibration_tokens=4096 --set quantize.report_tokens=2048"
+_LITTLE = "--set quantize.calibration_tokens=2048 --set quantize.report_tokens=1024"
+_BOTH = f"{_LITTLE} --set quantize.search=1 --set quantize.tune_steps=1"  # of what takes long
 _TEXTS = "runs/demo-1.segpt held.jsonl"
 
 
@@ -193,9 +194,8 @@ GROUPS: Mapping[str, Group] = {
             f"quantize runs/demo-1 --bits 6 {_LITTLE} --out runs/six --json",
             f"quantize runs/demo-1 --bits 8 {_LITTLE} --out runs/eight --json",
             f"quantize runs/demo-1 --method nearest --bits 8 {_LITTLE} --out runs/near --json",
-            f"quantize runs/demo-1 --method rd --bits 3 {_LITTLE} --out runs/rd --json",
-            f"quantize runs/demo-1 --budget 700kB {_LITTLE} --set quantize.tune_steps=2 --json",
-            *(f"pack runs/{name} --json" for name in ("six", "eight", "near", "rd")),
+            f"quantize runs/demo-1 --budget 700kB {_LITTLE} --json",
+            *(f"pack runs/{name} --budget 2MB --json" for name in ("six", "eight", "near")),
             Call("pack runs/demo-1-quantized --budget 1000 --json", 1),
             "pack runs/demo-1-quantized --json",
             "inspect runs/demo-1.segpt",
@@ -207,11 +207,11 @@ GROUPS: Mapping[str, Group] = {
     "small": Group(
         _lines(
             "quantize runs/fast --bits 6 --json",
-            "quantize runs/lanes --budget 60000 --set quantize.search=1 --json",
-            "quantize runs/seed004 --method rd --bits 4 --json",
+            f"quantize runs/lanes --budget 60000 {_BOTH} --json",
+            f"quantize runs/fast --method rd --bits 3 {_BOTH} --out runs/rd --json",
             "pack runs/fast-quantized --json",
             "pack runs/lanes-quantized --json",
-            "pack runs/seed004-quantized --json",
+            "pack runs/rd --json",
         ),
         ("twins",),
     ),

@@ -254,7 +254,7 @@ def difference(call: Call, sides: Sequence[Side], outcomes: Sequence[Outcome]) -
     for name in sorted(base.written | now.written):
         if LEFT_OUT.fullmatch(name):
             continue
-        if (found := of_files(*(side.place / name for side in sides), plain)) is not None:
+        if (found := of_files(sides[0].place / name, sides[1].place / name, plain)) is not None:
             return found._replace(place=f"{name} {found.place}")
     return None
 
