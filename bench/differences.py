@@ -10,7 +10,11 @@ anything else by its bytes. What passes is masked by key, wherever the key stand
 * ``elapsed``: seconds of training, a tensor in the state of a checkpoint
 
 A ``header.json`` names its files and itself by digests, which cover what is masked: ``digest`` and
-``sha256`` are masked there, for the files are compared themselves. In text, which has no keys, the
+``sha256`` are masked there, for the files are compared themselves. A contest's folder holds a
+script whose size depends on the names of modules: under the commands that make it and run it,
+``bytes``, ``code``, ``bytes_total`` and ``bytes_code`` are masked, and in text numbers of bytes.
+
+In text, which has no keys, times (``3.9 s``, ``12ms``) and names of commits are masked, the
 directories of the side and of its tree become ``PLACE`` and ``TREE``, since they lie elsewhere, and
 lines of progress are left out, since they come as time passes.
 """
@@ -29,11 +33,13 @@ TIMES = frozenset({"seconds", "step_seconds", "eval_time_s", "decompression", "t
 MASKED = TIMES | {"commit"}
 MASKED_TENSORS = frozenset({"elapsed"})
 HEADER = "header.json"
+SIZES = frozenset({"bytes", "code", "bytes_total", "bytes_code"})
 MASKED_IN_HEADERS = frozenset({"digest", "sha256"})
 MASK = "masked"
 MISSING = "missing"
 LONGEST = 60  # characters of a value that is shown
 _ATOM = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
+_TIMES = r"\b\d[\d.,]* ?m?s\b|\b[0-9a-f]{40}\b"
 _PROGRESS = re.compile(r"[^:]+:(?: +\d+%)?  \S.*")
 
 
@@ -43,6 +49,17 @@ class Difference(NamedTuple):
     place: str
     base: str
     now: str
+
+
+class Masks(NamedTuple):
+    """What does not count: values of JSON under these keys, and such words of a text."""
+
+    keys: frozenset[str]
+    words: re.Pattern[str]
+
+
+USUAL = Masks(MASKED, re.compile(_TIMES))
+SIZED = Masks(MASKED | SIZES, re.compile(rf"{_TIMES}|\b\d[\d,]*(?= bytes\b)"))
 
 
 class Number(str):
@@ -115,12 +132,12 @@ def _of_keys(base: list[str], now: list[str], place: str) -> Difference:
     return Difference(f"{place}, order of keys", _shown(base), _shown(now))
 
 
-def of_texts(base: str, now: str) -> Difference | None:
+def of_texts(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
     """The first difference of two texts: by value if both are JSON, else by line."""
     try:
-        values = masked(parsed(base)), masked(parsed(now))
+        values = [masked(parsed(text), masks.keys) for text in (base, now)]
     except ValueError:
-        return of_lines(base, now)
+        return of_lines(base, now, masks)
     found = of_values(*values)
     if found is None and _layout(base) != _layout(now):
         return Difference("the layout of the JSON", _shown(base), _shown(now))
@@ -132,17 +149,17 @@ def _layout(text: str) -> str:
     return _ATOM.sub("", text)
 
 
-def of_lines(base: str, now: str) -> Difference | None:
+def of_lines(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
     """The first line in which two texts differ, where each line may be JSON."""
     pairs = itertools.zip_longest(base.split("\n"), now.split("\n"))
     for number, (old, new) in enumerate(pairs, 1):
         if old is None or new is None:
             return Difference(f"line {number}", _shown(old), _shown(new))
         try:
-            values = masked(parsed(old)), masked(parsed(new))
+            values = [masked(parsed(line), masks.keys) for line in (old, new)]
         except ValueError:
-            values = old, new
-        if (found := of_values(*values, f"line {number}")) is not None:
+            values = [masks.words.sub(MASK, line) for line in (old, new)]
+        if (found := of_values(values[0], values[1], f"line {number}")) is not None:
             return found
     return None
 
@@ -157,13 +174,16 @@ def tensors(data: bytes) -> dict[str, str]:
     }
 
 
-def of_files(base: Path, now: Path, plain: Mapping[Path, str]) -> Difference | None:
+def of_files(
+    base: Path, now: Path, plain: Mapping[Path, str], masks: Masks = USUAL
+) -> Difference | None:
     """The first difference of two files of the same name.
 
     Args:
         base: the file of one side.
         now: that of the other.
         plain: what a directory is called instead, in text.
+        masks: what does not count.
     """
     absent = [MISSING if not path.is_file() else "there" for path in (base, now)]
     if MISSING in absent:
@@ -178,9 +198,8 @@ def of_files(base: Path, now: Path, plain: Mapping[Path, str]) -> Difference | N
     except UnicodeDecodeError:
         return Difference("SHA-256", *(hashlib.sha256(data).hexdigest() for data in (old, new)))
     if base.name == HEADER:
-        values = [masked(parsed(text), MASKED | MASKED_IN_HEADERS) for text in texts]
-        return of_values(*values)
-    return of_texts(*texts)
+        masks = masks._replace(keys=masks.keys | MASKED_IN_HEADERS)
+    return of_texts(texts[0], texts[1], masks)
 
 
 def neutral(text: str, plain: Mapping[Path, str]) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RECIPES = ("fast", "lanes")
 WRITTEN = 1_767_225_600  # when all of it was written, as prepared text remembers that
-HELD_OUT, LONGEST = 4, 1500  # documents that are scored, and characters of each, about
+HELD_OUT, LONGEST = 4, 1200  # documents that are scored, and characters of each, about
+SHORT = 600  # characters of a note
 
 # Tasks of CORE, one of each form: form, solved items, file, and accuracy of guessing in percent.
 CORE: Mapping[str, tuple[str, int, str, int]] = {
@@ -51,10 +52,12 @@ _WORDS = ("a", "of", "red", "sees", "two", "the", "moon", "dog", "tall", "under"
 def write(place: Path, tree: Path) -> None:
     """Write everything into the directory of a side; the leaderboard of ``tree`` is copied."""
     place.mkdir(parents=True)
-    held, *train = _documents()
+    longest, *rest = sorted(topics.topics.values(), key=len, reverse=True)
+    held = _pieces(longest)[:HELD_OUT]
+    train = [piece for text in rest for piece in _pieces(text) if piece not in held]
     _lines(place / "train.jsonl", [{"text": text} for text in train])
-    _lines(place / "held.jsonl", [{"text": text} for text in _pieces(held)[:HELD_OUT]])
-    (place / "note.txt").write_text(held[-LONGEST:], encoding="utf-8")
+    _lines(place / "held.jsonl", [{"text": text} for text in held])
+    (place / "note.txt").write_text(longest[-SHORT:], encoding="utf-8")
     for name in RECIPES:
         shutil.copyfile(HERE / f"unchanged-{name}.yaml", place / f"{name}.yaml")
     _tasks(place)
@@ -65,12 +68,6 @@ def write(place: Path, tree: Path) -> None:
     shutil.copytree(tree / "leaderboard", place / "leaderboard")
     for path in place.rglob("*"):
         os.utime(path, (WRITTEN, WRITTEN))
-
-
-def _documents() -> list[str]:
-    """The longest help first, whole, then the rest in documents of a few paragraphs."""
-    held, *rest = sorted(topics.topics.values(), key=len, reverse=True)
-    return [held, *(piece for text in rest for piece in _pieces(text))]
 
 
 def _pieces(text: str) -> list[str]:

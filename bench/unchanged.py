@@ -8,7 +8,7 @@ code, the standard output, the notices and every file that a command wrote are c
 the commands; one that does not end as it should proves nothing, and counts as a difference.
 
 Of the script in a contest's folder only what it prints is compared, since it holds the names of
-modules, and of what depends on its size nothing.
+modules; the page of that folder, which tells its size, is left out too.
 """
 
 import contextlib
@@ -29,6 +29,8 @@ import click
 from . import inputs
 from .calls import GROUPS, Call, ordered
 from .differences import (
+    SIZED,
+    USUAL,
     Difference,
     files,
     neutral,
@@ -43,7 +45,6 @@ from .differences import (
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 600  # seconds of one command
 WIDTH = 96  # of a command in the table
-# The script holds names of modules, and these its size.
 LEFT_OUT = re.compile(r"submission/(train_gpt\.py|README\.md)")
 
 # An installation that is editable would find modules in its own tree.
@@ -244,17 +245,19 @@ def difference(call: Call, sides: Sequence[Side], outcomes: Sequence[Outcome]) -
         return Difference(f"exit code, which should be {call.code}", *sides_told)
     if call.outlined:
         return of_values(*(outline(parsed(side.stdout)) for side in outcomes))
+    masks = SIZED if call.sized else USUAL
     for name, texts in (
         ("stdout", (base.stdout, now.stdout)),
         ("stderr", (base.stderr, now.stderr)),
     ):
-        if (found := of_texts(*texts)) is not None:
+        if (found := of_texts(*texts, masks)) is not None:
             return found._replace(place=f"{name} {found.place}")
     plain = sides[0].plain | sides[1].plain
     for name in sorted(base.written | now.written):
         if LEFT_OUT.fullmatch(name):
             continue
-        if (found := of_files(sides[0].place / name, sides[1].place / name, plain)) is not None:
+        here = [side.place / name for side in sides]
+        if (found := of_files(here[0], here[1], plain, masks)) is not None:
             return found._replace(place=f"{name} {found.place}")
     return None
 

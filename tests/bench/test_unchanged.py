@@ -81,7 +81,7 @@ def test_what_passes_does_not_count() -> None:
     later = SCORE | {"seconds": 4.1, "by": [{"nats": 5.5, "commit": "def"}]}
     assert of_texts(json.dumps(SCORE), json.dumps(later)) is None
     lines = [json.dumps(row) + "\n" + json.dumps({"step": 1}) + "\n" for row in (SCORE, later)]
-    assert of_texts(*lines) is None
+    assert of_texts(lines[0], lines[1]) is None
 
 
 def test_numbers_are_compared_as_they_are_written() -> None:
@@ -99,7 +99,8 @@ def test_only_the_listed_keys_are_masked(key: str) -> None:
 def test_every_masked_key_is_listed() -> None:
     assert masked(dict.fromkeys(MASKED, 1.5)) == dict.fromkeys(MASKED, MASK)
     listed = inspect.getdoc(differences) or ""
-    for key in MASKED | differences.MASKED_TENSORS | differences.MASKED_IN_HEADERS:
+    tensors, headers = differences.MASKED_TENSORS, differences.MASKED_IN_HEADERS
+    for key in MASKED | tensors | headers | differences.SIZES:
         assert f"``{key}``" in listed, key
 
 
@@ -122,6 +123,21 @@ def test_lines_of_text_and_bytes_are_compared(tmp_path: Path) -> None:
     found = of_files(base, now, {})
     assert found is not None
     assert found.place == "SHA-256"
+
+
+def test_times_and_commits_in_text_pass_and_figures_do_not() -> None:
+    old = f"3.1932 bits per byte, 3.9 s, 12ms, commit {'a' * 40}"
+    assert of_texts(old, f"3.1932 bits per byte, 14 s, 7ms, commit {'b' * 40}") is None
+    assert of_texts(old, old.replace("3.1932", "3.1933")) is not None
+    assert of_texts(f"sha256 {'a' * 64}", f"sha256 {'b' * 64}") is not None
+
+
+def test_sizes_pass_only_where_a_script_tells_them() -> None:
+    text, table = "Code size: {} bytes", '{{"bytes_code": {}, "val_bpb": 1.5}}'
+    for form in (text, table):
+        old, new = form.format(100), form.format(101)
+        assert of_texts(old, new) is not None
+        assert of_texts(old, new, differences.SIZED) is None
 
 
 def test_progress_is_no_notice() -> None:
