@@ -68,7 +68,7 @@ def _lines(*calls: str | Call) -> tuple[Call, ...]:
 
 _BRIEF = (
     "--set train.validate_tokens=2048 --set train.validate_every=2 --set train.save_every=2 "
-    "--set train.log_every=1"
+    "--set train.log_every=1 --set train.batch=2"
 )
 _FIFTY = (
     "train --recipe demo --data builtin --set train.batch=4 --set train.validate_tokens=2048 "

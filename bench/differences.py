@@ -138,10 +138,10 @@ def of_texts(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
         values = [masked(parsed(text), masks.keys) for text in (base, now)]
     except ValueError:
         return of_lines(base, now, masks)
-    found = of_values(*values)
-    if found is None and _layout(base) != _layout(now):
+    first = of_values(*values)
+    if first is None and _layout(base) != _layout(now):
         return Difference("the layout of the JSON", _shown(base), _shown(now))
-    return found
+    return first
 
 
 def _layout(text: str) -> str:
@@ -159,8 +159,8 @@ def of_lines(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
             values = [masked(parsed(line), masks.keys) for line in (old, new)]
         except ValueError:
             values = [masks.words.sub(MASK, line) for line in (old, new)]
-        if (found := of_values(values[0], values[1], f"line {number}")) is not None:
-            return found
+        if (first := of_values(values[0], values[1], f"line {number}")) is not None:
+            return first
     return None
 
 
@@ -175,14 +175,14 @@ def tensors(data: bytes) -> dict[str, str]:
 
 
 def of_files(
-    base: Path, now: Path, plain: Mapping[Path, str], masks: Masks = USUAL
+    base: Path, now: Path, names: Mapping[Path, str], masks: Masks = USUAL
 ) -> Difference | None:
     """The first difference of two files of the same name.
 
     Args:
         base: the file of one side.
         now: that of the other.
-        plain: what a directory is called instead, in text.
+        names: what a directory is called instead, in text.
         masks: what does not count.
     """
     absent = [MISSING if not path.is_file() else "there" for path in (base, now)]
@@ -194,7 +194,7 @@ def of_files(
     if base.suffix == ".safetensors":
         return of_values(tensors(old), tensors(new), "tensors")
     try:
-        texts = [neutral(data.decode(), plain) for data in (old, new)]
+        texts = [neutral(data.decode(), names) for data in (old, new)]
     except UnicodeDecodeError:
         return Difference("SHA-256", *(hashlib.sha256(data).hexdigest() for data in (old, new)))
     if base.name == HEADER:
@@ -202,9 +202,9 @@ def of_files(
     return of_texts(texts[0], texts[1], masks)
 
 
-def neutral(text: str, plain: Mapping[Path, str]) -> str:
+def neutral(text: str, names: Mapping[Path, str]) -> str:
     """A text that does not tell where a side and its tree lie."""
-    for path, name in plain.items():
+    for path, name in names.items():
         text = text.replace(str(path), name)
     return text
 

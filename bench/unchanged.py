@@ -62,7 +62,7 @@ class Side(NamedTuple):
     site: Path
 
     @property
-    def plain(self) -> dict[Path, str]:
+    def names(self) -> dict[Path, str]:
         """What its directories are called in text that is compared."""
         return {self.place: "PLACE", self.tree: "TREE"}
 
@@ -193,10 +193,11 @@ def check_modules(side: Side) -> None:
     loaded = re.findall(
         r"^# code object from '?([^'\n]+?)'?$|^# .* matches (.+)$", done.stderr, re.MULTILINE
     )
-    paths = [Path(first or second) for first, second in loaded]
-    names = ("segpt", "commands")
+    paths = [Path(code or source) for code, source in loaded]
     ours = [
-        path for path in paths if set(names) & set(path.parts) and "site-packages" not in path.parts
+        path
+        for path in paths
+        if {"segpt", "commands"} & set(path.parts) and "site-packages" not in path.parts
     ]
     if not ours:
         raise click.ClickException(f"no module of {side.tree} was loaded: {done.stderr[-300:]}")
@@ -233,7 +234,7 @@ def run(side: Side, call: Call) -> Outcome:
         code, stdout, stderr = -1, "", f"took more than {LIMIT} seconds"
     after = dict(files(side.place))
     written = frozenset(name for name in after if before.get(name) != after[name])
-    return Outcome(code, neutral(stdout, side.plain), notices(neutral(stderr, side.plain)), written)
+    return Outcome(code, neutral(stdout, side.names), notices(neutral(stderr, side.names)), written)
 
 
 def difference(call: Call, sides: Sequence[Side], outcomes: Sequence[Outcome]) -> Difference | None:
@@ -241,8 +242,8 @@ def difference(call: Call, sides: Sequence[Side], outcomes: Sequence[Outcome]) -
     base, now = outcomes
     if (base.code, now.code) != (call.code, call.code):
         last = [(side.stderr.splitlines() or [""])[-1][:200] for side in outcomes]
-        sides_told = (f"{o.code} {text}".strip() for o, text in zip(outcomes, last, strict=True))
-        return Difference(f"exit code, which should be {call.code}", *sides_told)
+        endings = (f"{o.code} {text}".strip() for o, text in zip(outcomes, last, strict=True))
+        return Difference(f"exit code, which should be {call.code}", *endings)
     if call.outlined:
         return of_values(*(outline(parsed(side.stdout)) for side in outcomes))
     masks = SIZED if call.sized else USUAL
@@ -250,15 +251,15 @@ def difference(call: Call, sides: Sequence[Side], outcomes: Sequence[Outcome]) -
         ("stdout", (base.stdout, now.stdout)),
         ("stderr", (base.stderr, now.stderr)),
     ):
-        if (found := of_texts(*texts, masks)) is not None:
-            return found._replace(place=f"{name} {found.place}")
-    plain = sides[0].plain | sides[1].plain
+        if (first := of_texts(*texts, masks)) is not None:
+            return first._replace(place=f"{name} {first.place}")
+    names = sides[0].names | sides[1].names
     for name in sorted(base.written | now.written):
         if LEFT_OUT.fullmatch(name):
             continue
         here = [side.place / name for side in sides]
-        if (found := of_files(here[0], here[1], plain, masks)) is not None:
-            return found._replace(place=f"{name} {found.place}")
+        if (first := of_files(here[0], here[1], names, masks)) is not None:
+            return first._replace(place=f"{name} {first.place}")
     return None
 
 
@@ -274,8 +275,8 @@ def line_of(row: Row) -> str:
 
 def plain(row: Row) -> dict[str, Any]:
     """A row as JSON values."""
-    found = None if row.difference is None else row.difference._asdict()
-    return {"group": row.group, "command": row.call.line, "difference": found}
+    first = None if row.difference is None else row.difference._asdict()
+    return {"group": row.group, "command": row.call.line, "difference": first}
 
 
 if __name__ == "__main__":

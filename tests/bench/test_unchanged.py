@@ -43,10 +43,10 @@ def test_the_last_bit_of_a_tensor_counts(tmp_path: Path) -> None:
     same = write(tmp_path / "same" / "weights.safetensors", weights(0.5, 1.5))
     other = write(tmp_path / "other" / "weights.safetensors", weights(0.5, last_bit(1.5)))
     assert of_files(base, same, {}) is None
-    found = of_files(base, other, {})
-    assert found is not None
-    assert found.place == "tensors.table"
-    assert found.base != found.now
+    first = of_files(base, other, {})
+    assert first is not None
+    assert first.place == "tensors.table"
+    assert first.base != first.now
 
 
 def test_only_seconds_are_masked_in_the_state_of_a_run(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_only_seconds_are_masked_in_the_state_of_a_run(tmp_path: Path) -> None:
     ],
 )
 def test_what_changed_in_json_is_named(now: Any, place: str) -> None:
-    found = of_texts(json.dumps(SCORE), json.dumps(now))
-    assert found is not None
-    assert found.place == place
+    first = of_texts(json.dumps(SCORE), json.dumps(now))
+    assert first is not None
+    assert first.place == place
 
 
 def test_what_passes_does_not_count() -> None:
@@ -114,15 +114,15 @@ def test_digests_are_masked_in_headers_only(tmp_path: Path) -> None:
 
 
 def test_lines_of_text_and_bytes_are_compared(tmp_path: Path) -> None:
-    found = of_texts("one\ntwo\n", "one\nthree\n")
-    assert found == Difference("line 2", "two", "three")
+    first = of_texts("one\ntwo\n", "one\nthree\n")
+    assert first == Difference("line 2", "two", "three")
     base, now = (
         write(tmp_path / side / "a.segz", b"\xff\x00" + end)
         for side, end in (("b", b"1"), ("n", b"2"))
     )
-    found = of_files(base, now, {})
-    assert found is not None
-    assert found.place == "SHA-256"
+    first = of_files(base, now, {})
+    assert first is not None
+    assert first.place == "SHA-256"
 
 
 def test_times_and_commits_in_text_pass_and_figures_do_not() -> None:
@@ -147,13 +147,13 @@ def test_progress_is_no_notice() -> None:
 
 @pytest.fixture
 def sides(tmp_path: Path) -> tuple[Side, Side]:
-    found = [
+    both = [
         Side(name, tmp_path / f"{name}-tree", tmp_path / name, tmp_path / "site")
         for name in ("base", "now")
     ]
-    for side in found:
+    for side in both:
         write(side.place / "out.json", json.dumps({"at": str(side.place), "bpb": 1.5}).encode())
-    return found[0], found[1]
+    return both[0], both[1]
 
 
 SAID = Outcome(0, "{}", "", frozenset({"out.json"}))
@@ -163,16 +163,16 @@ def test_a_missing_output_is_found(sides: tuple[Side, Side]) -> None:
     assert difference(Call("score"), sides, (SAID, SAID)) is None
     (sides[1].place / "out.json").unlink()
     for now in (SAID, SAID._replace(written=frozenset())):
-        found = difference(Call("score"), sides, (SAID, now))
-        assert found is not None
-        assert found == Difference("out.json the file", "there", "missing")
+        first = difference(Call("score"), sides, (SAID, now))
+        assert first is not None
+        assert first == Difference("out.json the file", "there", "missing")
 
 
 def test_a_command_has_to_end_as_it_should(sides: tuple[Side, Side]) -> None:
     failed = SAID._replace(code=2, stderr="segpt: no such file")
-    found = difference(Call("score"), sides, (failed, failed))
-    assert found is not None
-    assert found.base == "2 segpt: no such file"
+    first = difference(Call("score"), sides, (failed, failed))
+    assert first is not None
+    assert first.base == "2 segpt: no such file"
     assert difference(Call("score", 2), sides, (failed, failed)) is None
     other = failed._replace(stderr="segpt: another line")
     assert difference(Call("score", 2), sides, (failed, other)) is not None
