@@ -26,7 +26,7 @@ class Call(NamedTuple):
         line: what follows ``segpt``, or another program of :data:`PROGRAMS` and what follows that.
         code: how it ends.
         outlined: whether only the keys of its JSON are compared, as it tells of the machine.
-        sized: whether it tells the size of a script that holds the names of modules.
+        sized: whether it tells sizes that depend on names of modules or on how long a run took.
     """
 
     line: str
@@ -115,10 +115,10 @@ def _scores() -> Iterator[str]:
         "--ttt sgd --set adapt.momentum=0.9 --set adapt.epochs=2 --set adapt.anneal=cosine",
         "--ttt low_rank --mode strided",
         "--recipe demo --gain",
-        "--prove",
     )
     for way in ways:
         yield f"score {_TEXTS} {way} --json"
+    yield "score runs/demo-1.segpt note.txt --prove --json"
     yield "score runs/demo-1.segpt note.txt --audit --audit-seed 1 --json"
     yield "score runs/fast.segpt note.txt --ttt sgd+ngram --audit --audit-seed 2 --json"
     yield "score runs/fast.segpt held.jsonl --ttt in_place --json"
@@ -278,10 +278,10 @@ GROUPS: Mapping[str, Group] = {
         _lines(
             "report runs/demo-1 --json",
             "report runs/lanes --out lanes.html --json",
-            "runs --json",
-            "runs",
+            Call("runs --json", sized=True),
+            "runs runs/data",
         ),
-        ("quantize", "small"),
+        ("quantize", "small", "data"),
     ),
     "demo": Group(
         _lines(
@@ -289,7 +289,7 @@ GROUPS: Mapping[str, Group] = {
             "--set model.width=48 --set model.depth=1 --set model.layer.mixer.heads=1 "
             "--set model.layer.feed.hidden=64 --set train.length.count=8 "
             "--set train.validate_tokens=2048 --set quantize.calibration_tokens=4096 "
-            "--set quantize.report_tokens=2048 --set adapt.kind=frozen --out runs/tiny --json"
+            "--set quantize.report_tokens=2048 --set 'adapt={kind: frozen}' --out runs/tiny --json"
         )
     ),
     "processes": Group(

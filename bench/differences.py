@@ -4,24 +4,28 @@ JSON is compared as it is written, number by number and in the order of its keys
 bit of a float counts; tensors by the SHA-256 of their bytes; pages and other text line by line;
 anything else by its bytes. What passes is masked by key, wherever the key stands:
 
-* ``seconds``, ``step_seconds``, ``eval_time_s``, ``decompression``: how long something took
-* ``tokens_per_second``: the same of training
+* ``seconds``, ``step_seconds``, ``eval_time_s``: how long something took
+* ``first_token_seconds``: the same of the first token of a sample
+* ``compression``, ``decompression``: the same of both ways of a proof
+* ``tokens_per_second``, ``examples_per_second``: the same of training and of tasks
 * ``commit``: of the tree
 * ``elapsed``: seconds of training, a tensor in the state of a checkpoint
 
 A ``header.json`` names its files and itself by digests, which cover what is masked: ``digest`` and
 ``sha256`` are masked there, for the files are compared themselves. A contest's folder holds a
-script whose size depends on the names of modules: under the commands that make it and run it,
-``bytes``, ``code``, ``bytes_total`` and ``bytes_code`` are masked, and in text numbers of bytes.
+script whose size depends on the names of modules, and that of a run depends on the digits of its
+seconds: under the commands that tell such sizes, ``bytes``, ``code``, ``bytes_total`` and
+``bytes_code`` are masked, and in text numbers of bytes.
 
-In text, which has no keys, times (``3.9 s``, ``12ms``) and names of commits are masked, the
-directories of the side and of its tree become ``PLACE`` and ``TREE``, since they lie elsewhere, and
+In text, which has no keys, times and rates (``3.9 s``, ``12ms``, ``74 a second``) and names
+of commits are masked, the directories of the side and of its tree become ``PLACE`` and ``TREE``, since they lie elsewhere, and
 lines of progress are left out, since they come as time passes.
 """
 
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,17 +33,27 @@ from typing import Any, NamedTuple
 
 from safetensors.numpy import load
 
-TIMES = frozenset({"seconds", "step_seconds", "eval_time_s", "decompression", "tokens_per_second"})
-MASKED = TIMES | {"commit"}
+TIMES = frozenset(
+    {
+        "seconds",
+        "step_seconds",
+        "first_token_seconds",
+        "eval_time_s",
+        "compression",
+        "decompression",
+    }
+)
+RATES = frozenset({"tokens_per_second", "examples_per_second"})
+MASKED = TIMES | RATES | {"commit"}
 MASKED_TENSORS = frozenset({"elapsed"})
 HEADER = "header.json"
 SIZES = frozenset({"bytes", "code", "bytes_total", "bytes_code"})
 MASKED_IN_HEADERS = frozenset({"digest", "sha256"})
 MASK = "masked"
 MISSING = "missing"
-LONGEST = 60  # characters of a value that is shown
+LONGEST, BEFORE = 60, 24  # characters of a value that is shown, and of those before it parts
 _ATOM = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
-_TIMES = r"\b\d[\d.,]* ?m?s\b|\b[0-9a-f]{40}\b"
+_TIMES = r"\b\d[\d.,]* ?m?s\b|\b\d[\d.,]* a second\b|\b[0-9a-f]{40}\b"
 _PROGRESS = re.compile(r"[^:]+:(?: +\d+%)?  \S.*")
 
 
@@ -121,7 +135,7 @@ def of_values(base: Any, now: Any, place: str = "$") -> Difference | None:
         return next(filter(None, inner), None)
     if type(base) is type(now) and base == now:
         return None
-    return Difference(place, _shown(base), _shown(now))
+    return Difference(place, *_parted(_plain(base), _plain(now)))
 
 
 def _of_keys(base: list[str], now: list[str], place: str) -> Difference:
@@ -129,7 +143,7 @@ def _of_keys(base: list[str], now: list[str], place: str) -> Difference:
         if key not in base or key not in now:
             sides = (MISSING if key not in side else "there" for side in (base, now))
             return Difference(f"{place}.{key}", *sides)
-    return Difference(f"{place}, order of keys", _shown(base), _shown(now))
+    return Difference(f"{place}, order of keys", *_parted(_plain(base), _plain(now)))
 
 
 def of_texts(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
@@ -140,7 +154,7 @@ def of_texts(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
         return of_lines(base, now, masks)
     first = of_values(*values)
     if first is None and _layout(base) != _layout(now):
-        return Difference("the layout of the JSON", _shown(base), _shown(now))
+        return Difference("the layout of the JSON", *_parted(base, now))
     return first
 
 
@@ -154,7 +168,7 @@ def of_lines(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
     pairs = itertools.zip_longest(base.split("\n"), now.split("\n"))
     for number, (old, new) in enumerate(pairs, 1):
         if old is None or new is None:
-            return Difference(f"line {number}", _shown(old), _shown(new))
+            return Difference(f"line {number}", *(_cut(line or MISSING) for line in (old, new)))
         try:
             values = [masked(parsed(line), masks.keys) for line in (old, new)]
         except ValueError:
@@ -222,6 +236,18 @@ def files(place: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             yield str(path.relative_to(place)), (state.st_mtime_ns, state.st_size)
 
 
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+def _parted(base: str, now: str) -> tuple[str, str]:
+    """Two texts from shortly before they part."""
+    begun = max(0, len(os.path.commonprefix([base, now])) - BEFORE)
+    return _cut(base, begun), _cut(now, begun)
+
+
+def _cut(text: str, begun: int = 0) -> str:
+    """A text on one line, from a character on and not too long."""
+    end = begun + LONGEST
+    line = " ".join(text[begun:end].split("\n"))
+    return f"{'...' if begun else ''}{line}{'...' if len(text) > end else ''}"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -76,7 +76,7 @@ class Side(NamedTuple):
             "PYTHONPATH": os.pathsep.join(map(str, (self.site, self.tree))),
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "100",
-            "HF_HOME": str(self.place.parent / f"{self.name}-cache"),
+            "HF_HOME": str(self.place.parent / f"{self.place.name}-cache"),
             "HF_HUB_OFFLINE": "1",
         }
 
@@ -171,7 +171,7 @@ def prepared(place: Path, tree: Path) -> tuple[Side, Side]:
     site.mkdir(parents=True)
     (site / "sitecustomize.py").write_text(_SITE, encoding="utf-8")
     sides = (
-        Side("base", tree, place / "base", site),
+        Side("base", tree, place / "was", site),  # as long as the other name: sizes tell it
         Side("now", ROOT, place / "now", site),
     )
     for side in sides:

@@ -132,6 +132,14 @@ def test_times_and_commits_in_text_pass_and_figures_do_not() -> None:
     assert of_texts(f"sha256 {'a' * 64}", f"sha256 {'b' * 64}") is not None
 
 
+def test_what_is_shown_of_long_values_is_where_they_part() -> None:
+    first = of_texts(f"{'a' * 500} 1", f"{'a' * 500} 2")
+    assert first is not None
+    assert first.base.endswith("a 1")
+    assert first.now.endswith("a 2")
+    assert len(first.base) < 100
+
+
 def test_sizes_pass_only_where_a_script_tells_them() -> None:
     text, table = "Code size: {} bytes", '{{"bytes_code": {}, "val_bpb": 1.5}}'
     for form in (text, table):
