@@ -17,15 +17,14 @@ script whose size depends on the names of modules, and that of a run depends on 
 seconds: under the commands that tell such sizes, ``bytes``, ``code``, ``bytes_total`` and
 ``bytes_code`` are masked, and in text numbers of bytes.
 
-In text, which has no keys, times and rates (``3.9 s``, ``12ms``, ``74 a second``) and names
-of commits are masked, the directories of the side and of its tree become ``PLACE`` and ``TREE``, since they lie elsewhere, and
-lines of progress are left out, since they come as time passes.
+In text, which has no keys, times and rates (``3.9 s``, ``12ms``, ``74 a second``) and names of
+commits are masked, the directories of the side and of its tree become ``PLACE`` and ``TREE``, since
+they lie elsewhere, and lines of progress are left out, since they come as time passes.
 """
 
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -168,7 +167,9 @@ def of_lines(base: str, now: str, masks: Masks = USUAL) -> Difference | None:
     pairs = itertools.zip_longest(base.split("\n"), now.split("\n"))
     for number, (old, new) in enumerate(pairs, 1):
         if old is None or new is None:
-            return Difference(f"line {number}", *(_cut(line or MISSING) for line in (old, new)))
+            return Difference(
+                f"line {number}", *(_cut(MISSING if line is None else line) for line in (old, new))
+            )
         try:
             values = [masked(parsed(line), masks.keys) for line in (old, new)]
         except ValueError:
@@ -238,7 +239,9 @@ def files(place: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 def _parted(base: str, now: str) -> tuple[str, str]:
     """Two texts from shortly before they part."""
-    begun = max(0, len(os.path.commonprefix([base, now])) - BEFORE)
+    pairs = enumerate(zip(base, now, strict=False))
+    parting = next((i for i, (old, new) in pairs if old != new), min(len(base), len(now)))
+    begun = max(0, parting - BEFORE)
     return _cut(base, begun), _cut(now, begun)
 
 
