@@ -53,6 +53,12 @@ sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f,
 """
 
 
+class BadInput(click.ClickException):
+    """What cannot be compared at all, told in one line."""
+
+    exit_code = 2
+
+
 class Side(NamedTuple):
     """A tree, and the directory in which its commands run."""
 
@@ -112,7 +118,7 @@ def main(commit: str, only: tuple[str, ...], keep: Path | None, as_json: bool) -
     """Run the same commands in COMMIT and in this tree; exit with 1 if anything differs."""
     named = resolved(commit)
     if keep is not None and keep.exists():
-        raise click.UsageError(f"{keep} exists; choose another directory for --keep")
+        raise BadInput(f"{keep} exists; choose another directory for --keep")
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="unchanged-") as folder,
@@ -141,12 +147,12 @@ def resolved(commit: str) -> str:
     """The full name of a commit.
 
     Raises:
-        UsageError: if there is none of that name.
+        BadInput: if there is none of that name.
     """
     line = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise click.UsageError(f"{commit!r} is no commit of this repository")
+        raise BadInput(f"{commit!r} is no commit of this repository")
     return done.stdout.strip()
 
 
