@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench codec cuda campaigns faults wheel clean
+.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench codec unchanged cuda campaigns faults wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -65,6 +65,9 @@ bench: setup  ## speed ratios, measured in one run, to bench/results/
 codec: setup  ## the codec's bytes and quality against the field's, over three seeds: many hours
 	$(BIN)/python -m bench.codec
 	$(BIN)/python -m bench.codec --render
+
+unchanged: setup  ## whether every command does what it did in a commit: make unchanged BASE=COMMIT
+	$(BIN)/python -m bench.unchanged $(BASE)
 
 cuda: setup  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m cuda
