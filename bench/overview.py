@@ -11,8 +11,8 @@ import click
 
 from segpt.atomic import write_file
 from segpt.errors import SegptError
+from segpt.leaderboard.entry import Baseline, Record
 from segpt.leaderboard.record import Board, read_board
-from segpt.leaderboard.track import Baseline, Record
 from segpt.report import chart
 
 ROOT = Path(__file__).resolve().parents[1]

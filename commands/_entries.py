@@ -116,7 +116,7 @@ def claim_command(
 ) -> None:
     """Add a figure that others published, as they say it."""
     from segpt.leaderboard import record
-    from segpt.leaderboard.track import Claim
+    from segpt.leaderboard.entry import Claim
 
     claim = Claim(
         name=name,
@@ -180,7 +180,7 @@ def _render(directory: Path) -> str:
 
 
 def _emit(added: "Added", as_json: bool) -> None:
-    from segpt.leaderboard.track import Record, Verification
+    from segpt.leaderboard.entry import Record, Verification
 
     entry, advance = added.link.entry, added.advance
     result: dict[str, Any] = {"out": str(added.path), "name": entry.name, "track": entry.track}

@@ -10,8 +10,9 @@ from rich.markup import escape
 from segpt.config.base import encode, nearest
 from segpt.errors import SpecError
 from segpt.leaderboard import record
+from segpt.leaderboard.entry import Baseline, Claim, Link, Record, Verification, figure
 from segpt.leaderboard.ranking import Row
-from segpt.leaderboard.track import Baseline, Claim, Link, Record, Track, Verification, figure
+from segpt.leaderboard.track import Track
 
 UNITS = {"bpb": "BPB", "tokens": "tokens", "core": "CORE"}
 

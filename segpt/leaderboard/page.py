@@ -17,8 +17,9 @@ from markupsafe import Markup
 from segpt.report import chart
 from segpt.report.sanitise import pieces, shown
 
+from .entry import Baseline, Chain, Claim, Link, Record, Run, ScoreLine, Verification, figure
 from .ranking import STATES, Row, standings
-from .track import Baseline, Chain, Claim, Link, Record, Run, ScoreLine, Track, Verification, figure
+from .track import Track
 from .wording import (
     FIGURES,
     LIMITED,

@@ -26,8 +26,9 @@ from .chain import INDEX, append, digest_of, index_of, place_of, read, settled, 
 from .check import check_all
 from .compressors import compressed
 from .derive import keep_documents
+from .entry import Baseline, Chain, Entry, Link, Record, Run, ScoreLine, figure
 from .ranking import Advance, Row, standings
-from .track import Baseline, Chain, Entry, Link, Record, Run, ScoreLine, Track, Tracks, figure
+from .track import Track, Tracks
 
 T = TypeVar("T")
 

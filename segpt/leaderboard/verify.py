@@ -39,20 +39,11 @@ from .derive import (
     run_findings,
     with_documents,
 )
+from .entry import Baseline, Entry, Link, Record, Run, ScoreLine, Verification, figure
+from .fields import LONGEST_NAME
 from .record import Added, Board, append_entry, text_of, track_of
 from .rerun_recipe import remake
-from .track import (
-    LONGEST_NAME,
-    Baseline,
-    Entry,
-    Link,
-    Record,
-    Run,
-    ScoreLine,
-    Track,
-    Verification,
-    figure,
-)
+from .track import Track
 
 Verifiable = Record | Baseline
 Report = Callable[[float, str], None]  # told how many seconds' worth is done, and a detail

@@ -316,7 +316,7 @@ def test_a_record_that_differs_exits_1(
     (board / "chain.json").unlink()
     from segpt.config.base import decode
     from segpt.leaderboard import record
-    from segpt.leaderboard.track import Record
+    from segpt.leaderboard.entry import Record
 
     record.append_entry(board, decode(Record, plain["entry"]))
     done = segpt(

@@ -22,7 +22,7 @@ from segpt.config.score import Frozen, ScoreSpec
 from segpt.data.text import document_hash, text_digest
 from segpt.errors import CheckError
 from segpt.leaderboard import record, verify
-from segpt.leaderboard.track import Record, Run, ScoreLine, figure
+from segpt.leaderboard.entry import Record, Run, ScoreLine, figure
 from segpt.leaderboard.verify import Verdict
 from segpt.stages.checkpoint_io import write_json
 from segpt.stages.pack import documents_path, pack, read_artifact

@@ -15,7 +15,7 @@ from segpt.data.text import text_digest
 from segpt.errors import ArtifactError, CheckError, SegptError, SpecError
 from segpt.leaderboard import record
 from segpt.leaderboard.compressors import PROGRAMS, compressed, compressors
-from segpt.leaderboard.track import Baseline, Entry, Link, Record
+from segpt.leaderboard.entry import Baseline, Entry, Link, Record
 from segpt.stages.checkpoint_io import write_json
 from segpt.stages.pack import documents_path, read_artifact
 from segpt.stages.score import score

@@ -10,8 +10,8 @@ from segpt.config.score import ScoreSpec
 from segpt.data.corpus import builtin
 from segpt.errors import SegptError, SpecError
 from segpt.leaderboard import record, verify
+from segpt.leaderboard.entry import Record
 from segpt.leaderboard.rerun_recipe import commands_of, remake
-from segpt.leaderboard.track import Record
 from segpt.stages.checkpoint_io import write_json
 from segpt.stages.pack import read_artifact
 from segpt.stages.score import score

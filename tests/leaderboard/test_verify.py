@@ -15,7 +15,7 @@ from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSp
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, SpecError
 from segpt.leaderboard import record, verify
-from segpt.leaderboard.track import Baseline, Record, ScoreLine, Verification, figure
+from segpt.leaderboard.entry import Baseline, Record, ScoreLine, Verification, figure
 from segpt.leaderboard.verify import Verdict, reading_of
 from segpt.stages.checkpoint_io import read_json
 from tests.leaderboard import entries

@@ -15,7 +15,7 @@ from segpt.config.base import readable
 from segpt.errors import CheckError, SegptError
 from segpt.leaderboard import record
 from segpt.leaderboard.chain import INDEX
-from segpt.leaderboard.track import Chain, Claim
+from segpt.leaderboard.entry import Chain, Claim
 from tests.leaderboard.entries import claim
 
 TRACKS = '[[tracks]]\nname = "tiny"\nabout = "Tiny files."\nbytes = 100\n'
