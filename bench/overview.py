@@ -12,7 +12,7 @@ import click
 from segpt.atomic import write_file
 from segpt.errors import SegptError
 from segpt.leaderboard.entry import Baseline, Record
-from segpt.leaderboard.record import Board, read_board
+from segpt.leaderboard.store import Board, read_board
 from segpt.report import chart
 
 ROOT = Path(__file__).resolve().parents[1]

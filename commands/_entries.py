@@ -10,7 +10,7 @@ import click
 from . import _options, _report
 
 if TYPE_CHECKING:
-    from segpt.leaderboard.record import Added
+    from segpt.leaderboard.store import Added
 
 DIRECTORY = "leaderboard"
 
@@ -77,12 +77,14 @@ def add_command(
         directory,
         artifacts,
         scores,
-        name=name,
-        track=track,
-        authors=authors,
-        date=date or today(),
-        about=about,
-        recipe=recipe,
+        record.Description(
+            name=name,
+            track=track,
+            authors=authors,
+            date=date or today(),
+            about=about,
+            recipe=recipe,
+        ),
     )
     _emit(added, as_json)
 
@@ -115,7 +117,7 @@ def claim_command(
     as_json: bool,
 ) -> None:
     """Add a figure that others published, as they say it."""
-    from segpt.leaderboard import record
+    from segpt.leaderboard import store
     from segpt.leaderboard.entry import Claim
 
     claim = Claim(
@@ -130,7 +132,7 @@ def claim_command(
         bytes=size,
         parameters=parameters,
     )
-    _emit(record.append_entry(directory, claim), as_json)
+    _emit(store.append_entry(directory, claim), as_json)
 
 
 @click.command("baseline")

@@ -55,11 +55,11 @@ def command(
     Artifacts are known by their digest and looked for in --artifact, in `artifacts` beside the
     leaderboard, and in the newest run.  Without NAMES, everything whose files are at hand.
     """
-    from segpt.leaderboard import record
+    from segpt.leaderboard import store
 
     if append and not authors:
         raise click.UsageError("--append needs --author: who verified")
-    board = record.read_board(directory)
+    board = store.read_board(directory)
 
     from segpt.leaderboard import verify
     from segpt.train.mesh import pick
@@ -95,7 +95,7 @@ def command(
     if append:
         added = [
             verify.append(
-                directory, record.read_board(directory), v, authors, date or _entries.today()
+                directory, store.read_board(directory), v, authors, date or _entries.today()
             )
             for v in verified
         ]

@@ -41,9 +41,10 @@ from .derive import (
 )
 from .entry import Baseline, Entry, Link, Record, Run, ScoreLine, Verification, figure
 from .fields import LONGEST_NAME
-from .record import Added, Board, append_entry, text_of, track_of
 from .rerun_recipe import remake
+from .store import Added, Board, append_entry, track_of
 from .track import Track
+from .track_text import text_of
 
 Verifiable = Record | Baseline
 Report = Callable[[float, str], None]  # told how many seconds' worth is done, and a detail

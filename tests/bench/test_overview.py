@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from bench import overview, policies
 from bench.page import placed
 from segpt.leaderboard.entry import Record
-from segpt.leaderboard.record import read_board
+from segpt.leaderboard.store import read_board
 
 
 def test_the_picture_is_that_of_the_leaderboard() -> None:
