@@ -10,7 +10,7 @@ import click
 from . import _entries, _latest, _options, _report
 
 if TYPE_CHECKING:
-    from segpt.leaderboard.verify import Verdict
+    from segpt.leaderboard.verdict import Verdict
 
 
 LONGEST = 200  # characters of a value that is shown
@@ -61,7 +61,7 @@ def command(
         raise click.UsageError("--append needs --author: who verified")
     board = store.read_board(directory)
 
-    from segpt.leaderboard import verify
+    from segpt.leaderboard import duration, verify
     from segpt.train.mesh import pick
 
     entries = verify.choose(board, names, remade=remake)
@@ -69,7 +69,7 @@ def command(
         _report.notice(f"{path} is the artifact of no entry that is verified")
     at_hand = [*_near(directory), *artifacts]
     found: list[Verdict] = []
-    seconds = {entry.name: verify.seconds_of(entry, remade=remake) for entry in entries}
+    seconds = {entry.name: duration.seconds_of(entry, remade=remake) for entry in entries}
     with _report.Bar("verify") as bar:
 
         def report(done: float, detail: str) -> None:

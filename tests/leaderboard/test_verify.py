@@ -14,9 +14,10 @@ from segpt.config.ngram import Ngram
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, SpecError
-from segpt.leaderboard import record, store, verify
+from segpt.leaderboard import duration, record, store, verify
 from segpt.leaderboard.entry import Baseline, Record, ScoreLine, Verification, figure
-from segpt.leaderboard.verify import Verdict, reading_of
+from segpt.leaderboard.rescore import reading_of
+from segpt.leaderboard.verdict import Verdict
 from segpt.stages.checkpoint_io import read_json
 from tests.leaderboard import entries
 from tests.leaderboard.small_records import DOCUMENTS, packed, scored
@@ -164,7 +165,7 @@ def test_every_score_of_a_record_is_repeated(board: Path, made: Path) -> None:
     assert all(c.agrees and c.difference == 0.0 for c in verdict.comparisons)
     assert (verdict.bpb, verdict.artifact) == (entry.bpb, entry.artifact)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    whole = verify.seconds_of(entry, remade=False)
+    whole = duration.seconds_of(entry, remade=False)
     assert told[-1][0] == pytest.approx(whole)
     assert whole == sum(line.seconds for run in entry.runs for line in run.scores)
 
