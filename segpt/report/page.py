@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from segpt.errors import SegptError
 
-from .chart import STYLE, Bar, Pair, Point, Series, bars, line, scatter
+from .chart import Bar, Frame, Pair, Point, Series, bars, line, scatter
+from .figure import STYLE
 from .scale import drawable
 
 MOST_BYTES = 500_000  # of a page
@@ -288,19 +289,23 @@ def training_charts(training: Training | None) -> list[Markup]:
         charts.append(
             line(
                 _learnt(measured["bpb"], validated["validation_bpb"]),
-                title="Bits per byte",
-                about="How many bits the model needs for a byte of text: lower is better.",
-                x="steps",
-                y="bits per byte",
+                Frame(
+                    title="Bits per byte",
+                    about="How many bits the model needs for a byte of text: lower is better.",
+                    x="steps",
+                    y="bits per byte",
+                ),
             )
         )
     charts.append(
         line(
             _learnt(measured["loss"], validated["validation_loss"]),
-            title="Loss",
-            about="The same in the units of training, which depend on the tokenizer.",
-            x="steps",
-            y="nats per token",
+            Frame(
+                title="Loss",
+                about="The same in the units of training, which depend on the tokenizer.",
+                x="steps",
+                y="nats per token",
+            ),
         )
     )
     rates = [
@@ -310,19 +315,23 @@ def training_charts(training: Training | None) -> list[Markup]:
     charts.append(
         line(
             rates or [Series("all weights", measured["rate"])],
-            title="Learning rates",
-            about="How far a step moves each kind of weight, as the recipe's schedule has it.",
-            x="steps",
-            y="rate" if rates else "share of the highest rate",
+            Frame(
+                title="Learning rates",
+                about="How far a step moves each kind of weight, as the recipe's schedule has it.",
+                x="steps",
+                y="rate" if rates else "share of the highest rate",
+            ),
         )
     )
     charts.append(
         line(
             [Series("all weights", measured["gradient_norm"])],
-            title="Gradient norm",
-            about="Trouble shows here first: a calm run stays within a narrow band.",
-            x="steps",
-            y="norm before clipping",
+            Frame(
+                title="Gradient norm",
+                about="Trouble shows here first: a calm run stays within a narrow band.",
+                x="steps",
+                y="norm before clipping",
+            ),
         )
     )
     return charts
@@ -348,12 +357,15 @@ def quantization_charts(quantization: Quantization | None) -> list[Markup]:
                     Series("at other rates, untuned", quantization.curve, dots=True),
                     Series("this model", here, _at(quantization.here), dots=True),
                 ],
-                title="Rate and distortion of the model",
-                about="What fewer bits would cost, and more would gain, on "
-                f"{quantization.curve_tokens:,} held-out tokens: lower is closer to the original.",
-                x="bits per weight",
-                y="KL from the float32 model, nats per token",
-                log_y=True,
+                Frame(
+                    title="Rate and distortion of the model",
+                    about="What fewer bits would cost, and more would gain, on "
+                    f"{quantization.curve_tokens:,} held-out tokens: lower is closer to the "
+                    "original.",
+                    x="bits per weight",
+                    y="KL from the float32 model, nats per token",
+                    log_y=True,
+                ),
             )
         )
     matrices = [w for w in quantization.weights if w.kind != "vector" and drawable(w.error)]
@@ -361,12 +373,14 @@ def quantization_charts(quantization: Quantization | None) -> list[Markup]:
     charts.append(
         scatter(
             [Point(w.name, w.bits, w.error, w.kind) for w in largest if w.error],
-            title="Rate and distortion of each matrix",
-            about="A dot is a matrix: fewer bits to the left, less error below.",
-            x="bits per weight",
-            y="squared error, relative",
+            Frame(
+                title="Rate and distortion of each matrix",
+                about="A dot is a matrix: fewer bits to the left, less error below.",
+                x="bits per weight",
+                y="squared error, relative",
+                log_y=True,
+            ),
             front=False,
-            log_y=True,
         )
     )
     return charts
@@ -407,11 +421,13 @@ def score_charts(scores: Sequence[Scored]) -> list[Markup]:
     charts = [
         line(
             [Series(score.policy, score.running(), f"ends at {score.bpb:.4f}") for score in drawn],
-            title="Bits per byte as the text goes by",
-            about="Of all the text up to each position. A model that learns from what it has "
-            "scored pulls away from one that does not.",
-            x="bytes of text scored",
-            y="bits per byte so far",
+            Frame(
+                title="Bits per byte as the text goes by",
+                about="Of all the text up to each position. A model that learns from what it has "
+                "scored pulls away from one that does not.",
+                x="bytes of text scored",
+                y="bits per byte so far",
+            ),
         )
     ]
     base, others = drawn[0], [score for score in drawn[1:] if score.adapts]
@@ -432,10 +448,12 @@ def score_charts(scores: Sequence[Scored]) -> list[Markup]:
         *charts,
         line(
             saved,
-            title="What learning on the way saves",
-            about=f"Percent fewer bits than {base.policy}, for the text up to each position.",
-            x="bytes of text scored",
-            y="percent of the bits saved",
+            Frame(
+                title="What learning on the way saves",
+                about=f"Percent fewer bits than {base.policy}, for the text up to each position.",
+                x="bytes of text scored",
+                y="percent of the bits saved",
+            ),
         ),
     ]
 
