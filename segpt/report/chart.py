@@ -1,7 +1,7 @@
 """Charts as inline SVG: lines, points and bars, the same bytes for the same numbers.
 
 A chart is a ``<figure>`` that loads nothing and runs nothing: its colours are the classes of
-:data:`STYLE`, light or dark as the reader has it, and every text in it is escaped.
+:data:`.figure.STYLE`, light or dark as the reader has it, and every text in it is escaped.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
