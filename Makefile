@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format lint types layers artifacts leaderboard bench codec unchanged cuda campaigns faults wheel clean
+.PHONY: help setup demo test quick check format lint types layers picture architecture artifacts leaderboard bench codec unchanged cuda campaigns faults wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,7 +36,7 @@ test: setup  ## all tests that need no GPU
 quick: setup  ## the tests that take a moment each
 	$(BIN)/python -m pytest -m "not cuda and not campaign and not slow"
 
-check: lint types layers artifacts leaderboard  ## style, types, import contracts, reference artifacts, leaderboard
+check: lint types layers picture artifacts leaderboard  ## style, types, import contracts, pictures, artifacts, leaderboard
 
 format: setup  ## rewrite files into shape
 	$(BIN)/ruff format .
@@ -51,6 +51,12 @@ types: setup
 
 layers: setup
 	$(BIN)/lint-imports
+
+picture: setup
+	$(BIN)/python -m bench.architecture --check
+
+architecture: setup  ## draw docs/architecture.svg from the import graph
+	$(BIN)/python -m bench.architecture
 
 artifacts: setup  ## reference artifacts: digest, size, repacking, score
 	$(BIN)/python -m pytest -q tests/artifacts

@@ -122,6 +122,11 @@ class _Runner:
         """Score once; what an interrupted call leaves lies in ``runs/scoring``."""
         place, origin = self._place(spec)
         before = self._begun(place, origin) if resume else None
+
+        def save(state: Arrays) -> None:
+            kept = _with_surroundings(state, self.device)
+            checkpoint_io.save_scoring(place, kept, origin | {"begun": self.call})
+
         with (
             _report.Bar(f"score {self.path.name}") as bar,
             _signals.Signals() as stop,
@@ -134,11 +139,7 @@ class _Runner:
                 spec,
                 limit_seconds=self.limit,
                 report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if self.leads else None,
-                stop=stop,
-                save=lambda state: checkpoint_io.save_scoring(
-                    place, _with_surroundings(state, self.device), origin | {"begun": self.call}
-                ),
-                resume=before,
+                breaks=score.Breaks(stop, save, before),
             )
         remove_directory(place)
         return result

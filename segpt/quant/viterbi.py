@@ -50,76 +50,136 @@ def encode(
 
 @torch.inference_mode()
 def _encode(weight: Tensor, factor: Tensor, steps: Tensor, states: int, penalty: Tensor) -> Tensor:
-    count, height, columns = weight.shape
-    rows = count * height
-    device = weight.device
-    m = machine(states)
-    grid = torch.from_numpy(m.grid).to(device).float()
-    # The two ways into every state, as 2 * state + parity of the code; with one state, both.
-    into = torch.from_numpy(m.following).to(device).flatten().argsort(stable=True).view(states, 2)
-    first, second = into.T.contiguous()
-    both = torch.cat([first, second])
-    base = torch.arange(rows, device=device)[:, None] * states
-    diagonal = factor.diagonal(dim1=1, dim2=2)
-    gain = _by_column((steps / diagonal).square(), height)
-    inverse = _by_column(1 / steps, height)
-    size = _by_column((steps.double() / diagonal.double()).float(), height)
-    price = _by_column(penalty, height) if penalty.any() else None
-    cost = torch.full((rows, states), _NEVER, device=device)
-    cost[:, 0] = 0.0
-    # What each survivor still has to express.
-    left = weight.reshape(rows, 1, columns).repeat(1, states, 1)
-    codes = torch.empty(columns, rows, states, dtype=torch.int8, device=device)
-    parents = torch.empty(columns, rows, states, dtype=torch.uint8, device=device)
-    for start in range(0, columns, _SPAN):
-        end = min(start + _SPAN, columns)
-        width = end - start
-        # Corrected weights of the span, then the errors made in it: both follow the survivors.
-        near = torch.cat([left[:, :, :width], left.new_zeros(rows, states, width)], 2)
-        ancestor = torch.arange(states, device=device).expand(rows, states)
+    """Codes (weights, rows, columns) of a stack, span by span of columns."""
+    search = _Search(weight, factor, steps, states, penalty)
+    for start in range(0, weight.size(2), _SPAN):
+        search.take_span(start, min(start + _SPAN, weight.size(2)))
+    return search.cheapest().view(weight.shape)
+
+
+class _Search:
+    """Viterbi's algorithm over the columns of all rows of a stack at once.
+
+    In every row each state of the machine has a survivor: the cheapest path into it so far. Two
+    paths lead into a state, an even code from some state and an odd one from some state, of which
+    the cheaper survives::
+
+        column        j - 1              j
+        state a    cost, weights --even--+
+                                         +--> the cheaper of both: cost, weights, error
+        state b    cost, weights --odd---+
+
+    A survivor takes along its own cost, and its own weights: with E_j the error that it makes in
+    column j, as GPTQ scales it, w_k <- w_k - E_j factor[j, k] for every later column k. Within a
+    span of columns that is done after each of them, beyond it once for all of them.
+
+    Of its tensors ``cost`` is (rows, states), ``left`` (rows, states, columns that are left), the
+    corrected weights, and ``codes`` and ``parents`` (columns, rows, states), the code of each
+    survivor in each column and the state that it came from.
+    """
+
+    def __init__(
+        self, weight: Tensor, factor: Tensor, steps: Tensor, states: int, penalty: Tensor
+    ) -> None:
+        self.count, self.height, columns = weight.shape
+        self.states, self.factor = states, factor
+        rows, device, m = self.count * self.height, weight.device, machine(states)
+        self.grid = torch.from_numpy(m.grid).to(device).float()
+        # The two ways into every state, as 2 * state + parity of the code.
+        following = torch.from_numpy(m.following).to(device).flatten()
+        self.ways = following.argsort(stable=True).view(states, 2).T.contiguous()
+        self.first_of_row = torch.arange(rows, device=device)[:, None] * states
+        diagonal = factor.diagonal(dim1=1, dim2=2)
+        self.gain = _by_column((steps / diagonal).square(), self.height)
+        self.inverse = _by_column(1 / steps, self.height)
+        self.error_size = _by_column((steps.double() / diagonal.double()).float(), self.height)
+        self.price = _by_column(penalty, self.height) if penalty.any() else None
+        self.cost = torch.full((rows, states), _NEVER, device=device)
+        self.cost[:, 0] = 0.0
+        self.left = weight.reshape(rows, 1, columns).repeat(1, states, 1)
+        self.codes = torch.empty(columns, rows, states, dtype=torch.int8, device=device)
+        self.parents = torch.empty(columns, rows, states, dtype=torch.uint8, device=device)
+
+    def take_span(self, start: int, end: int) -> None:
+        """Take columns ``start`` to ``end`` one by one, and correct all after them at once."""
+        width, rows = end - start, len(self.cost)
+        # (rows, states, 2 width): the weights of the span, then the errors made in it. They are
+        # one tensor because both follow the survivors.
+        carried = torch.cat(
+            [self.left[:, :, :width], self.left.new_zeros(rows, self.states, width)], 2
+        )
+        # The state at the beginning of the span that each survivor came from.
+        ancestor = torch.arange(self.states, device=carried.device).expand(rows, self.states)
         for i, j in enumerate(range(start, end)):
-            x = near[:, :, i] * inverse[j]
-            sign, size_of_x = torch.where(x < 0, -1.0, 1.0), x.abs()
-            code, point = _candidates(size_of_x, grid, x if states == 1 else None)
-            miss = (x if states == 1 else size_of_x)[..., None] - point
-            total = miss.square().mul_(gain[j][..., None]).add_(cost[..., None])
-            if price is not None:
-                total += point.square().mul_(price[j][..., None])
-            ways = total.view(rows, -1).index_select(1, both)
-            one, other = ways[:, :states], ways[:, states:]
-            cost = torch.minimum(one, other)
-            chosen = torch.where(other < one, second, first)
-            parent = chosen >> 1
-            if states > 1:
-                code.mul_(sign[..., None])
-                miss.mul_(sign[..., None])
-            codes[j] = code.view(rows, -1).gather(1, chosen)
-            parents[j] = parent
-            error = miss.view(rows, -1).gather(1, chosen).mul_(size[j])
-            if states > 1:
-                near = near.view(rows * states, -1).index_select(0, (base + parent).flatten())
-                near = near.view(rows, states, -1)
+            parent, error = self.take_column(j, carried[:, :, i])
+            if self.states > 1:
+                carried = self._of_states(carried, parent)
                 ancestor = ancestor.gather(1, parent)
-            near[:, :, width + i] = error
+            carried[:, :, width + i] = error
             if i + 1 < width:
-                later = near.view(count, height, states, -1)[..., i + 1 : width]
-                later -= (
-                    error.view(count, height, states, 1) * factor[:, None, None, j, j + 1 : end]
-                )
-        rest = left[:, :, width:]
-        if rest.size(2):
-            if states > 1:
-                flat = (base + ancestor).flatten()
-                rest = rest.reshape(rows * states, -1).index_select(0, flat)
-            rest = rest.reshape(count, height * states, -1)
-            errors = near[:, :, width:].reshape(count, height * states, width)
-            # One product for each weight: how a stack is added up would depend on its height.
-            products = [
-                torch.addmm(rest[k], errors[k], factor[k, start:end, end:], alpha=-1)
-                for k in range(count)
-            ]
-            left = torch.stack(products).view(rows, states, -1)
-    return _walk_back(codes, parents, cost.argmin(1)).view(count, height, columns)
+                by_weight = self.count, self.height, self.states
+                later = carried.view(*by_weight, -1)[..., i + 1 : width]
+                later -= error.view(*by_weight, 1) * self.factor[:, None, None, j, j + 1 : end]
+        self._correct(start, end, carried[:, :, width:], ancestor)
+
+    def take_column(self, j: int, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the survivors of column j.
+
+        Args:
+            j: the column.
+            weights: (rows, states), of the survivors of the column before.
+
+        Returns:
+            (rows, states) the state that each survivor came from, and (rows, states) the error
+            that it makes here, as GPTQ scales it.
+        """
+        rows, uniform = len(weights), self.states == 1
+        x = weights * self.inverse[j]
+        # Machines mirror at zero, so their points are sought by size; a uniform grid does not.
+        size = x if uniform else x.abs()
+        code, point = _candidates(size, None if uniform else self.grid)
+        miss = size[..., None] - point
+        if not uniform:
+            sign = torch.where(x < 0, -1.0, 1.0)[..., None]
+            code.mul_(sign)
+            miss.mul_(sign)
+        total = miss.square().mul_(self.gain[j][..., None]).add_(self.cost[..., None])
+        if self.price is not None:
+            total += point.square().mul_(self.price[j][..., None])
+        first, second = self.ways
+        both = total.view(rows, -1).index_select(1, self.ways.flatten())
+        by_first, by_second = both[:, : self.states], both[:, self.states :]
+        self.cost = torch.minimum(by_first, by_second)
+        way = torch.where(by_second < by_first, second, first)
+        parent = way >> 1  # a way is 2 * state + parity
+        self.codes[j] = code.view(rows, -1).gather(1, way)
+        self.parents[j] = parent
+        return parent, miss.view(rows, -1).gather(1, way).mul_(self.error_size[j])
+
+    def cheapest(self) -> Tensor:
+        """The codes (rows, columns) on the cheapest path of each row."""
+        return _walk_back(self.codes, self.parents, self.cost.argmin(1))
+
+    def _of_states(self, x: Tensor, state: Tensor) -> Tensor:
+        """``x`` (rows, states, ...) of the survivors that are in ``state`` (rows, states)."""
+        flat = (self.first_of_row + state).flatten()
+        return x.reshape(len(x) * self.states, -1).index_select(0, flat).view(*x.shape[:2], -1)
+
+    def _correct(self, start: int, end: int, errors: Tensor, ancestor: Tensor) -> None:
+        """Correct the weights after a span for the errors (rows, states, width) made in it."""
+        rest = self.left[:, :, end - start :]
+        if not rest.size(2):
+            return
+        if self.states > 1:
+            rest = self._of_states(rest, ancestor)
+        paths = self.count, self.height * self.states
+        rest, errors = rest.reshape(*paths, -1), errors.reshape(*paths, end - start)
+        # One product for each weight: how a stack is added up would depend on its height.
+        products = [
+            torch.addmm(rest[k], errors[k], self.factor[k, start:end, end:], alpha=-1)
+            for k in range(self.count)
+        ]
+        self.left = torch.stack(products).view(len(self.cost), self.states, -1)
 
 
 def _by_column(values: Tensor, height: int) -> tuple[Tensor, ...]:
@@ -127,33 +187,32 @@ def _by_column(values: Tensor, height: int) -> tuple[Tensor, ...]:
     return values.T.repeat_interleave(height, 1)[..., None].contiguous().unbind()
 
 
-def _candidates(size: Tensor, grid: Tensor, signed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The nearest code of each parity and its point, (rows, states, 2) each, without their sign.
+def _candidates(x: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The nearest code of each parity and its point, (rows, states, 2) each.
 
     Args:
-        size: (rows, states), how far from zero.
+        x: (rows, states), how far from zero; with its sign on the uniform grid.
         grid: (states,), 0 for the even grid with its points at 2k, 1 for the odd one: 0, and beyond
-            it 2k - sign(k).
-        signed: (rows, 1), on the uniform grid, whose codes come with their sign.
+            it 2k - sign(k); None for the uniform grid, where a code is its point.
     """
-    parity = torch.tensor([0.0, 1.0], device=size.device)
-    if signed is not None:
-        code = (2 * ((signed[..., None] - parity) * 0.5).round() + parity).clamp(-LARGEST, LARGEST)
+    parity = torch.tensor([0.0, 1.0], device=x.device)
+    if grid is None:
+        code = (2 * ((x[..., None] - parity) * 0.5).round() + parity).clamp(-LARGEST, LARGEST)
         return code, code
     # The odd grid as seen from zero: codes m at 2m - 1, so that m is nearest to (size + 1) / 2.
-    quarter = torch.add(0.25 * grid, size, alpha=0.25)
+    quarter = torch.add(0.25 * grid, x, alpha=0.25)
     code = (quarter[..., None] - 0.5 * parity).round_().mul_(2).add_(parity)
     # An even code is at least 0 and an odd one at least 1; on the odd grid 1.5 is nearer to 0.
     code = code.clamp_(parity, LARGEST - 1 + parity)
-    code[..., 0].masked_fill_((size < 1.5) & (grid > 0), 0.0)
+    code[..., 0].masked_fill_((x < 1.5) & (grid > 0), 0.0)
     return code, 2 * code - torch.minimum(code, grid[:, None])
 
 
 def _walk_back(codes: Tensor, parents: Tensor, state: Tensor) -> Tensor:
     """The codes (rows, columns) on the paths that end in these states (rows,)."""
-    found = torch.empty(codes.shape[:2], dtype=torch.int8, device=codes.device)
+    path = torch.empty(codes.shape[:2], dtype=torch.int8, device=codes.device)
     state = state[:, None]
     for j in reversed(range(len(codes))):
-        found[j] = codes[j].gather(1, state)[:, 0]
+        path[j] = codes[j].gather(1, state)[:, 0]
         state = parents[j].gather(1, state).long()
-    return found.T.contiguous()
+    return path.T.contiguous()

@@ -1,1 +1,1 @@
-"""One arrow per file: prepare, train, quantize, pack, score, record."""
+"""The arrows of the flow, one file each: prepare, train, quantize, pack, score; and sample."""

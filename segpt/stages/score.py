@@ -43,6 +43,39 @@ class Accounted:
     seconds: float
 
 
+class Breaks:
+    """How a score is interrupted, and goes on in a later call.
+
+    Args:
+        should_stop: asked now and then; true means save and stop.
+        save: given now and then what a later call can ``resume`` from.
+        resume: what ``save`` was given, of the same model, text and spec.
+    """
+
+    def __init__(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        save: Callable[[Arrays], None] | None = None,
+        resume: Arrays | None = None,
+    ) -> None:
+        self.should_stop, self.save, self.resume = should_stop, save, resume
+        self._saved = time.perf_counter()
+
+    def pause(self, take: Callable[[], Arrays]) -> None:
+        """Save what ``take`` gives if it is time, and stop if that is wanted.
+
+        Raises:
+            InterruptError: after saving, when ``should_stop`` says so.
+        """
+        stopping = self.should_stop()
+        if self.save is not None and (stopping or time.perf_counter() - self._saved > SAVE_EVERY):
+            self.save(take())
+            self._saved = time.perf_counter()
+        if stopping:
+            kept = "" if self.save is None else "; what was scored is saved: go on with --resume"
+            raise InterruptError(f"stopped before the whole text was scored{kept}")
+
+
 def score(
     value: Value | OpenedModel,
     text: Text | Shards | Accounted,
@@ -51,9 +84,7 @@ def score(
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda _: None,
     limit_seconds: float | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    save: Callable[[Arrays], None] | None = None,
-    resume: Arrays | None = None,
+    breaks: Breaks | None = None,
 ) -> Score:
     """Bits per byte of a text under a model, with every target scored exactly once.
 
@@ -67,20 +98,16 @@ def score(
         device: where to compute, in float32; an opened model computes where it is.
         report: told about progress after each batch.
         limit_seconds: give up when the whole takes longer.
-        stop: asked now and then; true means save and stop.
-        save: given now and then what a later call can ``resume`` from.
-        resume: what ``save`` was given, of the same model, text and spec.
+        breaks: how the score can be interrupted, and go on.
 
     Raises:
         ScoreError: if the model was trained on one of the documents, the tokens do not stand for
             the bytes, the model has no such loops, a number is not finite, or time is up.
-        InterruptError: after saving, when ``stop`` says so.
+        InterruptError: after saving, when ``breaks`` says so.
         DataError: if there is no text.
         ArtifactError: if an artifact is damaged.
     """
-    begun = saved = time.perf_counter()
-    if isinstance(text, Accounted):
-        begun -= text.seconds
+    begun = time.perf_counter() - (text.seconds if isinstance(text, Accounted) else 0.0)
 
     def watch(progress: Progress) -> None:
         if limit_seconds is not None and time.perf_counter() - begun > limit_seconds:
@@ -90,33 +117,38 @@ def score(
             )
         report(progress)
 
-    def pause(take: Callable[[], Arrays]) -> None:
-        nonlocal saved
-        stopping = stop()
-        if save is not None and (stopping or time.perf_counter() - saved > SAVE_EVERY):
-            save(take())
-            saved = time.perf_counter()
-        if stopping:
-            kept = "" if save is None else "; what was scored is saved: go on with --resume"
-            raise InterruptError(f"stopped before the whole text was scored{kept}")
-
     opened = open_model(value, device)
     accounted = text if isinstance(text, Accounted) else account_for(opened, text)
-    model, ledger = opened.model.loops(spec.loops), accounted.ledger
-    context = spec.reach(model.spec.context)
+    breaks = Breaks() if breaks is None else breaks
     with use_recipe(spec.kernels):
-        scored = tally(model, ledger, spec, context, watch, pause=pause, resume=resume)
+        scored = tally(
+            opened.model.loops(spec.loops),
+            accounted.ledger,
+            spec,
+            spec.reach(opened.spec.context),
+            watch,
+            pause=breaks.pause,
+            resume=breaks.resume,
+        )
+    return _score_of(opened, accounted, spec, scored, time.perf_counter() - begun)
+
+
+def _score_of(
+    opened: OpenedModel, accounted: Accounted, spec: ScoreSpec, scored: Tally, seconds: float
+) -> Score:
+    """The sums of a score, with what was proved about it and where its parts came from."""
+    ledger = accounted.ledger
     return Score(
         nats=math.fsum(scored.nats),
         bytes=ledger.bytes,
         tokens=ledger.targets,
-        seconds=time.perf_counter() - begun,
+        seconds=seconds,
         model=opened.source.fingerprint,
         text=accounted.name,
         denominator=ledger.denominator,
         policy=policy_of(spec),
         seed=opened.seed,
-        conditions=_conditions(opened, accounted, spec, context, scored),
+        conditions=_conditions(opened, accounted, spec, scored),
         origin={
             **opened.origin,
             "tokenizer": opened.source.tokenizer.fingerprint,
@@ -131,10 +163,11 @@ def score(
 
 
 def _conditions(
-    opened: OpenedModel, accounted: Accounted, spec: ScoreSpec, context: int, scored: Tally
+    opened: OpenedModel, accounted: Accounted, spec: ScoreSpec, scored: Tally
 ) -> dict[str, Any]:
     """What was proved or is known about a score, by the names under which it is kept."""
-    ledger, trained = accounted.ledger, opened.model.spec.context
+    ledger, trained = accounted.ledger, opened.spec.context
+    context = spec.reach(trained)
     return {
         "coverage": f"each of {ledger.targets:,} targets scored once",
         "causal": "by construction: a target is scored before it is shown to anything",

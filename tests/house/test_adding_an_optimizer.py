@@ -20,7 +20,7 @@ from segpt.config.base import decode, encode
 from segpt.config.expand import expand
 from segpt.config.train import TrainSpec
 from segpt.model.leaves import weights
-from segpt.train.loop import Run
+from segpt.train.trainer import Trainer
 from segpt.train.mesh import Mesh
 from segpt.train.optim import remembered
 
@@ -41,11 +41,11 @@ def batch(step):
     return np.concatenate([first, steps], 1).cumsum(1) % 61
 
 def run():
-    return Run(spec, how, Mesh(0, 1, torch.device("cpu")))
+    return Trainer(spec, how, Mesh(0, 1, torch.device("cpu")))
 
 whole, losses = run(), []
 before = {w.name: w.tensor.detach().clone() for w in weights(whole.model)}
-losses.append(float(whole.advance(batch(0)).loss))
+losses.append(float(whole.train_step(batch(0)).loss))
 for w in weights(whole.model):  # M was zero, so the sign is that of the gradient
     decay = 0.1 if w.role.value != "vector" else 0.0
     rate = 0.002 if decay else 0.001
@@ -54,11 +54,11 @@ for w in weights(whole.model):  # M was zero, so the sign is that of the gradien
     momentum = whole.optimizers.state()["lion.exp_avg|" + w.name]
     assert torch.allclose(momentum, 0.01 * w.tensor.grad), w.name
 again = run()
-again.restore(whole.step, whole.used(), whole.state())
+again.restore(whole.step, whole.averaged_weights(), whole.state())
 for step in range(1, 40):
-    losses.append(float(whole.advance(batch(step)).loss))
-    again.advance(batch(step))
-ours, theirs = whole.used(), again.used()
+    losses.append(float(whole.train_step(batch(step)).loss))
+    again.train_step(batch(step))
+ours, theirs = whole.averaged_weights(), again.averaged_weights()
 assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 assert losses[-1] < losses[0] - 1, losses
 kept = remembered(how.optimizer.matrix, (32, 16))

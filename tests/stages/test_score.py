@@ -22,7 +22,7 @@ from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.errors import CheckpointError, InterruptError, ScoreError, SpecError
 from segpt.eval.tally import Progress
 from segpt.stages.checkpoint_io import read_scoring, save_scoring
-from segpt.stages.score import score
+from segpt.stages.score import Breaks, score
 from segpt.values import Arrays, Checkpoint, Half, Quantized, Text, Tokenizer
 from tests.processes import in_two
 
@@ -298,8 +298,7 @@ def taken(spec: ScoreSpec, rounds: int) -> Arrays:
             checkpoint(),
             text(),
             spec,
-            stop=lambda: next(left, None) is None,
-            save=saved.append,
+            breaks=Breaks(lambda: next(left, None) is None, saved.append),
         )
     (state,) = saved
     return state
@@ -312,7 +311,7 @@ def test_a_score_that_was_stopped_goes_on_exactly(way: str, tmp_path: Path) -> N
     for rounds in (1, 2):
         save_scoring(tmp_path / "scoring", taken(spec, rounds), {"a": "test"})
         state = read_scoring(tmp_path / "scoring", {"a": "test"})
-        result = score(checkpoint(), text(), spec, resume=state)
+        result = score(checkpoint(), text(), spec, breaks=Breaks(resume=state))
         assert result.nats == whole.nats
         assert result.by_document == whole.by_document
         assert result.conditions["order"] == whole.conditions["order"]
@@ -322,7 +321,7 @@ def test_a_score_that_saves_nothing_can_be_stopped() -> None:
     with pytest.raises(
         InterruptError, match=r"stopped before the whole text was scored$"
     ) as caught:
-        score(checkpoint(), text(), ADAPTIVE, stop=lambda: True)
+        score(checkpoint(), text(), ADAPTIVE, breaks=Breaks(lambda: True))
     assert caught.value.exit_code == 130
 
 
