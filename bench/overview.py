@@ -11,9 +11,10 @@ import click
 
 from segpt.atomic import write_file
 from segpt.errors import SegptError
-from segpt.leaderboard.record import Board, read_board
-from segpt.leaderboard.track import Baseline, Record
+from segpt.leaderboard.entry import Baseline, Record
+from segpt.leaderboard.store import Board, read_board
 from segpt.report import chart
+from segpt.report.figure import STYLE
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "overview.svg"
@@ -65,9 +66,11 @@ def picture(board: Board) -> str:
     }
     figure = chart.scatter(
         points,
-        title="Bits per byte of held-out text, over the bytes of the model",
-        x="size of the model's file, kB",
-        y="bits per byte of held-out text (lower is better)",
+        chart.Frame(
+            title="Bits per byte of held-out text, over the bytes of the model",
+            x="size of the model's file, kB",
+            y="bits per byte of held-out text (lower is better)",
+        ),
         front=False,
         groups=tuple(LEGEND.values()),
         levels=[chart.Level(name, levels[name]) for name in COMPRESSORS],
@@ -77,7 +80,7 @@ def picture(board: Board) -> str:
     if not drawings:
         raise SegptError("the leaderboard has no records to draw")
     legend = _KEYS.format(*LEGEND.values())
-    return _PAGE.format(style=chart.STYLE, legend=legend, drawing=drawings[-1])
+    return _PAGE.format(style=STYLE, legend=legend, drawing=drawings[-1])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import click
 from . import _options, _report
 
 if TYPE_CHECKING:
-    from segpt.leaderboard.record import Added
+    from segpt.leaderboard.store import Added
 
 DIRECTORY = "leaderboard"
 
@@ -77,12 +77,14 @@ def add_command(
         directory,
         artifacts,
         scores,
-        name=name,
-        track=track,
-        authors=authors,
-        date=date or today(),
-        about=about,
-        recipe=recipe,
+        record.Description(
+            name=name,
+            track=track,
+            authors=authors,
+            date=date or today(),
+            about=about,
+            recipe=recipe,
+        ),
     )
     _emit(added, as_json)
 
@@ -115,8 +117,8 @@ def claim_command(
     as_json: bool,
 ) -> None:
     """Add a figure that others published, as they say it."""
-    from segpt.leaderboard import record
-    from segpt.leaderboard.track import Claim
+    from segpt.leaderboard import store
+    from segpt.leaderboard.entry import Claim
 
     claim = Claim(
         name=name,
@@ -130,7 +132,7 @@ def claim_command(
         bytes=size,
         parameters=parameters,
     )
-    _emit(record.append_entry(directory, claim), as_json)
+    _emit(store.append_entry(directory, claim), as_json)
 
 
 @click.command("baseline")
@@ -180,7 +182,7 @@ def _render(directory: Path) -> str:
 
 
 def _emit(added: "Added", as_json: bool) -> None:
-    from segpt.leaderboard.track import Record, Verification
+    from segpt.leaderboard.entry import Record, Verification
 
     entry, advance = added.link.entry, added.advance
     result: dict[str, Any] = {"out": str(added.path), "name": entry.name, "track": entry.track}

@@ -9,9 +9,10 @@ from rich.markup import escape
 
 from segpt.config.base import encode, nearest
 from segpt.errors import SpecError
-from segpt.leaderboard import record
+from segpt.leaderboard import store
+from segpt.leaderboard.entry import Baseline, Claim, Link, Record, Verification, figure
 from segpt.leaderboard.ranking import Row
-from segpt.leaderboard.track import Baseline, Claim, Link, Record, Track, Verification, figure
+from segpt.leaderboard.track import Track
 
 UNITS = {"bpb": "BPB", "tokens": "tokens", "core": "CORE"}
 
@@ -32,8 +33,8 @@ def tables(directory: Path, only: str | None) -> list[Table]:
     Raises:
         SpecError: if there is no such track.
     """
-    board = record.read_board(directory)
-    tracks = board.tracks if only is None else (record.track_of(board.tracks, only),)
+    board = store.read_board(directory)
+    tracks = board.tracks if only is None else (store.track_of(board.tracks, only),)
     rows = board.standings()
     return [_table(track, rows[track.name]) for track in tracks]
 
@@ -44,7 +45,7 @@ def entry(directory: Path, name: str) -> tuple[dict[str, Any], list[str]]:
     Raises:
         SpecError: if there is none of this name.
     """
-    board = record.read_board(directory)
+    board = store.read_board(directory)
     links = {link.entry.name: link for link in board.links}
     if name not in links:
         raise SpecError(f"no entry is named {name!r}; {nearest(name, links)}")

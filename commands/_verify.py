@@ -10,7 +10,7 @@ import click
 from . import _entries, _latest, _options, _report
 
 if TYPE_CHECKING:
-    from segpt.leaderboard.verify import Verdict
+    from segpt.leaderboard.verdict import Verdict
 
 
 LONGEST = 200  # characters of a value that is shown
@@ -55,13 +55,13 @@ def command(
     Artifacts are known by their digest and looked for in --artifact, in `artifacts` beside the
     leaderboard, and in the newest run.  Without NAMES, everything whose files are at hand.
     """
-    from segpt.leaderboard import record
+    from segpt.leaderboard import store
 
     if append and not authors:
         raise click.UsageError("--append needs --author: who verified")
-    board = record.read_board(directory)
+    board = store.read_board(directory)
 
-    from segpt.leaderboard import verify
+    from segpt.leaderboard import duration, verify
     from segpt.train.mesh import pick
 
     entries = verify.choose(board, names, remade=remake)
@@ -69,7 +69,7 @@ def command(
         _report.notice(f"{path} is the artifact of no entry that is verified")
     at_hand = [*_near(directory), *artifacts]
     found: list[Verdict] = []
-    seconds = {entry.name: verify.seconds_of(entry, remade=remake) for entry in entries}
+    seconds = {entry.name: duration.seconds_of(entry, remade=remake) for entry in entries}
     with _report.Bar("verify") as bar:
 
         def report(done: float, detail: str) -> None:
@@ -95,7 +95,7 @@ def command(
     if append:
         added = [
             verify.append(
-                directory, record.read_board(directory), v, authors, date or _entries.today()
+                directory, store.read_board(directory), v, authors, date or _entries.today()
             )
             for v in verified
         ]

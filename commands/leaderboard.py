@@ -33,9 +33,9 @@ def check_command(head: str | None, directory: Path, as_json: bool) -> None:
     No model is needed.  The head that is printed names all entries at once: whoever keeps it can
     tell later, with --head, whether any of them was changed since.
     """
-    from segpt.leaderboard import record
+    from segpt.leaderboard import store
 
-    findings, chain = record.check(directory, head)
+    findings, chain = store.check(directory, head)
     sound = chain is not None and not findings
     lines = list(findings)
     if not findings:
@@ -60,9 +60,9 @@ def repair_command(directory: Path, as_json: bool) -> None:
 
     Entries before the last are never touched, and nothing else that is wrong is mended.
     """
-    from segpt.leaderboard import record
+    from segpt.leaderboard import store
 
-    done = record.repair(directory)
+    done = store.repair(directory)
     lines = [*done] or ["every entry is whole; there is nothing to repair"]
     _report.emit({"done": list(done)}, as_json, lines)
 
@@ -95,9 +95,9 @@ def show_command(name: str | None, track: str | None, directory: Path, as_json: 
 @_options.as_json
 def render_command(check: bool, directory: Path, as_json: bool) -> None:
     """Write the tables into README.md, and index.html."""
-    from segpt.leaderboard import record
+    from segpt.leaderboard import page_files
 
-    pages = record.render_pages(directory, write=not check)
+    pages = page_files.render_pages(directory, write=not check)
     left = "is stale; run: segpt leaderboard render" if check else "rendered anew"
     lines = [f"{path} {left if stale else 'is up to date'}" for path, stale in pages.items()]
     result: dict[str, Any] = {

@@ -13,7 +13,7 @@ from .base import ADDED, spec
 from .role import Entry, matrix, table, vector
 
 if TYPE_CHECKING:
-    from .model import Attention
+    from .layer import Attention
 
 
 class Weightless:

@@ -13,7 +13,8 @@ from segpt.errors import SpecError
 
 from .base import bare_word, decode, kind
 from .expand import Depth, Mirror, Windows
-from .model import Layer, ModelSpec
+from .layer import Layer
+from .model import ModelSpec
 from .recipe import Recipe, Setting, read_setting, read_whole
 
 Origin = Literal["default", "recipe", "--set"]

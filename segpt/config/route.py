@@ -1,14 +1,52 @@
-"""Layer selections and visiting orders, written as Python slices."""
+"""The order in which layers run: their visits, the routes people write, and the loops in them."""
 
+import dataclasses
+import functools
 import re
+from typing import NamedTuple
 
 from segpt.errors import SpecError
+
+from .base import ADDED, spec
+from .parts import JoinPart
+from .window import check_window
 
 _STEP = re.compile(
     r"(?:\((?P<loop>[^()*@\s]+)\)|(?P<pick>[^()*@\s]+))"
     r"(?:\*(?P<times>[0-9]{1,9}))?(?:@(?P<since>[0-9.,]+))?"
 )
 MOST_VISITS = 4096
+
+
+@spec
+class Visit:
+    """One step of the forward pass: which layer runs, and how the stream enters it.
+
+    ``since`` is the fraction of training at which the visit joins the model. ``norm_scale``
+    multiplies that of the layer, and a ``window`` narrows that of its attention.
+    """
+
+    layer: int
+    join: tuple[JoinPart, ...] = ()
+    since: float = 0.0
+    norm_scale: float = dataclasses.field(default=1.0, metadata=ADDED)
+    window: int | None = dataclasses.field(default=None, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+
+
+class Loop(NamedTuple):
+    """Where a route repeats itself: ``times`` passes of ``size`` visits, from visit ``start``."""
+
+    start: int
+    size: int
+    times: int
+
+    @property
+    def end(self) -> int:
+        """The visit after the last one of the loop."""
+        return self.start + self.size * self.times
 
 
 def indices(selection: str, depth: int) -> list[int]:
@@ -69,3 +107,16 @@ def _joins(since: str | None, times: int, step: str) -> list[float]:
             "or one for each in rising order"
         )
     return [0.0, *extra]
+
+
+@functools.lru_cache(maxsize=64)
+def longest_loop(order: tuple[int, ...]) -> Loop | None:
+    found: Loop | None = None
+    for size in range(1, len(order) // 2 + 1):
+        same = 0
+        for i in range(size, len(order)):
+            same = same + 1 if order[i] == order[i - size] else 0
+            times = same // size + 1
+            if times > 1 and (found is None or size * times > found.size * found.times):
+                found = Loop(i - same - size + 1, size, times)
+    return found

@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 from segpt.config.base import decode, readable
 from segpt.errors import SpecError
 
-from .track import ROOT, Chain, Entry, Link
+from .entry import ROOT, Chain, Entry, Link
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from typing import assert_never
 from segpt.config.base import canonical, nearest
 from segpt.errors import SpecError
 
-from .track import Baseline, Claim, Entry, Link, Record, Run, ScoreLine, Track, Verification, figure
+from .entry import Baseline, Claim, Entry, Link, Record, Run, ScoreLine, Verification, figure
+from .track import Track
 
 TOLERANCE = 1e-9  # relative, of bits per byte
 AHEAD = timedelta(days=1)  # by how much the day may be ahead of UTC, somewhere on earth

@@ -5,7 +5,8 @@ import math
 from segpt.config.base import spec
 from segpt.errors import SpecError
 
-from .track import MOST, ScoreLine
+from .entry import ScoreLine
+from .fields import MOST
 
 TOLERANCE = 1e-6  # relative, of the sum over documents
 ROUNDING = 1e-9  # relative, of bits per byte that are nats over bytes

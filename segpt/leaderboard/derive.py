@@ -23,7 +23,7 @@ from segpt.values import Artifact, Quantized, Score, Text, documents_digest
 
 from .check import MEASURED_ON
 from .compressors import Compressed
-from .track import Baseline, Claim, Link, Record, Run, ScoreLine, Verification
+from .entry import Baseline, Claim, Link, Record, Run, ScoreLine, Verification
 
 DOCUMENTS = "documents"  # the directory of a leaderboard with lists of training documents
 LARGEST_LIST = 1 << 20  # bytes of a list that a leaderboard keeps

@@ -15,10 +15,12 @@ import jinja2
 from markupsafe import Markup
 
 from segpt.report import chart
+from segpt.report.figure import STYLE
 from segpt.report.sanitise import pieces, shown
 
+from .entry import Baseline, Chain, Claim, Link, Record, Run, ScoreLine, Verification, figure
 from .ranking import STATES, Row, standings
-from .track import Baseline, Chain, Claim, Link, Record, Run, ScoreLine, Track, Verification, figure
+from .track import Track
 from .wording import (
     FIGURES,
     LIMITED,
@@ -80,7 +82,7 @@ def render(tracks: Iterable[Track], links: Iterable[Link], chain: Chain | None) 
     """
     tracks, links = list(tracks), list(links)
     rows = standings(tracks, links)
-    style, script = chart.STYLE + _resource("leaderboard.css"), _resource("leaderboard.js")
+    style, script = STYLE + _resource("leaderboard.css"), _resource("leaderboard.js")
     page = _environment().get_template("leaderboard.html")
     return page.render(
         tables=[_table(track, rows[track.name]) for track in tracks],
@@ -317,12 +319,14 @@ def _chart(track: Track, rows: Sequence[Row], points: Sequence[chart.Point]) -> 
     baselines = [row for row in rows if isinstance(row.entry, Baseline)]
     return chart.scatter(
         points,
-        title="Size against " + LIMITED[track.metric],
-        x=_size_name(track),
-        y=LIMITED[track.metric],
-        about="The dotted line joins the entries that no other betters in both ways.",
+        chart.Frame(
+            title="Size against " + LIMITED[track.metric],
+            x=_size_name(track),
+            y=LIMITED[track.metric],
+            about="The dotted line joins the entries that no other betters in both ways.",
+            log_x=max(sizes) >= _FAR * min(sizes),
+        ),
         higher=track.sign < 0,
-        log_x=max(sizes) >= _FAR * min(sizes),
         groups=[*reversed(STATES), "published elsewhere"],
         levels=[chart.Level(row.entry.name, row.value) for row in baselines[:1]],
     )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import statistics
-from .track import Baseline, Claim, Link, Record, State, Track, Verification, figure
+from .entry import Baseline, Claim, Link, Record, State, Verification, figure
+from .track import Track
 
 STATES: tuple[State, ...] = ("claimed", "checked", "reproduced")
 

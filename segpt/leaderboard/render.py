@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from segpt.errors import SegptError
 from segpt.report.sanitise import pieces, shown
 
+from .entry import Claim, Link
 from .ranking import Row, standings
-from .track import Claim, Link, Track
+from .track import Track
 from .wording import FIGURES, authors_of, counted, limits, parameters_of, policy_of, said
 
 OPENING, CLOSING = "<!-- records -->", "<!-- /records -->"

@@ -1,7 +1,8 @@
 """How a track and its entries are put in words and figures, alike on every page."""
 
+from .entry import Baseline, Claim, Record, figure
 from .ranking import Ranked
-from .track import Baseline, Claim, Metric, Record, Track, figure
+from .track import Metric, Track
 
 NOTHING = "—"
 

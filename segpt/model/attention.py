@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from segpt.config import model as spec
+from segpt.config import layer as spec
 from segpt.kernels import attention
 
 from .leaves import Matrix

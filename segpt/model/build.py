@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segpt.config import model as spec
+from segpt.config import layer as spec
 from segpt.config import parts as slot
+from segpt.config.head import Head as HeadSpec
 from segpt.config.layout import Role
+from segpt.config.model import ModelSpec
 from segpt.errors import CheckpointError
 
 from . import embed, parts
@@ -23,7 +25,7 @@ from .leaves import Matrix, Table, Vector, weights
 from .model import Model
 
 
-def build(s: spec.ModelSpec) -> Model:
+def build(s: ModelSpec) -> Model:
     """The model a spec describes, with weights still to be initialised or loaded."""
     layers = [_layer(layer, s.width) for layer in s.layers]
     visits = [[_join(part, s.width) for part in visit.join] for visit in s.visits]
@@ -50,7 +52,7 @@ def load_weights(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
             tensor.copy_(torch.from_numpy(array))
 
 
-def _head(s: spec.Head, vocab: int, width: int) -> Head:
+def _head(s: HeadSpec, vocab: int, width: int) -> Head:
     matrix = cap = None
     if not s.tied:
         rows = s.rows(vocab)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segpt.config import model as spec
+from segpt.config import layer as spec
 
 from .leaves import Matrix, Vector
 from .state import ForwardState
@@ -13,7 +13,7 @@ _SPREAD = 0.02  # of the projection's diagonal at the start
 
 
 class FastWeight(nn.Module):
-    """y + dW z, dW summing V^T Z over earlier chunks: see :class:`segpt.config.model.FastWeight`.
+    """y + dW z, dW summing V^T Z over earlier chunks: see :class:`segpt.config.layer.FastWeight`.
 
     V^T Z is the gradient of the inner product of V with the outputs for Z, so that each update is
     a step towards V as the answer to Z. A chunk is answered by the chunks before it, and nothing

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from segpt.config import model as spec
+from segpt.config import layer as spec
 from segpt.kernels import rms_norm
 
 from .leaves import Vector
@@ -38,7 +38,7 @@ class Branch(nn.Module):
 
 
 class Lanes(nn.Module):
-    """How two residual lanes go on, and what they leave; see :class:`segpt.config.model.Lanes`.
+    """How two residual lanes go on, and what they leave; see :class:`segpt.config.layer.Lanes`.
 
     ``keep`` is by lane or, in serial order, by branch; ``route[i, j]`` is what lane i takes of
     branch j.

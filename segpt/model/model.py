@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segpt.config.model import ModelSpec, narrower
+from segpt.config.model import ModelSpec
+from segpt.config.window import narrower
 from segpt.kernels.cross_entropy import Readout
 
 from .cache import KVCache, LayerCache

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segpt.config.model import narrower
+from segpt.config.window import narrower
 
 from .cache import LayerCache
 from .overlap import Overlap

@@ -22,8 +22,9 @@ from segpt.stages import checkpoint_io
 from segpt.values import Artifact
 
 from . import load_run
+from .contents import Report, Scored, Training
 from .load_run import count, sound, text
-from .page import Report, Scored, Training, page
+from .page import page
 
 DEMO, SAMPLES = "demo.json", "samples.json"
 SCORE, SCORE_TTT = "score.json", "score-ttt.json"

@@ -21,7 +21,7 @@ from segpt.errors import SegptError
 from segpt.stages import checkpoint_io
 from segpt.values import Artifact
 
-from .page import Coded, Logged, Packed, Quantization, Row, Sample, Scored, Share, Training
+from .contents import Coded, Logged, Packed, Quantization, Row, Sample, Scored, Share, Training
 
 MOST_ROWS = 40  # of a table
 LONGEST = 300  # text of a cell

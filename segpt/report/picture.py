@@ -8,7 +8,7 @@ from segpt.errors import SegptError
 
 from . import plot
 from .chart import Pair
-from .page import Quantization, Report, Scored, Training
+from .contents import Quantization, Report, Scored, Training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

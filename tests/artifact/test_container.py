@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from segpt.artifact import frame, stream
 from segpt.artifact.container import budget, load, pack, sections, unpack, usage
 from segpt.artifact.stream import MOST_STEPS
+from segpt.config.head import Head
+from segpt.config.layer import Attention, Dense, Layer
 from segpt.config.layout import Role, layout
-from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.model import ModelSpec
 from segpt.config.parts import Gain, HeadGate, MixInput, Norm, Rope, Skip, Token, ValueResidual
+from segpt.config.route import Visit
 from segpt.errors import ArtifactError, CheckError
 from segpt.values import Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
 from tests.artifact.weights import make_stepped, with_rows

@@ -20,9 +20,12 @@ import numpy as np
 import pytest
 
 from segpt.artifact.container import load, pack, sections, unpack
+from segpt.config.head import Head
+from segpt.config.layer import Attention, Dense, Layer
 from segpt.config.layout import layout
-from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.model import ModelSpec
 from segpt.config.parts import Gain, MixInput, Token
+from segpt.config.route import Visit
 from segpt.values import OCTAVE, Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
 from tests.artifact.weights import make_stepped, with_rows
 

@@ -22,9 +22,12 @@ from segpt.artifact import codec, frame, header
 from segpt.artifact.codec import Codec, Stored
 from segpt.artifact.container import load, pack, sections, unpack, usage
 from segpt.config.base import canonical
+from segpt.config.head import Head
+from segpt.config.layer import Attention, Dense, Layer
 from segpt.config.layout import layout
-from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.model import ModelSpec
 from segpt.config.parts import Gain, Rope, Token
+from segpt.config.route import Visit
 from segpt.errors import ArtifactError
 from segpt.values import Artifact, Coded, Grid, Half, Quantized, Tokenizer
 from tests.artifact.weights import make_stepped, with_rows

@@ -16,10 +16,13 @@ from segpt import trellis
 from segpt.artifact import contexts, rans
 from segpt.artifact.container import load, pack, sections, unpack
 from segpt.artifact.reader import open_artifact
+from segpt.config.head import Head
+from segpt.config.layer import Attention, Dense, Layer
 from segpt.config.layout import Role, layout, parameters
-from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.model import ModelSpec
 from segpt.config.parts import Token
 from segpt.config.recipe import read_recipe
+from segpt.config.route import Visit
 from segpt.values import Artifact, Coded, Half, Quantized, Tokenizer
 from tests.artifact.weights import make_stepped
 

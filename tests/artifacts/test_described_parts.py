@@ -12,7 +12,7 @@ import pytest
 
 from segpt.config import parts
 from segpt.config.base import kind
-from segpt.config.model import Attention
+from segpt.config.layer import Attention
 from segpt.config.parts import Weightless
 from segpt.errors import SpecError
 

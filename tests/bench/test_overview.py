@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ET
 
 from bench import overview, policies
 from bench.page import placed
-from segpt.leaderboard.record import read_board
-from segpt.leaderboard.track import Record
+from segpt.leaderboard.entry import Record
+from segpt.leaderboard.store import read_board
 
 
 def test_the_picture_is_that_of_the_leaderboard() -> None:

@@ -112,7 +112,7 @@ def message_at(name: str) -> None:
 
 
 def board_at(name: str) -> None:
-    from segpt.leaderboard.record import check
+    from segpt.leaderboard.store import check
 
     found = check(Path(name))
     assert not found.findings, found.findings
@@ -468,7 +468,7 @@ class Rivals(NamedTuple):
 
 
 def all_claims(codes: list[int]) -> None:
-    from segpt.leaderboard.record import read_board
+    from segpt.leaderboard.store import read_board
 
     links = read_board(Path("leaderboard")).links
     assert codes == [0] * 6, codes

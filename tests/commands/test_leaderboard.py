@@ -315,10 +315,10 @@ def test_a_record_that_differs_exits_1(
     shutil.rmtree(board / "records")
     (board / "chain.json").unlink()
     from segpt.config.base import decode
-    from segpt.leaderboard import record
-    from segpt.leaderboard.track import Record
+    from segpt.leaderboard import store
+    from segpt.leaderboard.entry import Record
 
-    record.append_entry(board, decode(Record, plain["entry"]))
+    store.append_entry(board, decode(Record, plain["entry"]))
     done = segpt(
         *("leaderboard", "verify", "--artifact", artifact, "--dir", board, "--device", "cpu"),
         *("--append", "--author", "Grace", "--json"),

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from segpt.config.model import Attention, Head, Lanes, Layer, ModelSpec, Visit
+from segpt.config.head import Head
+from segpt.config.layer import Attention, Lanes, Layer
+from segpt.config.model import ModelSpec
 from segpt.config.parts import MixInput, Skip, Token, ValueResidual
 from segpt.config.recipe import Recipe
+from segpt.config.route import Visit
 from segpt.errors import SpecError
 
 Strategy = st.SearchStrategy[Any]

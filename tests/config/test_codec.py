@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segpt.config.base import canonical, decode, encode, fingerprint, kind, nearest, patch, spec
-from segpt.config.model import Attention, Dense, Head, Layer, ModelSpec, Visit
+from segpt.config.head import Head
+from segpt.config.layer import Attention, Dense, Layer
+from segpt.config.model import ModelSpec
 from segpt.config.optimizer import Adam, Muon
 from segpt.config.parts import Gain, Norm, Rope, Skip, Token, ValueResidual
 from segpt.config.recipe import Recipe, names, read_recipe
+from segpt.config.route import Visit
 from segpt.config.schedule import Schedule
 from segpt.config.score import ScoreSpec, Sgd
 from segpt.config.train import Average, TrainSpec

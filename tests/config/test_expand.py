@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segpt.config.expand import expand
+from segpt.config.layer import Dense
 from segpt.config.layout import layout
-from segpt.config.model import Dense, ModelSpec, settle
+from segpt.config.model import ModelSpec, settle
 from segpt.config.parts import MixInput, Skip, Token
 from segpt.config.recipe import read_recipe
 from segpt.errors import SpecError

@@ -6,9 +6,9 @@ import pytest
 
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
-from segpt.config.model import Loop, ModelSpec
+from segpt.config.model import ModelSpec
 from segpt.config.recipe import read_recipe
-from segpt.config.route import MOST_VISITS
+from segpt.config.route import MOST_VISITS, Loop
 from segpt.config.schedule import Steps
 from segpt.config.train import Loops, TrainSpec
 from segpt.errors import SpecError

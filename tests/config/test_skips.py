@@ -6,9 +6,11 @@ import pytest
 
 from segpt.config.base import canonical, decode, encode
 from segpt.config.expand import expand
+from segpt.config.layer import Layer
 from segpt.config.layout import layout, parameters
-from segpt.config.model import Layer, ModelSpec, Visit
+from segpt.config.model import ModelSpec
 from segpt.config.parts import MixInput, Skip
+from segpt.config.route import Visit
 from segpt.errors import SpecError
 
 FEED: dict[str, Any] = {"mixer": None, "feed": {"hidden": 8}}

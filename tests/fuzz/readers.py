@@ -43,7 +43,7 @@ from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
 from segpt.eval.tally import tally
-from segpt.leaderboard import compare, derive, record, reference
+from segpt.leaderboard import compare, derive, page_files, record, reference, store
 from segpt.report import gather
 from segpt.report import load_run as stored
 from segpt.report.page import page
@@ -673,8 +673,8 @@ def _board(place: Path) -> Subject:
     changes: dict[str, Change] = {".json": mutate.json_damage, ".toml": mutate.text_damage}
 
     def read(place: Path) -> None:
-        record.check(place)
-        record.render_pages(place, write=False)
+        store.check(place)
+        page_files.render_pages(place, write=False)
 
     return of_folder(place, read, changes)
 
@@ -1018,7 +1018,17 @@ READERS: tuple[Reader, ...] = (
     Reader("CORE bundle", ("tasks.core_bundle:*",), _core, 0.2),
     Reader("CORE archive", ("tasks.fetch:*",), _core_archive, 0.3),
     Reader("score", ("stages.checkpoint_io:read_json", "leaderboard.compare:*"), _score, 0.5),
-    Reader("leaderboard", ("leaderboard.chain:*", "leaderboard.record:*"), _board, 0.1),
+    Reader(
+        "leaderboard",
+        (
+            "leaderboard.chain:*",
+            "leaderboard.store:*",
+            "leaderboard.record:*",
+            "leaderboard.page_files:*",
+        ),
+        _board,
+        0.1,
+    ),
     Reader("references", ("leaderboard.reference:read_manifest",), _references, 0.5),
     Reader(
         "contest folder",

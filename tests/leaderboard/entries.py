@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from segpt.leaderboard.chain import append
-from segpt.leaderboard.track import (
+from segpt.leaderboard.entry import (
     Baseline,
     Chain,
     Claim,
@@ -15,10 +15,10 @@ from segpt.leaderboard.track import (
     Record,
     Run,
     ScoreLine,
-    Track,
     Verification,
     figure,
 )
+from segpt.leaderboard.track import Track
 
 TEXT = "d" * 64
 LARGE = Track(name="large", about="Files of\na million bytes.", bytes=1_000_000, text=TEXT)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from segpt.leaderboard import page
-from segpt.leaderboard.track import Entry, Verification
+from segpt.leaderboard.entry import Entry, Verification
 from segpt.report.sanitise import shown
 from tests.leaderboard.entries import HOSTILE, LARGE, SMALL, TOKENS, chained
 from tests.leaderboard.test_page import hostile_entries, html_of, some

@@ -11,7 +11,7 @@ import pytest
 from segpt.config.base import decode, encode, readable
 from segpt.errors import SpecError
 from segpt.leaderboard.chain import append, digest_of, index_of, place_of, read
-from segpt.leaderboard.track import ROOT, Chain, Entry, Link
+from segpt.leaderboard.entry import ROOT, Chain, Entry, Link
 from tests.leaderboard.entries import baseline, chained, claim, line, record, verification
 
 Files = dict[str, bytes]

@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from segpt.config.base import canonical, decode, encode
 from segpt.leaderboard.check import agrees, check, check_all
-from segpt.leaderboard.track import (
-    Entry,
-    Link,
-    PolicyKind,
-    Record,
-    Run,
-    ScoreLine,
-    Track,
-    Verification,
-    figure,
-)
+from segpt.leaderboard.entry import Entry, Link, Record, Run, ScoreLine, Verification, figure
+from segpt.leaderboard.track import PolicyKind, Track
 from tests.leaderboard import entries
 
 ARTIFACT, SECOND, TEXT, OTHER = "a" * 64, "e" * 64, entries.TEXT, "c" * 64

@@ -21,9 +21,9 @@ from segpt.config.layout import parameters
 from segpt.config.score import Frozen, ScoreSpec
 from segpt.data.text import document_hash, text_digest
 from segpt.errors import CheckError
-from segpt.leaderboard import record, verify
-from segpt.leaderboard.track import Record, Run, ScoreLine, figure
-from segpt.leaderboard.verify import Verdict
+from segpt.leaderboard import record, store, verify
+from segpt.leaderboard.entry import Record, Run, ScoreLine, figure
+from segpt.leaderboard.verdict import Verdict
 from segpt.stages.checkpoint_io import write_json
 from segpt.stages.pack import documents_path, pack, read_artifact
 from segpt.stages.score import score
@@ -78,10 +78,7 @@ def honest(board: Path, made: Path, *names: str) -> Record:
         board,
         [made / f"{name}.segpt" for name in chosen],
         [made / f"{name}.json" for name in chosen],
-        name="first",
-        track="small",
-        authors=["Ada"],
-        date="2025-03-01",
+        record.Description(name="first", track="small", authors=["Ada"], date="2025-03-01"),
     )
     assert isinstance(added.link.entry, Record)
     return added.link.entry
@@ -91,12 +88,12 @@ def rewritten(board: Path, entry: Record) -> None:
     """A chain made anew that holds ``entry`` alone, which is sound as far as it can be told."""
     shutil.rmtree(board / "records", ignore_errors=True)
     (board / "chain.json").unlink(missing_ok=True)
-    record.append_entry(board, entry)
-    assert record.check(board).findings == ()
+    store.append_entry(board, entry)
+    assert store.check(board).findings == ()
 
 
 def verified(board: Path, *artifacts: Path) -> Verdict:
-    read = record.read_board(board)
+    read = store.read_board(board)
     entry = verify.choose(read, ["first"], remade=False)
     (verdict,) = verify.verify(board, read, entry, artifacts=artifacts)
     return verdict
@@ -242,7 +239,7 @@ def test_a_day_in_the_future_is_refused(board: Path, made: Path, days: int) -> N
     links, chain = entries.chained(entry)
     write_json(board / "records" / links[0].file, links[0])
     write_json(board / "chain.json", chain)
-    (finding,) = record.check(board).findings
+    (finding,) = store.check(board).findings
     assert f"date is {day}" in finding
     verdict = verified(board, made / "a.segpt")
     assert verdict.state is None
@@ -417,7 +414,7 @@ def test_every_field_of_a_record_is_derived_or_said_to_be_unverifiable(
         changed = dataclasses.replace(run, scores=(forged_field(line, field),))
         forged[f"ScoreLine.{field}"] = dataclasses.replace(entry, runs=(changed,))
     assert len(forged) >= 18
-    read = record.read_board(board)
+    read = store.read_board(board)
     for name, each in forged.items():
         links, _ = entries.chained(each)
         changed_board = read._replace(links=tuple(links))
@@ -463,10 +460,7 @@ def test_numbers_that_json_cannot_hold_never_reach_the_chain(board: Path, made: 
             board,
             [made / "a.segpt"],
             [odd],
-            name="first",
-            track="small",
-            authors=["Ada"],
-            date="2025-03-01",
+            record.Description(name="first", track="small", authors=["Ada"], date="2025-03-01"),
         )
-    assert record.check(board).findings == ()
+    assert store.check(board).findings == ()
     assert not (board / "records").exists()

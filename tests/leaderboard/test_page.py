@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from segpt.leaderboard import page
-from segpt.leaderboard.track import Chain, Entry, Run, Track
+from segpt.leaderboard.entry import Chain, Entry, Run
+from segpt.leaderboard.track import Track
 from segpt.report.sanitise import pieces, shown
 from tests.leaderboard.entries import (
     HOSTILE,

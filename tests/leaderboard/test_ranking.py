@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from segpt.leaderboard.entry import Claim, Entry, Record, Run, figure
 from segpt.leaderboard.ranking import advance, standings, state_of, total_of, values_of
-from segpt.leaderboard.track import Claim, Entry, Record, Run, Track, figure
+from segpt.leaderboard.track import Track
 from tests.leaderboard.entries import (
     LARGE,
     SMALL,

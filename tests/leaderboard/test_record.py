@@ -13,9 +13,9 @@ from segpt.config.layout import parameters
 from segpt.config.score import Frozen, ScoreSpec, Sgd
 from segpt.data.text import text_digest
 from segpt.errors import ArtifactError, CheckError, SegptError, SpecError
-from segpt.leaderboard import record
+from segpt.leaderboard import page_files, record, store, track_text
 from segpt.leaderboard.compressors import PROGRAMS, compressed, compressors
-from segpt.leaderboard.track import Baseline, Entry, Link, Record
+from segpt.leaderboard.entry import Baseline, Entry, Link, Record
 from segpt.stages.checkpoint_io import write_json
 from segpt.stages.pack import documents_path, read_artifact
 from segpt.stages.score import score
@@ -67,7 +67,7 @@ def board(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def add(board: Path, made: Path, *scores: str, **changes: Any) -> record.Added:
+def add(board: Path, made: Path, *scores: str, **changes: Any) -> store.Added:
     given: dict[str, Any] = {
         "artifacts": [made / "a.segpt"],
         "name": "first",
@@ -76,11 +76,13 @@ def add(board: Path, made: Path, *scores: str, **changes: Any) -> record.Added:
         "date": "2025-03-01",
     } | changes
     artifacts = given.pop("artifacts")
-    return record.add(board, artifacts, [made / s for s in scores or ("a.json",)], **given)
+    return record.add(
+        board, artifacts, [made / s for s in scores or ("a.json",)], record.Description(**given)
+    )
 
 
 def links(board: Path) -> tuple[Link, ...]:
-    return record.read_board(board).links
+    return store.read_board(board).links
 
 
 def files(board: Path) -> list[str]:
@@ -115,9 +117,9 @@ def test_a_record_says_what_the_artifact_and_its_scores_say(board: Path, made: P
     assert [line.nats for line in run.scores] == [score["nats"] for score in scores]
     assert added.advance is not None
     assert added.advance.made
-    checked = record.check(board)
+    checked = store.check(board)
     assert checked.findings == ()
-    assert checked.chain == record.read_board(board).chain
+    assert checked.chain == store.read_board(board).chain
 
 
 def test_several_artifacts_are_runs_and_scores_find_theirs(board: Path, made: Path) -> None:
@@ -134,7 +136,7 @@ def test_several_artifacts_are_runs_and_scores_find_theirs(board: Path, made: Pa
     assert found.bpb == pytest.approx(sum(bpb) / 3, rel=1e-15)
     assert added.advance is not None
     assert added.advance.made
-    worse = record.append_entry(board, entries.claim("better", 0.5, "seeds"))
+    worse = store.append_entry(board, entries.claim("better", 0.5, "seeds"))
     assert worse.advance is None
 
 
@@ -204,12 +206,12 @@ def test_entries_are_only_ever_appended(board: Path, made: Path) -> None:
     with pytest.raises(CheckError, match="has the same artifact as"):
         add(board, made, "ttt.json", name="second")
     second = add(board, made, "b.json", artifacts=[made / "b.segpt"], name="second").path
-    record.append_entry(board, entries.claim(track="tiny"))
+    store.append_entry(board, entries.claim(track="tiny"))
     assert files(board) == ["0001-first.json", "0002-second.json", "0003-said.json"]
     assert first.read_bytes() == before
     assert second.name == "0002-second.json"
     assert [link.number for link in links(board)] == [1, 2, 3]
-    assert record.check(board).findings == ()
+    assert store.check(board).findings == ()
 
 
 def test_nothing_is_added_to_a_broken_board(board: Path, made: Path) -> None:
@@ -218,18 +220,18 @@ def test_nothing_is_added_to_a_broken_board(board: Path, made: Path) -> None:
     with pytest.raises(CheckError, match=r"nothing was added: 0001-other\.json: a file with"):
         add(board, made, name="second")
     with pytest.raises(CheckError, match=r"0001-other\.json"):
-        record.read_board(board)
+        store.read_board(board)
 
 
 def test_a_damaged_board_is_read_to_its_end(board: Path, made: Path) -> None:
     path = add(board, made).path
     for name in ("one", "two", "three"):
-        record.append_entry(board, entries.claim(name, track="tiny"))
+        store.append_entry(board, entries.claim(name, track="tiny"))
     (board / "records" / "0002-one.json").write_text(path.read_text()[:100])
     (board / "records" / "0003-two.json").unlink()
     (board / "records" / "notes").mkdir()
     path.write_text(path.read_text().replace('"first"', '"frist"'))
-    told = "\n".join(record.check(board).findings)
+    told = "\n".join(store.check(board).findings)
     assert "0001-first.json: a file with this number and name is called 0001-frist" in told
     assert "0002-one.json is not valid JSON" in told
     assert "0004-three.json: the entries before it, 3, are missing" in told
@@ -239,16 +241,16 @@ def test_a_damaged_board_is_read_to_its_end(board: Path, made: Path) -> None:
 
 def test_a_head_that_was_kept_must_still_be_there(board: Path, made: Path) -> None:
     add(board, made)
-    chain = record.check(board).chain
+    chain = store.check(board).chain
     assert chain is not None
-    record.append_entry(board, entries.claim(track="tiny"))
-    assert record.check(board, chain.head).findings == ()
-    assert record.check(board, chain.root).findings == ()
+    store.append_entry(board, entries.claim(track="tiny"))
+    assert store.check(board, chain.head).findings == ()
+    assert store.check(board, chain.root).findings == ()
     for path in (board / "records").iterdir():
         path.unlink()
     (board / "chain.json").unlink()
-    record.append_entry(board, entries.claim("other", track="tiny"))
-    (finding,) = record.check(board, chain.head).findings
+    store.append_entry(board, entries.claim("other", track="tiny"))
+    (finding,) = store.check(board, chain.head).findings
     assert finding.startswith(f"{chain.head}: no entry has this digest; the chain was made anew")
 
 
@@ -292,12 +294,15 @@ def test_files_that_are_something_else_are_refused(board: Path, made: Path) -> N
         add(board, made, "a.segpt")
     with pytest.raises(SegptError, match="a record needs a score"):
         record.add(
-            board, [made / "a.segpt"], [], name="n", track="small", authors=["A"], date="2025-03-01"
+            board,
+            [made / "a.segpt"],
+            [],
+            record.Description(name="n", track="small", authors=["A"], date="2025-03-01"),
         )
 
 
 def test_tracks_are_read_strictly(board: Path) -> None:
-    assert [track.name for track in record.read_tracks(board)] == ["small", "tiny", "seeds"]
+    assert [track.name for track in store.read_tracks(board)] == ["small", "tiny", "seeds"]
     place = board / "tracks.toml"
     for wrong, words in (
         (TRACKS.replace("bytes = 100", "byte = 100"), "unknown key 'byte' in track; did you mean"),
@@ -311,31 +316,31 @@ def test_tracks_are_read_strictly(board: Path) -> None:
     ):
         place.write_text(wrong)
         with pytest.raises(SpecError, match=words) as caught:
-            record.read_tracks(board)
+            store.read_tracks(board)
         assert str(place) in str(caught.value)
     place.unlink()
     with pytest.raises(SpecError, match="name the leaderboard's directory with --dir"):
-        record.read_tracks(board)
+        store.read_tracks(board)
 
 
 def test_the_pages_are_stale_until_they_are_rendered(board: Path, made: Path) -> None:
     readme, index = board / "README.md", board / "index.html"
-    assert record.render_pages(board, write=True) == {readme: True, index: True}
+    assert page_files.render_pages(board, write=True) == {readme: True, index: True}
     add(board, made)
     before = readme.read_bytes(), index.read_bytes()
-    assert record.render_pages(board, write=False) == {readme: True, index: True}
+    assert page_files.render_pages(board, write=False) == {readme: True, index: True}
     assert (readme.read_bytes(), index.read_bytes()) == before
-    record.render_pages(board, write=True)
+    page_files.render_pages(board, write=True)
     assert b"| 1 | first | " in readme.read_bytes()
-    assert record.render_pages(board, write=False) == {readme: False, index: False}
+    assert page_files.render_pages(board, write=False) == {readme: False, index: False}
     index.write_bytes(index.read_bytes() + b"\n")
-    assert record.render_pages(board, write=False) == {readme: False, index: True}
+    assert page_files.render_pages(board, write=False) == {readme: False, index: True}
     readme.write_text("no markers")
     with pytest.raises(SegptError, match=r"README\.md: the page needs one line"):
-        record.render_pages(board, write=True)
+        page_files.render_pages(board, write=True)
     readme.unlink()
     with pytest.raises(SegptError, match="cannot read"):
-        record.render_pages(board, write=True)
+        page_files.render_pages(board, write=True)
 
 
 def test_a_baseline_is_of_the_text_of_its_track(board: Path) -> None:
@@ -374,10 +379,10 @@ def test_each_compressor_gives_what_all_of_them_give() -> None:
 
 def test_our_own_text_is_the_one_that_the_demo_tracks_name() -> None:
     ours = Path(__file__).resolve().parents[2] / "leaderboard"
-    tracks = [t for t in record.read_tracks(ours) if t.name.startswith("demo-")]
+    tracks = [t for t in store.read_tracks(ours) if t.name.startswith("demo-")]
     assert len(tracks) == 2
     for track in tracks:
-        text = record.text_of(ours, track)
+        text = track_text.text_of(ours, track)
         assert text is not None
         assert track.source == "texts/demo.jsonl.xz"
         assert (len(list(text)), sum(map(len, text))) == (82, 237_560)
@@ -385,5 +390,5 @@ def test_our_own_text_is_the_one_that_the_demo_tracks_name() -> None:
 
 def test_an_entry_that_no_rule_forbids_is_written_as_it_is(board: Path) -> None:
     entry: Entry = entries.claim(about="a\u202eb <b>", source="javascript:alert(1)", track="tiny")
-    added = record.append_entry(board, entry)
+    added = store.append_entry(board, entry)
     assert links(board)[0].entry == entry == added.link.entry

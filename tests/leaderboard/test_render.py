@@ -11,8 +11,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from segpt.errors import SegptError
+from segpt.leaderboard.entry import Entry
 from segpt.leaderboard.render import inert, render, tables
-from segpt.leaderboard.track import Entry
 from segpt.report.sanitise import shown
 from tests.leaderboard.entries import (
     HOSTILE,

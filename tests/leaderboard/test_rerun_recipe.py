@@ -9,9 +9,9 @@ import pytest
 from segpt.config.score import ScoreSpec
 from segpt.data.corpus import builtin
 from segpt.errors import SegptError, SpecError
-from segpt.leaderboard import record, verify
+from segpt.leaderboard import record, store, verify
+from segpt.leaderboard.entry import Record
 from segpt.leaderboard.rerun_recipe import commands_of, remake
-from segpt.leaderboard.track import Record
 from segpt.stages.checkpoint_io import write_json
 from segpt.stages.pack import read_artifact
 from segpt.stages.score import score
@@ -111,13 +111,11 @@ def test_a_record_is_reproduced(tmp_path: Path) -> None:
         board,
         [artifact],
         [place / "score.json"],
-        name="first",
-        track="small",
-        authors=["Ada"],
-        date="2025-03-01",
-        recipe=RECIPE,
+        record.Description(
+            name="first", track="small", authors=["Ada"], date="2025-03-01", recipe=RECIPE
+        ),
     )
-    whole = record.read_board(board)
+    whole = store.read_board(board)
     (entry,) = verify.choose(whole, (), remade=True)
     assert isinstance(entry, Record)
     (verdict,) = verify.verify(board, whole, [entry], remade=True)
@@ -131,7 +129,7 @@ def test_a_record_is_reproduced(tmp_path: Path) -> None:
         "made anew, the same bytes, by another recipe, from other text, frozen"
     )
     verify.append(board, whole, verdict, ["Grace"], "2025-03-02")
-    assert record.check(board).findings == ()
-    (row,) = record.read_board(board).standings()["small"]
+    assert store.check(board).findings == ()
+    (row,) = store.read_board(board).standings()["small"]
     assert row.state == "reproduced"
     assert json.loads((place / "score.json").read_text())["bpb"] == entry.bpb

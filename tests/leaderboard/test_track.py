@@ -6,7 +6,7 @@ import pytest
 
 from segpt.config.base import canonical, decode, encode, readable
 from segpt.errors import SpecError
-from segpt.leaderboard.track import (
+from segpt.leaderboard.entry import (
     ROOT,
     Chain,
     Claim,
@@ -15,11 +15,10 @@ from segpt.leaderboard.track import (
     Record,
     Run,
     ScoreLine,
-    Track,
-    Tracks,
     Verification,
     figure,
 )
+from segpt.leaderboard.track import Track, Tracks
 from tests.leaderboard import entries
 
 KINDS: dict[str, Entry] = {

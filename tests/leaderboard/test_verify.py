@@ -14,9 +14,10 @@ from segpt.config.ngram import Ngram
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, SpecError
-from segpt.leaderboard import record, verify
-from segpt.leaderboard.track import Baseline, Record, ScoreLine, Verification, figure
-from segpt.leaderboard.verify import Verdict, reading_of
+from segpt.leaderboard import duration, record, store, verify
+from segpt.leaderboard.entry import Baseline, Record, ScoreLine, Verification, figure
+from segpt.leaderboard.rescore import reading_of
+from segpt.leaderboard.verdict import Verdict
 from segpt.stages.checkpoint_io import read_json
 from tests.leaderboard import entries
 from tests.leaderboard.small_records import DOCUMENTS, packed, scored
@@ -67,7 +68,9 @@ def add(board: Path, made: Path, *names: str, track: str = "small", **changes: A
     scores = [made / f"{name}{end}.json" for name in names for end in ("", "-ttt")]
     given: dict[str, Any] = {"name": "first", "authors": ["Ada"], "date": "2025-03-01"}
     artifacts = [made / f"{name}.segpt" for name in names]
-    added = record.add(board, artifacts, scores, track=track, **(given | changes))
+    added = record.add(
+        board, artifacts, scores, record.Description(track=track, **(given | changes))
+    )
     assert isinstance(added.link.entry, Record)
     return added.link.entry
 
@@ -75,7 +78,7 @@ def add(board: Path, made: Path, *names: str, track: str = "small", **changes: A
 def verified(
     directory: Path, *names: str, artifacts: Sequence[Path] = (), **options: Any
 ) -> list[Verdict]:
-    board = record.read_board(directory)
+    board = store.read_board(directory)
     chosen = verify.choose(board, names, remade=options.get("remade", False))
     return [*verify.verify(directory, board, chosen, artifacts=artifacts, **options)]
 
@@ -95,7 +98,7 @@ def forged(board: Path, of: Record, **changes: Any) -> Record:
     entry = dataclasses.replace(of, runs=runs, bpb=figure(runs).bpb, **changes)
     shutil.rmtree(board / "records")
     (board / "chain.json").unlink()
-    record.append_entry(board, entry)
+    store.append_entry(board, entry)
     return entry
 
 
@@ -162,19 +165,19 @@ def test_every_score_of_a_record_is_repeated(board: Path, made: Path) -> None:
     assert all(c.agrees and c.difference == 0.0 for c in verdict.comparisons)
     assert (verdict.bpb, verdict.artifact) == (entry.bpb, entry.artifact)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    whole = verify.seconds_of(entry, remade=False)
+    whole = duration.seconds_of(entry, remade=False)
     assert told[-1][0] == pytest.approx(whole)
     assert whole == sum(line.seconds for run in entry.runs for line in run.scores)
 
 
 def test_a_figure_that_differs_is_found(board: Path, made: Path) -> None:
     forged(board, add(board, made, "a"))
-    assert record.check(board).findings == ()
+    assert store.check(board).findings == ()
     (verdict,) = verified(board, artifacts=[made / "a.segpt"])
     assert verdict.differs
     assert verdict.state is None
     assert not any(c.agrees for c in verdict.comparisons)
-    found = record.read_board(board)
+    found = store.read_board(board)
     with pytest.raises(CheckError, match="first was not verified, so nothing was added"):
         verify.append(board, found, verdict, ["Grace"], "2025-04-01")
 
@@ -213,7 +216,7 @@ def test_another_text_is_refused(board: Path, made: Path) -> None:
 def test_a_broken_artifact_does_not_stop_the_rest(board: Path, made: Path) -> None:
     entry = add(board, made, "a")
     add(board, made, "b", name="second")
-    found = record.read_board(board)
+    found = store.read_board(board)
     place = Path(shutil.copy(made / "a.segpt", board / "copied.segpt"))
     (board / "copied.segpt.documents").write_bytes(b"12345678")
     chosen = verify.choose(found, (), remade=False)
@@ -229,17 +232,17 @@ def test_baselines_are_compressed_again(board: Path) -> None:
     assert verdict.state == "checked"
     assert verdict.comparisons[0].what == "bzip2"
     assert verdict.artifact is None
-    found = record.read_board(board).links[0].entry
+    found = store.read_board(board).links[0].entry
     assert isinstance(found, Baseline)
-    record.append_entry(board, dataclasses.replace(found, name="worse", compressed=1))
+    store.append_entry(board, dataclasses.replace(found, name="worse", compressed=1))
     assert [v.state for v in verified(board)] == ["checked", None]
     assert verified(board, remade=True) == []
 
 
 def test_entries_are_chosen_by_name(board: Path, made: Path) -> None:
     add(board, made, "a")
-    record.append_entry(board, entries.claim(track="small"))
-    found = record.read_board(board)
+    store.append_entry(board, entries.claim(track="small"))
+    found = store.read_board(board)
     assert [e.name for e in verify.choose(found, (), remade=False)] == ["first"]
     with pytest.raises(SpecError, match="no entry is named 'frist'; did you mean 'first'"):
         verify.choose(found, ["frist"], remade=False)
@@ -250,7 +253,7 @@ def test_entries_are_chosen_by_name(board: Path, made: Path) -> None:
 def test_what_was_found_is_appended_and_is_the_state(board: Path, made: Path) -> None:
     entry = add(board, made, "a", date="2025-03-01")
     for number in (1, 2):
-        found = record.read_board(board)
+        found = store.read_board(board)
         (verdict,) = verified(board, artifacts=[made / "a.segpt"])
         added = verify.append(board, found, verdict, ["Grace", "Edsger"], "2025-04-01")
         appended = added.link.entry
@@ -259,18 +262,18 @@ def test_what_was_found_is_appended_and_is_the_state(board: Path, made: Path) ->
         assert (appended.state, appended.bpb) == ("checked", entry.bpb)
         assert appended.artifact == entry.artifact
         assert appended.conditions["versions"]["segpt"]
-    (row,) = record.read_board(board).standings()["small"]
+    (row,) = store.read_board(board).standings()["small"]
     assert (row.state, len(row.verifications)) == ("checked", 2)
-    assert record.check(board).findings == ()
+    assert store.check(board).findings == ()
     with pytest.raises(CheckError, match="is of 2025-02-01, before first"):
-        verify.append(board, record.read_board(board), verdict, ["Grace"], "2025-02-01")
+        verify.append(board, store.read_board(board), verdict, ["Grace"], "2025-02-01")
 
 
 def test_long_names_leave_room_for_a_number(board: Path, made: Path) -> None:
     name = "x" * 55 + "-yyyyyyyy"
     add(board, made, "a", name=name)
     for ending in ("-", "-2"):
-        found = record.read_board(board)
+        found = store.read_board(board)
         (verdict,) = verified(board, artifacts=[made / "a.segpt"])
         added = verify.append(board, found, verdict, ["Grace"], "2025-04-01")
         assert len(added.link.entry.name) <= 64

@@ -13,9 +13,9 @@ import pytest
 
 from segpt.config.base import readable
 from segpt.errors import CheckError, SegptError
-from segpt.leaderboard import record
+from segpt.leaderboard import store
 from segpt.leaderboard.chain import INDEX
-from segpt.leaderboard.track import Chain, Claim
+from segpt.leaderboard.entry import Chain, Claim
 from tests.leaderboard.entries import claim
 
 TRACKS = '[[tracks]]\nname = "tiny"\nabout = "Tiny files."\nbytes = 100\n'
@@ -23,9 +23,9 @@ TRACKS = '[[tracks]]\nname = "tiny"\nabout = "Tiny files."\nbytes = 100\n'
 ADD = """
 import sys
 from pathlib import Path
-from segpt.leaderboard import record
+from segpt.leaderboard import store
 from tests.leaderboard.entries import claim
-record.append_entry(Path(sys.argv[1]), claim(sys.argv[2], track="tiny"))
+store.append_entry(Path(sys.argv[1]), claim(sys.argv[2], track="tiny"))
 """
 
 
@@ -33,7 +33,7 @@ record.append_entry(Path(sys.argv[1]), claim(sys.argv[2], track="tiny"))
 def board(tmp_path: Path) -> Path:
     (tmp_path / "tracks.toml").write_text(TRACKS)
     for name in ("one", "two"):
-        record.append_entry(tmp_path, made(name))
+        store.append_entry(tmp_path, made(name))
     return tmp_path
 
 
@@ -42,8 +42,8 @@ def made(name: str) -> Claim:
 
 
 def names(board: Path) -> list[str]:
-    assert record.check(board).findings == ()
-    return [link.entry.name for link in record.read_board(board).links]
+    assert store.check(board).findings == ()
+    return [link.entry.name for link in store.read_board(board).links]
 
 
 class Killed(BaseException):
@@ -85,12 +85,12 @@ def test_whatever_interrupts_an_addition_the_chain_is_sound(
         with monkeypatch.context() as patch:
             at_call(k, fault, patch)
             try:
-                record.append_entry(board, made(f"new-{k}"))
+                store.append_entry(board, made(f"new-{k}"))
             except (Killed, SegptError, OSError):
                 seen.add("stopped")
         assert names(board) in (before, [*before, f"new-{k}"])
         after = names(board)
-        record.append_entry(board, made(f"next-{k}"))
+        store.append_entry(board, made(f"next-{k}"))
         assert names(board) == [*after, f"next-{k}"]
         seen.add("kept" if after != before else "not added")
         assert not [path for path in (board / "records").iterdir() if path.name[0] == "."]
@@ -118,7 +118,7 @@ def test_temporary_files_are_no_entries(board: Path) -> None:
 def older(board: Path) -> str:
     """Leave what a version did that was killed between entry and index."""
     index = (board / INDEX).read_bytes()
-    record.append_entry(board, made("three"))
+    store.append_entry(board, made("three"))
     (board / INDEX).write_bytes(index)
     return "0003-three.json"
 
@@ -126,24 +126,24 @@ def older(board: Path) -> str:
 def test_what_an_older_version_left_is_completed(board: Path) -> None:
     last = older(board)
     with pytest.raises(CheckError, match="to mend that: segpt leaderboard repair"):
-        record.append_entry(board, made("four"))
-    assert record.repair(board) == (f"completed {last}: chain.json names it now",)
+        store.append_entry(board, made("four"))
+    assert store.repair(board) == (f"completed {last}: chain.json names it now",)
     assert names(board) == ["one", "two", "three"]
-    assert record.repair(board) == ()
+    assert store.repair(board) == ()
 
 
 def test_the_first_entry_is_completed_too(tmp_path: Path) -> None:
     (tmp_path / "tracks.toml").write_text(TRACKS)
-    record.append_entry(tmp_path, made("one"))
+    store.append_entry(tmp_path, made("one"))
     (tmp_path / INDEX).unlink()
-    assert record.repair(tmp_path) == ("completed 0001-one.json: chain.json names it now",)
+    assert store.repair(tmp_path) == ("completed 0001-one.json: chain.json names it now",)
 
 
 def test_a_last_entry_that_is_not_sound_is_dropped_and_kept_aside(board: Path) -> None:
     last = older(board)
     path = board / "records" / last
     path.write_bytes(path.read_bytes()[:-20])
-    (done,) = record.repair(board)
+    (done,) = store.repair(board)
     assert done.startswith(f"dropped {last}")
     assert names(board) == ["one", "two"]
     assert (board / "records" / f".{last}.dropped").is_file()
@@ -160,14 +160,14 @@ def test_nothing_else_is_repaired(board: Path, harm: str) -> None:
         case "two more":
             index = (board / INDEX).read_bytes()
             older(board)
-            record.repair(board)
-            record.append_entry(board, made("four"))
+            store.repair(board)
+            store.append_entry(board, made("four"))
             (board / INDEX).write_bytes(index)
         case _:
             (board / INDEX).write_bytes(readable(Chain(root="1" * 64, head="1" * 64, count=2)))
     before = {path: path.read_bytes() for path in board.rglob("*") if path.is_file()}
-    assert record.check(board).findings
+    assert store.check(board).findings
     with pytest.raises(CheckError, match="nothing was repaired"):
-        record.repair(board)
+        store.repair(board)
     assert {path: path.read_bytes() for path in board.rglob("*") if path.is_file()} == before
     assert first.is_file()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segpt.config import model as spec
+from segpt.config import layer as spec
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
 from segpt.config.model import ModelSpec

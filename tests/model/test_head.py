@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segpt.config import model as model_spec
+from segpt.config import head as head_spec
 from segpt.config import parts as spec
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
@@ -202,8 +202,8 @@ def test_heads_are_stored_and_read_back(cap: str) -> None:
     model = headed(softcap=CAPS[cap][0], tied=False, gain=True, multiple=8)
     assert decode(ModelSpec, encode(model)) == model
     assert isinstance(build(model).head, Head)
-    plain = model_spec.Head(softcap=15.0)
+    plain = head_spec.Head(softcap=15.0)
     assert plain.weights(53, 24) == ()
     assert encode(plain) == {"kind": "head", "tied": True, "softcap": 15.0}
-    assert decode(model_spec.Head, {"softcap": 15}) == plain
-    assert isinstance(decode(model_spec.Head, {"softcap": "asymmetric"}).softcap, spec.Asymmetric)
+    assert decode(head_spec.Head, {"softcap": 15}) == plain
+    assert isinstance(decode(head_spec.Head, {"softcap": "asymmetric"}).softcap, spec.Asymmetric)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from segpt.config.expand import expand
-from segpt.config.model import Head, ModelSpec, settle
+from segpt.config.head import Head
+from segpt.config.model import ModelSpec, settle
 from segpt.config.parts import Skip
 from segpt.model.build import build, load_weights
 from segpt.model.cache import KVCache

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segpt.config import model as model_spec
+from segpt.config import layer as layer_spec
 from segpt.config import parts as spec
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
+from segpt.config.head import Head
 from segpt.config.model import ModelSpec
+from segpt.config.route import Visit
 from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import parts
@@ -294,7 +296,7 @@ def test_exclude_self_takes_away_as_much_as_it_has_learned(alpha: float) -> None
 @pytest.mark.parametrize(("scale", "factor"), [(None, 8**-0.5), (0.12, 0.12)])
 def test_attention_scales_its_logits(scale: float | None, factor: float) -> None:
     """Six query heads share two of keys and values, three each."""
-    s = model_spec.Attention(heads=6, kv_heads=2, head_dim=8, scale=scale)
+    s = layer_spec.Attention(heads=6, kv_heads=2, head_dim=8, scale=scale)
     mixer = Attention(s, 16, [], [], []).double()
     with torch.no_grad():
         for i, matrix in enumerate(m for m in mixer.modules() if isinstance(m, Matrix)):
@@ -314,7 +316,7 @@ def test_attention_scales_its_logits(scale: float | None, factor: float) -> None
 
 def test_the_scale_of_attention_is_positive() -> None:
     with pytest.raises(SpecError, match="the scale of attention is positive or null, got 0"):
-        model_spec.Attention(heads=1, kv_heads=1, head_dim=2, scale=0.0)
+        layer_spec.Attention(heads=1, kv_heads=1, head_dim=2, scale=0.0)
 
 
 @pytest.mark.parametrize("normed", [False, True])
@@ -373,9 +375,9 @@ def test_what_is_new_is_not_spelled_out_while_it_is_not_used() -> None:
         spec.ExcludeSelf(),
         spec.Gain(),
         spec.Rope(dims=8),
-        model_spec.Attention(heads=1, kv_heads=1, head_dim=2),
-        model_spec.Head(),
-        model_spec.Visit(layer=0),
+        layer_spec.Attention(heads=1, kv_heads=1, head_dim=2),
+        Head(),
+        Visit(layer=0),
     ):
         known = {
             "head_gate": {"inputs"},

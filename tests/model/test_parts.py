@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segpt.config import model as model_spec
+from segpt.config import layer as layer_spec
 from segpt.config import parts as spec
 from segpt.kernels import activation, attention, rms_norm
 from segpt.model import parts
@@ -175,7 +175,7 @@ def test_skip_is_a_gated_lerp() -> None:
         ("silu", {-2.0: -2 / (1 + math.e**2), 0.0: 0.0, 3.0: 3 / (1 + math.e**-3)}),
     ],
 )
-def test_activations(act: model_spec.Activation, points: dict[float, float]) -> None:
+def test_activations(act: layer_spec.Activation, points: dict[float, float]) -> None:
     found = activation(torch.tensor(list(points)), act)
     torch.testing.assert_close(found, torch.tensor(list(points.values())))
 
@@ -184,7 +184,7 @@ def test_swiglu_gates_its_second_half_by_its_first() -> None:
     x = torch.tensor([-2.0, 3.0, 5.0, 7.0])
     gated = [5 * -2 / (1 + math.e**2), 7 * 3 / (1 + math.e**-3)]
     torch.testing.assert_close(activation(x, "swiglu"), torch.tensor(gated))
-    feed = Dense(model_spec.Dense(hidden=3, act="swiglu"), width=4)
+    feed = Dense(layer_spec.Dense(hidden=3, act="swiglu"), width=4)
     assert (feed.up.weight.shape, feed.down.weight.shape) == ((6, 4), (4, 3))
 
 
@@ -198,7 +198,7 @@ def test_rms_has_no_gain_and_works_in_float32() -> None:
 
 
 def test_a_view_replaces_the_weight_that_is_used() -> None:
-    feed = Dense(model_spec.Dense(hidden=3, act="relu2"), width=4)
+    feed = Dense(layer_spec.Dense(hidden=3, act="relu2"), width=4)
     with torch.no_grad():
         feed.up.weight.copy_(noise(3, 4))
     x = noise(2, 4, seed=1)

@@ -14,8 +14,9 @@ from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
 from segpt.config.flops import flops
-from segpt.config.model import Growth, ModelSpec, settle
+from segpt.config.model import ModelSpec, settle
 from segpt.config.score import ScoreSpec
+from segpt.config.window import Growth
 from segpt.errors import SpecError
 from segpt.eval.policies import reach
 from segpt.model.cache import KVCache

@@ -10,8 +10,9 @@ from torch import Tensor
 from segpt.config import parts as slot
 from segpt.config.base import encode
 from segpt.config.expand import expand
+from segpt.config.layer import Attention
 from segpt.config.layout import Place, Role, layout
-from segpt.config.model import Attention, ModelSpec
+from segpt.config.model import ModelSpec
 from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import parts

@@ -10,7 +10,8 @@ from torch import Tensor
 from segpt.config import parts as slot
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
-from segpt.config.model import Attention, ModelSpec
+from segpt.config.layer import Attention
+from segpt.config.model import ModelSpec
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from segpt.report.axes import HEIGHT, WIDTH
 from segpt.report.chart import (
     BUCKETS,
-    HEIGHT,
-    STYLE,
-    WIDTH,
     Bar,
+    Frame,
     Point,
     Series,
     bars,
@@ -25,6 +24,7 @@ from segpt.report.chart import (
     scatter,
     thinned,
 )
+from segpt.report.figure import STYLE
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -40,12 +40,12 @@ HOSTILE = [
 def drawn_line(text: str = "loss") -> Markup:
     points = [(float(i), 5.0 / (1 + i)) for i in range(50)]
     series = [Series(text, points, text), Series("held out", points[::10], dots=True)]
-    return line(series, title=text, x=text, y=text, about=text)
+    return line(series, Frame(title=text, x=text, y=text, about=text))
 
 
 def drawn_scatter(text: str = "a model") -> Markup:
     points = [Point(text, 1e5, 2.0, text, f"#{text}"), Point("other", 2e5, 1.5, "kind")]
-    return scatter(points, title=text, x=text, y=text, about=text, log_x=True)
+    return scatter(points, Frame(title=text, x=text, y=text, about=text, log_x=True))
 
 
 def drawn_bars(text: str = "codes") -> Markup:
@@ -113,7 +113,7 @@ NUMBERS = st.one_of(st.none(), st.floats(allow_nan=True), st.floats(-10, 10))
 @settings(deadline=None, derandomize=True)
 @given(st.lists(NUMBERS, max_size=40), st.booleans())
 def test_whatever_the_numbers_lines_stay_inside(values: list[float | None], log: bool) -> None:
-    chart = line([Series("a", list(enumerate(values)))], title="t", x="x", y="y", log_y=log)
+    chart = line([Series("a", list(enumerate(values)))], Frame(title="t", x="x", y="y", log_y=log))
     assert "nan" not in chart
     assert "inf" not in chart
     for x, y in places(chart):
@@ -123,7 +123,7 @@ def test_whatever_the_numbers_lines_stay_inside(values: list[float | None], log:
 
 def test_a_line_has_a_gap_where_a_value_is_none() -> None:
     values = [3.0, 2.0, math.nan, 1.5, 1.4, None, 1.3, math.inf, 1.2, 1.1]
-    chart = line([Series("loss", list(enumerate(values)))], title="t", x="x", y="y")
+    chart = line([Series("loss", list(enumerate(values)))], Frame(title="t", x="x", y="y"))
     assert chart.count('class="line c1"') == 1 + 3  # the legend, and three stretches
     assert chart.count("<circle") == 1 + 1  # 1.3 stands alone
 
@@ -131,11 +131,11 @@ def test_a_line_has_a_gap_where_a_value_is_none() -> None:
 @pytest.mark.parametrize(
     "chart",
     [
-        line([], title="t", x="x", y="y"),
-        line([Series("a", [(0, math.nan), (1, None)])], title="t", x="x", y="y"),
-        line([Series("a", [(1, -1.0)])], title="t", x="x", y="y", log_y=True),
-        scatter([], title="t", x="x", y="y"),
-        scatter([Point("a", 0.0, 1.0)], title="t", x="x", y="y", log_x=True),
+        line([], Frame(title="t", x="x", y="y")),
+        line([Series("a", [(0, math.nan), (1, None)])], Frame(title="t", x="x", y="y")),
+        line([Series("a", [(1, -1.0)])], Frame(title="t", x="x", y="y", log_y=True)),
+        scatter([], Frame(title="t", x="x", y="y")),
+        scatter([Point("a", 0.0, 1.0)], Frame(title="t", x="x", y="y", log_x=True)),
         bars([Bar("a", math.nan), Bar("b", -1.0)], title="t", x="x"),
     ],
 )
@@ -146,7 +146,7 @@ def test_without_numbers_the_chart_says_so(chart: Markup) -> None:
 
 def test_points_lie_where_their_numbers_say() -> None:
     points = [(0.0, 1.0), (5.0, 3.0), (10.0, 2.0)]
-    found = places(line([Series("a", points)], title="t", x="x", y="y"))
+    found = places(line([Series("a", points)], Frame(title="t", x="x", y="y")))
     (x0, y0), (x1, y1), (x2, y2) = found
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
     assert y0 - y2 == pytest.approx(y2 - y1, abs=0.11)
@@ -161,7 +161,7 @@ def test_long_lines_are_thinned_and_keep_their_extremes() -> None:
     assert points[54_321] in kept
     assert (kept[0], kept[-1]) == (points[0], points[-1])
     assert all(a[0] < b[0] for a, b in itertools.pairwise(kept))
-    assert len(line([Series("a", points)], title="t", x="x", y="y")) < 20_000
+    assert len(line([Series("a", points)], Frame(title="t", x="x", y="y"))) < 20_000
 
 
 @settings(deadline=None, derandomize=True)

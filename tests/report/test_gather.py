@@ -18,7 +18,8 @@ from segpt.config.recipe import read_recipe
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
 from segpt.report import gather, picture, rate_curve
-from segpt.report.page import Report, page
+from segpt.report.contents import Report
+from segpt.report.page import page
 from segpt.stages import checkpoint_io, open_model, resolve_spec
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.commit import commit

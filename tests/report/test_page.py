@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from segpt.report.page import (
+from segpt.report.contents import (
     Coded,
     Logged,
     Packed,
@@ -19,10 +19,8 @@ from segpt.report.page import (
     Scored,
     Share,
     Training,
-    page,
-    render,
-    tiles,
 )
+from segpt.report.page import page, render, tiles
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = [

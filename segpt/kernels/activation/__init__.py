@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from segpt.config.model import Activation
+from segpt.config.layer import Activation
 from segpt.kernels.registry import Op
 
 from .reference import ActivationCall, FeedCall, feed_reference, reference

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from segpt.config.model import Activation
+from segpt.config.layer import Activation
 from segpt.kernels.linear import linear
 
 
