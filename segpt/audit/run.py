@@ -25,8 +25,10 @@ from segpt.eval.schedule import schedule
 from segpt.eval.tally import tally
 from segpt.kernels import use_recipe
 from segpt.model.model import Model
-from segpt.stages.checkpoint_io import save_checkpoint, save_quantized, write_json
+from segpt.stages.checkpoint_io import save_checkpoint
+from segpt.stages.json_files import write_json
 from segpt.stages.open_model import OpenedModel, Value
+from segpt.stages.quantized_io import save_quantized
 from segpt.values import Artifact, Checkpoint, Quantized
 
 from .changes import flips_for, slice_of

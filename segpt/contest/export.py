@@ -23,7 +23,7 @@ from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.score import ScoreSpec
 from segpt.errors import CheckError, SegptError, SpecError
 from segpt.leaderboard.render import inert
-from segpt.stages import checkpoint_io
+from segpt.stages import checkpoint_io, json_files, run_directory
 from segpt.stages.resolve_spec import of_checkpoint, quant_spec
 from segpt.values import Artifact, Quantized, Score
 
@@ -202,7 +202,7 @@ def _runs(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[_Run]:
     """Each artifact with the one score of it."""
     found: dict[str, tuple[Path, Score]] = {}
     for path in scores:
-        table = checkpoint_io.read_json(path, "score")
+        table = json_files.read_json(path, "score")
         score, digest = _score(table, path)
         if digest in found:
             raise SegptError(f"{path} and {found[digest][0]} score the same artifact; give one")
@@ -263,7 +263,7 @@ def _recipe(named: str | None, artifact: Path, model: Quantized) -> Recipe:
         if (seed := model.origin.get("seed", "")).isdecimal():
             how = dataclasses.replace(chosen.train, seed=int(seed))
             chosen = dataclasses.replace(chosen, train=how)
-    elif beside := checkpoint_io.checkpoints(artifact.with_suffix("")) or checkpoint_io.checkpoints(
+    elif beside := run_directory.checkpoints(artifact.with_suffix("")) or run_directory.checkpoints(
         artifact.parent
     ):
         chosen = of_checkpoint(checkpoint_io.read_checkpoint(beside[-1]))

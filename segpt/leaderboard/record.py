@@ -16,7 +16,7 @@ from segpt.data.corpus import builtin
 from segpt.data.text import read_text, text_digest
 from segpt.errors import CheckError, SegptError, SpecError
 from segpt.locks import locked
-from segpt.stages.checkpoint_io import read_json
+from segpt.stages.json_files import read_json
 from segpt.stages.pack import read_artifact
 from segpt.stages.prepare import as_text, open_splits
 from segpt.values import Artifact, Text

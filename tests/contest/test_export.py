@@ -20,7 +20,7 @@ from segpt.contest.bundle import unpack
 from segpt.contest.export import LICENCE, Exported, export
 from segpt.contest.read_folder import check_folder
 from segpt.errors import CheckError, SegptError
-from segpt.stages.checkpoint_io import write_score
+from segpt.stages.json_files import write_score
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.score import score
 from segpt.values import Half, Quantized, Text, Tokenizer

@@ -24,7 +24,7 @@ from segpt.errors import CheckError
 from segpt.leaderboard import record, verify
 from segpt.leaderboard.track import Record, Run, ScoreLine, figure
 from segpt.leaderboard.verify import Verdict
-from segpt.stages.checkpoint_io import write_json
+from segpt.stages.json_files import write_json
 from segpt.stages.pack import documents_path, pack, read_artifact
 from segpt.stages.score import score
 from segpt.values import Artifact, Text, documents_digest

@@ -17,7 +17,7 @@ from segpt.errors import CheckError, SpecError
 from segpt.leaderboard import record, verify
 from segpt.leaderboard.track import Baseline, Record, ScoreLine, Verification, figure
 from segpt.leaderboard.verify import Verdict, reading_of
-from segpt.stages.checkpoint_io import read_json
+from segpt.stages.json_files import read_json
 from tests.leaderboard import entries
 from tests.leaderboard.small_records import DOCUMENTS, packed, scored
 

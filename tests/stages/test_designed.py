@@ -19,7 +19,7 @@ from segpt.config.quant import DEFAULT_RULES, QuantSpec, Rule
 from segpt.errors import CheckError, CheckpointError
 from segpt.model.leaves import weights
 from segpt.quant.design import entropy
-from segpt.stages import checkpoint_io
+from segpt.stages import unfinished
 from segpt.stages.calibrate import share
 from segpt.stages.open_model import from_quantized
 from segpt.stages.quantize import HeldOut, Progress, quantize
@@ -262,8 +262,8 @@ def test_an_interrupted_call_goes_on_from_disk_to_the_same_end(
 
     whole, origin = call(save=saved.append), {"checkpoint": source.fingerprint}
     for partial in saved[:3]:
-        checkpoint_io.save_partial(tmp_path / "partial", partial, origin)
-        found = call(resume=checkpoint_io.read_partial(tmp_path / "partial", origin))
+        unfinished.save_partial(tmp_path / "partial", partial, origin)
+        found = call(resume=unfinished.read_partial(tmp_path / "partial", origin))
         assert found == whole
         assert found.fingerprint == whole.fingerprint
         assert found.report == whole.report
