@@ -22,7 +22,7 @@ from segpt.config.layout import parameters
 from segpt.data.corpus import builtin
 from segpt.errors import SegptError
 from segpt.stages import checkpoint_io, run_directory
-from segpt.stages.resolve_spec import score_spec
+from segpt.stages.resolve_spec import Reading, score_spec
 from segpt.stages.score import policy_of, score
 from segpt.values import Checkpoint
 
@@ -113,7 +113,8 @@ def scored(checkpoint: Checkpoint, way: str) -> dict[str, Any]:
         options["stride"] = max(1, checkpoint.spec.context * eighths // 8)
     if options.pop("whole", False):
         options["context"] = checkpoint.spec.context
-    spec = score_spec(checkpoint.spec, **options)
+    policy = options.pop("policy", "none")
+    spec = score_spec(checkpoint.spec, policy=policy, reading=Reading(**options))
     found = score(checkpoint, builtin("validation"), spec)
     return {
         "model": checkpoint.fingerprint,

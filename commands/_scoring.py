@@ -345,11 +345,13 @@ def _spec(model: ModelSpec, options: Mapping[str, Any], loops: int | None) -> Sc
         model,
         policy=options["policy"],
         recipe=read_recipe(recipe) if recipe else None,
-        mode=options["mode"],
-        boundaries=options["boundaries"],
-        stride=options["stride"],
-        context=options["context"],
-        loops=loops,
+        reading=resolve_spec.Reading(
+            mode=options["mode"],
+            boundaries=options["boundaries"],
+            stride=options["stride"],
+            context=options["context"],
+            loops=loops,
+        ),
         settings=options["settings"],
     )
 

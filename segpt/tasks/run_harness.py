@@ -98,14 +98,7 @@ def evaluate(
         ScoreError: if lm-evaluation-harness is missing, a task is unknown or cannot be run.
     """
     begun = time.perf_counter()
-    if not tasks:
-        raise ScoreError("there is no task to run; name at least one task")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ScoreError("tasks run in one process; start segpt eval without torchrun")
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ScoreError("running tasks takes lm-evaluation-harness; pip install 'segpt[eval]'")
-    if include is not None and not include.is_dir():
-        raise ScoreError(f"{include} is not a directory of task files")
+    _check(tasks, include)
     with _quiet():
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
@@ -138,6 +131,18 @@ def evaluate(
         tasks=found["versions"],
         seconds=time.perf_counter() - begun,
     )
+
+
+def _check(tasks: Sequence[str], include: Path | None) -> None:
+    """Refuse what cannot be run here, before anything is imported."""
+    if not tasks:
+        raise ScoreError("there is no task to run; name at least one task")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ScoreError("tasks run in one process; start segpt eval without torchrun")
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ScoreError("running tasks takes lm-evaluation-harness; pip install 'segpt[eval]'")
+    if include is not None and not include.is_dir():
+        raise ScoreError(f"{include} is not a directory of task files")
 
 
 def _named(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
