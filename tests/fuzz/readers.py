@@ -38,7 +38,7 @@ from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe, apply_settings, read_recipe
 from segpt.config.score import ScoreSpec, Sgd
 from segpt.contest import bundle, imports, read_folder
-from segpt.data import modelproto, shards, tokenizer, tokens
+from segpt.data import modelproto, shard_file, shards, tokenizer, tokens
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
@@ -614,7 +614,7 @@ def _tokens(place: Path) -> Subject:
 def _shards(place: Path) -> Subject:
     ids = np.array([256, *b"a text", 256, *b"more of it"], "<u2")
     head = np.zeros(256, "<i4")
-    head[:3] = tokens.MAGIC, 1, len(ids)
+    head[:3] = shard_file.MAGIC, 1, len(ids)
     (place / "f_val_000000.bin").write_bytes(head.tobytes() + ids.tobytes())
     sizes = np.where(ids == 256, 0, 1).astype("<u2")
     (place / "f_val_bytes_000000.bin").write_bytes(head.tobytes() + sizes.tobytes())
@@ -1030,7 +1030,7 @@ READERS: tuple[Reader, ...] = (
         _text("a.jsonl.zst", mutate.lines_damage, zstandard.ZstdCompressor().compress),
     ),
     Reader("parquet", ("data.documents:*",), _parquet, 0.5),
-    Reader("tokens", ("data.tokens:*", "data.manifest:read"), _tokens),
+    Reader("tokens", ("data.tokens:*", "data.shard_file:*", "data.manifest:read"), _tokens),
     Reader("foreign shards", ("data.shards:*",), _shards),
     Reader("CORE bundle", ("tasks.core_bundle:*",), _core, 0.2),
     Reader("CORE archive", ("tasks.fetch:*",), _core_archive, 0.3),
