@@ -263,22 +263,28 @@ def audit_whole(
         f"all tokens from {token} on",
         Run(changed, probed, run_method(method, changed, probed)),
     )
+    whole = _whole(again, flip, nats, tolerance)
+    return whole, replay(nats, again.trial.nats, tolerance, name=name)
+
+
+def _whole(again: Run, flip: Flip, nats: NDArray[np.float64], tolerance: float) -> Condition:
+    """What a second run and a flip say of the ``nats`` of a whole text."""
+    token = flip.token
     held = [
         causal(again._replace(trial=again.trial._replace(nats=nats)), [flip], tolerance)
-        if len(nats) == len(targets)
+        if len(nats) == len(again.trial.nats)
         else Condition("causal", "", "the score is of another number of targets"),
         score_first(again, [flip], tolerance),
         *sound([again, flip.run]),
     ]
     broken = [f"{c.name}: {c.violation}" for c in held if c.violation is not None]
-    whole = Condition(
+    return Condition(
         "whole_text",
         f"a text of the same length, other from token {token} on, gave the {token - 1:,} targets "
         f"before it the same nats{within(tolerance)}, and {len(again.probed):,} distributions "
         "agree with the nats",
         "; ".join(broken) or None,
     )
-    return whole, replay(nats, again.trial.nats, tolerance, name=name)
 
 
 def drawn(seed: int | None) -> int:

@@ -40,10 +40,7 @@ def group_table(groups: Sequence[Group]) -> list[str]:
 
 
 def describe(
-    recipe: Recipe,
-    device: str | None = None,
-    rules: Rules | None = None,
-    processes: int = 1,
+    recipe: Recipe, device: str | None = None, rules: Rules | None = None, processes: int = 1
 ) -> dict[str, Any]:
     """What a run would be, without running it; all in JSON values.
 
@@ -74,11 +71,8 @@ def describe(
     memory = estimate.memory(recipe, device or "cpu", processes)
     work = flops(recipe.model)
     size, assumed = estimate.artifact_bytes(recipe)
-    kept = None
-    if rules is not None:
-        given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
-        findings = referee.before(rules, recipe, given)
-        kept = {"name": rules.name, "findings": [finding.plain() for finding in findings]}
+    given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
+    kept = None if rules is None else _kept(rules, recipe, given)
     return {
         "recipe": recipe.name,
         "parameters": sum(by_role.values()),
@@ -120,6 +114,12 @@ def _check(recipe: Recipe, processes: int) -> None:
     if how.loops is not None:
         recipe.model.passes(how.loops.most)
     Mesh(0, processes, torch.device("cpu")).rows(how.batch, how.accumulation)
+
+
+def _kept(rules: Rules, recipe: Recipe, given: referee.Given) -> dict[str, Any]:
+    """Which rules are kept, as JSON values."""
+    findings = referee.before(rules, recipe, given)
+    return {"name": rules.name, "findings": [finding.plain() for finding in findings]}
 
 
 def estimate_given(

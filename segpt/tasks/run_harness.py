@@ -122,14 +122,19 @@ def evaluate(
                 log_samples=False,
                 task_manager=manager,
             )
+    return _evaluation(model.fingerprint, model.tokenizer_name, found, time.perf_counter() - begun)
+
+
+def _evaluation(model: str, tokenizer: str, found: Mapping[str, Any], seconds: float) -> Evaluation:
+    """What lm-evaluation-harness found, without what it says of itself."""
     return Evaluation(
-        model=model.fingerprint,
-        tokenizer=model.tokenizer_name,
+        model=model,
+        tokenizer=tokenizer,
         results={task: _metrics(row) for task, row in found["results"].items()},
         shots={task: int(count) for task, count in found["n-shot"].items()},
         samples={task: int(count["effective"]) for task, count in found["n-samples"].items()},
         tasks=found["versions"],
-        seconds=time.perf_counter() - begun,
+        seconds=seconds,
     )
 
 
