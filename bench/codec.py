@@ -26,7 +26,7 @@ from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.schedule import Steps
 from segpt.data.tokenizer import load
 from segpt.errors import DataError, SegptError
-from segpt.stages import checkpoint_io, prepare
+from segpt.stages import checkpoint_io, prepare, run_directory
 from segpt.stages.calibrate import in_order, quantize_on
 from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.resolve_spec import of_checkpoint
@@ -96,7 +96,7 @@ def main(
 
 def _measure(path: Path, data: Path | None, out: Path, only: Sequence[str], device: str) -> None:
     """Add the points of one checkpoint to ``out``, one by one."""
-    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(path))
+    checkpoint = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(path))
     train, validation = _splits(checkpoint, data)
     context = checkpoint.spec.context
     held_out = HeldOut(
@@ -131,9 +131,9 @@ def trained(seed: int, data: Path | None, source: str = str(RECIPE), name: str =
         DataError: if training fails.
     """
     recipe, place = read_recipe(source), RUNS / f"{name}-{seed}"
-    found = checkpoint_io.checkpoints(place)
+    found = run_directory.checkpoints(place)
     assert isinstance(recipe.train.length, Steps)
-    if found and found[-1].name == checkpoint_io.checkpoint_name(recipe.train.length.count):
+    if found and found[-1].name == run_directory.checkpoint_name(recipe.train.length.count):
         return place
     if data is None:
         _builtin(recipe)

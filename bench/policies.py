@@ -21,8 +21,8 @@ from segpt.config.base import encode
 from segpt.config.layout import parameters
 from segpt.data.corpus import builtin
 from segpt.errors import SegptError
-from segpt.stages import checkpoint_io
-from segpt.stages.resolve_spec import score_spec
+from segpt.stages import checkpoint_io, run_directory
+from segpt.stages.resolve_spec import Reading, score_spec
 from segpt.stages.score import policy_of, score
 from segpt.values import Checkpoint
 
@@ -93,7 +93,7 @@ def everything() -> list[tuple[str, Path]]:
 
 def measure(name: str, run: Path, out: Path, ways: Sequence[str]) -> None:
     """Add the scores of one checkpoint to ``out``, one by one."""
-    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
+    checkpoint = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(run))
     result: dict[str, Any] = json.loads(out.read_bytes()) if out.exists() else _empty()
     found = {(s["model"], s["way"]) for s in result["scores"]}
     for way in ways:
@@ -113,7 +113,8 @@ def scored(checkpoint: Checkpoint, way: str) -> dict[str, Any]:
         options["stride"] = max(1, checkpoint.spec.context * eighths // 8)
     if options.pop("whole", False):
         options["context"] = checkpoint.spec.context
-    spec = score_spec(checkpoint.spec, **options)
+    policy = options.pop("policy", "none")
+    spec = score_spec(checkpoint.spec, policy=policy, reading=Reading(**options))
     found = score(checkpoint, builtin("validation"), spec)
     return {
         "model": checkpoint.fingerprint,

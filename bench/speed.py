@@ -27,7 +27,7 @@ from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
-from segpt.stages import checkpoint_io
+from segpt.stages import checkpoint_io, run_directory
 from segpt.stages.open_model import open_model
 from segpt.stages.score import account_for
 from segpt.tasks.continuations import Request, continuations
@@ -89,7 +89,7 @@ def rolling(
     first ``share`` of the built-in validation text under the model of a run, and are timed from
     tokens to the nats of every target.
     """
-    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
+    checkpoint = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(run))
     context = checkpoint.spec.context
     spec = ScoreSpec(stride=context // 8)
     one_pass = ScoreSpec(mode="rolling", context=window)
@@ -140,7 +140,7 @@ def core(run: Path, device: str, bundle: Path, context: int, items: int) -> dict
     The loop stacks the candidates of an example, padded, and takes all their logits. Both answer
     the same ``items`` examples of each task, cropped to ``context`` tokens.
     """
-    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
+    checkpoint = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(run))
     opened = open_model(checkpoint, device)
     subject = of_model(opened.model, load(checkpoint.tokenizer), context)
     seconds: dict[str, tuple[float, float]] = {}

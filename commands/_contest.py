@@ -56,6 +56,7 @@ def export_command(
     from datetime import UTC, datetime
 
     from segpt.contest.export import export
+    from segpt.contest.folder_texts import About
 
     found = export(
         artifacts,
@@ -63,10 +64,7 @@ def export_command(
         scores,
         logs,
         contest=contest,
-        author=author,
-        github=github,
-        name=name,
-        date=date or datetime.now(UTC).date().isoformat(),
+        about=About(author, name, date or datetime.now(UTC).date().isoformat(), github),
         recipe=recipe,
     )
     told = f"{found.bytes:,} bytes, {found.code:,} of them code"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from segpt.errors import SegptError
-from segpt.stages import checkpoint_io
+from segpt.stages import json_files
 from segpt.stages.open_model import Value, open_model, read_model
 from segpt.tasks.core import Baselines
 from segpt.tasks.core_bundle import LIST, read_bundle
@@ -66,7 +66,7 @@ def run(
     about = {"model": identity, "context": subject.context, "device": str(mesh.device)}
     plain = about | result.plain()
     if out is not None:
-        checkpoint_io.write_json(out, plain)
+        json_files.write_json(out, plain)
     return plain, core_lines(result)
 
 

@@ -12,7 +12,7 @@ from segpt.data.corpus import builtin
 from segpt.errors import CheckpointError, SegptError
 from segpt.leaderboard.compressors import compressors
 from segpt.report import gather
-from segpt.stages import checkpoint_io, resolve_spec, score
+from segpt.stages import checkpoint_io, json_files, quantized_io, resolve_spec, score, unfinished
 from segpt.stages.open_model import open_model, read_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.sample import sample
@@ -118,7 +118,7 @@ def _train(
 def report_on(result: Mapping[str, Any], out: Path, device: str) -> Path:
     """Store the result and samples of the packed model, and write the page about them."""
     _sample(read_artifact(out / gather.ARTIFACT), out, device)
-    checkpoint_io.write_json(out / gather.DEMO, result)
+    json_files.write_json(out / gather.DEMO, result)
     page = out / gather.PAGE
     gather.write(gather.gather(out), page)
     return page
@@ -156,7 +156,7 @@ def _quick(recipe: Recipe) -> QuantSpec:
 def _there(place: Path, origin: Mapping[str, str]) -> Quantized | None:
     """The quantized model that an interrupted demo has made, if it is that of this run."""
     try:
-        value = checkpoint_io.read_quantized(place) if place.exists() else None
+        value = quantized_io.read_quantized(place) if place.exists() else None
     except CheckpointError:
         return None
     same = value is not None and all(value.origin.get(k) == v for k, v in origin.items())
@@ -166,7 +166,7 @@ def _there(place: Path, origin: Mapping[str, str]) -> Quantized | None:
 def _partial(place: Path, origin: Mapping[str, str]) -> Partial | None:
     """The layers that an interrupted demo has quantized, if they are those of this run."""
     try:
-        return checkpoint_io.read_partial(place, origin) if place.exists() else None
+        return unfinished.read_partial(place, origin) if place.exists() else None
     except CheckpointError:
         return None
 
@@ -187,13 +187,13 @@ def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: st
             spec,
             report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
         )
-    checkpoint_io.write_score(place, result)
+    json_files.write_score(place, result)
     return Measured(result.text, result.bytes, result.bpb, result.conditions["mode"])
 
 
 def _scored(place: Path, artifact: Artifact) -> Measured | None:
     try:
-        plain = checkpoint_io.read_json(place, "the score")
+        plain = json_files.read_json(place, "the score")
         same = plain["origin"]["artifact"] == artifact.digest
         mode = str(plain["conditions"]["mode"])
         measured = Measured(str(plain["text"]), int(plain["bytes"]), float(plain["bpb"]), mode)
@@ -205,7 +205,7 @@ def _scored(place: Path, artifact: Artifact) -> Measured | None:
 def _sample(artifact: Artifact, out: Path, device: str) -> None:
     """Store how the packed model goes on after a few words."""
     found = sample(artifact, PROMPTS, SampleSpec(), device=pick(device))
-    checkpoint_io.write_json(out / gather.SAMPLES, found.plain())
+    json_files.write_json(out / gather.SAMPLES, found.plain())
 
 
 def _row(step: str, text: int, artifact: int | None, bpb: float, what: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from segpt.artifact.reader import open_artifact
 from segpt.data.manifest import read as read_manifest
 from segpt.errors import SegptError
 from segpt.locks import is_locked
-from segpt.stages import checkpoint_io
+from segpt.stages import json_files, run_directory, value_directory
 
 from . import _latest
 
@@ -57,7 +57,7 @@ def _places(kind: str, below: Path) -> Iterator[Path]:
             yield from _latest.texts_below(below)
         case "checkpoint":
             for run in _latest.on_disk("run", below):
-                yield from checkpoint_io.checkpoints(run)
+                yield from run_directory.checkpoints(run)
             others = set(_latest.on_disk("run", below))
             yield from (p for p in _latest.on_disk("checkpoint", below) if p not in others)
         case "run":
@@ -88,7 +88,7 @@ def _text(place: Path) -> Row:
 
 
 def _run(place: Path) -> Row:
-    saved = checkpoint_io.checkpoints(place)
+    saved = run_directory.checkpoints(place)
     running = is_locked(place)
     if not saved:
         return {"state": "running" if running else "interrupted"}
@@ -98,11 +98,11 @@ def _run(place: Path) -> Row:
 
 
 def _checkpoint(place: Path) -> Row:
-    header = checkpoint_io.read_header(place, "checkpoint")
+    header = value_directory.read_header(place, "checkpoint")
     about = header["about"]
     ended = bool(about.get("finished")) or _reached(header) or "average" in about
-    in_run = place.name == checkpoint_io.checkpoint_name(int(header["step"]))
-    if in_run and not ended and (last := checkpoint_io.checkpoints(place.parent)[-1]) != place:
+    in_run = place.name == run_directory.checkpoint_name(int(header["step"]))
+    if in_run and not ended and (last := run_directory.checkpoints(place.parent)[-1]) != place:
         with contextlib.suppress(*_ODD):  # which is said in the row of the last one
             ended = _checkpoint(last)["state"] == "finished"  # an earlier one of an ended run
     bpb = _validated(place.parent, int(header["step"])) if in_run else None
@@ -132,7 +132,7 @@ def _reached(header: Mapping[str, Any]) -> bool:
 def _validated(run: Path, step: int) -> float | None:
     """The last validation of a run up to a step."""
     bpb = None
-    for entry in checkpoint_io.logged(run):
+    for entry in run_directory.logged(run):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             if entry["step"] <= step and entry.get("validation_bpb") is not None:
                 bpb = float(entry["validation_bpb"])
@@ -140,12 +140,12 @@ def _validated(run: Path, step: int) -> float | None:
 
 
 def _partial(place: Path) -> Row:
-    checkpoint_io.read_header(place, "partial")
+    value_directory.read_header(place, "partial")
     return {"state": "interrupted"}
 
 
 def _quantized(place: Path) -> Row:
-    header = checkpoint_io.read_header(place, "quantized")
+    header = value_directory.read_header(place, "quantized")
     report = header["report"]
     quality = report.get("quality")
     about = report.get("text")
@@ -164,7 +164,7 @@ def _artifact(place: Path) -> Row:
     for folder in (place.parent, place.with_suffix("")):  # beside it, or in the run it came from
         for name in ("score.json", "score-ttt.json"):
             if (folder / name).is_file():
-                score = checkpoint_io.read_json(folder / name, "the score")
+                score = json_files.read_json(folder / name, "the score")
                 if score["origin"].get("artifact") == artifact.digest:
                     return row | {"bpb": float(score["bpb"]), "bpb_of": str(score["text"])}
     return row

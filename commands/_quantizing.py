@@ -7,7 +7,7 @@ from pathlib import Path
 from segpt.atomic import remove_directory
 from segpt.config.base import encode, fingerprint
 from segpt.config.quant import QuantSpec
-from segpt.stages import checkpoint_io
+from segpt.stages import quantized_io, unfinished
 from segpt.stages.calibrate import quantize_on, share
 from segpt.train.mesh import pick
 from segpt.values import Checkpoint, Partial, Quantized, Tokens
@@ -57,7 +57,7 @@ def run(
             device=pick(device),
             report=lambda p: bar(share(p, spec), p.task),
             resume=resume,
-            save=lambda state: checkpoint_io.save_partial(partial, state, origin),
+            save=lambda state: unfinished.save_partial(partial, state, origin),
         )
     report = dict(quantized.report) | {
         "budget": budget,
@@ -69,7 +69,7 @@ def run(
         ),
     }
     quantized = dataclasses.replace(quantized, report=report)
-    checkpoint_io.save_quantized(place, quantized)
+    quantized_io.save_quantized(place, quantized)
     remove_directory(partial)
     _latest.remember("quantized", place)
     return quantized

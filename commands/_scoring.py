@@ -22,7 +22,7 @@ from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
 from segpt.errors import CheckpointError, InterruptError, SpecError
 from segpt.locks import locked
-from segpt.stages import checkpoint_io, resolve_spec, score
+from segpt.stages import json_files, resolve_spec, score, unfinished, value_directory
 from segpt.stages.open_model import OpenedModel, Value, identity_of, open_model, read_model
 from segpt.stages.score import Accounted
 from segpt.stages.threads import rounded_otherwise
@@ -89,7 +89,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
             plain |= {"bpb_strided": strided.bpb, "gain": gain}
             lines.append(f"  gain: {100 * gain:.2f} % over {strided.bpb:.4f}, strided and frozen")
         if mesh.leads and options["out"] is not None:
-            checkpoint_io.write_score(options["out"], result)
+            json_files.write_score(options["out"], result)
         for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
             if options[name]:
                 assert isinstance(text, Text)  # as was checked
@@ -125,7 +125,7 @@ class _Runner:
 
         def save(state: Arrays) -> None:
             kept = _with_surroundings(state, self.device)
-            checkpoint_io.save_scoring(place, kept, origin | {"begun": self.call})
+            unfinished.save_scoring(place, kept, origin | {"begun": self.call})
 
         with (
             _report.Bar(f"score {self.path.name}") as bar,
@@ -149,8 +149,8 @@ class _Runner:
         place, origin = self._place(spec)
         if not place.exists():
             return None
-        checkpoint_io.read_scoring(place, origin)
-        result = checkpoint_io.read_header(place, "scoring")["origin"].get(RESULT)
+        unfinished.read_scoring(place, origin)
+        result = value_directory.read_header(place, "scoring")["origin"].get(RESULT)
         if result is None:
             return None
         try:
@@ -165,7 +165,7 @@ class _Runner:
         """Keep the result of a score that was resumed, so that a loop that resumes it can end."""
         place, origin = self._place(spec)
         result = json.dumps([plain, lines])
-        checkpoint_io.save_scoring(place, {}, origin | {"begun": self.call, RESULT: result})
+        unfinished.save_scoring(place, {}, origin | {"begun": self.call, RESULT: result})
 
     def _place(self, spec: ScoreSpec) -> tuple[Path, dict[str, str]]:
         """Where this score lies while it is under way, and what says which one it is."""
@@ -186,7 +186,7 @@ class _Runner:
                 f"this score was begun by {count} of torchrun's processes, and each has its own "
                 "part; resume with as many, or leave out --resume"
             )
-        state = checkpoint_io.read_scoring(place, origin)
+        state = unfinished.read_scoring(place, origin)
         line = rounded_otherwise("the score", _surroundings(state), _here(self.device))
         if self.leads and line is not None:
             _report.notice(line)
@@ -291,11 +291,11 @@ def begun(
     """
     identity = None if model is None else identity_of(read_model(model))
     newest = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    origins = {p.parent: checkpoint_io.read_header(p.parent, "scoring")["origin"] for p in newest}
+    origins = {p.parent: value_directory.read_header(p.parent, "scoring")["origin"] for p in newest}
     for place in sorted(origins, key=lambda place: RESULT in origins[place]):  # finished ones last
         if identity not in (None, origins[place].get("model")):
             continue
-        before = checkpoint_io.begun(place, "scoring")
+        before = unfinished.begun(place, "scoring")
         try:
             path, texts = Path(before["model"]), tuple(map(Path, before["texts"]))
             kept = dict(before["options"])
@@ -346,11 +346,13 @@ def _spec(model: ModelSpec, options: Mapping[str, Any], loops: int | None) -> Sc
         model,
         policy=options["policy"],
         recipe=read_recipe(recipe) if recipe else None,
-        mode=options["mode"],
-        boundaries=options["boundaries"],
-        stride=options["stride"],
-        context=options["context"],
-        loops=loops,
+        reading=resolve_spec.Reading(
+            mode=options["mode"],
+            boundaries=options["boundaries"],
+            stride=options["stride"],
+            context=options["context"],
+            loops=loops,
+        ),
         settings=options["settings"],
     )
 

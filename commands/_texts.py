@@ -22,7 +22,7 @@ from segpt.data.text import document_hash, text_digest
 from segpt.data.tokenizer import load
 from segpt.errors import DataError, SegptError, SpecError
 from segpt.locks import locked
-from segpt.stages import checkpoint_io, prepare
+from segpt.stages import prepare, run_directory, value_directory
 from segpt.values import Checkpoint, Origin, Quantized, Text, Tokenizer, Tokens, documents_digest
 
 from . import _latest, _processes, _report
@@ -453,9 +453,9 @@ def _headers(model: Path) -> Iterator[Mapping[str, Any]]:
     known = [*_latest.on_disk("quantized"), *_latest.on_disk("checkpoint")]
     for place in dict.fromkeys([*beside, *known]):
         with contextlib.suppress(SegptError):
-            kind = checkpoint_io.kind_of(place)
-            at = checkpoint_io.newest_checkpoint(place) if kind != "quantized" else place
-            yield checkpoint_io.read_header(
+            kind = run_directory.kind_of(place)
+            at = run_directory.newest_checkpoint(place) if kind != "quantized" else place
+            yield value_directory.read_header(
                 at, "quantized" if kind == "quantized" else "checkpoint"
             )
 

@@ -13,7 +13,7 @@ from segpt.config.recipe import Recipe, names, read_recipe
 from segpt.config.rules import Rules
 from segpt.errors import CheckpointError, InterruptError, SegptError, SpecError, TrainError
 from segpt.locks import claim, locked
-from segpt.stages import checkpoint_io, resolve_spec
+from segpt.stages import checkpoint_io, resolve_spec, run_directory
 from segpt.stages.resuming import check_same_run, is_finished
 from segpt.stages.start import From, Resume, Scratch, Start
 from segpt.stages.train import Observer, train
@@ -39,7 +39,7 @@ def begun(run: Path) -> Begun:
     Raises:
         CheckpointError: if there is none.
     """
-    saved = checkpoint_io.checkpoints(run)
+    saved = run_directory.checkpoints(run)
     if not saved:
         raise CheckpointError(f"{run} holds no checkpoint to resume from; leave out --resume")
     damaged: list[CheckpointError] = []
@@ -92,7 +92,7 @@ def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str])
 def finished(run: Begun) -> dict[str, Any]:
     """What ``segpt train --json`` says of a run that has come to its end."""
     checkpoint = run.checkpoint
-    logged = list(checkpoint_io.logged(run.run))
+    logged = list(run_directory.logged(run.run))
     last = logged[-1] if logged else {}
     about = checkpoint.about
     _report.notice(
@@ -100,7 +100,7 @@ def finished(run: Begun) -> dict[str, Any]:
     )
     measured = [line["validation_bpb"] for line in logged if line.get("validation_bpb") is not None]
     return {
-        "checkpoint": str(checkpoint_io.checkpoints(run.run)[-1]),
+        "checkpoint": str(run_directory.checkpoints(run.run)[-1]),
         "steps": checkpoint.step,
         "tokens": about.get("tokens"),
         "loss": last.get("loss"),
@@ -180,14 +180,14 @@ def run(
                 _check_vacant(chosen.out)
             init = None
             if chosen.init is not None:
-                init = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(chosen.init))
+                init = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(chosen.init))
         mesh.agree({"recipe": encode(chosen.recipe)})
         if chosen.resume is not None and is_finished(chosen.resume.checkpoint, chosen.recipe):
             if not mesh.leads:
                 return None
             # Its last act may have been cut short; a directory that is read only stays as it is.
             with contextlib.suppress(SegptError, OSError), locked(chosen.out):
-                checkpoint_io.clean_run(chosen.out)
+                run_directory.clean_run(chosen.out)
             return finished(chosen.resume)
         with mesh.all_well(), mesh.leader_first():
             tokens, held_out = chosen.read()
@@ -205,9 +205,9 @@ def run(
 
 def _check_vacant(out: Path) -> None:
     """Refuse a directory in which a run would write over another, or over someone's file."""
-    if checkpoint_io.checkpoints(out):
+    if run_directory.checkpoints(out):
         raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
-    metrics = out / checkpoint_io.METRICS
+    metrics = out / run_directory.METRICS
     if metrics.is_file():  # of a run that was killed before its first checkpoint, or another's
         with metrics.open("rb") as file:
             if not b'{"step": '.startswith(file.read(9)):
@@ -325,4 +325,4 @@ def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     best = about.get("best")
     if best is None:
         return None
-    return {"checkpoint": str(out / checkpoint_io.checkpoint_name(best["step"]))} | best
+    return {"checkpoint": str(out / run_directory.checkpoint_name(best["step"]))} | best

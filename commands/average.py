@@ -42,15 +42,15 @@ def command(
         raise click.UsageError("give --decay or --mean, not both")
 
     from segpt.atomic import check_replaceable
-    from segpt.stages import checkpoint_io
+    from segpt.stages import checkpoint_io, run_directory, value_directory
     from segpt.stages.average import average, sources
 
     found = sources(checkpoints or [_latest.need("run", None)], last)
     run = found[-1].resolve().parent if found[-1].parent == Path() else found[-1].parent
     place = out or run.with_name(f"{run.name}-average")
-    if checkpoint_io.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:
+    if run_directory.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:
         raise CheckpointError(f"{place} holds what is to be averaged, or a run; give another --out")
-    check_replaceable(place, lambda there: checkpoint_io.holds(there, "checkpoint"))
+    check_replaceable(place, lambda there: value_directory.holds(there, "checkpoint"))
     chosen = None if mean else 0.8 if decay is None else decay
     with _report.Bar("average") as bar:
         value = average(found, decay=chosen, report=bar)

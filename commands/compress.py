@@ -43,7 +43,7 @@ def command(
     from segpt.config.base import encode
     from segpt.config.recipe import read_recipe
     from segpt.stages.open_model import open_model
-    from segpt.stages.resolve_spec import score_spec
+    from segpt.stages.resolve_spec import Reading, score_spec
 
     data = _coding.read(file)
     place = _coding.vacant(out or file.with_name(file.name + _coding.SUFFIX), force)
@@ -52,10 +52,7 @@ def command(
         opened.spec,
         policy=policy,
         recipe=read_recipe(recipe) if recipe else None,
-        mode=mode,
-        boundaries=boundaries,
-        stride=stride,
-        context=context,
+        reading=Reading(mode, boundaries, stride, context),
         settings=settings,
     )
 

@@ -41,7 +41,7 @@ def command(
     """
     from segpt.config.recipe import read_recipe
     from segpt.report import gather
-    from segpt.stages import checkpoint_io
+    from segpt.stages import json_files
 
     from . import _resume
 
@@ -62,7 +62,7 @@ def command(
         recipe = _training.recipe_of(begun.checkpoint, None, changes)
         if (begun.run / gather.DEMO).is_file():
             _report.notice(f"{begun.run} is finished: nothing is left to do")
-            stored = checkpoint_io.read_json(begun.run / gather.DEMO, "what the demo found")
+            stored = json_files.read_json(begun.run / gather.DEMO, "what the demo found")
             if as_json:
                 _report.emit(stored | {"report": str(begun.run / gather.PAGE)}, True, [])
             else:

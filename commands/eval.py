@@ -44,9 +44,9 @@ def command(
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # it is read while torch is imported
 
-    from segpt.stages import checkpoint_io
+    from segpt.stages import json_files
 
-    _out.check_file(out, checkpoint_io.is_evaluation, forced=force)
+    _out.check_file(out, json_files.is_evaluation, forced=force)
     path = _latest.there(_latest.need("artifact", model))
 
     from segpt.stages import open_model
@@ -65,7 +65,7 @@ def command(
         )
     plain = result.plain()
     if out is not None:
-        checkpoint_io.write_json(out, plain)
+        json_files.write_json(out, plain)
     if as_json:
         _report.emit(plain, as_json, [])
         return

@@ -24,13 +24,13 @@ def command(
     model was trained on go to a file beside the artifact, so that `score` can refuse them.
     """
     from segpt.artifact.frame import MAGIC
-    from segpt.stages import checkpoint_io
+    from segpt.stages import quantized_io
     from segpt.stages.pack import pack
 
     source = _latest.need("quantized", quantized)
     place = out or source.with_name(source.name.removesuffix("-quantized") + ".segpt")
     _out.check_file(place, _out.begins_with(MAGIC), forced=force)
-    value = checkpoint_io.read_quantized(source)
+    value = quantized_io.read_quantized(source)
     limit = budget or int(value.report.get("budget", DEFAULT_BUDGET))
     artifact, sections = pack(value, place, limit)
     _latest.remember("artifact", place)

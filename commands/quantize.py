@@ -75,7 +75,7 @@ def command(
     """
     from segpt.atomic import check_replaceable
     from segpt.report import plot as pictures
-    from segpt.stages import checkpoint_io
+    from segpt.stages import quantized_io, unfinished, value_directory
 
     from . import _texts
 
@@ -85,7 +85,7 @@ def command(
     asked = Asked(checkpoint, out, method, budget, bits, settings)
     if resume and (done := _done(asked)) is not None:
         _report.notice(f"{done} is finished: nothing is left to do")
-        _tell(done, checkpoint_io.read_quantized(done), None, as_json)
+        _tell(done, quantized_io.read_quantized(done), None, as_json)
         return
     if checkpoint is not None:
         _latest.there(checkpoint)
@@ -93,7 +93,7 @@ def command(
         _latest.there(data, "; make one with: segpt data prepare")
     task = _resumed(asked) if resume else _begun(asked)
     place, value, spec = task.place, task.checkpoint, task.spec
-    check_replaceable(place, lambda there: checkpoint_io.holds(there, "quantized"))
+    check_replaceable(place, lambda there: value_directory.holds(there, "quantized"))
     reading = _texts.of_model(value, task.path, data)
     reading.say()
     _report.notice(f"model: {task.path}")
@@ -107,7 +107,7 @@ def command(
         splits = reading.open()
         partial = _latest.partial_of(place)
         origin = _quantizing.origin_of(value, spec)
-        before = checkpoint_io.read_partial(partial, origin) if resume else None
+        before = unfinished.read_partial(partial, origin) if resume else None
         with _told(partial, _again(place, data, device)):
             quantized = _quantizing.run(
                 value,
@@ -126,7 +126,7 @@ def command(
                     value, quantized, spec, *splits, device=pick(device), report=bar
                 )
             report = dict(quantized.report) | {"curve": curve.plain()}
-            checkpoint_io.save_quantized(place, dataclasses.replace(quantized, report=report))
+            quantized_io.save_quantized(place, dataclasses.replace(quantized, report=report))
             pictures.quantized(plot, curve, report, spec.method)
     _tell(place, quantized, plot, as_json, texts=reading.plain)
 
@@ -166,11 +166,11 @@ class Task(NamedTuple):
 
 def _begun(asked: Asked) -> Task:
     """A quantization from its beginning."""
-    from segpt.stages import checkpoint_io, resolve_spec
+    from segpt.stages import checkpoint_io, resolve_spec, run_directory
 
     run = _latest.need("checkpoint", asked.checkpoint)
     place = asked.out or run.with_name(f"{run.name}-quantized")
-    path = checkpoint_io.newest_checkpoint(run)
+    path = run_directory.newest_checkpoint(run)
     value = checkpoint_io.read_checkpoint(path)
     recipe = resolve_spec.of_checkpoint(value, asked.settings)
     spec = resolve_spec.quant_spec(
@@ -185,14 +185,14 @@ def _resumed(asked: Asked) -> Task:
     Raises:
         CheckpointError: if there is none, or options would make it another one.
     """
-    from segpt.stages import checkpoint_io, resolve_spec
+    from segpt.stages import checkpoint_io, resolve_spec, run_directory, unfinished
 
     partial = _interrupted(asked)
-    begun = checkpoint_io.begun(partial, "partial")
+    begun = unfinished.begun(partial, "partial")
     place = partial.with_name(partial.name.removesuffix(".partial"))
     path = Path(str(begun.get("path")))
     if asked.checkpoint is not None:
-        path = checkpoint_io.newest_checkpoint(asked.checkpoint)
+        path = run_directory.newest_checkpoint(asked.checkpoint)
     value = checkpoint_io.read_checkpoint(path)
     recipe = resolve_spec.of_checkpoint(value, asked.settings)
     spec = decode(QuantSpec, begun.get("spec"), "$.spec")

@@ -50,7 +50,7 @@ def command(
     adapt.rate=0.005. An interrupted call goes on with --resume alone. With --core, the CORE tasks
     instead of TEXT.
     """
-    from segpt.stages.checkpoint_io import is_score
+    from segpt.stages.json_files import is_score
 
     _out.check_file(options["out"], is_score, forced=options.pop("force"))
     if core is None:

@@ -61,7 +61,7 @@ def expected_of(ids: Ids, probed: Places, rows: NDArray[np.float64], pool: Ids) 
 
 
 def runs(*, flips: int = FLIPS, independent: bool = False, extends: bool = False) -> int:
-    """How often :func:`segpt.audit.conditions.audit` runs its method."""
+    """How often :func:`segpt.audit.audit.audit` runs its method."""
     return 4 + flips + 2 * independent + 2 * extends
 
 
@@ -90,7 +90,7 @@ def slice_of(
     Args:
         ids: (targets + 1,) the stream of the text, which begins with ``start``.
         start: the token that begins a document.
-        flips: as for :func:`segpt.audit.conditions.audit`.
+        flips: as in :class:`segpt.audit.audit.Plan`.
         independent: as there.
         extends: as there.
         chunk: targets between which the policy learns, 0 if it never does.

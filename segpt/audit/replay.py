@@ -14,7 +14,7 @@ from segpt.config.base import decode
 from segpt.errors import ScoreError, SegptError
 from segpt.eval.tally import Tally, tally
 from segpt.kernels import use_recipe
-from segpt.stages.checkpoint_io import read_json
+from segpt.stages.json_files import read_json
 from segpt.stages.open_model import open_model, read_model
 from segpt.stages.score import account_for
 from segpt.values import Text

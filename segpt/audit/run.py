@@ -25,12 +25,16 @@ from segpt.eval.schedule import schedule
 from segpt.eval.tally import tally
 from segpt.kernels import use_recipe
 from segpt.model.model import Model
-from segpt.stages.checkpoint_io import save_checkpoint, save_quantized, write_json
+from segpt.stages.checkpoint_io import save_checkpoint
+from segpt.stages.json_files import write_json
 from segpt.stages.open_model import OpenedModel, Value
+from segpt.stages.quantized_io import save_quantized
 from segpt.values import Artifact, Checkpoint, Quantized
 
+from .audit import Plan, audit, audit_whole, drawn
 from .changes import flips_for, slice_of
-from .conditions import Audit, Condition, Method, Trial, audit, audit_whole, drawn
+from .conditions import Audit, Condition
+from .trials import Method, Trial
 
 # On a GPU, sums may be taken in another order each time, and learning carries that on.
 TOLERANCE = 1e-3
@@ -79,7 +83,7 @@ def audited(
 
     Less than half of a score goes to a slice of the text, of which tokens are changed, and two to
     scoring the whole text in new processes, once as it is and once changed. A short text costs
-    more, see :func:`segpt.audit.conditions.slice_of`.
+    more, see :func:`segpt.audit.changes.slice_of`.
 
     Args:
         opened: what was scored, where it was computed; its model stays as it is.
@@ -110,12 +114,14 @@ def audited(
         method_of(model, spec, context, start),
         ids,
         start,
-        seed=seed,
-        flips=flips,
-        borders=borders_of(ids, spec, context, start),
-        independent=alone,
-        extends=extends,
-        tolerance=tolerance_of(opened.device),
+        Plan(
+            seed=seed,
+            flips=flips,
+            borders=borders_of(ids, spec, context, start),
+            independent=alone,
+            extends=extends,
+            tolerance=tolerance_of(opened.device),
+        ),
     )
     more = replayed(opened, documents, ledger, spec, nats, seed=seed)
     return of_slice.also(*more)

@@ -22,10 +22,11 @@ from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
 from segpt.errors import CheckError, SegptError
 from segpt.stages.calibrate import quantize_on
-from segpt.stages.checkpoint_io import read_checkpoint, save_quantized
+from segpt.stages.checkpoint_io import read_checkpoint
 from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.prepare import as_text, builtin_splits, open_splits
+from segpt.stages.quantized_io import save_quantized
 from segpt.stages.score import score
 from segpt.stages.train import Observer, train
 from segpt.train.loop import StepMetrics

@@ -24,8 +24,8 @@ from segpt.values import Shard, Tokenizer
 
 from . import modelproto
 from .modelproto import Kind
+from .shard_file import CHUNK, HEADER, MAGIC
 from .tokenizer import Codec, load
-from .tokens import CHUNK, HEADER, MAGIC
 
 SIDECAR: Final = "_bytes_"
 

@@ -1,10 +1,9 @@
 """Tokenized text on disk: shards in the layout of the field, and a manifest that proves them.
 
 A directory of tokens holds ``manifest.json``, ``documents.bin`` (the sorted hashes of the
-documents as little-endian uint64) and shards ``<split>_000000.bin``, ``..1.bin`` and so on. A
-shard is 256 little-endian int32 (magic, version, count, zeros) and ``count`` ids: uint16 under
-version 1, uint32 under version 2, which a vocabulary above 65536 needs. Documents follow each
-other without a gap, each after a start id, and may cross from one shard into the next.
+documents as little-endian uint64) and shards ``<split>_000000.bin``, ``..1.bin`` and so on, each as
+:mod:`segpt.data.shard_file` has it. Documents follow each other without a gap, each after a start
+id, and may cross from one shard into the next.
 """
 
 import hashlib
@@ -28,12 +27,19 @@ from segpt.values import Shard, Text, Tokenizer, Tokens
 
 from . import manifest as manifests
 from .manifest import AGAIN, LIMIT, NAME, SPLIT, Manifest, Part, encoding
+from .shard_file import (
+    HEADER,
+    check_shard,
+    header_of,
+    id_type,
+    mapped,
+    sha256_of,
+    shard_path,
+    verify_shard,
+)
 from .text import Report, document_digest
 from .tokenizer import load
 
-MAGIC: Final = 20240520
-HEADER: Final = 1024  # bytes
-CHUNK: Final = 2**22  # ids looked at together
 SHARD: Final = 100_000_000  # ids of a shard, unless it is the last
 
 _BEGUN = "begun.json"
@@ -129,7 +135,7 @@ class _Begun:
             table = json.loads((folder / _BEGUN).read_bytes())
             shards = tuple(Part(count=int(n), sha256=str(digest)) for n, digest in table["shards"])
             whole = all(
-                _sha256(_shard_path(folder, split, i)) == part.sha256
+                sha256_of(shard_path(folder, split, i)) == part.sha256
                 for i, part in enumerate(shards)
             )
             if whole and table["tokenizer"] == tokenizer.fingerprint:
@@ -189,7 +195,7 @@ def _write(
         count=sum(shard.count for shard in writer.shards),
         bytes=bytes_read,
         text_digest=digest.hexdigest(),
-        documents=Part(count=len(hashes), sha256=_sha256(documents)),
+        documents=Part(count=len(hashes), sha256=sha256_of(documents)),
         shards=tuple(writer.shards),
     )
     manifests.write(folder, manifest)
@@ -209,13 +215,13 @@ def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
     path = Path(path)
     manifest, tokenizer = manifests.read(path)
     shards = tuple(
-        Shard(_shard_path(path, manifest.split, i), part.count, part.sha256)
+        Shard(shard_path(path, manifest.split, i), part.count, part.sha256)
         for i, part in enumerate(manifest.shards)
     )
     for shard in shards:
-        _check_shard(shard, tokenizer.vocab)
+        check_shard(shard, tokenizer.vocab)
         if verify:
-            _verify_shard(shard, tokenizer.vocab)
+            verify_shard(shard, tokenizer.vocab)
     return Tokens(
         tokenizer=tokenizer,
         split=manifest.split,
@@ -271,7 +277,7 @@ class Stream:
 def ids(tokens: Tokens) -> Stream:
     """The ids of ``tokens``, memory-mapped."""
     vocab = tokens.tokenizer.vocab
-    return Stream([_mapped(shard, vocab) for shard in tokens.shards], vocab)
+    return Stream([mapped(shard, vocab) for shard in tokens.shards], vocab)
 
 
 class _Writer:
@@ -308,7 +314,7 @@ class _Writer:
                 self._file = self._path.open("w+b")
                 self._file.write(bytes(HEADER))
             taken = ids[written : written + self._limit - self._count]
-            self._file.write(taken.astype(_dtype(self._vocab)).tobytes())
+            self._file.write(taken.astype(id_type(self._vocab)).tobytes())
             self._count += len(taken)
             written += len(taken)
             if self._count == self._limit:
@@ -318,15 +324,15 @@ class _Writer:
 
     @property
     def _path(self) -> Path:
-        return _shard_path(self._folder, self._split, len(self.shards))
+        return shard_path(self._folder, self._split, len(self.shards))
 
     def _close(self) -> None:
         if self._file is None:
             return
         with self._file as file:
             file.seek(0)
-            file.write(_header(self._count, self._vocab))
-        self.shards.append(Part(count=self._count, sha256=_sha256(self._path)))
+            file.write(header_of(self._count, self._vocab))
+        self.shards.append(Part(count=self._count, sha256=sha256_of(self._path)))
         self._file, self._count = None, 0
 
 
@@ -343,25 +349,6 @@ def is_tokens(path: Path) -> bool:
         return re.match(rb'\{\s*"kind": "manifest"', file.read(64)) is not None
 
 
-def _shard_path(folder: Path, split: str, index: int) -> Path:
-    return folder / f"{split}_{index:06}.bin"
-
-
-def _dtype(vocab: int) -> np.dtype[np.unsignedinteger]:
-    return np.dtype("<u2" if vocab <= 2**16 else "<u4")
-
-
-def _header(count: int, vocab: int) -> bytes:
-    header = np.zeros(HEADER // 4, dtype="<i4")
-    header[:3] = MAGIC, _dtype(vocab).itemsize // 2, count
-    return header.tobytes()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_documents(path: Path, part: Part) -> NDArray[np.uint64]:
     try:
         data = path.read_bytes()
@@ -370,32 +357,3 @@ def _read_documents(path: Path, part: Part) -> NDArray[np.uint64]:
     if len(data) != 8 * part.count or hashlib.sha256(data).hexdigest() != part.sha256:
         raise DataError(f"{path}: changed since it was written; {AGAIN}")
     return np.frombuffer(data, dtype="<u8").astype(np.uint64)
-
-
-def _check_shard(shard: Shard, vocab: int) -> None:
-    try:
-        size = shard.path.stat().st_size
-        with shard.path.open("rb") as file:
-            header = file.read(HEADER)
-    except OSError as error:
-        raise DataError(f"{shard.path}: cannot be read ({error}); {AGAIN}") from error
-    if header != _header(shard.tokens, vocab):
-        found = np.frombuffer(header[:12].ljust(12, b"\0"), dtype="<i4").tolist()
-        raise DataError(
-            f"{shard.path}: not a shard of {shard.tokens} tokens (magic, version and count are "
-            f"{found}); {AGAIN}"
-        )
-    if size != HEADER + shard.tokens * _dtype(vocab).itemsize:
-        raise DataError(f"{shard.path}: {size} bytes are not {shard.tokens} tokens; {AGAIN}")
-
-
-def _verify_shard(shard: Shard, vocab: int) -> None:
-    if _sha256(shard.path) != shard.sha256:
-        raise DataError(f"{shard.path}: its SHA-256 is not the manifest's; {AGAIN}")
-    ids = _mapped(shard, vocab)
-    if any(ids[start : start + CHUNK].max() >= vocab for start in range(0, len(ids), CHUNK)):
-        raise DataError(f"{shard.path}: an id outside the vocabulary of {vocab}; {AGAIN}")
-
-
-def _mapped(shard: Shard, vocab: int) -> NDArray[np.integer]:
-    return np.memmap(shard.path, _dtype(vocab), "r", offset=HEADER, shape=(shard.tokens,))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from segpt.config.base import canonical, decode
 from segpt.config.parameter_golf import MARGIN, SIGNIFICANCE, margin
 from segpt.errors import SegptError, SpecError
-from segpt.stages.checkpoint_io import read_json
+from segpt.stages.json_files import read_json
 
 from . import statistics
 from .check import UNPROVED

@@ -12,7 +12,7 @@ from segpt.artifact.reader import open_artifact
 from segpt.config.layout import parameters
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, SegptError, SpecError
-from segpt.stages.checkpoint_io import read_json
+from segpt.stages.json_files import read_json
 from segpt.stages.pack import read_artifact
 from segpt.values import Artifact
 

@@ -18,7 +18,7 @@ from segpt.artifact import container
 from segpt.artifact.reader import open_artifact
 from segpt.atomic import write_file
 from segpt.errors import ArtifactError, SegptError
-from segpt.stages import checkpoint_io
+from segpt.stages import json_files, run_directory, value_directory
 from segpt.values import Artifact
 
 from . import load_run
@@ -139,12 +139,12 @@ def is_page(path: Path) -> bool:
 def _read(run: Path) -> _Run:
     if not run.is_dir():
         raise SegptError(f"{run} is no run folder; `segpt train --out {run}` makes one")
-    saved = checkpoint_io.checkpoints(run)
-    header = checkpoint_io.read_header(saved[-1], "checkpoint") if saved else None
+    saved = run_directory.checkpoints(run)
+    header = value_directory.read_header(saved[-1], "checkpoint") if saved else None
     newest = None if header is None else str(header.get("fingerprint"))
     quantized_at, quantized = _quantized(run, newest)
     artifact_at, artifact = _artifact(run, newest)
-    metrics = run / checkpoint_io.METRICS
+    metrics = run / run_directory.METRICS
     found = _Run(
         place=run,
         checkpoint_at=saved[-1] if saved else run,
@@ -166,9 +166,9 @@ def _read(run: Path) -> _Run:
 def _quantized(run: Path, newest: str | None) -> tuple[Path, Mapping[str, Any] | None]:
     inside, beside = run / QUANTIZED, run.with_name(f"{run.name}-quantized")
     if inside.exists():
-        return inside, checkpoint_io.read_header(inside, "quantized")
+        return inside, value_directory.read_header(inside, "quantized")
     if newest is not None and (beside / "header.json").is_file():
-        header = checkpoint_io.read_header(beside, "quantized")
+        header = value_directory.read_header(beside, "quantized")
         if _source(header) == newest:
             return beside, header
     return inside, None
@@ -202,7 +202,7 @@ def _scores(run: Path) -> list[tuple[Scored, Mapping[str, Any]]]:
     for path in sorted(run.glob("*.json")):
         if path.name in (DEMO, SAMPLES):
             continue
-        plain = checkpoint_io.read_json(path, "the score")
+        plain = json_files.read_json(path, "the score")
         if isinstance(plain, dict) and {"bpb", "policy", "conditions"} <= plain.keys():
             with sound(path):
                 found.append((load_run.scored(path.name, plain), dict(plain["origin"])))

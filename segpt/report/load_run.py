@@ -18,7 +18,7 @@ from segpt.config.base import decode
 from segpt.config.layout import layout, parameters
 from segpt.config.model import ModelSpec
 from segpt.errors import SegptError
-from segpt.stages import checkpoint_io
+from segpt.stages import json_files
 from segpt.values import Artifact
 
 from .contents import Coded, Logged, Packed, Quantization, Row, Sample, Scored, Share, Training
@@ -187,7 +187,7 @@ def demo(path: Path) -> tuple[tuple[Row, ...], tuple[tuple[str, str], ...]]:
     """The table of the demo and how long it took, if there was one."""
     if not path.exists():
         return (), ()
-    plain = checkpoint_io.read_json(path, "what the demo found")
+    plain = json_files.read_json(path, "what the demo found")
     with sound(path):
         rows = tuple(
             Row(
@@ -206,7 +206,7 @@ def samples(path: Path) -> tuple[tuple[Sample, ...], str]:
     """Texts as `segpt sample --json` prints them, and how they were drawn, if there are any."""
     if not path.exists():
         return (), ""
-    plain = checkpoint_io.read_json(path, "the samples")
+    plain = json_files.read_json(path, "the samples")
     with sound(path):
         pairs = zip(plain["prompts"], plain["texts"], strict=True)
         samples = tuple(

@@ -14,8 +14,8 @@ from segpt.quant.design import Design, designs, entropy, scale_for, to_stepped
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities
 from segpt.stages.calibrate import drawn, in_order, seen
+from segpt.stages.calibration_text import Text
 from segpt.stages.open_model import from_checkpoint, from_quantized, settled
-from segpt.stages.quantize import Text
 from segpt.values import Checkpoint, Coded, Half, Quantized, Stepped, Tokens
 
 RATES = (2.5, 3.0, 3.5, 4.0, 5.0)  # bits per weight that are aimed at

@@ -13,7 +13,8 @@ from segpt.config.base import encode, fingerprint
 from segpt.errors import CheckpointError
 from segpt.values import Checkpoint, documents_digest
 
-from .checkpoint_io import checkpoint_step, checkpoints, kind_of, no_checkpoint, read_checkpoint
+from .checkpoint_io import checkpoint_step, read_checkpoint
+from .run_directory import checkpoints, kind_of, no_checkpoint
 
 
 def sources(paths: Iterable[Path], last: int) -> list[Path]:

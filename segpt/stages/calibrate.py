@@ -13,7 +13,7 @@ from segpt.data.tokens import ids
 from segpt.errors import DataError
 from segpt.values import Checkpoint, Partial, Quantized, Tokens
 
-from .quantize import HeldOut, Progress, Task, quantize
+from .quantize import HeldOut, Progress, Resumption, Task, quantize
 
 ROWS = 16  # sequences per batch
 SEED = 0  # of the calibration blocks
@@ -50,8 +50,7 @@ def quantize_on(
         seen=seen(tokens) if spec.designed else None,
         device=device,
         report=report,
-        resume=resume,
-        save=save,
+        resumption=Resumption(resume or Partial(), save),
     )
 
 

@@ -9,7 +9,7 @@ from segpt.config.base import encode, fingerprint, kind
 from segpt.config.flops import flops
 from segpt.config.layout import layout
 from segpt.config.recipe import Recipe
-from segpt.config.rules import Finding, Rules
+from segpt.config.rules import Rules
 from segpt.config.schedule import Steps
 from segpt.train.mesh import Mesh
 from segpt.train.optim import Group
@@ -40,10 +40,7 @@ def group_table(groups: Sequence[Group]) -> list[str]:
 
 
 def describe(
-    recipe: Recipe,
-    device: str | None = None,
-    rules: Rules | None = None,
-    processes: int = 1,
+    recipe: Recipe, device: str | None = None, rules: Rules | None = None, processes: int = 1
 ) -> dict[str, Any]:
     """What a run would be, without running it; all in JSON values.
 
@@ -61,15 +58,11 @@ def describe(
         SpecError: if the recipe draws loops and the route has none.
         TrainError: if rules are broken before the run.
     """
-    by_role: dict[str, int] = {}
-    for weight in layout(recipe.model):
-        by_role[weight.role.value] = by_role.get(weight.role.value, 0) + weight.size
+    by_role = _by_role(recipe)
     how = recipe.train
-    if how.loops is not None:
-        recipe.model.passes(how.loops.most)  # raises if there is no loop
+    _check(recipe, processes)
     length = how.length
     steps = length.count if isinstance(length, Steps) else None
-    Mesh(0, processes, torch.device("cpu")).rows(how.batch, how.accumulation)  # raises if not
     pace = None if device is None else estimate.pace(recipe, device, processes)
     seconds = None if isinstance(length, Steps) else length.count
     if pace is not None and isinstance(length, Steps):
@@ -78,10 +71,8 @@ def describe(
     memory = estimate.memory(recipe, device or "cpu", processes)
     work = flops(recipe.model)
     size, assumed = estimate.artifact_bytes(recipe)
-    findings: Sequence[Finding] = ()
-    if rules is not None:
-        given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
-        findings = referee.before(rules, recipe, given)
+    given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
+    kept = None if rules is None else _kept(rules, recipe, given)
     return {
         "recipe": recipe.name,
         "parameters": sum(by_role.values()),
@@ -103,12 +94,32 @@ def describe(
         "artifact_bytes": size,
         "artifact_bytes_source": assumed,
         "budget": recipe.pack.budget,
-        "rules": None
-        if rules is None
-        else {"name": rules.name, "findings": [finding.plain() for finding in findings]},
+        "rules": kept,
         "warnings": estimate.warnings(recipe, estimate.total(memory), size, device or "cpu"),
         "fingerprint": fingerprint(recipe),
     }
+
+
+def _by_role(recipe: Recipe) -> dict[str, int]:
+    """How many weights each role has."""
+    found: dict[str, int] = {}
+    for weight in layout(recipe.model):
+        found[weight.role.value] = found.get(weight.role.value, 0) + weight.size
+    return found
+
+
+def _check(recipe: Recipe, processes: int) -> None:
+    """Refuse loops that are drawn where there is none, and a batch that cannot be shared."""
+    how = recipe.train
+    if how.loops is not None:
+        recipe.model.passes(how.loops.most)
+    Mesh(0, processes, torch.device("cpu")).rows(how.batch, how.accumulation)
+
+
+def _kept(rules: Rules, recipe: Recipe, given: referee.Given) -> dict[str, Any]:
+    """Which rules are kept, as JSON values."""
+    findings = referee.before(rules, recipe, given)
+    return {"name": rules.name, "findings": [finding.plain() for finding in findings]}
 
 
 def estimate_given(

@@ -18,8 +18,10 @@ from segpt.model.build import build, load_weights
 from segpt.model.model import Model
 from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized
 
-from .checkpoint_io import kind_of, newest_checkpoint, read_checkpoint, read_quantized
+from .checkpoint_io import read_checkpoint
 from .pack import read_artifact
+from .quantized_io import read_quantized
+from .run_directory import kind_of, newest_checkpoint
 
 Value = Artifact | Quantized | Checkpoint
 

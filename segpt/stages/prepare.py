@@ -19,7 +19,7 @@ from segpt.errors import DataError, SegptError
 from segpt.locks import locked, numbered
 from segpt.values import Text, Tokenizer, Tokens
 
-from .checkpoint_io import read_json, write_json
+from .json_files import read_json, write_json
 from .tokenizers import open_tokenizer, write_tokenizer
 
 SPLITS = ("train", "validation")

@@ -1,10 +1,9 @@
 """Checkpoint to Quantized: every weight coded by its rule, and what that costs in quality."""
 
 import dataclasses
-import math
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,11 +14,11 @@ from segpt.artifact.container import pack
 from segpt.config.base import fingerprint
 from segpt.config.layout import layout
 from segpt.config.quant import QuantSpec, Rule
-from segpt.errors import CheckpointError, DataError
+from segpt.errors import CheckpointError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
-from segpt.quant.design import designs, entropy
-from segpt.quant.gptq import gptq, output_error
+from segpt.quant.design import designs
+from segpt.quant.gptq import gptq
 from segpt.quant.grid import nearest, scales, to_grid
 from segpt.quant.hessian import hessians
 from segpt.quant.quality import compare
@@ -27,13 +26,12 @@ from segpt.quant.sensitivity import sensitivities
 from segpt.quant.solve import Solver
 from segpt.values import Checkpoint, Coded, Grid, Half, Partial, Quantized, Stepped
 
+from .calibration_text import Blocks, Distinct, Text, first_rows
 from .open_model import from_checkpoint, from_quantized, settled
+from .quantize_report import about_weight, change_of, summary
 from .threads import one_thread
 
-Blocks = Iterable[NDArray[np.int64]]  # each (batch, time + 1) token ids
 Task = Literal["calibrate", "fit", "search", "tune", "round", "measure"]
-
-BATCH_TOKENS = 2048  # of a batch that calibrates or tunes
 
 
 class HeldOut(NamedTuple):
@@ -51,6 +49,22 @@ class Progress(NamedTuple):
     total: int
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """How a quantization goes on after an interruption.
+
+    Attributes:
+        before: what an interrupted call last saved.
+        save: given the state after each part of the model.
+    """
+
+    before: Partial = dataclasses.field(default_factory=Partial)
+    save: Callable[[Partial], None] = lambda _: None
+
+
+ANEW: Final = Resumption()
+
+
 def quantize(
     checkpoint: Checkpoint,
     spec: QuantSpec,
@@ -60,22 +74,12 @@ def quantize(
     seen: NDArray[np.bool_] | None = None,
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda _: None,
-    resume: Partial | None = None,
-    save: Callable[[Partial], None] = lambda _: None,
+    resumption: Resumption = ANEW,
 ) -> Quantized:
     """Code every weight of a checkpoint by the method of the spec.
 
-    The ``report`` of the result holds, all as JSON values:
-
-    * ``weights``: by name the rule or the states of the trellis, ``bits_per_weight``, ``error``
-      and ``output_error`` (squared, relative to the weight and to its outputs on the calibration
-      text), ``damage`` (nats per token that the sensitivity of the weight predicts), the
-      ``damping`` that GPTQ needed, and ``fallback``, true if errors could not be fed back;
-    * ``roles`` and ``layers``: ``parameters``, ``bits_per_weight``, ``error`` and ``damage`` of
-      each; the first two again for the whole. Bits are the entropy of each weight's codes plus
-      16 per scale, or 16 for float16;
-    * ``fallbacks``: the names of the weights that fell back;
-    * ``quality``: the fields of :class:`segpt.quant.quality.Quality`, or None.
+    The ``report`` of the result is that of :func:`segpt.stages.quantize_report.summary` and
+    ``quality``: the fields of :class:`segpt.quant.quality.Quality`, or None.
 
     On a CPU it runs on one thread, so that the same input gives the same codes everywhere.
 
@@ -88,8 +92,7 @@ def quantize(
         seen: (vocab,) which tokens occur in the training text. The others share a row.
         device: where to compute, ``cpu`` or ``cuda``.
         report: told about progress.
-        resume: what an interrupted call last saved.
-        save: given the state after each part of the model.
+        resumption: what to go on from, and how to save what a later call can go on from.
 
     Raises:
         SpecError: if a weight has no rule.
@@ -111,7 +114,7 @@ def quantize(
             origin={**checkpoint.origin, **origin},
             documents=checkpoint.documents,
         )
-        work = _Work(model, spec, rules, text, report, resume or Partial(), save)
+        work = _Work(model, spec, rules, text, report, resumption)
         if spec.designed:
             coded, about = _designed(work, quantized, seen)
         else:
@@ -119,55 +122,8 @@ def quantize(
         quantized = dataclasses.replace(quantized, weights=coded)
         quality = None
         if held_out is not None:
-            blocks = _take(
-                held_out.blocks,
-                spec.report_tokens,
-                now.spec.vocab,
-                lambda done: report(Progress("measure", done, spec.report_tokens)),
-            )
-            after = from_quantized(quantized, device)
-            quality = dataclasses.asdict(compare(model, after, blocks, held_out.sizes))
-        return dataclasses.replace(quantized, report=_summary(about) | {"quality": quality})
-
-
-class Text:
-    """Training text in batches of a few thousand tokens by number, read once and then again."""
-
-    def __init__(self, blocks: Blocks, vocab: int) -> None:
-        """Read lazily from ``blocks``, (batch, time + 1) token ids each."""
-        self.vocab = vocab
-        self._left = iter(blocks)
-        self._read: list[NDArray[np.int64]] = []
-
-    def __call__(self, number: int) -> NDArray[np.int64]:
-        """Batch ``number``, (batch, time) token ids.
-
-        Raises:
-            DataError: if there is no text, or it has ids beyond the vocabulary.
-        """
-        while len(self._read) <= number and (block := next(self._left, None)) is not None:
-            _check_ids(block, self.vocab)
-            rows = max(1, BATCH_TOKENS // (block.shape[1] - 1))
-            inputs = block[:, :-1]
-            self._read += [inputs[i : i + rows] for i in range(0, len(inputs), rows)]
-        if not self._read:
-            raise DataError(
-                "there is no calibration text; give some training text, or set "
-                "quantize.method=nearest"
-            )
-        return self._read[number % len(self._read)]
-
-    def first(self, tokens: int, report: Callable[[int], None]) -> Iterator[NDArray[np.int64]]:
-        """The first ``tokens`` tokens, in whole rows, or all there are."""
-        taken, number = 0, 0
-        while taken < tokens:
-            batch = self(number)
-            if number and number >= len(self._read):
-                return  # it begins anew
-            batch = batch[: -(-(tokens - taken) // batch.shape[1])]
-            yield batch
-            taken, number = taken + batch.size, number + 1
-            report(min(taken, tokens))
+            quality = _quality(work, from_quantized(quantized, device), held_out)
+        return dataclasses.replace(quantized, report=summary(about) | {"quality": quality})
 
 
 class _Work(NamedTuple):
@@ -178,8 +134,7 @@ class _Work(NamedTuple):
     rules: dict[str, Rule]
     text: Text
     report: Callable[[Progress], None]
-    before: Partial
-    save: Callable[[Partial], None]
+    resumption: Resumption
 
     def calibration(self) -> Iterator[NDArray[np.int64]]:
         tokens = self.spec.calibration_tokens
@@ -213,13 +168,13 @@ def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> 
         size,
         lambda task, done, total: work.report(Progress(cast("Task", task), done, total)),
     )
-    coded = solver.run(work.before, work.save)
+    coded = solver.run(work.resumption.before, work.resumption.save)
     about = {}
     for weight in weights(work.model):
         value, plan = coded[weight.name], plans.get(weight.name)
-        entry = _about(weight, value, found[weight.name].curvature if plan else None)
+        entry = about_weight(weight, value, found[weight.name].curvature if plan else None)
         if plan is not None and isinstance(value, Stepped):
-            change = _change(weight, value)
+            change = change_of(weight, value)
             entry |= {
                 "states": value.states,
                 "step": value.step,
@@ -234,10 +189,10 @@ def _ruled(work: _Work) -> Coding:
     """Code weight by weight on the grids of the rules, and report."""
     spec, model = work.spec, work.model
     moments: dict[str, Tensor] = {}
-    samples = _Distinct()
+    samples = Distinct()
     if spec.method == "gptq":
         moments = hessians(model, samples.counted(work.calibration()))
-    coded, dampings = dict(work.before.coded), dict(work.before.dampings)
+    coded, dampings = dict(work.resumption.before.coded), dict(work.resumption.before.dampings)
     about: dict[str, dict[str, Any]] = {}
     done, parameters = 0, sum(w.tensor.numel() for w in weights(model))
     for weight in weights(model):
@@ -246,9 +201,9 @@ def _ruled(work: _Work) -> Coding:
             coded[weight.name], dampings[weight.name] = _coded(
                 weight, rule, moment, spec, samples.count
             )
-            work.save(Partial(len(coded), coded=dict(coded), dampings=dict(dampings)))
+            work.resumption.save(Partial(len(coded), coded=dict(coded), dampings=dict(dampings)))
         value, damping = coded[weight.name], dampings[weight.name]
-        about[weight.name] = _about(weight, value, moment) | {
+        about[weight.name] = about_weight(weight, value, moment) | {
             "bits": rule.bits,
             "k": rule.k if isinstance(value, Grid) else None,
             "group": rule.group,
@@ -260,53 +215,24 @@ def _ruled(work: _Work) -> Coding:
     return coded, about
 
 
+def _quality(work: _Work, after: Model, held_out: HeldOut) -> dict[str, Any]:
+    """How a quantized model differs from what it was made of on the first held-out tokens."""
+    most = work.spec.report_tokens
+    blocks = first_rows(
+        held_out.blocks,
+        most,
+        work.model.spec.vocab,
+        lambda done: work.report(Progress("measure", done, most)),
+    )
+    return dataclasses.asdict(compare(work.model, after, blocks, held_out.sizes))
+
+
 def _check_finite(model: Model) -> None:
     for weight in weights(model):
         if not weight.tensor.isfinite().all():
             raise CheckpointError(
                 f"weight {weight.name!r} is not finite everywhere; quantize an earlier checkpoint"
             )
-
-
-def _take(
-    blocks: Blocks, tokens: int, vocab: int, report: Callable[[int], None]
-) -> Iterator[NDArray[np.int64]]:
-    """The first rows of the blocks, until they hold ``tokens`` targets."""
-    taken = 0
-    for block in blocks:
-        targets = block.shape[1] - 1
-        rows = block[: -(-(tokens - taken) // targets)]
-        _check_ids(rows, vocab)
-        yield rows
-        taken += len(rows) * targets
-        report(min(taken, tokens))
-        if taken >= tokens:
-            return
-
-
-def _check_ids(block: NDArray[np.int64], vocab: int) -> None:
-    if block.min() < 0 or block.max() >= vocab:
-        raise DataError(
-            f"the text has token ids outside the model's vocabulary of {vocab}; "
-            "prepare it with the tokenizer of the checkpoint"
-        )
-
-
-class _Distinct:
-    """How many tokens of a text have different beginnings of their sequences before them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sequences: set[bytes] = set()
-
-    def counted(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
-        """The batches as they are; a sequence that comes again adds nothing to the count."""
-        for batch in batches:
-            for row in batch:
-                if (key := row.tobytes()) not in self._sequences:
-                    self._sequences.add(key)
-                    self.count += len(row)
-            yield batch
 
 
 def _coded(
@@ -317,28 +243,6 @@ def _coded(
         return _round(weight.tensor.detach(), rule, moment, spec, samples)
     except CheckpointError as error:
         raise CheckpointError(f"weight {weight.name!r}: {error}") from error
-
-
-def _change(weight: Weight, coded: Coded) -> Tensor:
-    return weight.tensor.detach() - torch.from_numpy(coded.decoded()).to(weight.tensor)
-
-
-def _about(weight: Weight, coded: Coded, moment: Tensor | None) -> dict[str, Any]:
-    """What the report says about any coded weight."""
-    tensor, change = weight.tensor.detach(), _change(weight, coded)
-    outputs = None
-    if moment is not None:
-        outputs = _ratio(output_error(change, moment), output_error(tensor, moment))
-    return {
-        "role": weight.role.value,
-        "layer": weight.name.split(".")[1] if weight.name.startswith("layers.") else None,
-        "parameters": tensor.numel(),
-        "bits_per_weight": _bits(coded) / tensor.numel(),
-        "error": _ratio(change.square(), tensor.square()),
-        "output_error": outputs,
-        "damage": None,
-        "fallback": False,
-    }
 
 
 def _round(
@@ -367,58 +271,3 @@ def _round(
         samples=samples,
     )
     return to_grid(codes, scale, rule.bits), damping
-
-
-def _ratio(part: Tensor, whole: Tensor) -> float | None:
-    """The ratio of two sums; 0 for nothing of nothing, None where it is not finite."""
-    if not whole.any():
-        return 0.0
-    ratio = float(part.sum(dtype=torch.float64) / whole.sum(dtype=torch.float64))
-    return ratio if math.isfinite(ratio) else None
-
-
-def _bits(coded: Coded) -> float:
-    """Entropy of the codes, as one distribution, plus what the scales take; 16 per float16."""
-    if isinstance(coded, Half):
-        return 16.0 * coded.values.size
-    if isinstance(coded, Stepped):
-        return entropy(coded)
-    counts = np.bincount(coded.codes.ravel().astype(np.int64) + 128)
-    shares = counts[counts > 0] / coded.codes.size
-    return float(-(shares * np.log2(shares)).sum() * coded.codes.size + 16 * coded.scales.size)
-
-
-def _summary(about: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "weights": about,
-        "roles": _grouped(about, "role"),
-        "layers": _grouped(about, "layer"),
-        **_size(about.values()),
-        "fallbacks": [name for name, entry in about.items() if entry["fallback"]],
-    }
-
-
-def _grouped(about: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for entry in about.values():
-        if entry[key] is not None:
-            groups[entry[key]].append(entry)
-    return {
-        name: _size(entries)
-        | {"error": _mean_error(entries), "damage": sum(e["damage"] or 0.0 for e in entries)}
-        for name, entries in groups.items()
-    }
-
-
-def _mean_error(entries: Collection[dict[str, Any]]) -> float | None:
-    """The mean over weights, each counted as often as it has parameters; None if any is."""
-    if any(entry["error"] is None for entry in entries):
-        return None
-    total = sum(entry["parameters"] * entry["error"] for entry in entries)
-    return float(total / sum(entry["parameters"] for entry in entries))
-
-
-def _size(entries: Collection[dict[str, Any]]) -> dict[str, float]:
-    parameters = sum(entry["parameters"] for entry in entries)
-    bits = sum(entry["parameters"] * entry["bits_per_weight"] for entry in entries)
-    return {"parameters": parameters, "bits_per_weight": bits / parameters}

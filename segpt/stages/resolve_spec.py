@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from segpt.config.base import answer, decode, encode, kind_of
 from segpt.config.layout import parameters
@@ -89,42 +91,53 @@ def _with_bits(spec: QuantSpec, bits: int) -> QuantSpec:
     return dataclasses.replace(spec, rules=rules)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a text is read, where that is not left to the recipe or to the size of the model.
+
+    Attributes:
+        mode: whether windows overlap, or one pass rolls through the text.
+        boundaries: whether every document begins anew.
+        stride: tokens from one window to the next, which asks for windows.
+        context: tokens that a prediction reads at most.
+        loops: how often the loop of the model is gone through.
+    """
+
+    mode: Mode | None = None
+    boundaries: Boundaries | None = None
+    stride: int | None = None
+    context: int | None = None
+    loops: int | None = None
+
+
+UNSAID: Final = Reading()
+
+
 def score_spec(
     model: ModelSpec,
     *,
     policy: str = "none",
     recipe: Recipe | None = None,
-    mode: Mode | None = None,
-    boundaries: Boundaries | None = None,
-    stride: int | None = None,
-    context: int | None = None,
-    loops: int | None = None,
+    reading: Reading = UNSAID,
     settings: Sequence[str] = (),
 ) -> ScoreSpec:
     """How to score a model: as the recipe says, or else by its size; then settings.
 
     ``policy`` names one of :data:`POLICIES`, or ``best`` for the recipe's or that of the model's
-    size, or ``ngram``, or both as in ``sgd+ngram``. A stride asks for windows, and what
-    adapts to documents rolls through each of them. Settings change ``score.``, ``adapt.`` and
-    ``ngram.`` values.
+    size, or ``ngram``, or both as in ``sgd+ngram``. The ``reading`` comes before the recipe;
+    what adapts to documents rolls through each of them. Settings change ``score.``, ``adapt.``
+    and ``ngram.`` values.
 
     Raises:
         SpecError: if there is no such policy, or a setting is none of these or does not fit.
     """
     adapt, ngram = _policy(policy, recipe, large=parameters(model) >= LARGE)
-    plain = encode(recipe.score if recipe is not None else _reading(model, context, adapt))
-    if stride is not None and mode is None:
-        mode = "strided"
-    if adapt.per_document and (mode or plain["mode"]) == "rolling":
-        boundaries = boundaries or "document"
-    reading = {
-        "mode": mode,
-        "boundaries": boundaries,
-        "stride": stride,
-        "context": context,
-        "loops": loops,
-    }
-    plain |= {name: value for name, value in reading.items() if value is not None}
+    plain = encode(recipe.score if recipe is not None else _usual(model, reading.context, adapt))
+    if reading.stride is not None and reading.mode is None:
+        reading = dataclasses.replace(reading, mode="strided")
+    if adapt.per_document and (reading.mode or plain["mode"]) == "rolling":
+        reading = dataclasses.replace(reading, boundaries=reading.boundaries or "document")
+    plain |= {name: value for name, value in vars(reading).items() if value is not None}
     table = apply_settings(
         {"score": plain, "adapt": encode(adapt), "ngram": encode(ngram)}, settings
     )
@@ -143,7 +156,7 @@ def strided_spec(model: ModelSpec, context: int | None = None) -> ScoreSpec:
     return ScoreSpec(context=context, stride=min(64, max(1, (context or model.context) // 2)))
 
 
-def _reading(model: ModelSpec, context: int | None, policy: Policy) -> ScoreSpec:
+def _usual(model: ModelSpec, context: int | None, policy: Policy) -> ScoreSpec:
     """One rolling pass where it was seen to be no worse than overlapping windows."""
     mode = "strided" if parameters(model) >= LARGE else policy.best_mode
     return dataclasses.replace(strided_spec(model, context), mode=mode)

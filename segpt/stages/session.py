@@ -26,8 +26,9 @@ from segpt.train.trainer import Trainer
 from segpt.values import Arrays, Checkpoint, Tokens, documents_digest
 
 from . import rules as referee
-from .checkpoint_io import METRICS, checkpoint_name, checkpoints, clean_run, save_checkpoint
+from .checkpoint_io import save_checkpoint
 from .commit import commit
+from .run_directory import METRICS, checkpoint_name, checkpoints, clean_run
 from .start import From, Resume, Start
 
 _REPLAYED = 1 << 16  # blocks that are recorded at once, of a run that was saved without a record

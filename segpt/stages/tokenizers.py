@@ -10,7 +10,9 @@ from segpt.data.tokenizer import BYTES, from_model_file, load
 from segpt.errors import DataError, SegptError
 from segpt.values import Tokenizer
 
-from .checkpoint_io import kind_of, newest_checkpoint, read_json, read_tokenizer, write_json
+from .checkpoint_io import read_tokenizer
+from .json_files import read_json, write_json
+from .run_directory import kind_of, newest_checkpoint
 
 KNOWN = (
     "name 'bytes', a SentencePiece .model, the .json of `segpt tokenizer train`, a directory of "

@@ -18,8 +18,8 @@ from segpt.values import Tokens
 
 from . import resuming
 from .calibrate import in_order
-from .checkpoint_io import checkpoint_name
 from .dry_run import estimate_given, group_table
+from .run_directory import checkpoint_name
 from .session import DataCursor, Referee, RunWriter
 from .start import SCRATCH, From, Resume, Scratch, Start
 

@@ -189,20 +189,41 @@ def evaluate(
         )
     if not tasks:
         raise ScoreError("no task to run; name at least one")
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if _shared() else (0, 1)
-    results = []
-    for through, task in enumerate(tasks):
+    asker = _Asker(subject, bundle, max_per_task, batch, report)
+    results = [asker.result(task, table, through, len(tasks)) for through, task in enumerate(tasks)]
+    return CoreResult(tuple(results), table, max_per_task, asker.processes)
+
+
+class _Asker:
+    """Asks a model the tasks of a bundle, as one of the processes that share their examples."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        bundle: Bundle,
+        max_per_task: int,
+        batch: int | None,
+        report: Callable[[Progress], None],
+    ) -> None:
+        self.subject, self.bundle, self.max_per_task = subject, bundle, max_per_task
+        self.batch, self.report = batch, report
+        self.rank, self.processes = 0, 1
+        if _shared():
+            self.rank, self.processes = dist.get_rank(), dist.get_world_size()
+
+    def result(self, task: Task, table: Baselines, through: int, tasks: int) -> TaskResult:
+        """What all processes together make of a task, after ``through`` of the ``tasks``."""
         counts, failure = [math.nan] * 4, None  # which tells the other processes
         try:
-            items, source = read_items(bundle, task)
-            asked = arrange(items, max_per_task)
-            mine = range(rank, len(asked), processes)
+            items, source = read_items(self.bundle, task)
+            asked = arrange(items, self.max_per_task)
+            mine = range(self.rank, len(asked), self.processes)
             begun = time.perf_counter()  # reading the file is not asking
-            progress = Progress(task.label, 0, len(mine), through, len(tasks))
-            counts = _ask(subject, task, asked, mine, batch, progress, report)
+            progress = Progress(task.label, 0, len(mine), through, tasks)
+            counts = self.counts(task, asked, mine, progress)
         except SegptError as error:
             failure = error
-        counts = _sum(counts, subject.device)
+        counts = _sum(counts, self.subject.device)
         if failure is not None:
             raise failure
         if math.isnan(counts[0]):
@@ -211,31 +232,23 @@ def evaluate(
         if done != len(asked):
             raise ScoreError(f"{task.label}: {done:,} of {len(asked):,} examples were asked")
         seconds = time.perf_counter() - begun
-        results.append(
-            TaskResult(*(task, right, done, task.baseline(table), cropped, moved, seconds, source))
-        )
-    return CoreResult(tuple(results), table, max_per_task, processes)
+        baseline = task.baseline(table)
+        return TaskResult(task, right, done, baseline, cropped, moved, seconds, source)
 
-
-def _ask(
-    subject: Subject,
-    task: Task,
-    items: Sequence[Item],
-    mine: range,
-    batch: int | None,
-    progress: Progress,
-    report: Callable[[Progress], None],
-) -> list[float]:
-    """How many of some examples are right, cropped, moved and done."""
-    counts = [0.0] * 4
-    for first in range(0, len(mine), EXAMPLES):
-        examples = [example(task, items, i, subject) for i in mine[first : first + EXAMPLES]]
-        found = continuations(subject, [each.requests for each in examples], batch=batch)
-        for each, answers in zip(examples, found, strict=True):
-            facts = (each.answered(answers), each.cropped(subject.context), each.moved, True)
-            counts = [count + fact for count, fact in zip(counts, facts, strict=True)]
-        report(progress._replace(done=int(counts[-1])))
-    return counts
+    def counts(
+        self, task: Task, items: Sequence[Item], mine: range, progress: Progress
+    ) -> list[float]:
+        """How many of some examples are right, cropped, moved and done."""
+        counts, subject = [0.0] * 4, self.subject
+        for first in range(0, len(mine), EXAMPLES):
+            examples = [example(task, items, i, subject) for i in mine[first : first + EXAMPLES]]
+            requests = [each.requests for each in examples]
+            found = continuations(subject, requests, batch=self.batch)
+            for each, answers in zip(examples, found, strict=True):
+                facts = (each.answered(answers), each.cropped(subject.context), each.moved, True)
+                counts = [count + fact for count, fact in zip(counts, facts, strict=True)]
+            self.report(progress._replace(done=int(counts[-1])))
+        return counts
 
 
 def _shared() -> bool:

@@ -22,7 +22,7 @@ from segpt.errors import ScoreError
 from segpt.eval.windows import plan
 from segpt.model.cache import KVCache
 from segpt.stages.open_model import OpenedModel, Value, open_model, read_model
-from segpt.stages.resolve_spec import score_spec
+from segpt.stages.resolve_spec import Reading, score_spec
 from segpt.train.mesh import pick
 
 from .continuations import Found, Request, continuations
@@ -86,7 +86,7 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
         opened = open_model(value, where)
         source, self.model, self.codec = opened.source, opened.model, opened.codec
         self.fingerprint, self._tokenizer = source.fingerprint, source.tokenizer.fingerprint
-        self.spec = score_spec(source.spec, context=context, stride=stride)
+        self.spec = score_spec(source.spec, reading=Reading(context=context, stride=stride))
         self.max_length = context or source.spec.context
         # The last token of a sequence is predicted, never read.
         self._subject = of_model(self.model, self.codec, self.max_length + 1)

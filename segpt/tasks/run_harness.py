@@ -98,14 +98,7 @@ def evaluate(
         ScoreError: if lm-evaluation-harness is missing, a task is unknown or cannot be run.
     """
     begun = time.perf_counter()
-    if not tasks:
-        raise ScoreError("there is no task to run; name at least one task")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ScoreError("tasks run in one process; start segpt eval without torchrun")
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ScoreError("running tasks takes lm-evaluation-harness; pip install 'segpt[eval]'")
-    if include is not None and not include.is_dir():
-        raise ScoreError(f"{include} is not a directory of task files")
+    _check(tasks, include)
     with _quiet():
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
@@ -129,15 +122,32 @@ def evaluate(
                 log_samples=False,
                 task_manager=manager,
             )
+    return _evaluation(model.fingerprint, model.tokenizer_name, found, time.perf_counter() - begun)
+
+
+def _evaluation(model: str, tokenizer: str, found: Mapping[str, Any], seconds: float) -> Evaluation:
+    """What lm-evaluation-harness found, without what it says of itself."""
     return Evaluation(
-        model=model.fingerprint,
-        tokenizer=model.tokenizer_name,
+        model=model,
+        tokenizer=tokenizer,
         results={task: _metrics(row) for task, row in found["results"].items()},
         shots={task: int(count) for task, count in found["n-shot"].items()},
         samples={task: int(count["effective"]) for task, count in found["n-samples"].items()},
         tasks=found["versions"],
-        seconds=time.perf_counter() - begun,
+        seconds=seconds,
     )
+
+
+def _check(tasks: Sequence[str], include: Path | None) -> None:
+    """Refuse what cannot be run here, before anything is imported."""
+    if not tasks:
+        raise ScoreError("there is no task to run; name at least one task")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ScoreError("tasks run in one process; start segpt eval without torchrun")
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ScoreError("running tasks takes lm-evaluation-harness; pip install 'segpt[eval]'")
+    if include is not None and not include.is_dir():
+        raise ScoreError(f"{include} is not a directory of task files")
 
 
 def _named(wanted: Sequence[str], known: Sequence[str]) -> list[str]:

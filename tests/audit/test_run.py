@@ -17,7 +17,7 @@ from segpt.config.score import LowRank, Phased, ScoreSpec, Sgd
 from segpt.data.text import text_digest
 from segpt.errors import ScoreError
 from segpt.eval.tally import tally
-from segpt.stages.checkpoint_io import write_json
+from segpt.stages.json_files import write_json
 from segpt.stages.open_model import OpenedModel, Value, open_model
 from segpt.stages.score import Accounted, account_for, score
 from segpt.values import Checkpoint, Half, Quantized, Text

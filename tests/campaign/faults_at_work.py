@@ -65,7 +65,8 @@ def prepared(name: str) -> None:
 
 def run_of(name: str) -> None:
     """A run, of which every checkpoint is whole."""
-    from segpt.stages.checkpoint_io import checkpoints, read_checkpoint
+    from segpt.stages.checkpoint_io import read_checkpoint
+    from segpt.stages.run_directory import checkpoints
 
     for path in checkpoints(Path(name)):
         read_checkpoint(path, state=True)
@@ -78,7 +79,7 @@ def average_of(name: str) -> None:
 
 
 def quantized_at(name: str) -> None:
-    from segpt.stages.checkpoint_io import read_quantized
+    from segpt.stages.quantized_io import read_quantized
 
     read_quantized(Path(name))
 

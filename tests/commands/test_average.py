@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from segpt.stages import checkpoint_io
+from segpt.stages import checkpoint_io, quantized_io, run_directory
 
 Command = Callable[..., Result]
 
@@ -44,11 +44,11 @@ def test_the_line_goes_on_from_an_average(place: Path, segpt: Command) -> None:
     assert 0 < json.loads(score.stdout)["bpb"] < 9
     quantized = segpt("quantize", "--bits", "6", "--json")
     assert quantized.exit_code == 0, quantized.output
-    assert checkpoint_io.read_quantized(Path(json.loads(quantized.stdout)["out"])).spec is not None
+    assert quantized_io.read_quantized(Path(json.loads(quantized.stdout)["out"])).spec is not None
 
 
 def test_a_mean_of_named_checkpoints(place: Path, segpt: Command) -> None:
-    paths = checkpoint_io.checkpoints(Path("runs/tiny"))
+    paths = run_directory.checkpoints(Path("runs/tiny"))
     done = segpt("average", *reversed(paths), "--mean", "--out", "mean")
     assert done.exit_code == 0, done.output
     assert "mean of steps 20, 30" in done.stdout

@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 from segpt.eval.tally import tally
-from segpt.stages import checkpoint_io
+from segpt.stages import checkpoint_io, run_directory, unfinished, value_directory
 from segpt.train import trainer
 from segpt.values import Partial
 from tests.commands.conftest import documents
@@ -81,7 +81,7 @@ def test_training_takes_the_text_that_was_prepared_last(place: Path, segpt: Comm
     # the built-in text took its place without a word, as the default vocabularies never agree
     text = done(segpt("data", "prepare", "train.jsonl", "--vocab", "300", "--json"))
     result = segpt("train", *SMALL, "--json")
-    header = checkpoint_io.read_header(Path(done(result)["checkpoint"]), "checkpoint")
+    header = value_directory.read_header(Path(done(result)["checkpoint"]), "checkpoint")
     assert header["about"]["text"]["digest"] == text["digest"]
     assert header["spec"]["vocab"] == 300
     first, second = result.stderr.splitlines()[:2]
@@ -277,7 +277,7 @@ def test_a_run_goes_on_as_it_was_begun_with_init_and_seconds(
     result = stopped(lambda: train("--init", first, "--steps", "8", "--out", "warm"), 4)
     header = done(segpt(*remedy(result), "--json"))
     assert header["checkpoint"] == "warm/step-00000008"
-    assert checkpoint_io.read_header(Path("warm/step-00000008"), "checkpoint")["origin"]["init"]
+    assert value_directory.read_header(Path("warm/step-00000008"), "checkpoint")["origin"]["init"]
     result = stopped(lambda: train("--seconds", "2", "--out", "timed"), 4)
     assert done(segpt(*remedy(result), "--json"))["seconds"] >= 2
 
@@ -332,7 +332,7 @@ def test_a_refusal_names_what_differs(
     refused(segpt(*go_on, "--out", "runs/other"), "two places")
     free = ("--set", "train.save_every=2", "--set", "train.keep=5", "--set", "train.log_every=1")
     assert done(segpt(*go_on, *free, "--json"))["steps"] == 9
-    assert len(checkpoint_io.checkpoints(Path("runs/tiny"))) > 2
+    assert len(run_directory.checkpoints(Path("runs/tiny"))) > 2
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
@@ -340,7 +340,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     whole = done(train("--steps", "12", "--out", "whole", "--json"))
     stopped(lambda: train("--steps", "12", "--set", "train.save_every=4", "--out", "run"), 9)
-    newest = checkpoint_io.checkpoints(Path("run"))[-1]
+    newest = run_directory.checkpoints(Path("run"))[-1]
     state = newest / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-9])
     result = segpt("train", "--resume", "run", "--json")
@@ -360,7 +360,7 @@ def test_quantizing_goes_on_as_printed(
     assert train().exit_code == 0
     begun = ("quantize", "--bits", "5", *FAST)
     whole = done(segpt(*begun, "--out", "whole", "--json"))
-    save = checkpoint_io.save_partial
+    save = unfinished.save_partial
 
     def then_stop(path: Path, partial: Partial, origin: dict[str, str]) -> None:
         save(path, partial, origin)
@@ -368,7 +368,7 @@ def test_quantizing_goes_on_as_printed(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_io, "save_partial", then_stop)
+        patch.setattr(unfinished, "save_partial", then_stop)
         words = remedy(segpt(*begun, "--out", "a model"))
     done(segpt("data", "prepare", "other.jsonl", *BYTES, "--json"))
     assert done(segpt(*words, "--json")) | {"out": ""} == whole | {"out": ""}
@@ -461,7 +461,7 @@ def test_three_runs_at_once_have_three_directories(place: Path, mine: dict[str, 
     places = {Path(result["checkpoint"]).parent for result in results}
     assert places == {Path("runs/tiny"), Path("runs/tiny-2"), Path("runs/tiny-3")}
     for seed, result in enumerate(results, 1):
-        header = checkpoint_io.read_header(place / result["checkpoint"], "checkpoint")
+        header = value_directory.read_header(place / result["checkpoint"], "checkpoint")
         assert header["origin"]["seed"] == str(seed)
     assert Path(json.loads((place / "runs" / "latest.json").read_text())["run"]) in places
 
@@ -472,7 +472,7 @@ def test_a_second_writer_gets_one_line(place: Path, mine: dict[str, Any], segpt:
     first = start(place, *line, "100000", "--set", "train.save_every=5")
     try:
         deadline = time.monotonic() + 120
-        while not checkpoint_io.checkpoints(place / "run") and time.monotonic() < deadline:
+        while not run_directory.checkpoints(place / "run") and time.monotonic() < deadline:
             time.sleep(0.02)
         refused(segpt(*line, "5"), "run")
         refused(segpt("train", "--resume", "run"), "being written", "--out")

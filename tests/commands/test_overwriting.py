@@ -138,8 +138,10 @@ def _small_run(place: Path) -> None:
     import numpy as np
 
     from segpt.artifact.container import unpack
-    from segpt.stages.checkpoint_io import checkpoint_name, save_checkpoint, save_quantized
+    from segpt.stages.checkpoint_io import save_checkpoint
     from segpt.stages.pack import read_artifact
+    from segpt.stages.quantized_io import save_quantized
+    from segpt.stages.run_directory import checkpoint_name
     from segpt.values import Checkpoint
 
     value = unpack(read_artifact(place / "model.segpt"))

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from segpt.artifact.container import load, pack, unpack
-from segpt.stages import checkpoint_io
+from segpt.stages import quantized_io, run_directory, unfinished
 from segpt.values import Grid, Partial, Stepped
 
 Command = Callable[..., Result]
@@ -55,7 +55,7 @@ def test_by_default_the_budget_of_the_recipe_is_the_limit(quantize: Command) -> 
     found = done(quantize("--json", "--set", "pack.budget=8000"))
     assert (found["method"], found["budget"]) == ("trellis", 8000)
     assert found["bytes"] <= 8000
-    quantized = checkpoint_io.read_quantized(Path("out"))
+    quantized = quantized_io.read_quantized(Path("out"))
     assert pack(quantized).size == found["bytes"] > 7900
     assert {w.states for w in quantized.weights.values() if isinstance(w, Stepped)} == {8}
     assert quantized.report["budget"] == 8000
@@ -73,7 +73,7 @@ def test_json_and_report_say_what_it_costs(quantize: Command) -> None:
     assert found["roles"]["table"]["damage"] > 0
     measured = {"bpb_before", "bpb_after", "kl_mean", "kl_p99", "top1_agreement", "tokens"}
     assert measured | {"bits_per_weight", "bytes", "budget", "method"} <= found.keys()
-    report = checkpoint_io.read_quantized(Path("out")).report
+    report = quantized_io.read_quantized(Path("out")).report
     assert report["roles"] == found["roles"]
     assert report["layers"] == found["layers"]
     assert report["weights"]["layers.0.feed.body.up"]["damage"] > 0
@@ -91,7 +91,7 @@ def test_bits_alone_mean_gptq(quantize: Command) -> None:
     found = done(quantize("--json", "--bits", 6))
     assert (found["method"], found["budget"]) == ("gptq", None)
     assert "matrix: 6 bits, clip 12.85 sigma, a scale per row" in found["rules"]
-    weights = checkpoint_io.read_quantized(Path("out")).weights
+    weights = quantized_io.read_quantized(Path("out")).weights
     matrix = weights["layers.0.feed.body.up"]
     assert isinstance(matrix, Grid)
     assert matrix.bits == 6
@@ -104,7 +104,7 @@ def test_bits_of_a_method_are_the_mean(quantize: Command, method: str, states: i
     rows = [found["roles"][role] for role in ("table", "matrix")]
     bits = sum(row["parameters"] * row["bits_per_weight"] for row in rows)
     assert bits / sum(row["parameters"] for row in rows) == pytest.approx(3, abs=0.02)
-    table = checkpoint_io.read_quantized(Path("out")).weights["table"]
+    table = quantized_io.read_quantized(Path("out")).weights["table"]
     assert isinstance(table, Stepped)
     assert table.states == states
 
@@ -112,7 +112,7 @@ def test_bits_of_a_method_are_the_mean(quantize: Command, method: str, states: i
 def test_rows_that_the_text_never_needs_are_shared(quantize: Command) -> None:
     """Text of letters and digits trains few of the 257 bytes."""
     done(quantize("--json", "--budget", 9000))
-    table = checkpoint_io.read_quantized(Path("out")).weights["table"]
+    table = quantized_io.read_quantized(Path("out")).weights["table"]
     assert isinstance(table, Stepped)
     assert table.stored is not None
     assert [letter for letter in "esum0189.,#AZ~" if table.stored[ord(letter)]] == [*"esum0189."]
@@ -141,7 +141,7 @@ def test_a_budget_that_nothing_fits_fails_the_check(quantize: Command) -> None:
 @pytest.fixture
 def interrupted(quantize: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """``interrupted(parts, *args)`` presses Ctrl-C when so many parts are saved."""
-    save = checkpoint_io.save_partial
+    save = unfinished.save_partial
 
     def call(parts: int, *args: object) -> Result:
         def then_stop(path: Path, partial: Partial, origin: dict[str, str]) -> None:
@@ -150,7 +150,7 @@ def interrupted(quantize: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint_io, "save_partial", then_stop)
+            patch.setattr(unfinished, "save_partial", then_stop)
             return quantize(*args)
 
     return call
@@ -164,7 +164,7 @@ def test_an_interrupted_call_goes_on_with_resume(
     quantize: Command, interrupted: Callable[..., Result], args: Any
 ) -> None:
     whole = done(quantize("--json", *args))
-    before = checkpoint_io.read_quantized(Path("out"))
+    before = quantized_io.read_quantized(Path("out"))
     shutil.rmtree("out")
     for parts in (1, 2):
         more = ["--resume"] * (parts == 2)
@@ -172,9 +172,9 @@ def test_an_interrupted_call_goes_on_with_resume(
         assert result.exit_code == 130
         assert "Traceback" not in result.output
         assert not Path("out").exists()
-        assert checkpoint_io.kind_of(Path("out.partial")) == "partial"
+        assert run_directory.kind_of(Path("out.partial")) == "partial"
     assert done(quantize("--json", *args, "--resume")) == whole
-    after = checkpoint_io.read_quantized(Path("out"))
+    after = quantized_io.read_quantized(Path("out"))
     assert after == before
     assert after.report == before.report
     assert not Path("out.partial").exists()
@@ -197,4 +197,4 @@ def test_the_packed_file_is_the_one_that_was_measured(quantize: Command, segpt: 
     packed = done(segpt("pack", "out", "--out", "model.segpt", "--budget", 9000, "--json"))
     assert packed["bytes"] == found["bytes"]
     restored = unpack(load(Path("model.segpt")))
-    assert restored.weights == checkpoint_io.read_quantized(Path("out")).weights
+    assert restored.weights == quantized_io.read_quantized(Path("out")).weights

@@ -17,10 +17,11 @@ from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.score import Frozen, ScoreSpec, Sgd
 from segpt.contest import export as contest
 from segpt.contest.bundle import unpack
-from segpt.contest.export import LICENCE, Exported, export
+from segpt.contest.export import Exported, export
+from segpt.contest.folder_texts import LICENCE, About
 from segpt.contest.read_folder import check_folder
 from segpt.errors import CheckError, SegptError
-from segpt.stages.checkpoint_io import write_score
+from segpt.stages.json_files import write_score
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.score import score
 from segpt.values import Half, Quantized, Text, Tokenizer
@@ -105,9 +106,7 @@ class Place:
             self.scores[:seeds] if scores is None else scores,
             logs,
             contest=name,
-            author="Ada | <b>x</b>",
-            name="A small model",
-            date="2026-01-02",
+            about=About("Ada | <b>x</b>", "A small model", "2026-01-02"),
             recipe=str(self.path / recipe) if recipe == "small.yaml" else recipe,
         )
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from segpt.config.base import canonical
 from segpt.errors import CheckpointError, SegptError
 from segpt.model.model import Model
-from segpt.stages import checkpoint_io
+from segpt.stages import checkpoint_io, quantized_io, unfinished
 from segpt.stages.open_model import from_checkpoint, from_quantized
 from tests.stages.random_models import checkpoint
 from tests.stages.test_partial import ORIGIN, partial, quantized
@@ -28,9 +28,9 @@ def write(kind: str, place: Path) -> None:
         case "checkpoint":
             checkpoint_io.save_checkpoint(place, checkpoint(vocab=40))
         case "quantized":
-            checkpoint_io.save_quantized(place, quantized())
+            quantized_io.save_quantized(place, quantized())
         case _:
-            checkpoint_io.save_partial(place, partial(), ORIGIN)
+            unfinished.save_partial(place, partial(), ORIGIN)
 
 
 def opened(kind: str, place: Path) -> Model | None:
@@ -38,9 +38,9 @@ def opened(kind: str, place: Path) -> Model | None:
         case "checkpoint":
             return from_checkpoint(checkpoint_io.read_checkpoint(place))
         case "quantized":
-            return from_quantized(checkpoint_io.read_quantized(place))
+            return from_quantized(quantized_io.read_quantized(place))
         case _:
-            checkpoint_io.read_partial(place, ORIGIN)
+            unfinished.read_partial(place, ORIGIN)
             return None
 
 

@@ -11,9 +11,10 @@ import pytest
 from segpt.data import manifest, merges
 from segpt.data.corpus import builtin
 from segpt.data.modelproto import BPE, Model, Piece
+from segpt.data.shard_file import HEADER, MAGIC
 from segpt.data.text import document_hash, text_digest
 from segpt.data.tokenizer import BYTES, load, train_bpe
-from segpt.data.tokens import HEADER, MAGIC, Stream, ids, overlap, read_tokens, write_tokens
+from segpt.data.tokens import Stream, ids, overlap, read_tokens, write_tokens
 from segpt.errors import DataError
 from segpt.values import Text, Tokenizer, Tokens
 

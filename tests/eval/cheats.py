@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt import kernels
-from segpt.audit.conditions import Method, Name, Trial
+from segpt.audit.conditions import Name
+from segpt.audit.trials import Method, Trial
 from segpt.config.score import Sgd
 from segpt.eval.learners import Chunk, SgdLearner
 from segpt.eval.surprisal import gather

@@ -20,7 +20,7 @@ from segpt.eval.ledger import Ledger
 from segpt.eval.tally import Progress, Tally
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.stages.checkpoint_io import read_scoring, save_scoring
+from segpt.stages.unfinished import read_scoring, save_scoring
 
 MakeModel = Callable[..., Model]
 MakeLedger = Callable[..., Ledger]

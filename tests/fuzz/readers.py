@@ -38,7 +38,7 @@ from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe, apply_settings, read_recipe
 from segpt.config.score import ScoreSpec, Sgd
 from segpt.contest import bundle, imports, read_folder
-from segpt.data import modelproto, shards, tokenizer, tokens
+from segpt.data import modelproto, shard_file, shards, tokenizer, tokens
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
@@ -47,7 +47,16 @@ from segpt.leaderboard import compare, derive, page_files, record, reference, st
 from segpt.report import gather
 from segpt.report import load_run as stored
 from segpt.report.page import page
-from segpt.stages import checkpoint_io, commit, open_model, tokenizers
+from segpt.stages import (
+    checkpoint_io,
+    commit,
+    json_files,
+    open_model,
+    quantized_io,
+    run_directory,
+    tokenizers,
+    unfinished,
+)
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.pack import documents_path, read_artifact
 from segpt.stages.prepare import prepare
@@ -223,24 +232,24 @@ def _checkpoint(place: Path) -> Subject:
 
 
 def _quantized(place: Path) -> Subject:
-    checkpoint_io.save_quantized(place, quantized())
-    return sealed(place, lambda p: open_model.from_quantized(checkpoint_io.read_quantized(p)))
+    quantized_io.save_quantized(place, quantized())
+    return sealed(place, lambda p: open_model.from_quantized(quantized_io.read_quantized(p)))
 
 
 def _partial(place: Path) -> Subject:
-    checkpoint_io.save_partial(place, partial(), ORIGIN)
-    return sealed(place, lambda p: checkpoint_io.read_partial(p, ORIGIN))
+    unfinished.save_partial(place, partial(), ORIGIN)
+    return sealed(place, lambda p: unfinished.read_partial(p, ORIGIN))
 
 
 def _headers(place: Path) -> Subject:
     """What is looked at before a value is read: its kind, its step, the newest of a run."""
-    step = place / checkpoint_io.checkpoint_name(3)
+    step = place / run_directory.checkpoint_name(3)
     checkpoint_io.save_checkpoint(step, checkpoint(vocab=40))
 
     def read(place: Path) -> None:
-        checkpoint_io.kind_of(place / step.name)
+        run_directory.kind_of(place / step.name)
         checkpoint_io.checkpoint_step(place / step.name)
-        checkpoint_io.newest_checkpoint(place)
+        run_directory.newest_checkpoint(place)
 
     return of_folder(place, read, {HEADER: mutate.json_damage})
 
@@ -287,7 +296,7 @@ def tiny_run(place: Path) -> Run:
         recipe.train, horizon=4, length=dataclasses.replace(recipe.train.length, count=2)
     )
     train(dataclasses.replace(recipe, train=half), training, held_out, place / "run", _mesh())
-    return Run(recipe, training, held_out, checkpoint_io.newest_checkpoint(place / "run"))
+    return Run(recipe, training, held_out, run_directory.newest_checkpoint(place / "run"))
 
 
 def _mesh() -> Mesh:
@@ -335,10 +344,10 @@ def _quantization(place: Path) -> Subject:
     spec = QuantSpec(search=0, tune_steps=0, rate=4.0, calibration_tokens=256, report_tokens=64)
     kept: list[Any] = []
     quantize_on(source, spec, run.tokens, run.held_out, save=kept.append)
-    checkpoint_io.save_partial(place / "partial", kept[0], ORIGIN)
+    unfinished.save_partial(place / "partial", kept[0], ORIGIN)
 
     def read(path: Path) -> None:
-        before = checkpoint_io.read_partial(path, ORIGIN)
+        before = unfinished.read_partial(path, ORIGIN)
         quantize_on(source, spec, run.tokens, run.held_out, resume=before)
 
     return sealed(place / "partial", read)
@@ -359,10 +368,10 @@ def _scoring(place: Path) -> Subject:
         kept.append(state())
 
     tally(open_model.from_checkpoint(source), ledger, spec, 16, pause=pause)
-    checkpoint_io.save_scoring(place / "scoring", kept[0], ORIGIN)
+    unfinished.save_scoring(place / "scoring", kept[0], ORIGIN)
 
     def read(path: Path) -> None:
-        before = checkpoint_io.read_scoring(path, ORIGIN)
+        before = unfinished.read_scoring(path, ORIGIN)
         tally(open_model.from_checkpoint(source), ledger, spec, 16, resume=before)
 
     return sealed(place / "scoring", read, ("state.safetensors",))
@@ -605,7 +614,7 @@ def _tokens(place: Path) -> Subject:
 def _shards(place: Path) -> Subject:
     ids = np.array([256, *b"a text", 256, *b"more of it"], "<u2")
     head = np.zeros(256, "<i4")
-    head[:3] = tokens.MAGIC, 1, len(ids)
+    head[:3] = shard_file.MAGIC, 1, len(ids)
     (place / "f_val_000000.bin").write_bytes(head.tobytes() + ids.tobytes())
     sizes = np.where(ids == 256, 0, 1).astype("<u2")
     (place / "f_val_bytes_000000.bin").write_bytes(head.tobytes() + sizes.tobytes())
@@ -659,7 +668,7 @@ def _score(place: Path) -> Subject:
     artifact.unlink()
 
     def read(place: Path) -> None:
-        record.score_line(checkpoint_io.read_json(place / "a.json", "the score"), place / "a.json")
+        record.score_line(json_files.read_json(place / "a.json", "the score"), place / "a.json")
         compare.compare(place / "a.json", place / "b.json")
 
     return of_folder(place, read, {"a.json": mutate.json_damage})
@@ -775,16 +784,16 @@ def _report(place: Path) -> Subject:
     (place / "work" / "run").rename(place / "run")
     run = place / "run"
     shutil.rmtree(place / "work")
-    for step in checkpoint_io.checkpoints(run):
+    for step in run_directory.checkpoints(run):
         (step / "state.safetensors").unlink()
     figures = {"bpb": 2.5, "policy": {"kind": "frozen"}, "tokens": 9, "bytes": 9, "seconds": 1.0}
     figures |= {"text": "t", "conditions": {"context": 16, "mode": "strided"}, "origin": {"a": "b"}}
     figures |= {"by_document": {"nats": [1.0, 2.0], "bytes": [4, 5]}}
-    checkpoint_io.write_json(run / gather.SCORE, figures)
+    json_files.write_json(run / gather.SCORE, figures)
     row = {"step": "train", "bytes": None, "bpb": 2.5, "what": "a row"}
-    checkpoint_io.write_json(run / gather.DEMO, {"rows": [row], "seconds": 12.0})
+    json_files.write_json(run / gather.DEMO, {"rows": [row], "seconds": 12.0})
     texts = {"prompts": ["The "], "texts": ["end.\n"], "spec": {"temperature": 0.7, "seed": 1}}
-    checkpoint_io.write_json(run / gather.SAMPLES, texts)
+    json_files.write_json(run / gather.SAMPLES, texts)
 
     def header(data: bytes, chance: random.Random) -> bytes:
         table = json.loads(data)
@@ -855,13 +864,13 @@ def _listed_runs(place: Path) -> Subject:
     (place / "work" / "run").rename(place / "run")
     run = place / "run"
     shutil.rmtree(place / "work")
-    for step in checkpoint_io.checkpoints(run):
+    for step in run_directory.checkpoints(run):
         (step / "state.safetensors").unlink()
     inventory = _shell("_inventory")
 
     def read(place: Path) -> None:
         inventory.rows(place)
-        list(checkpoint_io.logged(place / "run"))
+        list(run_directory.logged(place / "run"))
 
     changes: dict[str, Change] = {HEADER: mutate.json_damage, ".jsonl": mutate.lines_damage}
     return of_folder(place, read, changes)
@@ -872,6 +881,7 @@ def _own_files(place: Path) -> Subject:
     from segpt.report import plot
 
     looks = [gather.is_page, plot.is_ours, _shell("_out").begins_with(b"%PDF")]
+    looks += [json_files.is_score, json_files.is_evaluation]
     (place / "a").write_bytes(b"<title>x: a run of segpt</title>" + b"\x89PNG" * 40)
 
     def read(place: Path) -> None:
@@ -978,16 +988,23 @@ READERS: tuple[Reader, ...] = (
     Reader(
         "checkpoint",
         (
-            "stages.checkpoint_io:_header",
-            "stages.checkpoint_io:_read",
-            "stages.checkpoint_io:_unpack",
+            "stages.value_directory:raw_header",
+            "stages.value_directory:read_value",
+            "stages.value_directory:unpack_arrays",
             "stages.checkpoint_io:read_checkpoint",
         ),
         _checkpoint,
     ),
-    Reader("quantized model", ("stages.checkpoint_io:read_quantized",), _quantized),
-    Reader("unfinished quantization", ("stages.checkpoint_io:*",), _partial),
-    Reader("header", ("stages.checkpoint_io:_header",), _headers),
+    Reader("quantized model", ("stages.quantized_io:read_quantized",), _quantized),
+    Reader("unfinished quantization", ("stages.unfinished:*", "stages.quantized_io:*"), _partial),
+    Reader(
+        "header",
+        (
+            "stages.value_directory:raw_header",
+            "stages.json_files:parse_json",
+        ),
+        _headers,
+    ),
     Reader("resumed run", (), _resumed, 0.02),
     Reader("initial weights", (), _initial, 0.02),
     Reader("resumed quantization", (), _quantization, 0.03),
@@ -1013,11 +1030,11 @@ READERS: tuple[Reader, ...] = (
         _text("a.jsonl.zst", mutate.lines_damage, zstandard.ZstdCompressor().compress),
     ),
     Reader("parquet", ("data.documents:*",), _parquet, 0.5),
-    Reader("tokens", ("data.tokens:*", "data.manifest:read"), _tokens),
+    Reader("tokens", ("data.tokens:*", "data.shard_file:*", "data.manifest:read"), _tokens),
     Reader("foreign shards", ("data.shards:*",), _shards),
     Reader("CORE bundle", ("tasks.core_bundle:*",), _core, 0.2),
     Reader("CORE archive", ("tasks.fetch:*",), _core_archive, 0.3),
-    Reader("score", ("stages.checkpoint_io:read_json", "leaderboard.compare:*"), _score, 0.5),
+    Reader("score", ("stages.json_files:read_json", "leaderboard.compare:*"), _score, 0.5),
     Reader(
         "leaderboard",
         (
@@ -1040,12 +1057,17 @@ READERS: tuple[Reader, ...] = (
     Reader("carried source", ("contest.bundle:unpack", "contest.imports:*"), _script, 0.3),
     Reader("report", ("report.load_run:*",), _report, 0.05),
     Reader("metrics", ("report.load_run:logged",), _metrics),
-    Reader("rewound metrics", ("stages.train:_rewind",), _rewound),
+    Reader("rewound metrics", ("stages.session:rewind",), _rewound),
     Reader("newest outputs", ("commands:_latest:_read",), _latest),
-    Reader("list of runs", ("stages.checkpoint_io:logged",), _listed_runs, 0.1),
+    Reader("list of runs", ("stages.run_directory:logged",), _listed_runs, 0.1),
     Reader(
         "files to be replaced",
-        ("report.gather:is_page", "report.plot:is_ours", "commands:_out:begins_with.begins"),
+        (
+            "report.gather:is_page",
+            "report.plot:is_ours",
+            "commands:_out:begins_with.begins",
+            "stages.json_files:_is_table",
+        ),
         _own_files,
     ),
     Reader("tokenizer file", ("stages.tokenizers:*",), _tokenizer_file, 0.2),
@@ -1081,8 +1103,9 @@ OWN: Mapping[str, str] = {
     "data.corpus:sections": "the documentation of the Python that runs, which no user gives",
     "data.tokenizer:_ByteCodec.encode": _MEMORY,
     "eval.ngram:Table.observe": _MEMORY,
-    "coding.token_predictor:Steps._open": "opens a learner, not a file",
+    "coding.token_predictor:TokenPredictor._open": "opens a learner, not a file",
     "eval.tally:_Walk.play": "opens a learner, not a file",
+    "stages.train:train": "opens the metrics of a run to write them, which session.rewind reads",
     "tasks.pretrained:load": "read by transformers, all of whose errors become one line; "
     "tests/tasks/test_pretrained.py damages its folders",
     "audit.run:_elsewhere.method": _WORKER,
@@ -1091,7 +1114,7 @@ OWN: Mapping[str, str] = {
     "train.mesh:Mesh.agree": "what the other processes of a run have just sent",
     "train.mesh:Mesh._gathered": "what the other processes of a run have just sent",
     "commands:_scoring:_with_surroundings": _MEMORY,
-    "commands:_scoring:_Runner.known": "opens a score that was begun, for stages.checkpoint_io",
+    "commands:_scoring:_Runner.known": "opens a score that was begun, for stages.unfinished",
     "audit.run:_run": _WORKER,
     "contest.export:_write": "copies a log as it is",
     "doctor.doctor:_worked": _WORKER,

@@ -8,7 +8,7 @@ from segpt.config.expand import expand
 from segpt.config.layout import Role, layout
 from segpt.config.model import ModelSpec
 from segpt.config.score import Policy, ScoreSpec
-from segpt.stages.checkpoint_io import write_json
+from segpt.stages.json_files import write_json
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.score import score
 from segpt.values import Half, Quantized, Text, Tokenizer, documents_digest

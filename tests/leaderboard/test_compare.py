@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segpt.errors import SegptError
 from segpt.leaderboard.compare import compare
-from segpt.stages.checkpoint_io import write_json
+from segpt.stages.json_files import write_json
 from segpt.values import Score
 
 TEXT, OTHER = "a" * 64, "b" * 64

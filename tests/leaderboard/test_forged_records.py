@@ -24,7 +24,7 @@ from segpt.errors import CheckError
 from segpt.leaderboard import record, store, verify
 from segpt.leaderboard.entry import Record, Run, ScoreLine, figure
 from segpt.leaderboard.verdict import Verdict
-from segpt.stages.checkpoint_io import write_json
+from segpt.stages.json_files import write_json
 from segpt.stages.pack import documents_path, pack, read_artifact
 from segpt.stages.score import score
 from segpt.values import Artifact, Text, documents_digest

@@ -16,7 +16,7 @@ from segpt.errors import ArtifactError, CheckError, SegptError, SpecError
 from segpt.leaderboard import page_files, record, store, track_text
 from segpt.leaderboard.compressors import PROGRAMS, compressed, compressors
 from segpt.leaderboard.entry import Baseline, Entry, Link, Record
-from segpt.stages.checkpoint_io import write_json
+from segpt.stages.json_files import write_json
 from segpt.stages.pack import documents_path, read_artifact
 from segpt.stages.score import score
 from segpt.values import Text

@@ -12,7 +12,7 @@ from segpt.errors import SegptError, SpecError
 from segpt.leaderboard import record, store, verify
 from segpt.leaderboard.entry import Record
 from segpt.leaderboard.rerun_recipe import commands_of, remake
-from segpt.stages.checkpoint_io import write_json
+from segpt.stages.json_files import write_json
 from segpt.stages.pack import read_artifact
 from segpt.stages.score import score
 from segpt.values import Text

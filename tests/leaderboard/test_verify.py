@@ -18,7 +18,7 @@ from segpt.leaderboard import duration, record, store, verify
 from segpt.leaderboard.entry import Baseline, Record, ScoreLine, Verification, figure
 from segpt.leaderboard.rescore import reading_of
 from segpt.leaderboard.verdict import Verdict
-from segpt.stages.checkpoint_io import read_json
+from segpt.stages.json_files import read_json
 from tests.leaderboard import entries
 from tests.leaderboard.small_records import DOCUMENTS, packed, scored
 

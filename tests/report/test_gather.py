@@ -20,7 +20,14 @@ from segpt.errors import SegptError
 from segpt.report import gather, picture, rate_curve
 from segpt.report.contents import Report
 from segpt.report.page import page
-from segpt.stages import checkpoint_io, open_model, resolve_spec
+from segpt.stages import (
+    checkpoint_io,
+    json_files,
+    open_model,
+    quantized_io,
+    resolve_spec,
+    run_directory,
+)
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.commit import commit
 from segpt.stages.pack import pack
@@ -69,21 +76,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens, held_out = prepare(train_text, validation, BYTES, folder / "data")
     run = folder / "run"
     train(recipe, tokens, held_out, run, Mesh(0, 1, torch.device("cpu")))
-    checkpoint = checkpoint_io.read_checkpoint(checkpoint_io.newest_checkpoint(run))
+    checkpoint = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(run))
     spec = QuantSpec(search=0, tune_steps=0, rate=4.0, calibration_tokens=1024, report_tokens=512)
     quantized = quantize_on(checkpoint, spec, tokens, held_out)
     curve = rate_curve.curve(checkpoint, quantized, spec, tokens, held_out, rates=(3.0, 5.0))
     more = {"budget": 100_000, "curve": curve.plain()}
     quantized = dataclasses.replace(quantized, report=dict(quantized.report) | more)
-    checkpoint_io.save_quantized(run / gather.QUANTIZED, quantized)
+    quantized_io.save_quantized(run / gather.QUANTIZED, quantized)
     artifact, _ = pack(quantized, run / gather.ARTIFACT, 100_000)
     for name, policy in ((gather.SCORE, "none"), (gather.SCORE_TTT, "sgd")):
         how = resolve_spec.score_spec(checkpoint.spec, policy=policy, recipe=recipe)
-        checkpoint_io.write_score(run / name, score(artifact, validation, how))
+        json_files.write_score(run / name, score(artifact, validation, how))
     row = {"step": "train", "bytes": None, "bpb": 2.5, "what": "a <row>"}
-    checkpoint_io.write_json(run / gather.DEMO, {"rows": [row], "seconds": 12.0})
+    json_files.write_json(run / gather.DEMO, {"rows": [row], "seconds": 12.0})
     texts = {"prompts": ["The "], "texts": ["end.\n"], "spec": {"temperature": 0.7, "seed": 1}}
-    checkpoint_io.write_json(run / gather.SAMPLES, texts)
+    json_files.write_json(run / gather.SAMPLES, texts)
     return run
 
 
@@ -303,11 +310,11 @@ def test_files_of_any_shape_are_shown_or_refused(whole: Path, run: Path, seed: i
         rows = [spoilt(row, chance, odds) for row in lines(whole)]
         rewrite(run, rows)
     elif name == "quantized":
-        quantized = checkpoint_io.read_quantized(run / gather.QUANTIZED)
+        quantized = quantized_io.read_quantized(run / gather.QUANTIZED)
         changed = spoilt(quantized.report, chance, odds)
         if isinstance(changed, dict):
             quantized = dataclasses.replace(quantized, report=changed)
-        checkpoint_io.save_quantized(run / gather.QUANTIZED, quantized)
+        quantized_io.save_quantized(run / gather.QUANTIZED, quantized)
     elif name == "checkpoint":
         checkpoint = checkpoint_io.read_checkpoint(run / "step-00000012")
         changed = spoilt(checkpoint.about, chance, odds)

@@ -18,8 +18,9 @@ from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
 from segpt.report import plot, rate_curve
 from segpt.stages.calibrate import quantize_on
-from segpt.stages.checkpoint_io import newest_checkpoint, read_checkpoint
+from segpt.stages.checkpoint_io import read_checkpoint
 from segpt.stages.prepare import open_splits, prepare
+from segpt.stages.run_directory import newest_checkpoint
 from segpt.train.mesh import Mesh
 from segpt.values import Text
 from tests.stages.running import train

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segpt.errors import CheckpointError
-from segpt.stages import checkpoint_io
+from segpt.stages import checkpoint_io, run_directory
 from segpt.stages.average import average, sources
 from segpt.stages.open_model import from_checkpoint
 from segpt.values import Checkpoint, Tokenizer, documents_digest
@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Path:
     """A run of eight checkpoints."""
     for step in range(100, 900, 100):
         checkpoint_io.save_checkpoint(
-            tmp_path / "run" / checkpoint_io.checkpoint_name(step), at(step)
+            tmp_path / "run" / run_directory.checkpoint_name(step), at(step)
         )
     return tmp_path / "run"
 
@@ -105,13 +105,13 @@ def test_different_tokenizers_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_are_refused(run: Path, tmp_path: Path) -> None:
-    other = save(tmp_path / "other" / checkpoint_io.checkpoint_name(300), at(300))
+    other = save(tmp_path / "other" / run_directory.checkpoint_name(300), at(300))
     with pytest.raises(CheckpointError, match="are of the same step"):
         sources([run, other.parent], 6)
 
 
 def test_one_checkpoint_is_refused(run: Path) -> None:
-    place = checkpoint_io.checkpoints(run)[0]
+    place = run_directory.checkpoints(run)[0]
     with pytest.raises(CheckpointError, match="takes two checkpoints or more, not 1"):
         sources([place, place], 6)
 

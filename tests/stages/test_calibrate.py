@@ -14,7 +14,7 @@ from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import ids, write_tokens
 from segpt.errors import DataError
 from segpt.stages.calibrate import drawn, in_order, quantize_on, seen
-from segpt.stages.quantize import BATCH_TOKENS, Text
+from segpt.stages.calibration_text import BATCH_TOKENS, Text
 from segpt.values import Partial, Stepped, Tokens
 from segpt.values import Text as Documents
 from tests.stages.random_models import CONTEXT, blocks, checkpoint

@@ -19,10 +19,10 @@ from segpt.config.quant import DEFAULT_RULES, QuantSpec, Rule
 from segpt.errors import CheckError, CheckpointError
 from segpt.model.leaves import weights
 from segpt.quant.design import entropy
-from segpt.stages import checkpoint_io
+from segpt.stages import unfinished
 from segpt.stages.calibrate import share
 from segpt.stages.open_model import from_quantized
-from segpt.stages.quantize import HeldOut, Progress, quantize
+from segpt.stages.quantize import HeldOut, Progress, Resumption, quantize
 from segpt.values import Checkpoint, Half, Partial, Quantized, Stepped
 from tests.stages.random_models import blocks, checkpoint
 
@@ -120,7 +120,12 @@ def test_a_budget_that_nothing_fits_is_refused_with_what_to_do() -> None:
     saved: list[Partial] = []
     source = checkpoint()
     with pytest.raises(CheckError, match=r"over the budget of 1,000; give more bytes") as error:
-        quantize(source, QuantSpec(**FAST, budget=1000), blocks(120), save=saved.append)
+        quantize(
+            source,
+            QuantSpec(**FAST, budget=1000),
+            blocks(120),
+            resumption=Resumption(save=saved.append),
+        )
     assert error.value.exit_code == 1
     assert not saved
 
@@ -260,10 +265,11 @@ def test_an_interrupted_call_goes_on_from_disk_to_the_same_end(
     def call(**more: Any) -> Quantized:
         return quantize(source, settings, blocks(120), held_out(120), **more)
 
-    whole, origin = call(save=saved.append), {"checkpoint": source.fingerprint}
+    whole = call(resumption=Resumption(save=saved.append))
+    origin = {"checkpoint": source.fingerprint}
     for partial in saved[:3]:
-        checkpoint_io.save_partial(tmp_path / "partial", partial, origin)
-        found = call(resume=checkpoint_io.read_partial(tmp_path / "partial", origin))
+        unfinished.save_partial(tmp_path / "partial", partial, origin)
+        found = call(resumption=Resumption(unfinished.read_partial(tmp_path / "partial", origin)))
         assert found == whole
         assert found.fingerprint == whole.fingerprint
         assert found.report == whole.report
@@ -280,9 +286,9 @@ def test_an_interruption_while_tuning_loses_one_part() -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        quantize(source, spec, blocks(120), report=report, save=saved.append)
+        quantize(source, spec, blocks(120), report=report, resumption=Resumption(save=saved.append))
     assert [partial.done for partial in saved] == [1]
-    assert quantize(source, spec, blocks(120), resume=saved[0]) == run(
+    assert quantize(source, spec, blocks(120), resumption=Resumption(saved[0])) == run(
         source, rate=3.0, tune_steps=3
     )
 

@@ -12,7 +12,7 @@ import pytest
 from segpt.config.base import canonical
 from segpt.config.layout import layout
 from segpt.errors import CheckpointError
-from segpt.stages import checkpoint_io
+from segpt.stages import quantized_io, run_directory, unfinished
 from segpt.values import Coded, Grid, Half, Partial, Quantized, Stepped
 from tests.artifact.weights import stepped
 from tests.stages.random_models import checkpoint
@@ -49,8 +49,8 @@ def partial() -> Partial:
 
 def test_a_partial_comes_back_bit_for_bit(tmp_path: Path) -> None:
     before = partial()
-    checkpoint_io.save_partial(tmp_path / "p", before, ORIGIN)
-    after = checkpoint_io.read_partial(tmp_path / "p", ORIGIN)
+    unfinished.save_partial(tmp_path / "p", before, ORIGIN)
+    after = unfinished.read_partial(tmp_path / "p", ORIGIN)
     assert after.weights.keys() == before.weights.keys()
     for name, value in before.weights.items():
         assert after.weights[name].dtype == np.float32
@@ -60,29 +60,29 @@ def test_a_partial_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_an_empty_partial_is_allowed(tmp_path: Path) -> None:
-    checkpoint_io.save_partial(tmp_path / "p", Partial(), ORIGIN)
-    assert checkpoint_io.read_partial(tmp_path / "p", ORIGIN) == Partial()
+    unfinished.save_partial(tmp_path / "p", Partial(), ORIGIN)
+    assert unfinished.read_partial(tmp_path / "p", ORIGIN) == Partial()
 
 
 def test_the_next_partial_replaces_the_last(tmp_path: Path) -> None:
     for done in (1, 2):
         before = dataclasses.replace(partial(), done=done, weights={})
-        checkpoint_io.save_partial(tmp_path / "p", before, ORIGIN)
-    assert checkpoint_io.read_partial(tmp_path / "p", ORIGIN).done == 2
+        unfinished.save_partial(tmp_path / "p", before, ORIGIN)
+    assert unfinished.read_partial(tmp_path / "p", ORIGIN).done == 2
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
 @pytest.mark.parametrize("other", [{"checkpoint": "other"}, {"quantize": "other"}, {"more": "1"}])
 def test_another_origin_is_refused(tmp_path: Path, other: dict[str, str]) -> None:
-    checkpoint_io.save_partial(tmp_path / "p", partial(), ORIGIN)
+    unfinished.save_partial(tmp_path / "p", partial(), ORIGIN)
     with pytest.raises(CheckpointError, match="other settings; leave out --resume") as error:
-        checkpoint_io.read_partial(tmp_path / "p", ORIGIN | other)
+        unfinished.read_partial(tmp_path / "p", ORIGIN | other)
     assert error.value.exit_code == 2
 
 
 def test_no_partial_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="leave out --resume"):
-        checkpoint_io.read_partial(tmp_path / "p", ORIGIN)
+        unfinished.read_partial(tmp_path / "p", ORIGIN)
 
 
 def quantized() -> Quantized:
@@ -106,8 +106,8 @@ def quantized() -> Quantized:
 @pytest.mark.parametrize("documents", [None, np.array([1, 2], np.uint64)])
 def test_a_quantized_model_comes_back_bit_for_bit(tmp_path: Path, documents: Any) -> None:
     before = dataclasses.replace(quantized(), documents=documents)
-    checkpoint_io.save_quantized(tmp_path / "q", before)
-    after = checkpoint_io.read_quantized(tmp_path / "q")
+    quantized_io.save_quantized(tmp_path / "q", before)
+    after = quantized_io.read_quantized(tmp_path / "q")
     assert after == before
     assert after.fingerprint == before.fingerprint
     assert list(after.weights) == list(before.weights)
@@ -120,27 +120,27 @@ def test_a_quantized_model_comes_back_bit_for_bit(tmp_path: Path, documents: Any
 def test_damage_is_found_and_named(tmp_path: Path, kind: str, name: str) -> None:
     place = tmp_path / "p"
     if kind == "partial":
-        checkpoint_io.save_partial(place, partial(), ORIGIN)
+        unfinished.save_partial(place, partial(), ORIGIN)
     else:
-        checkpoint_io.save_quantized(place, quantized())
+        quantized_io.save_quantized(place, quantized())
     damaged = place / name
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     with pytest.raises(CheckpointError, match=name):
-        checkpoint_io.read_partial(
+        unfinished.read_partial(
             place, ORIGIN
-        ) if kind == "partial" else checkpoint_io.read_quantized(place)
+        ) if kind == "partial" else quantized_io.read_quantized(place)
 
 
 def test_a_partial_is_neither_checkpoint_nor_quantized(tmp_path: Path) -> None:
-    checkpoint_io.save_partial(tmp_path / "p", partial(), ORIGIN)
-    assert checkpoint_io.kind_of(tmp_path / "p") == "partial"
+    unfinished.save_partial(tmp_path / "p", partial(), ORIGIN)
+    assert run_directory.kind_of(tmp_path / "p") == "partial"
     with pytest.raises(CheckpointError, match="expected a quantized"):
-        checkpoint_io.read_quantized(tmp_path / "p")
-    checkpoint_io.save_quantized(tmp_path / "q", quantized())
+        quantized_io.read_quantized(tmp_path / "p")
+    quantized_io.save_quantized(tmp_path / "q", quantized())
     with pytest.raises(CheckpointError, match="expected a partial"):
-        checkpoint_io.read_partial(tmp_path / "q", ORIGIN)
+        unfinished.read_partial(tmp_path / "q", ORIGIN)
 
 
 def test_models_quantized_before_there_were_designed_steps_are_read(tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_models_quantized_before_there_were_designed_steps_are_read(tmp_path: Pa
     weights: dict[str, Coded] = {
         name: Half(coded.decoded().astype(np.float16)) for name, coded in source.weights.items()
     }
-    checkpoint_io.save_quantized(tmp_path / "q", dataclasses.replace(source, weights=weights))
+    quantized_io.save_quantized(tmp_path / "q", dataclasses.replace(source, weights=weights))
     place = tmp_path / "q" / "header.json"
     header = json.loads(place.read_text())
     assert header.pop("stepped") == {}
     del header["digest"]
     header["digest"] = hashlib.sha256(canonical(header)).hexdigest()
     place.write_text(json.dumps(header))
-    assert checkpoint_io.read_quantized(tmp_path / "q").weights == weights
+    assert quantized_io.read_quantized(tmp_path / "q").weights == weights

@@ -21,7 +21,7 @@ from segpt.quant.gptq import gptq
 from segpt.quant.grid import scales
 from segpt.quant.hessian import hessians
 from segpt.stages.open_model import from_checkpoint, from_quantized
-from segpt.stages.quantize import HeldOut, Progress, quantize
+from segpt.stages.quantize import HeldOut, Progress, Resumption, quantize
 from segpt.values import Checkpoint, Grid, Half, Partial, Quantized, Tokenizer
 
 VOCAB, CONTEXT = 96, 24
@@ -371,11 +371,13 @@ def test_text_of_another_tokenizer_is_refused() -> None:
 def test_going_on_gives_the_same_as_not_stopping() -> None:
     source, saved = checkpoint(), list[Partial]()
     steps: list[Progress] = []
-    whole = quantize(source, GPTQ, blocks(1), held_out(), save=saved.append)
+    whole = quantize(source, GPTQ, blocks(1), held_out(), resumption=Resumption(save=saved.append))
     assert [partial.done for partial in saved] == list(range(1, len(whole.weights) + 1))
     for partial in saved[:: len(saved) // 3]:
         steps.clear()
-        found = quantize(source, GPTQ, blocks(1), held_out(), resume=partial, report=steps.append)
+        found = quantize(
+            source, GPTQ, blocks(1), held_out(), report=steps.append, resumption=Resumption(partial)
+        )
         assert found == whole
         assert found.report == whole.report
         assert steps[-1].task == "measure"
@@ -394,8 +396,8 @@ def test_what_is_saved_is_not_coded_again() -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        quantize(source, GPTQ, blocks(1), save=save)
+        quantize(source, GPTQ, blocks(1), resumption=Resumption(save=save))
     later: list[Partial] = []
-    found = quantize(source, GPTQ, blocks(1), resume=saved[-1], save=later.append)
+    found = quantize(source, GPTQ, blocks(1), resumption=Resumption(saved[-1], later.append))
     assert later[0].done == 6
     assert list(found.weights)[:5] == list(saved[-1].coded)

@@ -10,7 +10,7 @@ from segpt.config.quant import QuantSpec, Rule
 from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.errors import SpecError
-from segpt.stages.resolve_spec import ADAPT_LARGE, quant_spec, score_spec, strided_spec
+from segpt.stages.resolve_spec import ADAPT_LARGE, Reading, quant_spec, score_spec, strided_spec
 
 
 def recipe(**quantize: Any) -> Recipe:
@@ -126,11 +126,7 @@ def test_flags_come_before_the_recipe_and_settings_before_flags() -> None:
         SMALL,
         policy="sgd+ngram",
         recipe=recipe,
-        mode="rolling",
-        boundaries="document",
-        stride=16,
-        context=64,
-        loops=2,
+        reading=Reading("rolling", "document", stride=16, context=64, loops=2),
         settings=("score.stride=8", "adapt.rate=0.5", "ngram.keep=0.7"),
     )
     assert found == ScoreSpec(
@@ -160,8 +156,8 @@ def test_small_models_roll_unless_what_changes_does_not_go_with_a_cache() -> Non
         "inplace": ("strided", "stream"),
     }
     assert score_spec(LARGE).mode == "strided"
-    assert score_spec(SMALL, stride=8).mode == "strided"
-    assert score_spec(SMALL, policy="lora", mode="strided").boundaries == "stream"
+    assert score_spec(SMALL, reading=Reading(stride=8)).mode == "strided"
+    assert score_spec(SMALL, policy="lora", reading=Reading("strided")).boundaries == "stream"
     demo = read_recipe("demo")
     assert score_spec(demo.model, recipe=demo).reach(128) == 112
     assert score_spec(demo.model, policy="best", recipe=demo).boundaries == "document"
@@ -170,8 +166,8 @@ def test_small_models_roll_unless_what_changes_does_not_go_with_a_cache() -> Non
 
 def test_the_stride_of_a_short_context_is_half_of_it() -> None:
     assert score_spec(SMALL).stride == 64
-    assert score_spec(SMALL, context=32).stride == 16
-    assert score_spec(SMALL, context=1).stride == 1
+    assert score_spec(SMALL, reading=Reading(context=32)).stride == 16
+    assert score_spec(SMALL, reading=Reading(context=1)).stride == 1
 
 
 @pytest.mark.parametrize(

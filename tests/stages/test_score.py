@@ -21,8 +21,8 @@ from segpt.data.text import document_hash
 from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.errors import CheckpointError, InterruptError, ScoreError, SpecError
 from segpt.eval.tally import Progress
-from segpt.stages.checkpoint_io import read_scoring, save_scoring
 from segpt.stages.score import Breaks, score
+from segpt.stages.unfinished import read_scoring, save_scoring
 from segpt.values import Arrays, Checkpoint, Half, Quantized, Text, Tokenizer
 from tests.processes import in_two
 

@@ -12,9 +12,11 @@ from segpt.config.expand import expand
 from segpt.config.layout import layout
 from segpt.data.tokenizer import BYTES, from_model_file, train_bpe
 from segpt.errors import SegptError
-from segpt.stages.checkpoint_io import checkpoint_name, save_checkpoint, save_quantized
+from segpt.stages.checkpoint_io import save_checkpoint
 from segpt.stages.pack import pack
 from segpt.stages.prepare import prepare
+from segpt.stages.quantized_io import save_quantized
+from segpt.stages.run_directory import checkpoint_name
 from segpt.stages.tokenizers import open_tokenizer, write_tokenizer
 from segpt.values import Checkpoint, Half, Quantized, Text, Tokenizer
 

@@ -19,9 +19,10 @@ from segpt.errors import InterruptError
 from segpt.model.leaves import weights
 from segpt.stages.average import average
 from segpt.stages.calibrate import quantize_on
-from segpt.stages.checkpoint_io import checkpoints, read_checkpoint
+from segpt.stages.checkpoint_io import read_checkpoint
 from segpt.stages.prepare import builtin_splits, make_tokenizer, prepare
 from segpt.stages.resolve_spec import quant_spec, score_spec
+from segpt.stages.run_directory import checkpoints
 from segpt.stages.score import score
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer

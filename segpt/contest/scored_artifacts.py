@@ -1,0 +1,81 @@
+"""Artifacts of one recipe, each with the one score of it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segpt.artifact import container
+from segpt.config.base import decode
+from segpt.config.score import ScoreSpec
+from segpt.errors import SegptError
+from segpt.stages.json_files import read_json
+from segpt.values import Artifact, Score
+
+
+class ScoredArtifact(NamedTuple):
+    """The artifact of one seed, and its score."""
+
+    seed: int
+    artifact: Artifact
+    score: Score
+    source: Path
+
+
+def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[ScoredArtifact]:
+    """Each artifact with the one score of it."""
+    found: dict[str, tuple[Path, Score]] = {}
+    for path in scores:
+        table = read_json(path, "score")
+        score, digest = _score(table, path)
+        if digest in found:
+            raise SegptError(f"{path} and {found[digest][0]} score the same artifact; give one")
+        found[digest] = path, score
+    runs = []
+    for place, path in enumerate(artifacts):
+        artifact = container.load(path)
+        if artifact.digest not in found:
+            raise SegptError(
+                f"no score of {path}; make one with: segpt score {path} --out FILE, and name it "
+                "with --score"
+            )
+        source, score = found.pop(artifact.digest)
+        runs.append(
+            ScoredArtifact(place if score.seed is None else score.seed, artifact, score, source)
+        )
+    if found:
+        (source, _), *_ = found.values()
+        raise SegptError(f"{source} is of none of these artifacts; leave it out")
+    if len({run.seed for run in runs}) < len(runs):
+        raise SegptError("two artifacts have the same seed; give one of each")
+    one = runs[0].score
+    for run in runs[1:]:
+        same = run.score.origin.get("text") == one.origin.get("text")
+        if not same or reading_of(run.score) != reading_of(one):
+            raise SegptError(
+                f"{run.source} and {runs[0].source} are of different texts or were read in "
+                "different ways; score both alike"
+            )
+    return runs
+
+
+def _score(table: Any, path: Path) -> tuple[Score, str]:
+    names = {f.name for f in dataclasses.fields(Score)}
+    try:
+        given = {name: value for name, value in table.items() if name in names}
+        return Score(**given), str(table["origin"]["artifact"])
+    except (AttributeError, KeyError, TypeError):
+        raise SegptError(
+            f"{path}: not a score of an artifact; make one with: segpt score ARTIFACT --out FILE"
+        ) from None
+
+
+def reading_of(score: Score) -> ScoreSpec:
+    """How the score was made, from what it says about that."""
+    table = dict(score.conditions)
+    policy = dict(score.policy)
+    ngram = policy.pop("ngram", None)
+    given = {name: table[name] for name in ("mode", "boundaries", "batch", "context", "loops")}
+    if table.get("stride") is not None:
+        given["stride"] = table["stride"]
+    return decode(ScoreSpec, given | {"policy": policy, "ngram": ngram}, "$.score")
