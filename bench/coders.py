@@ -19,7 +19,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from segpt.artifact.container import pack, sections
-from segpt.values import Grid, Half, Quantized
+from segpt.values import Float16Weight, Quantized, UniformWeight
 
 # Sections and framing that hold no weights: every scheme pays for them alike.
 SHARED = ("prefix", "header", "tokenizer", "digest")
@@ -31,8 +31,8 @@ Coder = Callable[[bytes], int]
 
 def parts(quantized: Quantized) -> tuple[bytes, bytes, bytes]:
     """Codes row by row in the order of the weights; scales and vectors byte-shuffled."""
-    grids = [w for w in quantized.weights.values() if isinstance(w, Grid)]
-    halves = [w for w in quantized.weights.values() if isinstance(w, Half)]
+    grids = [w for w in quantized.weights.values() if isinstance(w, UniformWeight)]
+    halves = [w for w in quantized.weights.values() if isinstance(w, Float16Weight)]
     codes = b"".join(grid.codes.tobytes() for grid in grids)
     return codes, _shuffled([g.scales for g in grids]), _shuffled([h.values for h in halves])
 

@@ -18,8 +18,8 @@ from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.score import ScoreSpec
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import load
-from segpt.eval.ledger import Ledger
-from segpt.eval.tally import tally
+from segpt.eval.ledger import EncodedText
+from segpt.eval.tally import score_stream
 from segpt.eval.windows import plan
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.kernels.newton_schulz.reference import reference as newton_schulz
@@ -49,11 +49,11 @@ def scoring(device: str, context: int = 512, stride: int = 64) -> dict[str, Any]
     model = _model(recipe, device).eval()
     targets = context + stride * (64 if device == "cpu" else 256)
     ids = np.random.default_rng(0).integers(recipe.model.vocab, size=targets + 1, dtype=np.uint32)
-    stream = Ledger(ids, np.ones(targets, np.int64), np.zeros(1, np.int64), targets, "bytes")
+    stream = EncodedText(ids, np.ones(targets, np.int64), np.zeros(1, np.int64), targets, "bytes")
     windows = plan(targets, context, stride)
 
     def ours() -> float:
-        return math.fsum(tally(model, stream, ScoreSpec(stride=stride), context).nats)
+        return math.fsum(score_stream(model, stream, ScoreSpec(stride=stride), context).nats)
 
     def plain() -> float:
         total = 0.0
@@ -99,7 +99,7 @@ def rolling(
 
     def under(how: ScoreSpec) -> Callable[[], float]:
         def scored() -> float:
-            nats = math.fsum(tally(opened.model, ledger, how, how.reach(context)).nats)
+            nats = math.fsum(score_stream(opened.model, ledger, how, how.reach(context)).nats)
             found[how.mode] = nats / (math.log(2) * ledger.bytes)
             return nats
 
@@ -123,13 +123,13 @@ def rolling(
     }
 
 
-def _first(ledger: Ledger, share: float) -> Ledger:
+def _first(ledger: EncodedText, share: float) -> EncodedText:
     """The documents that begin in a first share of the targets, and no others."""
     ends = [*ledger.starts[1:].tolist(), ledger.targets]
     count = max(1, int((ledger.starts < share * ledger.targets).sum()))
     stop = ends[count - 1]
     sizes = ledger.sizes[:stop]
-    return Ledger(
+    return EncodedText(
         ledger.ids[: stop + 1], sizes, ledger.starts[:count], int(sizes.sum()), ledger.denominator
     )
 

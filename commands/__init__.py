@@ -38,7 +38,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(_options.Group):
+class LazyGroup(_options.CommandGroup):
     """Import a subcommand when it runs; turn errors into one line and an exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:

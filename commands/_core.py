@@ -8,7 +8,7 @@ from segpt.stages import json_files
 from segpt.stages.open_model import Value, open_model, read_model
 from segpt.tasks.core import Baselines
 from segpt.tasks.core_bundle import LIST, read_bundle
-from segpt.tasks.evaluate_core import Progress, choose, core_lines, evaluate
+from segpt.tasks.evaluate_core import CoreProgress, choose, core_lines, evaluate
 from segpt.tasks.subject import Subject, of_hugging_face, of_model
 from segpt.train.mesh import joined
 
@@ -49,7 +49,7 @@ def run(
         with mesh.all_well():
             subject, identity = _subject(model, value, str(mesh.device), context)
 
-        def told(progress: Progress) -> None:
+        def told(progress: CoreProgress) -> None:
             fraction = (progress.through + progress.done / progress.total) / progress.tasks
             bar(fraction, f"{progress.task} {progress.done:,} of {progress.total:,}")
 

@@ -17,7 +17,7 @@ from segpt.stages.open_model import open_model, read_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
-from segpt.values import Artifact, Checkpoint, Partial, Quantized, Tokens
+from segpt.values import Artifact, Checkpoint, Quantized, QuantizeProgress, Tokens
 
 from . import _latest, _quantizing, _report, _texts, _training
 
@@ -163,7 +163,7 @@ def _there(place: Path, origin: Mapping[str, str]) -> Quantized | None:
     return value if same else None
 
 
-def _partial(place: Path, origin: Mapping[str, str]) -> Partial | None:
+def _partial(place: Path, origin: Mapping[str, str]) -> QuantizeProgress | None:
     """The layers that an interrupted demo has quantized, if they are those of this run."""
     try:
         return unfinished.read_partial(place, origin) if place.exists() else None

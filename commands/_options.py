@@ -12,7 +12,7 @@ from . import _guesses
 F = TypeVar("F", bound=Callable[..., object])
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A group that knows what others call its commands."""
 
     def resolve_command(

@@ -10,7 +10,7 @@ from segpt.config.quant import QuantSpec
 from segpt.stages import quantized_io, unfinished
 from segpt.stages.calibrate import quantize_on, share
 from segpt.train.mesh import pick
-from segpt.values import Checkpoint, Partial, Quantized, Tokens
+from segpt.values import Checkpoint, Quantized, QuantizeProgress, Tokens
 
 from . import _latest, _report
 
@@ -29,7 +29,7 @@ def run(
     recipe: str,
     budget: int,
     device: str,
-    resume: Partial | None = None,
+    resume: QuantizeProgress | None = None,
     begun: Mapping[str, str] | None = None,
 ) -> Quantized:
     """Quantize a checkpoint, saving every part that is done, and make it the newest.

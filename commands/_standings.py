@@ -11,13 +11,13 @@ from segpt.config.base import encode, nearest
 from segpt.errors import SpecError
 from segpt.leaderboard import store
 from segpt.leaderboard.entry import Baseline, Claim, Link, Record, Verification, figure
-from segpt.leaderboard.ranking import Row
+from segpt.leaderboard.ranking import Standing
 from segpt.leaderboard.track import Track
 
 UNITS = {"bpb": "BPB", "tokens": "tokens", "core": "CORE"}
 
 
-class Table(NamedTuple):
+class StandingsTable(NamedTuple):
     """The standings of a track, as cells and as JSON values."""
 
     name: str
@@ -27,7 +27,7 @@ class Table(NamedTuple):
     plain: Sequence[Mapping[str, Any]]
 
 
-def tables(directory: Path, only: str | None) -> list[Table]:
+def tables(directory: Path, only: str | None) -> list[StandingsTable]:
     """The standings of every track, or of one.
 
     Raises:
@@ -60,9 +60,9 @@ def entry(directory: Path, name: str) -> tuple[dict[str, Any], list[str]]:
     return plain, [*_words(link, row)]
 
 
-def _table(track: Track, rows: Sequence[Row]) -> Table:
+def _table(track: Track, rows: Sequence[Standing]) -> StandingsTable:
     unit = UNITS[track.metric]
-    return Table(
+    return StandingsTable(
         track.name,
         f"{track.name}, by {unit}: {'higher' if track.sign < 0 else 'lower'} is better",
         ("name", "rank", unit, "with artifact", "bytes", "policy", "state", "date"),
@@ -71,7 +71,7 @@ def _table(track: Track, rows: Sequence[Row]) -> Table:
     )
 
 
-def _cells(track: Track, row: Row) -> list[str]:
+def _cells(track: Track, row: Standing) -> list[str]:
     return [
         row.entry.name,
         str(row.rank),
@@ -84,7 +84,7 @@ def _cells(track: Track, row: Row) -> list[str]:
     ]
 
 
-def _policy(row: Row) -> str:
+def _policy(row: Standing) -> str:
     match row.entry:
         case Record():
             return figure(row.entry.runs).policy
@@ -94,7 +94,7 @@ def _policy(row: Row) -> str:
             return row.entry.program
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: Standing) -> dict[str, Any]:
     return {
         "name": row.entry.name,
         "rank": row.rank,
@@ -109,7 +109,7 @@ def _plain(row: Row) -> dict[str, Any]:
     }
 
 
-def _words(link: Link, row: Row | None) -> Iterator[str]:
+def _words(link: Link, row: Standing | None) -> Iterator[str]:
     entry = link.entry
     yield f"{entry.name}, entry {link.number} on {entry.track}, of {entry.date}"
     if not isinstance(entry, Baseline):

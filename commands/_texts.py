@@ -34,7 +34,7 @@ _PREPARING = 600.0  # seconds for another command that prepares the built-in tex
 Splits = tuple[Tokens, Tokens]
 
 
-class Reading(NamedTuple):
+class TextReading(NamedTuple):
     """A text that will be read: how to open it, and what is said of it before, as JSON values."""
 
     open: Callable[[], Splits]
@@ -148,7 +148,7 @@ def for_training(
     adapt: bool,
     settings: Sequence[str] = (),
     dry: bool = False,
-) -> tuple[Recipe, Reading]:
+) -> tuple[Recipe, TextReading]:
     """The text that is trained on: named, prepared last, or else built in; and the recipe for it.
 
     Args:
@@ -167,7 +167,7 @@ def for_training(
         text = newest() if data is None else named(data)
     if data is None and text is not None and text.built_in and not adapt:
         text = None if text.tokenizer.vocab != recipe.model.vocab else text  # of the same text
-    reading = _built_in(recipe) if text is None else Reading(text.open, text.plain())
+    reading = _built_in(recipe) if text is None else TextReading(text.open, text.plain())
     reading.say()
     if text is not None:
         try:
@@ -222,10 +222,10 @@ def _vocabulary(vocab: int, start: int | None) -> str:
     return f"a vocabulary of {vocab:,}{opens}"
 
 
-def _built_in(recipe: Recipe) -> Reading:
+def _built_in(recipe: Recipe) -> TextReading:
     text = _sound(_builtin_place(recipe))
     plain = _plain_builtin() if text is None or not text.built_in else text.plain()
-    return Reading(lambda: builtin_splits(recipe), plain)
+    return TextReading(lambda: builtin_splits(recipe), plain)
 
 
 def _plain_builtin() -> list[dict[str, Any]]:
@@ -303,7 +303,7 @@ def known(source: Checkpoint | Quantized, model: Path) -> Known:
     )
 
 
-def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> Reading:
+def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> TextReading:
     """The text that a model was trained on, wherever it was prepared.
 
     Raises:
@@ -322,9 +322,9 @@ def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> 
                 "leave --data out"
             )
     if text is not None:
-        return Reading(text.open, text.plain())
+        return TextReading(text.open, text.plain())
     if _is_of_builtin(wanted):
-        return Reading(lambda: _rebuilt(source, wanted), _plain_builtin())
+        return TextReading(lambda: _rebuilt(source, wanted), _plain_builtin())
     raise DataError(
         f"{model} was trained on {_describe(wanted)}, which is not here any more; prepare it "
         "again in the same way, or name its directory with --data"

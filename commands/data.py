@@ -21,7 +21,7 @@ FIELD = "Field of jsonl, json and parquet that holds the text; a.b is b inside o
 HELD_OUT = 0.05  # of a text, unless the user says otherwise
 
 
-@click.group("data", cls=_options.Group)
+@click.group("data", cls=_options.CommandGroup)
 def command() -> None:
     """Turn text into token shards, check them, and fetch the files of benchmarks."""
 

@@ -10,7 +10,7 @@ from . import _contest, _entries, _options, _report, _verify
 directory_option = _entries.directory_option
 
 
-@click.group("leaderboard", cls=_options.Group)
+@click.group("leaderboard", cls=_options.CommandGroup)
 def command() -> None:
     """Add entries, check and verify them, render the pages."""
 

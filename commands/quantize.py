@@ -147,7 +147,7 @@ class Asked(NamedTuple):
         return bool(self.method or self.budget or self.bits or self.settings)
 
 
-class Task(NamedTuple):
+class QuantizeTask(NamedTuple):
     """What is quantized, how, and to where; ``budget`` is what packing will have to keep to."""
 
     path: Path
@@ -164,7 +164,7 @@ class Task(NamedTuple):
         return {"begun": json.dumps({"path": path, "spec": spec, "budget": self.budget})}
 
 
-def _begun(asked: Asked) -> Task:
+def _begun(asked: Asked) -> QuantizeTask:
     """A quantization from its beginning."""
     from segpt.stages import checkpoint_io, resolve_spec, run_directory
 
@@ -176,10 +176,10 @@ def _begun(asked: Asked) -> Task:
     spec = resolve_spec.quant_spec(
         recipe, method=asked.method, budget=asked.budget, bits=asked.bits
     )
-    return Task(path, value, recipe.name, spec, spec.budget or recipe.pack.budget, place)
+    return QuantizeTask(path, value, recipe.name, spec, spec.budget or recipe.pack.budget, place)
 
 
-def _resumed(asked: Asked) -> Task:
+def _resumed(asked: Asked) -> QuantizeTask:
     """A quantization that was interrupted: as it was begun, where nothing else is said.
 
     Raises:
@@ -206,7 +206,7 @@ def _resumed(asked: Asked) -> Task:
                 f"{partial} was begun with other settings: {names}; leave these out to go on, or "
                 "leave out --resume"
             )
-    return Task(path, value, recipe.name, spec, int(begun.get("budget", 0)), place)
+    return QuantizeTask(path, value, recipe.name, spec, int(begun.get("budget", 0)), place)
 
 
 def _interrupted(asked: Asked) -> Path:

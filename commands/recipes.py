@@ -7,7 +7,7 @@ import click
 from . import _options, _report
 
 
-@click.group("recipes", cls=_options.Group, invoke_without_command=True)
+@click.group("recipes", cls=_options.CommandGroup, invoke_without_command=True)
 @_options.as_json
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:

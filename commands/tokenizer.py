@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segpt.values import Tokenizer
 
 
-@click.group("tokenizer", cls=_options.Group)
+@click.group("tokenizer", cls=_options.CommandGroup)
 def command() -> None:
     """Train a lossless tokenizer."""
 

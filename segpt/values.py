@@ -129,7 +129,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class UniformWeight:
     """A weight on a uniform grid: ``codes[i, j] * scales[i, j // group]``.
 
     Codes are int8 in [-Q, Q] with Q = 2^(bits - 1) - 1. ``scales`` is float16 (rows, groups)
@@ -152,7 +152,7 @@ class Grid:
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Grid)
+            isinstance(other, UniformWeight)
             and self.bits == other.bits
             and np.array_equal(self.codes, other.codes)
             and np.array_equal(self.scales.view(np.uint16), other.scales.view(np.uint16))
@@ -169,7 +169,7 @@ STEPPED_ARRAYS = ("codes", "rows", "columns", "centre", "stored", "shared")
 
 
 @dataclass(frozen=True, eq=False)
-class Stepped:
+class TrellisWeight:
     """A weight in steps that differ by row and by column, in eighths of an octave.
 
     ``points[i, j] * (step * 2^((rows[i] + columns[j]) / 8)) + centre[j]``, where the points are
@@ -223,7 +223,7 @@ class Stepped:
         return {name: a for name in STEPPED_ARRAYS if (a := getattr(self, name)) is not None}
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Stepped):
+        if not isinstance(other, TrellisWeight):
             return False
         mine, its = self.arrays(), other.arrays()
         return (
@@ -237,7 +237,7 @@ class Stepped:
 
 
 @dataclass(frozen=True, eq=False)
-class Half:
+class Float16Weight:
     """A weight kept as float16."""
 
     values: NDArray[np.float16]
@@ -250,14 +250,14 @@ class Half:
         return self.values.astype(np.float32)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Half) and np.array_equal(
+        return isinstance(other, Float16Weight) and np.array_equal(
             self.values.view(np.uint16), other.values.view(np.uint16)
         )
 
     __hash__ = None  # type: ignore[assignment]
 
 
-Coded = Grid | Stepped | Half
+QuantizedWeight = UniformWeight | TrellisWeight | Float16Weight
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class Quantized:
     """
 
     spec: ModelSpec
-    weights: Mapping[str, Coded]
+    weights: Mapping[str, QuantizedWeight]
     tokenizer: Tokenizer
     origin: Origin
     report: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -281,19 +281,19 @@ class Quantized:
         arrays: dict[str, NDArray[Any]] = {}
         for name, coded in self.weights.items():
             match coded:
-                case Grid():
+                case UniformWeight():
                     arrays[f"{name}|codes|{coded.bits}"] = coded.codes
                     arrays[f"{name}|scales"] = coded.scales
-                case Stepped():
+                case TrellisWeight():
                     about = f"{name}|stepped|{coded.states}|{coded.step.hex()}"
                     arrays |= {f"{about}|{part}": a for part, a in coded.arrays().items()}
-                case Half():
+                case Float16Weight():
                     arrays[f"{name}|half"] = coded.values
         return fingerprint([encode(self.spec), self.tokenizer.fingerprint, arrays_digest(arrays)])
 
 
 @dataclass(frozen=True)
-class Partial:
+class QuantizeProgress:
     """Quantization after some of its parts: enough to go on exactly where it stopped.
 
     ``weights`` are those of the tuned model by name, ``coded`` what is coded by then, ``planned``
@@ -304,7 +304,7 @@ class Partial:
     done: int = 0
     scale: float = 0.0
     weights: Arrays = field(default_factory=dict)
-    coded: Mapping[str, Coded] = field(default_factory=dict)
+    coded: Mapping[str, QuantizedWeight] = field(default_factory=dict)
     multipliers: Mapping[str, float] = field(default_factory=dict)
     planned: tuple[float, ...] = ()
     drift: float = 0.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from segpt import trellis
 from segpt.config.expand import expand
-from segpt.values import OCTAVE, Half, Quantized, Stepped, Tokenizer
+from segpt.values import OCTAVE, Float16Weight, Quantized, Tokenizer, TrellisWeight
 from tests.artifact.weights import stepped
 
 
@@ -28,7 +28,7 @@ def rounded(exact: Fraction) -> Fraction:
     return round(size) * Fraction(2) ** exponent * (1 if exact > 0 else -1)
 
 
-def by_hand(coded: Stepped, row: int, column: int) -> Fraction:
+def by_hand(coded: TrellisWeight, row: int, column: int) -> Fraction:
     """One stored weight, every operation exact and then rounded once."""
     octaves, eighth = divmod(int(coded.rows[row]) + int(coded.columns[column]), 8)
     size = rounded(Fraction(coded.step) * Fraction(float(OCTAVE[eighth])))
@@ -76,7 +76,7 @@ def test_octaves_are_rounded_correctly() -> None:
     column=st.integers(-120, 120),
 )
 def test_steps_double_every_eight_exponents(step: float, row: int, column: int) -> None:
-    coded = Stepped(
+    coded = TrellisWeight(
         1,
         np.ones((1, 1), np.int8),
         step,
@@ -95,7 +95,7 @@ def test_a_weight_with_no_stored_rows_is_its_shared_row() -> None:
     assert np.array_equal(none.decoded(), np.tile(none.shared.astype(np.float32), (5, 1)))
 
 
-def quantized(coded: Stepped) -> Quantized:
+def quantized(coded: TrellisWeight) -> Quantized:
     layer = {"mixer": None, "feed": {"hidden": 4}}
     spec = expand({"vocab": 5, "width": 7, "context": 4, "depth": 1, "layer": layer})
     return Quantized(spec, {"table": coded}, Tokenizer("bytes", 5), {})
@@ -137,6 +137,6 @@ def test_the_same_numbers_in_another_form_are_not_equal() -> None:
     one = stepped(0, 1, centre=np.zeros(7, np.float16))
     negative = dataclasses.replace(one, centre=-np.zeros(7, np.float16))
     assert one != negative
-    assert one != Half(one.decoded().astype(np.float16))
+    assert one != Float16Weight(one.decoded().astype(np.float16))
     square = stepped(0, 1, codes=np.ones((4, 7), np.int8))
     assert square != dataclasses.replace(square, codes=np.ones((7, 4), np.int8))

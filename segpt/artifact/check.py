@@ -7,35 +7,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt.errors import ArtifactError
-from segpt.values import FARTHEST_EXPONENT, Coded, Grid, Half, Stepped
+from segpt.values import (
+    FARTHEST_EXPONENT,
+    Float16Weight,
+    QuantizedWeight,
+    TrellisWeight,
+    UniformWeight,
+)
 
 from . import tables
-from .header import Entry
+from .header import StoredWeight
 
 # The largest step is below 2^119, so that no weight overflows; the smallest is a normal number.
 _LARGEST, _SMALLEST = 119, -125
 
 
-def check(entry: Entry, coded: Coded) -> None:
+def check(entry: StoredWeight, coded: QuantizedWeight) -> None:
     """Raise :class:`ArtifactError` unless the file can hold ``coded`` as ``entry`` says."""
     name, shape = entry.weight.name, entry.weight.shape
     match coded:
-        case Grid(codes=codes, scales=values):
+        case UniformWeight(codes=codes, scales=values):
             if codes.shape != shape or values.shape != (shape[0], entry.groups):
                 raise ArtifactError(
                     f"{name}: codes {codes.shape} and scales {values.shape} for a weight {shape}"
                 )
             _check_codes(name, codes, entry.limit, f"codes of {entry.bits} bits")
             _check_halves(name, values)
-        case Stepped():
+        case TrellisWeight():
             _check_stepped(entry, coded)
-        case Half(values=values):
+        case Float16Weight(values=values):
             if values.shape != shape:
                 raise ArtifactError(f"{name}: {values.shape} values for a weight {shape}")
             _check_halves(name, values)
 
 
-def _check_stepped(entry: Entry, coded: Stepped) -> None:
+def _check_stepped(entry: StoredWeight, coded: TrellisWeight) -> None:
     name, (height, width) = entry.weight.name, entry.shape
     if coded.stored is not None:
         check_bitmap(name, coded.stored)
@@ -63,7 +69,7 @@ def _check_stepped(entry: Entry, coded: Stepped) -> None:
     _check_steps(name, coded)
 
 
-def _check_steps(name: str, coded: Stepped) -> None:
+def _check_steps(name: str, coded: TrellisWeight) -> None:
     """All steps, and all weights without the centre, are 0 or normal float32.
 
     Exponents decide, so that no rounding does.

@@ -10,10 +10,10 @@ import numpy as np
 from segpt.errors import ArtifactError
 
 from . import tables
-from .rans import Decoder, Encoder
+from .rans import RansDecoder, RansEncoder
 
 
-class Codec(IntEnum):
+class SectionCodec(IntEnum):
     """How a section is stored."""
 
     STORED = 0
@@ -29,23 +29,23 @@ _SMALLEST = 32  # bytes; below that a table never pays
 class Stored(NamedTuple):
     """A section as it lies in the file: ``data`` unpacks to ``size`` bytes."""
 
-    codec: Codec
+    codec: SectionCodec
     size: int
     data: bytes
 
 
 def verbatim(data: bytes) -> Stored:
     """Store ``data`` as it is."""
-    return Stored(Codec.STORED, len(data), data)
+    return Stored(SectionCodec.STORED, len(data), data)
 
 
 def squeeze(data: bytes) -> Stored:
     """Store ``data`` with whichever codec makes it smallest; the simplest wins a tie."""
-    choices = [verbatim(data), Stored(Codec.LZMA, len(data), _lzma(data))]
+    choices = [verbatim(data), Stored(SectionCodec.LZMA, len(data), _lzma(data))]
     if (brotli := _brotli()) is not None:
-        choices.append(Stored(Codec.BROTLI, len(data), brotli.compress(data, quality=11)))
+        choices.append(Stored(SectionCodec.BROTLI, len(data), brotli.compress(data, quality=11)))
     if len(data) >= _SMALLEST and b"\x80" not in data:
-        choices.append(Stored(Codec.RANS, len(data), _rans(data)))
+        choices.append(Stored(SectionCodec.RANS, len(data), _rans(data)))
     return min(choices, key=lambda stored: len(stored.data))
 
 
@@ -56,13 +56,13 @@ def unpack(stored: Stored, section: str) -> bytes:
         ArtifactError: if the data is damaged or does not unpack to exactly ``stored.size`` bytes.
     """
     match stored.codec:
-        case Codec.STORED:
+        case SectionCodec.STORED:
             data: bytes | None = stored.data
-        case Codec.LZMA:
+        case SectionCodec.LZMA:
             data = _unlzma(stored)
-        case Codec.BROTLI:
+        case SectionCodec.BROTLI:
             data = _unbrotli(stored, section)
-        case Codec.RANS:
+        case SectionCodec.RANS:
             data = _unrans(stored)
     if data is None or len(data) != stored.size:
         raise ArtifactError(f"{section}: does not unpack to the {stored.size:,} bytes it declares")
@@ -118,7 +118,7 @@ def _rans(data: bytes) -> bytes:
     symbols = np.frombuffer(data, np.uint8)
     levels = tables.levels(np.bincount(symbols, minlength=256)[None])
     lanes = _lanes(len(data))
-    encoder = Encoder(tables.frequencies(levels), lanes)
+    encoder = RansEncoder(tables.frequencies(levels), lanes)
     whole = len(data) // lanes * lanes
     encoder.write(symbols[None, whole:].astype(np.int64))
     encoder.write(symbols[:whole].reshape(-1, lanes).astype(np.int64))
@@ -128,7 +128,9 @@ def _rans(data: bytes) -> bytes:
 def _unrans(stored: Stored) -> bytes:
     levels, end = tables.read_some(stored.data, 1)
     lanes = _lanes(stored.size)
-    decoder = Decoder(stored.data[end:], tables.frequencies(levels), lanes, stored.size // lanes)
+    decoder = RansDecoder(
+        stored.data[end:], tables.frequencies(levels), lanes, stored.size // lanes
+    )
     whole, rest = divmod(stored.size, lanes)
     shapes = ((whole, lanes), (1, rest))
     pieces = [decoder.read(np.broadcast_to(np.int64(0), shape)) for shape in shapes]

@@ -13,12 +13,20 @@ from numpy.typing import NDArray
 from segpt import trellis
 from segpt.config.layout import Role
 from segpt.errors import ArtifactError, CheckError
-from segpt.values import Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
+from segpt.values import (
+    Artifact,
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    Tokenizer,
+    TrellisWeight,
+    UniformWeight,
+)
 
 from . import codec, context_search, frame, header, stream
 from .check import check
 from .contexts import Tensor
-from .header import Entry
+from .header import StoredWeight
 from .reader import MOST_TOKENIZER_BYTES, open_artifact, split, uniform, unshuffle
 
 
@@ -67,8 +75,8 @@ def pack(quantized: Quantized) -> Artifact:
     weights = [quantized.weights[entry.weight.name] for entry in head.entries]
     if len(quantized.tokenizer.payload) > MOST_TOKENIZER_BYTES:
         raise ArtifactError(f"the tokenizer is larger than {MOST_TOKENIZER_BYTES:,} bytes")
-    coded = [w for w in weights if not isinstance(w, Half)]
-    stepped = [w for w in weights if isinstance(w, Stepped)]
+    coded = [w for w in weights if not isinstance(w, Float16Weight)]
+    stepped = [w for w in weights if isinstance(w, TrellisWeight)]
     codes = [np.ascontiguousarray(w.codes) for w in coded]
     grids = [_grids(w) for w in coded]
     found = context_search.choose(codes, grids, [_tensor(w) for w in coded])
@@ -86,7 +94,7 @@ def pack(quantized: Quantized) -> Artifact:
             for w in stepped
             if w.stored is not None
         ),
-        "scales": _shuffle([w.scales for w in coded if isinstance(w, Grid)], "<f2"),
+        "scales": _shuffle([w.scales for w in coded if isinstance(w, UniformWeight)], "<f2"),
         "halves": _shuffle([half for w in weights for half in _halves(w)], "<f2"),
     }
     stored = {name: codec.squeeze(data) for name, data in plain.items()}
@@ -102,7 +110,7 @@ def unpack(artifact: Artifact) -> Quantized:
             declared and capped contents is allocated.
     """
     opened = open_artifact(artifact)
-    weights: dict[str, Coded] = {}
+    weights: dict[str, QuantizedWeight] = {}
     codes, halves = iter(opened.codes()), opened.halves()
     grids = [(e.shape[0], e.groups) for e in opened.entries if e.bits and not e.half]
     scales = split(unshuffle(opened.section("scales"), "<f2"), grids)
@@ -111,12 +119,12 @@ def unpack(artifact: Artifact) -> Quantized:
     for entry in opened.entries:
         name = entry.weight.name
         if entry.half:
-            weights[name] = Half(next(halves))
+            weights[name] = Float16Weight(next(halves))
         elif not entry.stepped:
-            weights[name] = Grid(entry.bits, next(codes), next(scales))
+            weights[name] = UniformWeight(entry.bits, next(codes), next(scales))
         else:
             rows, columns, stored = next(stepped)
-            weights[name] = Stepped(
+            weights[name] = TrellisWeight(
                 states=entry.states,
                 codes=next(codes),
                 step=next(steps),
@@ -159,7 +167,7 @@ def usage(artifact: Artifact, model: Quantized | None = None) -> tuple[Usage, ..
         ArtifactError: if the file is not a valid artifact.
     """
     opened = open_artifact(artifact)
-    bytes_of: dict[Entry, float] = dict.fromkeys(opened.entries, 0.0)
+    bytes_of: dict[StoredWeight, float] = dict.fromkeys(opened.entries, 0.0)
     codes = opened.codes() if model is None else _codes(model, opened.coded)
     for name, shares in opened.shares(codes).items():
         rate = len(opened.stored[name].data) / max(1, sum(shares.values()))
@@ -214,32 +222,32 @@ def budget(artifact: Artifact, limit: int) -> None:
         )
 
 
-def _codes(model: Quantized, entries: Sequence[Entry]) -> list[NDArray[np.int8]]:
+def _codes(model: Quantized, entries: Sequence[StoredWeight]) -> list[NDArray[np.int8]]:
     """The codes of the weights that have any."""
     weights = [model.weights[entry.weight.name] for entry in entries]
-    return [weight.codes for weight in weights if not isinstance(weight, Half)]
+    return [weight.codes for weight in weights if not isinstance(weight, Float16Weight)]
 
 
-def _halves(coded: Coded) -> list[NDArray[np.float16]]:
+def _halves(coded: QuantizedWeight) -> list[NDArray[np.float16]]:
     match coded:
-        case Grid():
+        case UniformWeight():
             return []
-        case Half(values=values):
+        case Float16Weight(values=values):
             return [values]
-        case Stepped(centre=centre, shared=shared):
+        case TrellisWeight(centre=centre, shared=shared):
             return [half for half in (centre, shared) if half is not None]
 
 
-def _tensor(coded: Grid | Stepped) -> Tensor:
+def _tensor(coded: UniformWeight | TrellisWeight) -> Tensor:
     match coded:
-        case Grid(codes=codes):
+        case UniformWeight(codes=codes):
             return uniform(codes.shape)
-        case Stepped(states=states, rows=rows, columns=columns):
+        case TrellisWeight(states=states, rows=rows, columns=columns):
             return Tensor(states, rows, columns)
 
 
-def _grids(coded: Grid | Stepped) -> NDArray[np.uint8] | None:
-    if isinstance(coded, Grid) or coded.states == 1:
+def _grids(coded: UniformWeight | TrellisWeight) -> NDArray[np.uint8] | None:
+    if isinstance(coded, UniformWeight) or coded.states == 1:
         return None
     return trellis.grids(coded.codes, coded.states)
 

@@ -15,7 +15,7 @@ from segpt.errors import ArtifactError
 from . import tables
 from .contexts import MOST_CLASSES, Contexts, clipped
 from .loops import PRECISION
-from .rans import MOST_LANES, Decoder
+from .rans import MOST_LANES, RansDecoder
 from .stream import LANES, MOST_STEPS, Codes, Shape
 
 _BLOCK = 1 << 16
@@ -76,7 +76,7 @@ def decode(data: bytes, contexts: Contexts) -> list[Codes]:
             ),
         ]
     )
-    decoder = Decoder(data[LANES.size :], contexts.tables, lanes, count // lanes)
+    decoder = RansDecoder(data[LANES.size :], contexts.tables, lanes, count // lanes)
     symbols = np.empty(count, np.uint8)
     whole, size = count // lanes * lanes, max(1, _BLOCK // lanes) * lanes
     bounds = [*range(0, whole, size), whole]

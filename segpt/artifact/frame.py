@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from segpt.errors import ArtifactError
 
-from .codec import Codec, Stored
+from .codec import SectionCodec, Stored
 
 MAGIC = b"\x93SEGPT"
 FORMAT = 2  # of new files
@@ -71,12 +71,12 @@ def split(data: bytes) -> Parts:
         raise ArtifactError(f"format {version} has {len(names)} sections, not {count}")
     try:
         table = [
-            (Codec(codec), stored, size)
+            (SectionCodec(codec), stored, size)
             for codec, stored, size in ENTRY.iter_unpack(data[PREFIX.size : start])
         ]
     except ValueError as error:
         raise ArtifactError(f"unknown way to store a section: {error}") from None
-    if version == 1 and any(codec is Codec.RANS for codec, _, _ in table):
+    if version == 1 and any(codec is SectionCodec.RANS for codec, _, _ in table):
         raise ArtifactError("unknown way to store a section: format 1 has no code streams for them")
     cuts = list(accumulate((stored for _, stored, _ in table), initial=start))
     if cuts[-1] + DIGEST != len(data):

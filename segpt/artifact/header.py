@@ -15,7 +15,7 @@ from segpt.config.layout import Weight, layout
 from segpt.config.model import ModelSpec
 from segpt.config.quant import STATES
 from segpt.errors import ArtifactError, SpecError
-from segpt.values import Grid, Half, Quantized, Stepped
+from segpt.values import Float16Weight, Quantized, TrellisWeight, UniformWeight
 
 MOST_BYTES = 1 << 20
 MOST_COMMAS = 1 << 14  # what bounds the time that reading a header takes
@@ -29,7 +29,7 @@ _LONGEST_NUMBER = 16
 _LONGEST_MESSAGE = 300
 
 
-class Entry(NamedTuple):
+class StoredWeight(NamedTuple):
     """One weight of the file: on a grid (bits), stepped (states), or float16 (bits are 16).
 
     ``groups`` is the number of scales per row of a grid and ``parts`` what a stepped weight has
@@ -76,8 +76,8 @@ class Entry(NamedTuple):
 class Header:
     """The model, its tokenizer without the payload, its origin, and how each weight is coded.
 
-    The lists have one number per weight of ``layout(model)``, see :class:`Entry`; ``states`` and
-    ``parts`` may be empty where no weight is stepped.
+    The lists have one number per weight of ``layout(model)``, see :class:`StoredWeight`; ``states``
+    and ``parts`` may be empty where no weight is stepped.
     """
 
     model: ModelSpec
@@ -106,12 +106,12 @@ class Header:
             _check_coding(entry)
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[StoredWeight, ...]:
         """Every weight in canonical order, with its coding."""
         weights = layout(self.model)
         none = (0,) * len(weights)
         states, parts = self.states or none, self.parts or none
-        return tuple(map(Entry, weights, self.bits, self.groups, states, parts))
+        return tuple(map(StoredWeight, weights, self.bits, self.groups, states, parts))
 
 
 def describe(quantized: Quantized) -> Header:
@@ -166,11 +166,11 @@ def read(data: bytes) -> Header:
 def _coding(quantized: Quantized, weight: Weight) -> tuple[int, int, int, int]:
     """The bits, groups, states and parts of a weight."""
     match quantized.weights.get(weight.name):
-        case Grid(bits=bits, scales=scales):
+        case UniformWeight(bits=bits, scales=scales):
             return bits, math.prod(scales.shape[1:]), 0, 0
-        case Stepped(states=states, centre=centre, stored=stored):
+        case TrellisWeight(states=states, centre=centre, stored=stored):
             return 0, 0, states, CENTRED * (centre is not None) | PARTIAL * (stored is not None)
-        case Half():
+        case Float16Weight():
             return HALF, 0, 0, 0
         case None:
             raise ArtifactError(f"the spec has a weight {weight.name} that is not coded")
@@ -186,7 +186,7 @@ def _check_caps(weights: tuple[Weight, ...]) -> None:
         raise SpecError(f"the model has {total:,} parameters; the format has {MOST_PARAMETERS:,}")
 
 
-def _check_coding(entry: Entry) -> None:
+def _check_coding(entry: StoredWeight) -> None:
     weight, bits, groups, states, parts = entry
     if entry.half:
         if groups or states or parts:

@@ -39,7 +39,7 @@ class Walk:
             first += states
 
 
-class Encoder:
+class RansEncoder:
     """Takes symbols in reverse, the last step first.
 
     ``tables`` is (tables, 256); each row sums to 2^14.
@@ -77,8 +77,8 @@ class Encoder:
         return self._states.astype("<u4").tobytes() + words.tobytes()
 
 
-class Decoder:
-    """Gives symbols back in order; the inverse of :class:`Encoder`.
+class RansDecoder:
+    """Gives symbols back in order; the inverse of :class:`RansEncoder`.
 
     How many ``steps`` will be read decides which loop reads them (see :mod:`.loops`).
 

@@ -16,7 +16,7 @@ from . import codec, contexts, format1, frame, header, rans, stream, tables
 from .check import check_bitmap
 from .codec import Stored
 from .contexts import Codes, Contexts, Tensor
-from .header import Entry, Header
+from .header import Header, StoredWeight
 
 T = TypeVar("T", bound=np.generic)
 
@@ -25,7 +25,7 @@ MOST_TOKENIZER_BYTES = 1 << 24
 _MOST_TABLE_BYTES = 2 + 2 * contexts.MOST_CLASSES * (1 + rans.SYMBOLS)
 
 
-class Steps(NamedTuple):
+class StepSections(NamedTuple):
     """The exponents of a stepped weight, and which of its rows are stored if not all are."""
 
     rows: Codes
@@ -38,13 +38,13 @@ class Opened(NamedTuple):
 
     format: int
     header: Header
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredWeight, ...]
     stored: dict[str, Stored]
-    stepped: tuple[Steps, ...]
+    stepped: tuple[StepSections, ...]
     contexts: Contexts
 
     @property
-    def coded(self) -> list[Entry]:
+    def coded(self) -> list[StoredWeight]:
         return [e for e in self.entries if not e.half]
 
     def section(self, name: str) -> bytes:
@@ -63,7 +63,7 @@ class Opened(NamedTuple):
         shapes = [shape for e in self.entries for shape in _half_shapes(e)]
         return split(unshuffle(self.section("halves"), "<f2"), shapes)
 
-    def shares(self, codes: Sequence[Codes]) -> dict[str, dict[Entry, int]]:
+    def shares(self, codes: Sequence[Codes]) -> dict[str, dict[StoredWeight, int]]:
         """How the sections that hold weights divide among them, in units of each section.
 
         ``codes`` are those of :meth:`codes`.
@@ -94,7 +94,7 @@ class Opened(NamedTuple):
 
 
 # How much a stepped weight has in each section of its own.
-_STEP_SECTIONS: Mapping[str, Callable[[Steps], int]] = {
+_STEP_SECTIONS: Mapping[str, Callable[[StepSections], int]] = {
     "steps": lambda one: 1,
     "rows": lambda one: len(one.rows),
     "columns": lambda one: len(one.columns),
@@ -139,7 +139,9 @@ def open_artifact(artifact: Artifact) -> Opened:
     return Opened(version, head, entries, stored, stepped, known)
 
 
-def _read_steps(entries: Sequence[Entry], stored: dict[str, Stored]) -> tuple[Steps, ...]:
+def _read_steps(
+    entries: Sequence[StoredWeight], stored: dict[str, Stored]
+) -> tuple[StepSections, ...]:
     """What is known of the stepped weights before their codes; all sizes are checked."""
     partial = [e for e in entries if e.partial]
     bitmap_bytes = sum(-(-e.shape[0] // 8) for e in partial)
@@ -159,10 +161,12 @@ def _read_steps(entries: Sequence[Entry], stored: dict[str, Stored]) -> tuple[St
         split(np.frombuffer(codec.unpack(stored[name], name), np.int8), [(n,) for n in lengths])
         for name, lengths in (("rows", heights), ("columns", widths))
     )
-    return tuple(map(Steps, rows, columns, kept))
+    return tuple(map(StepSections, rows, columns, kept))
 
 
-def _bitmaps(data: NDArray[np.uint8], entries: Iterable[Entry]) -> Iterator[NDArray[np.bool_]]:
+def _bitmaps(
+    data: NDArray[np.uint8], entries: Iterable[StoredWeight]
+) -> Iterator[NDArray[np.bool_]]:
     begin = 0
     for entry in entries:
         rows = entry.shape[0]
@@ -175,7 +179,7 @@ def _bitmaps(data: NDArray[np.uint8], entries: Iterable[Entry]) -> Iterator[NDAr
         begin = end
 
 
-def _half_shapes(entry: Entry) -> list[tuple[int, ...]]:
+def _half_shapes(entry: StoredWeight) -> list[tuple[int, ...]]:
     """The arrays of a weight in the section ``halves``."""
     if entry.half:
         return [entry.weight.shape]

@@ -19,7 +19,7 @@ from segpt.errors import ArtifactError
 
 from .contexts import Contexts
 from .loops import PRECISION
-from .rans import MOST_LANES, SYMBOLS, Decoder, Encoder, Walk
+from .rans import MOST_LANES, SYMBOLS, RansDecoder, RansEncoder, Walk
 
 Codes = NDArray[np.int8]
 Shape = tuple[int, int]
@@ -32,7 +32,7 @@ _BYTES_PER_LANE = 30_000  # a lane costs about 4 bytes: 0.015 percent of this
 _BLOCK = 1 << 19  # codes whose classes are looked up at once
 
 
-class Piece(NamedTuple):
+class BandPiece(NamedTuple):
     """Rows of a tensor that lie side by side in a band."""
 
     tensor: int
@@ -43,7 +43,7 @@ class Band(NamedTuple):
     """Rows that are decoded together."""
 
     columns: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[BandPiece, ...]
 
 
 def encode(
@@ -53,7 +53,7 @@ def encode(
     lanes: int,
 ) -> bytes:
     """The section ``codes``: the number of lanes, then the stream."""
-    encoder = Encoder(contexts.tables, lanes)
+    encoder = RansEncoder(contexts.tables, lanes)
     shapes = [(codes.shape[0], codes.shape[1]) for codes in tensors]
     for band in reversed(list(bands(shapes, lanes))):
         for columns in reversed(list(_blocks(band))):
@@ -76,7 +76,7 @@ def decode(data: bytes, contexts: Contexts, states: Sequence[int]) -> list[Codes
     (lanes,) = LANES.unpack_from(data)
     if not 1 <= lanes <= MOST_LANES or (count := steps(shapes, lanes)) > MOST_STEPS:
         raise ArtifactError(f"codes: {lanes} lanes for {len(shapes)} matrices")
-    decoder = Decoder(data[LANES.size :], contexts.tables, lanes, count)
+    decoder = RansDecoder(data[LANES.size :], contexts.tables, lanes, count)
     tensors = [np.empty(shape, np.int8) for shape in shapes]
     walk = _walk() if contexts.grids > 1 else None
     for band in bands(shapes, lanes):
@@ -118,13 +118,13 @@ def bands(shapes: Sequence[Shape], lanes: int) -> Iterator[Band]:
     for tensor, (_, columns) in enumerate(shapes):
         groups.setdefault(columns, []).append(tensor)
     for columns, members in groups.items():
-        pieces: list[Piece] = []
+        pieces: list[BandPiece] = []
         free = lanes
         for tensor in members:
             first, height = 0, shapes[tensor][0]
             while first < height:
                 taken = min(free, height - first)
-                pieces.append(Piece(tensor, slice(first, first + taken)))
+                pieces.append(BandPiece(tensor, slice(first, first + taken)))
                 first, free = first + taken, free - taken
                 if not free:
                     yield Band(columns, tuple(pieces))

@@ -33,7 +33,7 @@ from .conditions import (
     sound,
     within,
 )
-from .trials import Method, Run, run_method
+from .trials import AuditedRun, Method, run_method
 
 ROWS: Final = 1 << 24  # log-probabilities that one run is asked for at most: 128 MiB
 NOBODY: Final[NDArray[np.int64]] = np.empty(0, np.int64)
@@ -41,7 +41,7 @@ ASKED: Final = 256  # targets of a whole text whose distributions are asked for
 
 
 @dataclass(frozen=True)
-class Plan:
+class AuditPlan:
     """How an audit is made, and what the method claims of itself.
 
     Attributes:
@@ -66,14 +66,14 @@ class Plan:
     tolerance: float = 0.0
 
 
-DEFAULT: Final = Plan()
+DEFAULT: Final = AuditPlan()
 
 
 def audit(
     method: Method,
     ids: NDArray[np.uint32],
     start: int,
-    plan: Plan = DEFAULT,
+    plan: AuditPlan = DEFAULT,
     *,
     fresh: Callable[[], Method] | None = None,
 ) -> Audit:
@@ -143,11 +143,11 @@ class _Asker:
         self.generator, self.probes = generator, probes
         self.most, self.pool = 1, ids[:0]
 
-    def run(self, ids: NDArray[np.uint32], probed: NDArray[np.int64]) -> Run:
+    def run(self, ids: NDArray[np.uint32], probed: NDArray[np.int64]) -> AuditedRun:
         method = self.method if self.fresh is None else self.fresh()
-        return Run(ids, probed, run_method(method, ids, probed))
+        return AuditedRun(ids, probed, run_method(method, ids, probed))
 
-    def plain(self, first: Sequence[int]) -> tuple[list[Run], Run]:
+    def plain(self, first: Sequence[int]) -> tuple[list[AuditedRun], AuditedRun]:
         """Three runs on the stream, and one that has the distributions of all of them.
 
         The targets of the flips that begin at the tokens ``first`` are asked for in any case.
@@ -159,7 +159,7 @@ class _Asker:
         runs += [self.run(self.ids, probed) for probed in self.halves(first)]
         return runs, _merged(runs)
 
-    def flips(self, first: Sequence[int], reference: Run) -> tuple[Run, list[Flip]]:
+    def flips(self, first: Sequence[int], reference: AuditedRun) -> tuple[AuditedRun, list[Flip]]:
         """A run on the stream itself, somewhere among runs in which it is changed."""
         expected = expected_of(self.ids, reference.probed, reference.trial.rows, self.pool)
         more, changes = None, list[Flip]()
@@ -175,7 +175,7 @@ class _Asker:
         assert more is not None
         return more, changes
 
-    def others(self) -> list[Run]:
+    def others(self) -> list[AuditedRun]:
         """Runs in which every second document is another."""
         number = np.cumsum(self.ids == self.start)
         runs = []
@@ -185,7 +185,7 @@ class _Asker:
             runs.append(self.run(changed, self.some()))
         return runs
 
-    def shorter(self) -> list[Run]:
+    def shorter(self) -> list[AuditedRun]:
         """Runs in which the stream ends early."""
         targets, runs = len(self.ids) - 1, []
         for _ in range(2):
@@ -209,12 +209,12 @@ class _Asker:
         return [np.sort(half) for half in np.array_split(chosen, 2)]
 
 
-def _merged(plain: Sequence[Run]) -> Run:
+def _merged(plain: Sequence[AuditedRun]) -> AuditedRun:
     """The first run, with the distributions of all."""
     probed = np.concatenate([run.probed for run in plain])
     rows = np.concatenate([run.trial.rows for run in plain])
     order = np.argsort(probed)
-    return Run(plain[0].ids, probed[order], plain[0].trial._replace(rows=rows[order]))
+    return AuditedRun(plain[0].ids, probed[order], plain[0].trial._replace(rows=rows[order]))
 
 
 def audit_whole(
@@ -238,9 +238,9 @@ def audit_whole(
         ids: (targets + 1,) the stream of the whole text.
         start: the token that begins a document.
         nats: (targets,) what the score found for every target.
-        seed: as in :class:`Plan`.
+        seed: as in :class:`AuditPlan`.
         probes: targets whose distributions are asked for, drawn at random.
-        tolerance: as in :class:`Plan`.
+        tolerance: as in :class:`AuditPlan`.
         name: what the first of the two conditions is called; the other is ``whole_text``.
 
     Raises:
@@ -255,19 +255,19 @@ def audit_whole(
     pool = pool_of(ids, start, int(ids.max()) + 1)
     changed = other_part(ids, token, later, pool, generator)
     probed = np.union1d(generator.permutation(targets)[:probes], [token - 1])
-    again = Run(ids, probed, run_method(method, ids, probed))
+    again = AuditedRun(ids, probed, run_method(method, ids, probed))
     # Others are asked for, but for those whose distributions are compared.
     probed = np.union1d(generator.permutation(targets)[:probes], probed[probed < token])
     flip = Flip(
         token,
         f"all tokens from {token} on",
-        Run(changed, probed, run_method(method, changed, probed)),
+        AuditedRun(changed, probed, run_method(method, changed, probed)),
     )
     whole = _whole(again, flip, nats, tolerance)
     return whole, replay(nats, again.trial.nats, tolerance, name=name)
 
 
-def _whole(again: Run, flip: Flip, nats: NDArray[np.float64], tolerance: float) -> Condition:
+def _whole(again: AuditedRun, flip: Flip, nats: NDArray[np.float64], tolerance: float) -> Condition:
     """What a second run and a flip say of the ``nats`` of a whole text."""
     token = flip.token
     held = [

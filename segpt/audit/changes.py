@@ -90,7 +90,7 @@ def slice_of(
     Args:
         ids: (targets + 1,) the stream of the text, which begins with ``start``.
         start: the token that begins a document.
-        flips: as in :class:`segpt.audit.audit.Plan`.
+        flips: as in :class:`segpt.audit.audit.AuditPlan`.
         independent: as there.
         extends: as there.
         chunk: targets between which the policy learns, 0 if it never does.

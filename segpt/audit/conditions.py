@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .trials import Run
+from .trials import AuditedRun
 
 NORMALISED: Final = 1e-4  # how far a sum of probabilities may be from 1
 SUMMED: Final = 1e-5  # how far nats may be from their row, in parts of themselves above 1
@@ -72,7 +72,7 @@ class Flip(NamedTuple):
 
     token: int
     what: str
-    run: Run
+    run: AuditedRun
 
 
 class _Finding(NamedTuple):
@@ -80,7 +80,7 @@ class _Finding(NamedTuple):
     what: str
 
 
-def sound(of: Sequence[Run]) -> list[Condition]:
+def sound(of: Sequence[AuditedRun]) -> list[Condition]:
     """What holds for a single run: coverage, and that the nats are those of distributions.
 
     A score of a whole text can be given as one run; its probes cost nothing but their rows.
@@ -155,7 +155,7 @@ def replay(
     return Condition(name, checked, what)
 
 
-def replays(plain: Sequence[Run], tolerance: float) -> Condition:
+def replays(plain: Sequence[AuditedRun], tolerance: float) -> Condition:
     """Runs on the same text that differ in whose distributions are asked for."""
     findings: list[_Finding] = []
     first = plain[0].trial.nats
@@ -176,7 +176,7 @@ def replays(plain: Sequence[Run], tolerance: float) -> Condition:
     return _condition("replay", checked, findings, len(plain) - 1)
 
 
-def shortened(plain: Run, shorter: Sequence[Run], tolerance: float) -> Condition:
+def shortened(plain: AuditedRun, shorter: Sequence[AuditedRun], tolerance: float) -> Condition:
     findings: list[_Finding] = []
     for ids, probed, trial in shorter:
         size = _beyond(plain.trial.nats[: len(ids) - 1], trial.nats, tolerance)
@@ -196,7 +196,7 @@ def shortened(plain: Run, shorter: Sequence[Run], tolerance: float) -> Condition
     return _condition("shortened", checked, findings, len(shorter))
 
 
-def causal(plain: Run, flips: Sequence[Flip], tolerance: float) -> Condition:
+def causal(plain: AuditedRun, flips: Sequence[Flip], tolerance: float) -> Condition:
     found: list[_Finding] = []
     compared = 0
     for token, what, (_, probed, trial) in flips:
@@ -226,7 +226,7 @@ def causal(plain: Run, flips: Sequence[Flip], tolerance: float) -> Condition:
     return _condition("causal", checked, found, len(flips))
 
 
-def score_first(plain: Run, flips: Sequence[Flip], tolerance: float) -> Condition:
+def score_first(plain: AuditedRun, flips: Sequence[Flip], tolerance: float) -> Condition:
     found: list[_Finding] = []
     for token, what, (_, probed, trial) in flips:
         mine = np.searchsorted(plain.probed, token - 1)
@@ -245,7 +245,7 @@ def score_first(plain: Run, flips: Sequence[Flip], tolerance: float) -> Conditio
 
 
 def documents(
-    plain: Run, others: Sequence[Run], number: NDArray[np.int64], tolerance: float
+    plain: AuditedRun, others: Sequence[AuditedRun], number: NDArray[np.int64], tolerance: float
 ) -> Condition:
     """``number`` is the document that each token belongs to; a target goes by its last input."""
     found: list[_Finding] = []
@@ -278,7 +278,9 @@ def _condition(name: Name, checked: str, found: Sequence[_Finding], of: int) -> 
     return Condition(name, checked, f"{worst.what} (in {len(found)} of {_times(of)})")
 
 
-def _common(plain: Run, probed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _common(
+    plain: AuditedRun, probed: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which rows of the plain run and of one with these probes are of the same target."""
     _, mine, theirs = np.intersect1d(plain.probed, probed, return_indices=True)
     return mine, theirs

@@ -12,7 +12,7 @@ import torch
 from segpt.atomic import write_file
 from segpt.config.base import decode
 from segpt.errors import ScoreError, SegptError
-from segpt.eval.tally import Tally, tally
+from segpt.eval.tally import Tally, score_stream
 from segpt.kernels import use_recipe
 from segpt.stages.json_files import read_json
 from segpt.stages.open_model import open_model, read_model
@@ -40,7 +40,9 @@ def repeat(job: Job) -> Tally:
     probed = np.frombuffer(Path(job.probed).read_bytes(), "<i8").astype(np.int64)
     model = opened.model.loops(job.score.loops)
     with use_recipe(job.score.kernels):
-        return tally(model, ledger, job.score, job.score.reach(model.spec.context), probes=probed)
+        return score_stream(
+            model, ledger, job.score, job.score.reach(model.spec.context), probes=probed
+        )
 
 
 def main() -> None:

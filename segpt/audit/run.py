@@ -20,9 +20,9 @@ from segpt.config.base import encode, spec
 from segpt.config.score import ScoreSpec
 from segpt.data.text import text_digest
 from segpt.errors import ScoreError
-from segpt.eval.ledger import Ledger
+from segpt.eval.ledger import EncodedText
 from segpt.eval.schedule import schedule
-from segpt.eval.tally import tally
+from segpt.eval.tally import score_stream
 from segpt.kernels import use_recipe
 from segpt.model.model import Model
 from segpt.stages.checkpoint_io import save_checkpoint
@@ -31,7 +31,7 @@ from segpt.stages.open_model import OpenedModel, Value
 from segpt.stages.quantized_io import save_quantized
 from segpt.values import Artifact, Checkpoint, Quantized
 
-from .audit import Plan, audit, audit_whole, drawn
+from .audit import AuditPlan, audit, audit_whole, drawn
 from .changes import flips_for, slice_of
 from .conditions import Audit, Condition
 from .trials import Method, Trial
@@ -72,7 +72,7 @@ class Job:
 
 def audited(
     opened: OpenedModel,
-    ledger: Ledger,
+    ledger: EncodedText,
     documents: Sequence[bytes],
     spec: ScoreSpec,
     nats: NDArray[np.float64],
@@ -114,7 +114,7 @@ def audited(
         method_of(model, spec, context, start),
         ids,
         start,
-        Plan(
+        AuditPlan(
             seed=seed,
             flips=flips,
             borders=borders_of(ids, spec, context, start),
@@ -130,7 +130,7 @@ def audited(
 def replayed(
     opened: OpenedModel,
     documents: Sequence[bytes],
-    ledger: Ledger,
+    ledger: EncodedText,
     spec: ScoreSpec,
     nats: NDArray[np.float64],
     *,
@@ -211,9 +211,9 @@ def method_of(model: Model, spec: ScoreSpec, context: int, start: int) -> Method
     def method(ids: NDArray[np.uint32], probed: NDArray[np.int64]) -> Trial:
         targets = len(ids) - 1
         sizes = np.ones(targets, np.int64)
-        ledger = Ledger(ids, sizes, np.flatnonzero(ids == start), targets, "bytes")
+        ledger = EncodedText(ids, sizes, np.flatnonzero(ids == start), targets, "bytes")
         with use_recipe(spec.kernels):
-            scored = tally(model, ledger, spec, context, probes=probed)
+            scored = score_stream(model, ledger, spec, context, probes=probed)
         return Trial(scored.nats, scored.rows, scored.counts)
 
     return method

@@ -28,7 +28,7 @@ class Trial(NamedTuple):
 Method = Callable[[NDArray[np.uint32], NDArray[np.int64]], Trial]
 
 
-class Run(NamedTuple):
+class AuditedRun(NamedTuple):
     """A trial, and the tokens and probes it was made with."""
 
     ids: NDArray[np.uint32]

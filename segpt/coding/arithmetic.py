@@ -57,7 +57,7 @@ def price(borders: Cumulative, symbol: int) -> float:
     return PRECISION - math.log2(int(borders[symbol + 1] - borders[symbol]))
 
 
-class Encoder:
+class ArithmeticEncoder:
     """Takes symbols in the order in which the decoder gives them back."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Encoder:
         self._emitted[place] += 1
 
 
-class Decoder:
+class ArithmeticDecoder:
     """Gives symbols back, if it is shown the distributions that the encoder was shown.
 
     Shown others, or given other bytes, it gives other symbols until it notices; it always ends.

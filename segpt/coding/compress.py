@@ -22,7 +22,7 @@ from segpt.stages.threads import one_thread
 from segpt.values import Artifact
 
 from . import message
-from .arithmetic import Cumulative, Decoder, Encoder, cumulative, price
+from .arithmetic import ArithmeticDecoder, ArithmeticEncoder, Cumulative, cumulative, price
 from .message import MOST_BYTES, Message
 from .token_predictor import TokenPredictor
 
@@ -86,7 +86,7 @@ def compress(
         payload=b"",
     )
     message.write(draft)  # what no file can hold is refused now, not after hours
-    encoder, bits = Encoder(), 0.0
+    encoder, bits = ArithmeticEncoder(), 0.0
     coming = iter(tokens)
 
     def told(borders: Cumulative) -> int:
@@ -138,7 +138,7 @@ def _decoded(value: Artifact, given: Message, report: Report) -> list[bytes]:
         raise MessageError(
             f"coded with the tokenizer {given.tokenizer}, but the artifact has {fingerprint}"
         )
-    decoder, left = Decoder(given.payload), given.size
+    decoder, left = ArithmeticDecoder(given.payload), given.size
     documents: list[list[int]] = [[]]
 
     def found(borders: Cumulative) -> int:

@@ -72,7 +72,7 @@ def read_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     return read_whole(source, settings).recipe
 
 
-class Reading(NamedTuple):
+class RecipeReading(NamedTuple):
     """A recipe as it was read: the table of the file, before and after settings of the model."""
 
     recipe: Recipe
@@ -81,7 +81,7 @@ class Reading(NamedTuple):
     changed: dict[str, Any]
 
 
-def read_whole(source: str | Path, settings: Sequence[str]) -> Reading:
+def read_whole(source: str | Path, settings: Sequence[str]) -> RecipeReading:
     """As :func:`read_recipe`, with what was written."""
     text, place = _source(source)
     try:
@@ -103,7 +103,7 @@ def read_whole(source: str | Path, settings: Sequence[str]) -> Reading:
         recipe = decode(Recipe, apply_settings(whole, rest))
     except SpecError as error:
         raise SpecError(f"{place}: {_in_words(error)}") from error
-    return Reading(recipe, place, written, changed)
+    return RecipeReading(recipe, place, written, changed)
 
 
 def _in_words(error: SpecError) -> str:

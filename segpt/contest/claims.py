@@ -80,7 +80,7 @@ class Claims:
 
 
 @dataclass(frozen=True)
-class Row:
+class ClaimedRow:
     """A row of a table about one seed, or about their mean (None): cells by their heading."""
 
     seed: int | None
@@ -162,7 +162,7 @@ def _claims(table: Mapping[str, Any]) -> Claims:
     )
 
 
-def rows(page: str) -> Iterator[Row]:
+def rows(page: str) -> Iterator[ClaimedRow]:
     """The rows of a README's tables that are about one seed, or about the mean of them."""
     head: list[str] = []
     for line in page.splitlines():
@@ -175,9 +175,9 @@ def rows(page: str) -> Iterator[Row]:
         elif "seed" in head[0] and len(cells) == len(head) and cells[0]:
             table = {h: c for h, c in zip(head[1:], cells[1:], strict=True) if c and c != "-"}
             if (seed := re.fullmatch(r"\D{0,6}(\d{1,10})\D{0,12}", cells[0])) is not None:
-                yield Row(int(seed[1]), table)
+                yield ClaimedRow(int(seed[1]), table)
             elif re.match(r"mean|average|avg", cells[0], re.IGNORECASE):
-                yield Row(None, table)
+                yield ClaimedRow(None, table)
 
 
 def numbers(cell: str) -> list[str]:

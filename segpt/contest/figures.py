@@ -9,7 +9,7 @@ from statistics import fmean, pstdev, stdev
 from segpt.config.parameter_golf import REFERENCE
 
 from . import claims as claimed
-from .claims import Claims, Row, Seed
+from .claims import ClaimedRow, Claims, Seed
 from .logs import Log
 from .numbers import cut, figure
 from .sizes import is_known
@@ -124,7 +124,7 @@ def readme(case: Case) -> Iterator[Contradiction]:
 
 
 def _row(
-    case: Case, page: str, row: Row, columns: dict[str, list[Decimal]]
+    case: Case, page: str, row: ClaimedRow, columns: dict[str, list[Decimal]]
 ) -> Iterator[Contradiction]:
     runs = [] if row.seed is None else case.of_seed.get(row.seed, [])
     claim = next((s for s in case.about.seeds if s.seed == row.seed), None)

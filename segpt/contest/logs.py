@@ -58,7 +58,7 @@ _IDENTITY = frozenset(
 ) | {"num_layers", "model_dim", "model_params", "train_shards", "max_wallclock_seconds"}
 
 
-class Figure(NamedTuple):
+class LoggedFigure(NamedTuple):
     """Bits per byte on a line of a log, and the nats per token beside them.
 
     ``final`` is false of a figure from within training or from before quantization.
@@ -102,7 +102,7 @@ class Log:
 
     name: str
     seeds: tuple[int, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[LoggedFigure, ...]
     decimals: tuple[Decimal, ...]
     sizes: frozenset[int]
     totals: Mapping[str, tuple[int, ...]]
@@ -177,7 +177,7 @@ def _matches(lines: Iterable[str], pattern: re.Pattern[str]) -> Iterator[re.Matc
     return (found for line in lines for found in pattern.finditer(line))
 
 
-def _figures(lines: Iterable[str]) -> Iterator[Figure]:
+def _figures(lines: Iterable[str]) -> Iterator[LoggedFigure]:
     for line in lines:
         if (found := _BPB.search(line)) is None or _is_progress(line):
             continue
@@ -185,7 +185,7 @@ def _figures(lines: Iterable[str]) -> Iterator[Figure]:
             continue
         loss = _LOSS.search(line)
         inside = bool(_STEP.match(line) or _JSON_STEP.match(line))
-        yield Figure(
+        yield LoggedFigure(
             bpb,
             None if loss is None else written.figure(loss[1] or loss[2]),
             not (inside or _BEFORE_QUANTIZATION.search(line)),

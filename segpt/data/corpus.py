@@ -30,7 +30,7 @@ _FOREIGN = {"site-packages", "dist-packages"}
 _TESTS = {"test", "tests", "idle_test"}
 
 
-class Section(NamedTuple):
+class DocumentationSection(NamedTuple):
     """A docstring under its definition, or a block of comments."""
 
     line: int
@@ -72,7 +72,7 @@ def _documents() -> tuple[bytes, ...]:
     return tuple(documents)
 
 
-def _all_sections(library: Path) -> Iterator[Section]:
+def _all_sections(library: Path) -> Iterator[DocumentationSection]:
     yield from _topics()
     for path in sorted(library.rglob("*.py")):
         folders = path.relative_to(library).parts[:-1]
@@ -82,7 +82,7 @@ def _all_sections(library: Path) -> Iterator[Section]:
                 yield section if order else section._replace(opens_after=MODULE)
 
 
-def _unseen(sections: Iterable[Section]) -> Iterator[Section]:
+def _unseen(sections: Iterable[DocumentationSection]) -> Iterator[DocumentationSection]:
     """Licences and inherited docstrings once; a repetition across the splits would be a leak."""
     seen: set[str] = set()
     for section in sections:
@@ -92,7 +92,7 @@ def _unseen(sections: Iterable[Section]) -> Iterator[Section]:
             yield section._replace(text="\n\n".join(fresh))
 
 
-def _topics() -> Iterator[Section]:
+def _topics() -> Iterator[DocumentationSection]:
     """The language reference of ``help()``, by paragraph, since topics repeat each other."""
     try:
         topics = importlib.import_module("pydoc_data.topics").topics
@@ -100,10 +100,10 @@ def _topics() -> Iterator[Section]:
         return
     for name in sorted(topics):
         for line, paragraph in enumerate(topics[name].strip().split("\n\n")):
-            yield Section(line, LARGEST if line else MODULE, paragraph)
+            yield DocumentationSection(line, LARGEST if line else MODULE, paragraph)
 
 
-def sections(path: Path) -> list[Section]:
+def sections(path: Path) -> list[DocumentationSection]:
     """The docstrings and comment blocks of one module, in the order of the source."""
     try:
         with tokenize.open(path) as file, warnings.catch_warnings():
@@ -114,7 +114,7 @@ def sections(path: Path) -> list[Section]:
         return []
     lines = source.splitlines()
     quoted: set[int] = set()
-    found: list[Section] = []
+    found: list[DocumentationSection] = []
     for node in _spread_out(tree):
         if isinstance(node, ast.Constant | ast.JoinedStr):
             quoted.update(range(node.lineno + 1, (node.end_lineno or 0) + 1))
@@ -126,12 +126,12 @@ def sections(path: Path) -> list[Section]:
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def _under_definition(node: _Documented, text: str, lines: list[str]) -> Section:
+def _under_definition(node: _Documented, text: str, lines: list[str]) -> DocumentationSection:
     if isinstance(node, ast.Module):
-        return Section(1, MODULE, text)
+        return DocumentationSection(1, MODULE, text)
     definition = "\n".join(lines[node.lineno - 1 : node.body[0].lineno - 1])
     opens_after = LARGEST if node.col_offset else DEFINITION
-    return Section(node.lineno, opens_after, text, f"{definition}\n")
+    return DocumentationSection(node.lineno, opens_after, text, f"{definition}\n")
 
 
 def _spread_out(tree: ast.AST) -> Iterator[ast.AST]:
@@ -146,7 +146,7 @@ def _spread_out(tree: ast.AST) -> Iterator[ast.AST]:
         )
 
 
-def _comments(lines: list[str], quoted: set[int]) -> Iterator[Section]:
+def _comments(lines: list[str], quoted: set[int]) -> Iterator[DocumentationSection]:
     """Blocks of whole-line comments; what looks like one inside a string is not."""
     block: list[str] = []
     for number, line in enumerate([*lines, ""], 1):
@@ -156,11 +156,13 @@ def _comments(lines: list[str], quoted: set[int]) -> Iterator[Section]:
         elif block:
             nested = lines[number - 2].startswith((" ", "\t"))
             if text := "\n".join(block).strip("\n"):
-                yield Section(number - len(block), LARGEST if nested else DEFINITION, text)
+                yield DocumentationSection(
+                    number - len(block), LARGEST if nested else DEFINITION, text
+                )
             block = []
 
 
-def _packed(sections: Iterable[Section]) -> Iterator[str]:
+def _packed(sections: Iterable[DocumentationSection]) -> Iterator[str]:
     document = ""
     for section in sections:
         opens_after = section.opens_after

@@ -10,7 +10,7 @@ from segpt.errors import DataError
 from segpt.values import arrays_digest
 
 
-class Run(NamedTuple):
+class BlockRun(NamedTuple):
     """Targets ``first`` to ``stop`` of the text, all trained on in ``epoch``."""
 
     epoch: int
@@ -18,7 +18,7 @@ class Run(NamedTuple):
     stop: int
 
 
-class Ledger:
+class CoverageLog:
     """Every block that a run has trained on, by epoch and place.
 
     Blocks of one epoch whose places differ by multiples of the context overlap only if they are the
@@ -37,7 +37,7 @@ class Ledger:
         self.blocks, self.in_order = 0, True
         self._epoch, self._phase, self._last = 0, 0, -1
         self._taken = np.zeros(targets // context, np.bool_)
-        self._closed: list[Run] = []
+        self._closed: list[BlockRun] = []
 
     @property
     def tokens(self) -> int:
@@ -59,11 +59,14 @@ class Ledger:
                 self._epoch = epoch
             self._take(places[places[:, 0] == epoch, 1])
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[BlockRun]:
         """What was trained on, by epoch, in stretches without a gap."""
         edges = np.flatnonzero(np.diff(np.pad(self._taken.astype(np.int8), 1)))
         stretches = self._phase + self.context * edges.reshape(-1, 2)
-        return [*self._closed, *(Run(self._epoch, *map(int, stretch)) for stretch in stretches)]
+        return [
+            *self._closed,
+            *(BlockRun(self._epoch, *map(int, stretch)) for stretch in stretches),
+        ]
 
     def times(self) -> dict[int, int]:
         """How many targets of the text were trained on how often."""
@@ -121,7 +124,7 @@ class Ledger:
         self.blocks, ordered, self._epoch, self._phase, self._last = state["ledger|now"].tolist()
         self.in_order = bool(ordered)
         self._taken = np.unpackbits(state["ledger|taken"], count=len(self._taken)).astype(np.bool_)
-        self._closed = [Run(*run) for run in state["ledger|closed"].tolist()]
+        self._closed = [BlockRun(*run) for run in state["ledger|closed"].tolist()]
 
     def _take(self, starts: NDArray[np.int64]) -> None:
         if not self._taken.any():

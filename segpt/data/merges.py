@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from segpt.errors import DataError
 
-from .modelproto import BPE, SPACE, Kind, Model, Piece
+from .modelproto import BPE, SPACE, Kind, SentencePieceModel, VocabularyPiece
 
 FIRST_MERGE: Final = 258  # after the unknown, the start and 256 bytes
 LONGEST: Final = 64  # characters of a piece; without a limit, a small payload could spell gigabytes
 
 _HEAD = (
-    Piece("<unk>", 0.0, Kind.UNKNOWN),
-    Piece("<s>", 0.0, Kind.CONTROL),
-    *(Piece(f"<0x{byte:02X}>", 0.0, Kind.BYTE) for byte in range(256)),
+    VocabularyPiece("<unk>", 0.0, Kind.UNKNOWN),
+    VocabularyPiece("<s>", 0.0, Kind.CONTROL),
+    *(VocabularyPiece(f"<0x{byte:02X}>", 0.0, Kind.BYTE) for byte in range(256)),
 )
 
 
-def pack(model: Model) -> bytes:
+def pack(model: SentencePieceModel) -> bytes:
     """The payload of a model that :func:`segpt.data.sentencepiece.train` made."""
     texts = [piece.text for piece in model.pieces[FIRST_MERGE:]]
     merged = [text for text in texts if len(text) > 1]
@@ -47,7 +47,7 @@ def pack(model: Model) -> bytes:
     return head + _planes(pairs, _width(len(model.pieces)))
 
 
-def unpack(payload: bytes, vocab: int) -> Model:
+def unpack(payload: bytes, vocab: int) -> SentencePieceModel:
     """The model of a payload; pieces, ids and order of merging are those that were packed.
 
     Raises:
@@ -68,8 +68,8 @@ def unpack(payload: bytes, vocab: int) -> Model:
     texts = [text.replace(" ", SPACE) for text in (*merged, *characters)]
     if SPACE not in texts or len({*texts, *(piece.text for piece in _HEAD)}) != vocab:
         raise DataError("damaged merge table: pieces are missing or repeated")
-    pieces = (Piece(text, -float(rank)) for rank, text in enumerate(texts))
-    return Model(
+    pieces = (VocabularyPiece(text, -float(rank)) for rank, text in enumerate(texts))
+    return SentencePieceModel(
         pieces=(*_HEAD, *pieces),
         algorithm=BPE,
         byte_fallback=True,

@@ -35,7 +35,7 @@ class Kind(IntEnum):
     BYTE = 6
 
 
-class Piece(NamedTuple):
+class VocabularyPiece(NamedTuple):
     """An entry of the vocabulary. The higher the score, the earlier a BPE merge."""
 
     text: str
@@ -47,10 +47,10 @@ _KINDS = frozenset(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class SentencePieceModel:
     """A vocabulary and the switches that decide how text becomes pieces."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[VocabularyPiece, ...]
     algorithm: int = 1
     byte_fallback: bool = False
     space_as_suffix: bool = False
@@ -63,13 +63,13 @@ class Model:
     escape_spaces: bool = True
 
 
-def read(data: bytes) -> Model:
+def read(data: bytes) -> SentencePieceModel:
     """Parse a model file.
 
     Raises:
         DataError: if ``data`` is not a model whose every part is within bounds.
     """
-    pieces: list[Piece] = []
+    pieces: list[VocabularyPiece] = []
     trainer: dict[int, int | bytes] = {}
     normaliser: dict[int, int | bytes] = {}
     for number, value in _fields(data):
@@ -81,7 +81,7 @@ def read(data: bytes) -> Model:
             normaliser.update(_fields(_as_bytes(value)))
     if not pieces:
         raise DataError("not a SentencePiece model: it has no pieces")
-    model = Model(
+    model = SentencePieceModel(
         pieces=tuple(pieces),
         algorithm=_as_int(trainer.get(3, 1)),
         space_as_suffix=bool(_as_int(trainer.get(24, 0))),
@@ -100,7 +100,7 @@ def read(data: bytes) -> Model:
     return model
 
 
-def write(model: Model) -> bytes:
+def write(model: SentencePieceModel) -> bytes:
     """The model file of ``model``."""
     trainer = (
         _integer(3, model.algorithm)
@@ -124,14 +124,14 @@ def write(model: Model) -> bytes:
     return entries + _string(2, trainer) + _string(3, normaliser)
 
 
-def _piece(data: bytes) -> Piece:
+def _piece(data: bytes) -> VocabularyPiece:
     entry = dict(_fields(data))
     score = struct.unpack("<f", _as_bytes(entry.get(2, bytes(4)), size=4))[0]
     kind = _as_int(entry.get(3, Kind.NORMAL))
     text = _as_text(entry.get(1, b""))
     if not text or kind not in _KINDS or not math.isfinite(score):
         raise DataError(f"not a SentencePiece model: bad piece {text!r}")
-    return Piece(text, score, Kind(kind))
+    return VocabularyPiece(text, score, Kind(kind))
 
 
 def _check_normaliser(table: bytes) -> None:

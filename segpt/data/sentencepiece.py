@@ -14,7 +14,7 @@ from segpt.errors import DataError
 
 from . import modelproto
 from .merges import FIRST_MERGE
-from .modelproto import SPACE, Kind, Model
+from .modelproto import SPACE, Kind, SentencePieceModel
 
 Ids = NDArray[np.uint32]
 
@@ -30,7 +30,7 @@ _WORD_START = re.compile(r"(?<! ) ")  # no piece crosses it
 _RESERVED = re.compile(r"[\0\u2581\u2585]+")
 
 
-def train(documents: Iterable[bytes], vocab: int, *, exact: bool = True) -> Model:
+def train(documents: Iterable[bytes], vocab: int, *, exact: bool = True) -> SentencePieceModel:
     """Learn a BPE vocabulary; the same documents give the same one.
 
     Unless ``exact``, the number of pieces is the nearest to ``vocab`` that the documents support.
@@ -115,7 +115,7 @@ class SentencePieceCodec:
     may say that they cannot.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: SentencePieceModel) -> None:
         """Load ``model`` into the library.
 
         Raises:
@@ -224,7 +224,7 @@ def _blocks(text: str) -> Iterator[str]:
 _SILENT = {Kind.CONTROL, Kind.UNKNOWN, Kind.UNUSED}
 
 
-def _spelled(piece: modelproto.Piece) -> bytes:
+def _spelled(piece: modelproto.VocabularyPiece) -> bytes:
     if piece.kind in _SILENT:
         return b""
     if piece.kind is Kind.BYTE:
@@ -232,7 +232,7 @@ def _spelled(piece: modelproto.Piece) -> bytes:
     return piece.text.replace(SPACE, " ").encode()
 
 
-def _check(model: Model) -> None:
+def _check(model: SentencePieceModel) -> None:
     if model.space_as_suffix or not model.escape_spaces:
         raise DataError("this tokenizer does not write spaces as prefixes; use another one")
     texts = {piece.text for piece in model.pieces if piece.kind is Kind.NORMAL}
@@ -247,17 +247,17 @@ def _check(model: Model) -> None:
         raise DataError("this tokenizer has some bytes as pieces but not all 256; use another one")
 
 
-def _is_lossless(model: Model) -> bool:
+def _is_lossless(model: SentencePieceModel) -> bool:
     changes = model.normaliser or model.dummy_prefix or model.squeeze_spaces
     return model.byte_fallback and not changes and Kind.BYTE in {p.kind for p in model.pieces}
 
 
-def _byte_ids(model: Model) -> Ids:
+def _byte_ids(model: SentencePieceModel) -> Ids:
     ids = {piece.text: i for i, piece in enumerate(model.pieces) if piece.kind is Kind.BYTE}
     return np.array([ids[f"<0x{byte:02X}>"] for byte in range(256)], dtype=np.uint32)
 
 
-def _start(model: Model) -> int:
+def _start(model: SentencePieceModel) -> int:
     control = {p.text: i for i, p in enumerate(model.pieces) if p.kind is Kind.CONTROL}
     for name in (model.start, model.end):
         if name in control:
@@ -265,7 +265,7 @@ def _start(model: Model) -> int:
     raise DataError(f"this tokenizer has neither {model.start} nor {model.end}; use another one")
 
 
-def _loaded(model: Model) -> sentencepiece.SentencePieceProcessor:
+def _loaded(model: SentencePieceModel) -> sentencepiece.SentencePieceProcessor:
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=modelproto.write(model))
     except (RuntimeError, ValueError, OSError) as error:

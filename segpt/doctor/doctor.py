@@ -32,7 +32,7 @@ _CROWDED = 0.75  # of the cores, beyond which programs wait for each other
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The outcome of one check.
 
     ``state`` is ``good``; ``optional`` if something that not everybody needs is missing;
@@ -80,7 +80,7 @@ DEEP = {
 _NEEDED = {"torch", "kernels", "training"}
 
 
-def examine(place: Path, *, deep: bool = False) -> Iterator[Finding]:
+def examine(place: Path, *, deep: bool = False) -> Iterator[CheckResult]:
     """Check the machine and the installation; nothing is left behind.
 
     Args:
@@ -90,7 +90,7 @@ def examine(place: Path, *, deep: bool = False) -> Iterator[Finding]:
     Yields:
         One finding for each check, as it is made.
     """
-    yield Finding("segpt", "good", f"{segpt.__version__}, {Path(segpt.__file__).parent}")
+    yield CheckResult("segpt", "good", f"{segpt.__version__}, {Path(segpt.__file__).parent}")
     yield _python()
     yield from _required()
     yield from _worked(WORK | (DEEP if deep else {}), SECONDS * (10 if deep else 1))
@@ -101,12 +101,12 @@ def examine(place: Path, *, deep: bool = False) -> Iterator[Finding]:
     yield from _place(place)
 
 
-def healthy(findings: Iterable[Finding]) -> bool:
+def healthy(findings: Iterable[CheckResult]) -> bool:
     """Whether nothing that segpt needs is broken."""
     return all(finding.state != "broken" for finding in findings)
 
 
-def plain(findings: Sequence[Finding]) -> dict[str, Any]:
+def plain(findings: Sequence[CheckResult]) -> dict[str, Any]:
     """JSON values."""
     return {
         "healthy": healthy(findings),
@@ -116,12 +116,12 @@ def plain(findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _python() -> Finding:
+def _python() -> CheckResult:
     found = f"{platform.python_version()}, {sys.executable}, {platform.platform(terse=True)}"
     if sys.version_info < _LEAST_PYTHON:
         wanted = ".".join(map(str, _LEAST_PYTHON))
-        return Finding("python", "broken", found, f"use Python {wanted} or later")
-    return Finding("python", "good", found)
+        return CheckResult("python", "broken", found, f"use Python {wanted} or later")
+    return CheckResult("python", "good", found)
 
 
 class Requirement(NamedTuple):
@@ -146,27 +146,27 @@ REQUIRED = {
 }
 
 
-def _required() -> Iterator[Finding]:
+def _required() -> Iterator[CheckResult]:
     """Every package but torch, which is looked at more closely."""
     needs = {name: need for name, need in REQUIRED.items() if name != "torch"}
     together = _import(*(need.module for need in needs.values()))
     for name, need in needs.items():
         reason = together and _import(need.module)
         if reason is not None:
-            yield Finding(name, "broken", reason, f"pip install --force-reinstall {name}")
+            yield CheckResult(name, "broken", reason, f"pip install --force-reinstall {name}")
         else:
             yield fitting(name, _version(name))
 
 
-def fitting(name: str, version: str) -> Finding:
+def fitting(name: str, version: str) -> CheckResult:
     """What to say of a required package that can be imported, given its version."""
     need = REQUIRED[name]
     if numbers(version) < need.least or version == need.unfit:
         least = ".".join(map(str, need.least))
         but = f",!={need.unfit}" if need.unfit else ""
         wanted = f"'{name}>={least}{but}'"
-        return Finding(name, "broken", f"{version}, needs {wanted}", f"pip install {wanted}")
-    return Finding(name, "good", version)
+        return CheckResult(name, "broken", f"{version}, needs {wanted}", f"pip install {wanted}")
+    return CheckResult(name, "good", version)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -180,14 +180,16 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _optional(name: str, deep: bool) -> Finding:
+def _optional(name: str, deep: bool) -> CheckResult:
     module, extra, purpose = EXTRAS[name]
     install = f"pip install 'segpt[{extra}]'"
     if importlib.util.find_spec(module) is None:
-        return Finding(name, "optional", f"not installed; it {purpose}: {install}")
+        return CheckResult(name, "optional", f"not installed; it {purpose}: {install}")
     if deep and (reason := _import(module)) is not None:
-        return Finding(name, "advice", f"{reason}; it {purpose}", f"{install} again, or uninstall")
-    return Finding(name, "good", _version(name))
+        return CheckResult(
+            name, "advice", f"{reason}; it {purpose}", f"{install} again, or uninstall"
+        )
+    return CheckResult(name, "good", _version(name))
 
 
 def _version(name: str) -> str:
@@ -203,7 +205,7 @@ def _import(*modules: str) -> str | None:
     return None if done.returncode == 0 else _reason(done)
 
 
-def _worked(checks: Mapping[str, str], seconds: float) -> Iterator[Finding]:
+def _worked(checks: Mapping[str, str], seconds: float) -> Iterator[CheckResult]:
     """Run checks in another process, and those after one that it did not survive in a third."""
     left = list(checks)
     while left:
@@ -211,14 +213,14 @@ def _worked(checks: Mapping[str, str], seconds: float) -> Iterator[Finding]:
         for line in done.stdout.splitlines():
             if line.startswith('{"finding"'):
                 said = json.loads(line)
-                yield Finding(**said["finding"])
+                yield CheckResult(**said["finding"])
                 if said["check"] in left:
                     left.remove(said["check"])
         if not left:
             return
         name = left.pop(0)
         state: State = "broken" if name in _NEEDED else "advice"
-        yield Finding(name, state, _reason(done), checks[name])
+        yield CheckResult(name, state, _reason(done), checks[name])
         if name == "torch":
             return
 
@@ -250,16 +252,16 @@ def _reason(done: "subprocess.CompletedProcess[str]") -> str:
     return lines[-1][:300] if lines else f"it ended with exit code {done.returncode}"
 
 
-def _memory() -> Finding:
+def _memory() -> CheckResult:
     available, total = memory()
     found = f"{available / _GB:.1f} of {total / _GB:.1f} GB available"
     if available < _LEAST_MEMORY:
         advice = "end other programs; the demo takes about 1 GB, larger recipes more"
-        return Finding("memory", "advice", found, advice)
-    return Finding("memory", "good", found)
+        return CheckResult("memory", "advice", found, advice)
+    return CheckResult("memory", "good", found)
 
 
-def _load() -> Iterator[Finding]:
+def _load() -> Iterator[CheckResult]:
     """Whether other programs want the cores, which slows products on several threads down."""
     try:
         busy = os.getloadavg()[0]
@@ -272,12 +274,12 @@ def _load() -> Iterator[Finding]:
             "end other programs while segpt computes; training takes fewer threads beside them, "
             "and OMP_NUM_THREADS=1 makes every command do so"
         )
-        yield Finding("load", "advice", found, advice)
+        yield CheckResult("load", "advice", found, advice)
     else:
-        yield Finding("load", "good", found)
+        yield CheckResult("load", "good", found)
 
 
-def _place(place: Path) -> Iterator[Finding]:
+def _place(place: Path) -> Iterator[CheckResult]:
     """Room and the right to write where runs go."""
     there = place.absolute()
     while not there.exists():
@@ -285,9 +287,9 @@ def _place(place: Path) -> Iterator[Finding]:
     try:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"segpt")
-        yield Finding("writing", "good", str(place.absolute()))
+        yield CheckResult("writing", "good", str(place.absolute()))
     except OSError as error:
-        yield Finding(
+        yield CheckResult(
             "writing",
             "broken",
             f"cannot write to {there}: {error.strerror or error}",
@@ -297,6 +299,6 @@ def _place(place: Path) -> Iterator[Finding]:
     found = f"{free / _GB:.1f} GB free at {place.absolute()}"
     if free < _LEAST_DISK:
         advice = "free some space; the demo writes about 0.1 GB, larger runs more"
-        yield Finding("disk", "advice", found, advice)
+        yield CheckResult("disk", "advice", found, advice)
     else:
-        yield Finding("disk", "good", found)
+        yield CheckResult("disk", "good", found)

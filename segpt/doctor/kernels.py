@@ -15,13 +15,13 @@ from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.kernels.rms_norm.reference import RmsNormCall
 from segpt.kernels.rotary.reference import RotaryCall
 
-from .doctor import Finding
+from .doctor import CheckResult
 
 _CLOSE = 1e-3  # of float32 results that were computed in two ways
 _ROWS, _WIDTH, _VOCAB = 128, 128, 256
 
 
-def kernel_findings(devices: list[str]) -> Iterator[Finding]:
+def kernel_findings(devices: list[str]) -> Iterator[CheckResult]:
     """One finding for each operation: per device the back end that runs, and what the others say.
 
     Raises:
@@ -39,7 +39,7 @@ def kernel_findings(devices: list[str]) -> Iterator[Finding]:
             rest = "".join(f"; {backend}: {why}" for backend, why in refusals.items() if why)
             error = f"within {wrong:.0e} of the reference" if wrong else "equal to the reference"
             states.append(f"{device}: {runs}, {error}{rest}")
-        yield Finding(f"kernel {name}", "good", "; ".join(states))
+        yield CheckResult(f"kernel {name}", "good", "; ".join(states))
 
 
 def _wrong(name: str, device: str) -> float:

@@ -31,7 +31,7 @@ from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.stages.threads import one_thread
 
-from .doctor import WORK, Finding, fitting
+from .doctor import WORK, CheckResult, fitting
 from .kernels import kernel_findings
 
 _RECIPE = {
@@ -53,7 +53,7 @@ _CXX, _CC = ("g++", "clang++", "c++"), ("cc", "gcc", "clang")
 _CLOSE = 1e-3  # of float32 results that were computed in two ways
 
 
-def check_torch() -> Finding:
+def check_torch() -> CheckResult:
     """Its version, and what it knows of the processor."""
     finding = fitting("torch", torch.__version__)
     if finding.state != "good":
@@ -63,7 +63,7 @@ def check_torch() -> Finding:
     return dataclasses.replace(finding, found=", ".join(parts))
 
 
-def check_device() -> Finding:
+def check_device() -> CheckResult:
     """What ``--device auto`` chooses."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
@@ -71,38 +71,38 @@ def check_device() -> Finding:
         found = f"cuda: {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
         if torch.cuda.device_count() > 1:
             found += f", one of {torch.cuda.device_count()}; torchrun uses all"
-        return Finding("device", "good", found)
+        return CheckResult("device", "good", found)
     if torch.version.cuda is not None and shutil.which("nvidia-smi"):
         advice = (
             f"update the driver, or install a torch for it; this one wants {torch.version.cuda}"
         )
-        return Finding("device", "advice", "cpu, though there is an NVIDIA driver", advice)
+        return CheckResult("device", "advice", "cpu, though there is an NVIDIA driver", advice)
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
         advice = "install a torch with CUDA (pytorch.org) to use the GPU"
-        return Finding("device", "advice", "cpu, as this is a CPU build of torch", advice)
-    return Finding("device", "good", "cpu")
+        return CheckResult("device", "advice", "cpu, as this is a CPU build of torch", advice)
+    return CheckResult("device", "good", "cpu")
 
 
-def check_threads() -> Finding:
+def check_threads() -> CheckResult:
     """Threads that wait for each other's processor are slower than fewer threads."""
     threads, usable = torch.get_num_threads(), processors()
     given = os.environ.get("OMP_NUM_THREADS")
     source = "" if given is None else f" (OMP_NUM_THREADS={given})"
     found = f"{threads}{source} on {usable} processors"
     if threads > usable:
-        return Finding("threads", "advice", found, f"export OMP_NUM_THREADS={usable}")
-    return Finding("threads", "good", found)
+        return CheckResult("threads", "advice", found, f"export OMP_NUM_THREADS={usable}")
+    return CheckResult("threads", "good", found)
 
 
-def check_kernels() -> Iterator[Finding]:
+def check_kernels() -> Iterator[CheckResult]:
     """The back end that runs for each operation, and why others do not, on every device."""
     names = [name for name in ("flash", "mem_efficient", "cudnn", "math") if _enabled(name)]
     fused = ", ".join(names) if torch.cuda.is_available() else "flash or math"
-    yield Finding("kernels", "good", f"attention of torch: {fused}")
+    yield CheckResult("kernels", "good", f"attention of torch: {fused}")
     yield from kernel_findings(_devices())
 
 
-def check_training() -> Finding:
+def check_training() -> CheckResult:
     """A small model runs forward and backward, and learns."""
     states = []
     for device in _devices():
@@ -113,33 +113,33 @@ def check_training() -> Finding:
             raise SystemExit(f"a step on {device} takes the loss from {before:.4f} to {after:.4f}")
         seconds = time.perf_counter() - begun
         states.append(f"{device}: loss {before:.3f} to {after:.3f} in {seconds:.2f} s")
-    return Finding("training", "good", f"forward and backward on {'; '.join(states)}")
+    return CheckResult("training", "good", f"forward and backward on {'; '.join(states)}")
 
 
-def check_decoding() -> Finding:
+def check_decoding() -> CheckResult:
     """What decodes artifacts: numpy, and numba where it is installed, to the same symbols."""
     loop, reason = loops.compiled()
     names: tuple[loops.Choice, ...] = ("numpy",) if loop is None else ("numpy", "numba")
     symbols = np.random.default_rng(0).integers(0, rans.SYMBOLS, (2000, 64))
     tables = np.full((1, rans.SYMBOLS), rans.TOTAL // rans.SYMBOLS, np.uint16)
-    encoder = rans.Encoder(tables, symbols.shape[1])
+    encoder = rans.RansEncoder(tables, symbols.shape[1])
     encoder.write(symbols)
     data, rates = encoder.finish(), []
     for name in names:
         loops.use(name)
         begun = time.perf_counter()
-        decoder = rans.Decoder(data, tables, symbols.shape[1])
+        decoder = rans.RansDecoder(data, tables, symbols.shape[1])
         if not (decoder.read(np.zeros_like(symbols)) == symbols).all():
             raise SystemExit(f"{name} decodes other symbols than were encoded")
         rates.append(f"{name}, {symbols.size / (time.perf_counter() - begun) / 1e6:.0f}")
     found = f"{'; '.join(rates)} million symbols per second"
     if loop is None and importlib.util.find_spec("numba") is not None:
         reason = one_line(f"{found}; numba does not work: {reason}")
-        return Finding("decoding", "advice", reason, WORK["decoding"])
-    return Finding("decoding", "good", found)
+        return CheckResult("decoding", "advice", reason, WORK["decoding"])
+    return CheckResult("decoding", "good", found)
 
 
-def check_compiler() -> Finding:
+def check_compiler() -> CheckResult:
     """What torch.compile needs: a compiler, Python's headers and, for CUDA, Triton."""
     cxx = _program(os.environ.get("CXX"), _CXX)
     cc = _program(os.environ.get("CC"), _CC)
@@ -148,17 +148,17 @@ def check_compiler() -> Finding:
     missing += [] if cc else ["no C compiler (apt install gcc)"]
     missing += [] if headers else ["no Python.h (apt install python3-dev)"]
     if not missing:
-        return Finding("compiler", "good", f"{cxx}; {cc}; Python.h")
+        return CheckResult("compiler", "good", f"{cxx}; {cc}; Python.h")
     found = ", ".join(missing)
     if torch.cuda.is_available():
         advice = "install it, or train with --set train.compile=off, which is slower"
-        return Finding("compiler", "advice", found, advice)
-    return Finding(
+        return CheckResult("compiler", "advice", found, advice)
+    return CheckResult(
         "compiler", "optional", f"{found}; only torch.compile needs it, on a CPU if asked"
     )
 
 
-def check_compile() -> Finding:
+def check_compile() -> CheckResult:
     """A compiled model gives the same hidden states, on the device that training would take."""
     device = _devices()[-1]
     model, ids = _model(device), torch.arange(64, device=device).view(2, 32)
@@ -169,10 +169,10 @@ def check_compile() -> Finding:
     if not error < _CLOSE:
         raise SystemExit(f"compiled on {device} the model is wrong by {error:.2g}")
     found = f"{device}: within {error:.0e} of eager, compiled in {seconds:.1f} s"
-    return Finding("compile", "good", found)
+    return CheckResult("compile", "good", found)
 
 
-CHECKS: dict[str, Callable[[], Finding | Iterable[Finding]]] = {
+CHECKS: dict[str, Callable[[], CheckResult | Iterable[CheckResult]]] = {
     "torch": check_torch,
     "device": check_device,
     "threads": check_threads,
@@ -235,7 +235,7 @@ def main(names: list[str]) -> None:
     for name in names:
         made = CHECKS[name]()
         # All of a check or nothing: what it has begun is not done.
-        for finding in [made] if isinstance(made, Finding) else list(made):
+        for finding in [made] if isinstance(made, CheckResult) else list(made):
             line = {"finding": dataclasses.asdict(finding), "check": name}
             sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

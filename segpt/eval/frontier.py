@@ -24,7 +24,7 @@ class ScoreEvent(NamedTuple):
     stop: int
 
 
-class Frontier:
+class ScoreOrderGuard:
     """Holds a stream of tokens, and keeps who scores it from looking ahead.
 
     A target is scored once, by a state that has learnt only from targets before it, each of them

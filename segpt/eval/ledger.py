@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from segpt.errors import DataError, ScoreError
 
 
-class Codec(Protocol):
+class TextCodec(Protocol):
     """What the ledger asks of a tokenizer at work; ``segpt.data.tokenizer.load`` gives one."""
 
     @property
@@ -28,7 +28,7 @@ Denominator = Literal["bytes", "pieces", "sidecar"]
 
 
 @dataclass(frozen=True)
-class Ledger:
+class EncodedText:
     """A stream of ``targets`` + 1 tokens and the bytes that it is scored by.
 
     Each document follows a start token. The first start is context only; later ones are targets
@@ -71,7 +71,7 @@ class Ledger:
         return np.add.reduceat(np.append(values, 0), self.starts)
 
 
-def account(documents: Sequence[bytes], codec: Codec) -> Ledger:
+def account(documents: Sequence[bytes], codec: TextCodec) -> EncodedText:
     """Tokenize documents and check, for each, that its tokens stand for its bytes exactly.
 
     Raises:
@@ -102,4 +102,4 @@ def account(documents: Sequence[bytes], codec: Codec) -> Ledger:
         raise ScoreError("the text has no bytes to score; give at least one document")
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
     raw = sum(map(len, documents))
-    return Ledger(ids, sizes, starts, raw, "bytes" if codec.lossless else "pieces")
+    return EncodedText(ids, sizes, starts, raw, "bytes" if codec.lossless else "pieces")

@@ -16,7 +16,7 @@ from segpt.config.layout import Role
 from segpt.config.score import LowRank, Phased, Sgd
 from segpt.errors import ScoreError
 from segpt.kernels import token_nats
-from segpt.model.leaves import Adapted, Leaf, Matrix, View, weights
+from segpt.model.leaves import LowRankWeight, Matrix, Param, View, weights
 from segpt.model.model import Model
 from segpt.values import Arrays
 
@@ -41,7 +41,7 @@ class Adapter:
     gradients of ``down``, then of ``up``.
     """
 
-    leaf: Leaf
+    leaf: Param
     first: Tensor
     factors: Factors
     moments: list[Tensor]
@@ -145,7 +145,7 @@ class LoraLearner:
             ]
             adapter.factors, adapter.moments = Factors(*parts[:2]), parts[2:]
 
-    def _adapter(self, leaf: Leaf, generator: torch.Generator) -> Adapter:
+    def _adapter(self, leaf: Param, generator: torch.Generator) -> Adapter:
         rows, columns = leaf.weight.shape
         bound = 1 / math.sqrt(columns)
         first = (2 * torch.rand(self.policy.rank, columns, generator=generator) - 1) * bound
@@ -161,9 +161,9 @@ class LoraLearner:
     def _view(self, adapter: Adapter) -> View:
         scale = self.policy.alpha / self.policy.rank
 
-        def view(weight: Tensor) -> Adapted:
+        def view(weight: Tensor) -> LowRankWeight:
             down, up = adapter.factors
-            return Adapted(weight, down[self._lanes], scale * up[self._lanes])
+            return LowRankWeight(weight, down[self._lanes], scale * up[self._lanes])
 
         return view
 
@@ -296,10 +296,10 @@ class PhasedLearner(LoraLearner):
                 tensor.copy_(learnt.tensor)
 
 
-def _adapted(model: Model, policy: LowRank) -> list[Leaf]:
+def _adapted(model: Model, policy: LowRank) -> list[Param]:
     """The leaves of the chosen roles; the table is the head of a model that ties them."""
     leaves = [weight.leaf for weight in weights(model)]
-    adapted: list[Leaf] = []
+    adapted: list[Param] = []
     if "matrix" in policy.roles:
         adapted += [
             leaf for leaf in leaves if isinstance(leaf, Matrix) and leaf.role is Role.MATRIX

@@ -49,7 +49,7 @@ class Successors:
         return cls({token: 1}, 1, token, 0)
 
 
-class Table:
+class NgramTable:
     """Counts of successors by context of one order; contexts never cross a start token.
 
     Holds two generations of at most half the contexts each. A context is new or touched in the
@@ -152,7 +152,9 @@ class Mixture:
             [(order, False) for order in spec.orders]
             + [(order, True) for order in spec.document_orders]
         )
-        self._tables = [Table(order, vocab, start, spec.contexts, own) for order, own in members]
+        self._tables = [
+            NgramTable(order, vocab, start, spec.contexts, own) for order, own in members
+        ]
         self._weights = np.zeros((FEATURES, len(members), 1))
         self._weights[0] = math.log(spec.keep / (1 - spec.keep))
         self._squares = np.ones_like(self._weights)

@@ -16,7 +16,7 @@ from .surprisal import gather, pieces, window_hidden
 from .windows import Indices, Spans
 
 
-class Reading(NamedTuple):
+class TargetLogProbs(NamedTuple):
     """What a model says of scored targets, all of them natural logarithms in float32.
 
     Attributes:
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     rows: NDArray[np.float32]
 
 
-class Reader:
+class Predictor:
     """Reads spans of a stream: windows from scratch, or steps that carry on from each other.
 
     ``window`` is how far attention looks back where steps carry on, or None for windows.
@@ -52,7 +52,7 @@ class Reader:
         self._cache, self._position = {}, 0
 
     @torch.no_grad()
-    def read(self, learner: Learner, spans: Spans) -> Reading:
+    def read(self, learner: Learner, spans: Spans) -> TargetLogProbs:
         """The distributions of the targets of ``spans`` under the learner's model."""
         model = learner.model
         # Lanes may differ in their weights, so only windows of one lane can share tokens.
@@ -78,7 +78,7 @@ class Reader:
 
     def _logs(
         self, learner: Learner, hidden: Tensor, chosen: NDArray[np.bool_], spans: Spans
-    ) -> Reading:
+    ) -> TargetLogProbs:
         """Logits of a few positions at a time, softmax over the whole vocabulary."""
         targets, device = spans.targets, hidden.device
         nats: list[Tensor] = []
@@ -102,7 +102,9 @@ class Reader:
             nats.append(log_probs.nats)
             if log_probs.rows is not None:
                 rows.append(log_probs.rows)
-        return Reading(targets, _joined(nats, (0,)), _joined(rows, (0, learner.model.spec.vocab)))
+        return TargetLogProbs(
+            targets, _joined(nats, (0,)), _joined(rows, (0, learner.model.spec.vocab))
+        )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What the next step carries on from, as named arrays."""

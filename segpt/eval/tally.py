@@ -17,19 +17,19 @@ from segpt.model.model import Model
 from segpt.restoring import same_kind, taking_over
 from segpt.values import Arrays
 
-from .frontier import Frontier, ScoreEvent
+from .frontier import ScoreEvent, ScoreOrderGuard
 from .learners import Chunk, Learner
-from .ledger import Ledger
+from .ledger import EncodedText
 from .ngram import Mixture
 from .policies import learner, reach
-from .predictor import Reader
+from .predictor import Predictor
 from .schedule import Round, progress, schedule
 from .windows import Indices, Spans
 
 NONE: Indices = np.zeros(0, np.int64)
 
 
-class Progress(NamedTuple):
+class ScoreProgress(NamedTuple):
     """Targets that this process has scored, of how many, and bits per byte so far."""
 
     done: int
@@ -62,12 +62,12 @@ class Tally:
 Pause = Callable[[Callable[[], dict[str, NDArray[Any]]]], None]
 
 
-def tally(
+def score_stream(
     model: Model,
-    ledger: Ledger,
+    ledger: EncodedText,
     spec: ScoreSpec,
     context: int,
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[ScoreProgress], None] = lambda _: None,
     *,
     probes: Indices = NONE,
     pause: Pause = lambda _: None,
@@ -118,14 +118,14 @@ class _Walk:
     """One process's way through the groups of a score."""
 
     def __init__(
-        self, model: Model, ledger: Ledger, spec: ScoreSpec, context: int, probes: Indices
+        self, model: Model, ledger: EncodedText, spec: ScoreSpec, context: int, probes: Indices
     ) -> None:
         self.ledger, self.spec, self.probes = ledger, spec, probes
         self.processes = dist.get_world_size() if _shared() else 1
         rank = dist.get_rank() if _shared() else 0
         targets = ledger.targets
         self.learner: Learner = learner(model, spec, context)
-        self.frontier = Frontier(ledger.ids, self.learner.tensors())
+        self.frontier = ScoreOrderGuard(ledger.ids, self.learner.tensors())
         groups = schedule(
             ledger.starts, targets, context, spec, reach(model, context, spec), self.processes
         )
@@ -136,14 +136,16 @@ class _Walk:
         self.rounds = [round_ for group in groups for round_ in group]
         probed = np.zeros(targets, np.bool_)
         probed[probes] = True
-        self.reader = Reader(ledger.ids, context if spec.mode == "rolling" else None, probed)
+        self.reader = Predictor(ledger.ids, context if spec.mode == "rolling" else None, probed)
         self.nats = np.zeros(targets)
         self.counts = np.zeros(targets, np.uint8)
         self.rows = np.zeros((len(probes), model.spec.vocab))
         self.place = model.table.weight.device
         self.done, self.scored, self.size, self.sum = 0, 0, 0, 0.0
 
-    def run(self, report: Callable[[Progress], None], pause: Pause, resume: Arrays | None) -> None:
+    def run(
+        self, report: Callable[[ScoreProgress], None], pause: Pause, resume: Arrays | None
+    ) -> None:
         if resume is not None:
             self.restore(resume)
         total = sum(int(b.shapes[:, 1].sum()) for r in self.rounds for b in r.batches)
@@ -153,7 +155,7 @@ class _Walk:
             if self.done < len(self.rounds):
                 pause(self.state)
 
-    def play(self, round_: Round, report: Callable[[Progress], None], total: int) -> None:
+    def play(self, round_: Round, report: Callable[[ScoreProgress], None], total: int) -> None:
         """Score the batches of a round, and only then learn from what they scored."""
         if round_.lanes:
             self.learner.open(len(round_.lanes))
@@ -173,7 +175,7 @@ class _Walk:
             asked = reading.targets[self.reader.probed[reading.targets]]
             self.rows[np.searchsorted(self.probes, asked)] = reading.rows
             self.count(spans, reading.nats)
-            report(Progress(self.scored, total, self.sum / (math.log(2) * max(1, self.size))))
+            report(ScoreProgress(self.scored, total, self.sum / (math.log(2) * max(1, self.size))))
         if round_.lessons:
             size, policy = self.ledger.targets, self.spec.policy
             self.learner.learn(

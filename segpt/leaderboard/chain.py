@@ -22,7 +22,7 @@ INDEX = "chain.json"
 _NAME = re.compile(r"([0-9]{4,})-[a-z0-9-]+\.json")
 
 
-class Reading(NamedTuple):
+class ChainReading(NamedTuple):
     """What files hold: the entries that can be read, in order, and all that is wrong."""
 
     links: tuple[Link, ...]
@@ -42,7 +42,7 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read(files: Mapping[str, bytes], index: bytes | None) -> Reading:
+def read(files: Mapping[str, bytes], index: bytes | None) -> ChainReading:
     """Everything about a chain that can be found without its artifacts and texts.
 
     A file that cannot be read does not keep the others from being checked.
@@ -64,7 +64,7 @@ def read(files: Mapping[str, bytes], index: bytes | None) -> Reading:
     findings += _check_numbers(order, numbered)
     findings += _check_order(order, files, links)
     findings += _check_index(order, files, index)
-    return Reading(tuple(links[name] for name in order if name in links), tuple(findings))
+    return ChainReading(tuple(links[name] for name in order if name in links), tuple(findings))
 
 
 def settled(

@@ -24,7 +24,7 @@ WINDOWS = ("mode", "boundaries", "context", "stride", "loops", "ngram")  # how a
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedSide:
     """The scores of one recipe, alike in all but their runs."""
 
     name: str
@@ -96,7 +96,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     }
 
 
-def read_side(name: str, path: Path) -> Side:
+def read_side(name: str, path: Path) -> ComparedSide:
     """The scores in a file, or in the ``.json`` files of a directory in the order of their names.
 
     Raises:
@@ -107,7 +107,7 @@ def read_side(name: str, path: Path) -> Side:
         raise SegptError(
             f"{path}: no scores in this directory; write one per run: segpt score MODEL --out FILE"
         )
-    side = Side(name, tuple(files), tuple(map(_read, files)))
+    side = ComparedSide(name, tuple(files), tuple(map(_read, files)))
     _check_alike(side)
     return side
 
@@ -139,7 +139,7 @@ _ALIKE: dict[str, Callable[[Scored], Hashable]] = {
 }
 
 
-def _check_alike(side: Side) -> None:
+def _check_alike(side: ComparedSide) -> None:
     for path, score in zip(side.files[1:], side.scores[1:], strict=True):
         for what, key in _ALIKE.items():
             if key(score) != key(side.first):
@@ -155,7 +155,7 @@ def _check_alike(side: Side) -> None:
             )
 
 
-def _check_text(a: Side, b: Side) -> None:
+def _check_text(a: ComparedSide, b: ComparedSide) -> None:
     """Refuse figures of two texts, and two accounts of what is in one text."""
     one, other = a.first, b.first
     if one.line.text != other.line.text:
@@ -180,7 +180,7 @@ def _check_text(a: Side, b: Side) -> None:
             )
 
 
-def _tests(a: Side, b: Side, unit: Unit) -> dict[str, Difference | None]:
+def _tests(a: ComparedSide, b: ComparedSide, unit: Unit) -> dict[str, Difference | None]:
     """Every test that the scores allow, the most telling first."""
     before, after = a.figures(unit), b.figures(unit)
     order, documents = _order(a, b), _documents(a, b) if unit == "bpb" else None
@@ -191,7 +191,7 @@ def _tests(a: Side, b: Side, unit: Unit) -> dict[str, Difference | None]:
     }
 
 
-def _order(a: Side, b: Side) -> list[int] | None:
+def _order(a: ComparedSide, b: ComparedSide) -> list[int] | None:
     """Which score of B goes with each score of A, if each has one and only one."""
     keys: tuple[Callable[[Scored], Hashable], ...] = (
         lambda score: score.line.model,
@@ -205,7 +205,9 @@ def _order(a: Side, b: Side) -> list[int] | None:
     return None
 
 
-def _documents(a: Side, b: Side) -> tuple[Sequence[float], Sequence[float], list[float]] | None:
+def _documents(
+    a: ComparedSide, b: ComparedSide
+) -> tuple[Sequence[float], Sequence[float], list[float]] | None:
     """The nats of each document on both sides, and the bytes by which nats are bits per byte."""
     before, after = a.first.by_document, b.first.by_document
     if not a.size == b.size == 1 or before is None or after is None:
@@ -215,7 +217,7 @@ def _documents(a: Side, b: Side) -> tuple[Sequence[float], Sequence[float], list
     return before.nats, after.nats, [math.log(2) * size for size in before.bytes]
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: ComparedSide) -> dict[str, Any]:
     first = side.first
     return {
         "files": [str(path) for path in side.files],
@@ -236,7 +238,7 @@ def _summary(figures: list[float]) -> dict[str, Any]:
     return dataclasses.asdict(statistics.summary(figures)) | {"values": figures}
 
 
-def _difference(a: Side, b: Side, unit: Unit) -> dict[str, Any]:
+def _difference(a: ComparedSide, b: ComparedSide, unit: Unit) -> dict[str, Any]:
     tests = _tests(a, b, unit)
     mean = statistics.summary(b.figures(unit)).mean - statistics.summary(a.figures(unit)).mean
     return {"mean": mean, **{name: test and _plain(test) for name, test in tests.items()}}
@@ -247,7 +249,7 @@ def _plain(test: Difference) -> dict[str, float]:
     return {name: getattr(test, name) for name in names}
 
 
-def _contest(a: Side, b: Side, test: Difference | None) -> dict[str, Any]:
+def _contest(a: ComparedSide, b: ComparedSide, test: Difference | None) -> dict[str, Any]:
     bits = margin(min(a.bytes_per_token, b.bytes_per_token))
     p = None if test is None else test.p_beyond(bits)
     return {
@@ -259,7 +261,7 @@ def _contest(a: Side, b: Side, test: Difference | None) -> dict[str, Any]:
     }
 
 
-def _hindrance(a: Side, b: Side) -> str | None:
+def _hindrance(a: ComparedSide, b: ComparedSide) -> str | None:
     """Why no side can be called better, whatever the figures are."""
     for what in ("texts", "denominators"):
         if _ALIKE[what](a.first) != _ALIKE[what](b.first):
@@ -290,7 +292,7 @@ def _verdict(
     return f"{better} is better by {abs(test.mean):.5f} bits per byte (p = {test.p:.2g})"
 
 
-def _flags(a: Side, b: Side) -> Iterator[str]:
+def _flags(a: ComparedSide, b: ComparedSide) -> Iterator[str]:
     """Whatever a reader should know before believing a figure."""
     for side in (a, b):
         if side.size < FEWEST:

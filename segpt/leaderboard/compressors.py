@@ -14,7 +14,7 @@ from segpt.values import Text
 PROGRAMS = ("gzip", "bzip2", "xz", "zstd", "brotli")
 
 
-class Compressed(NamedTuple):
+class CompressedSize(NamedTuple):
     """How many bytes of a text and how many of its compressed form, and by which version."""
 
     bytes: int
@@ -41,7 +41,7 @@ def compressors(text: Text) -> dict[str, float]:
     return {name: 8 * each.smallest(data) / len(data) for name, each in _installed().items()}
 
 
-def compressed(text: Text, program: str) -> Compressed:
+def compressed(text: Text, program: str) -> CompressedSize:
     """The same for one of :data:`PROGRAMS`.
 
     Raises:
@@ -55,7 +55,7 @@ def compressed(text: Text, program: str) -> Compressed:
         raise SegptError(f"the package for {program} is missing; install segpt anew")
     data = b"".join(text)
     found = installed[program]
-    return Compressed(len(data), found.smallest(data), found.version)
+    return CompressedSize(len(data), found.smallest(data), found.version)
 
 
 def _installed() -> Mapping[str, _Compressor]:

@@ -22,7 +22,7 @@ from segpt.errors import DataError
 from segpt.values import Artifact, Quantized, Score, Text, documents_digest
 
 from .check import MEASURED_ON
-from .compressors import Compressed
+from .compressors import CompressedSize
 from .entry import Baseline, Claim, Link, Record, Run, ScoreLine, Verification
 
 DOCUMENTS = "documents"  # the directory of a leaderboard with lists of training documents
@@ -198,7 +198,7 @@ def run_findings(runs: Mapping[int, Derived]) -> Iterator[str]:
                 )
 
 
-def baseline_facts(baseline: Baseline, text: str, again: Compressed) -> Iterator[Fact]:
+def baseline_facts(baseline: Baseline, text: str, again: CompressedSize) -> Iterator[Fact]:
     """What a baseline says, against compressing the text again; ``text`` is its digest."""
     yield Fact.exact("text", baseline.text, text)
     yield Fact.exact("bytes", baseline.bytes, again.bytes)

@@ -12,7 +12,7 @@ _LENGTHS = {"digest": 64, "spec": 16, "model": 16, "tokens": 16}
 
 
 @spec
-class Reference:
+class ReferenceArtifact:
     """One artifact that is kept as it is.
 
     ``digest`` is its SHA-256, ``spec`` the fingerprint of its model's spec, ``model`` that of its
@@ -53,10 +53,10 @@ class Reference:
 class References:
     """All reference artifacts, older ones before those that replace them."""
 
-    artifact: tuple[Reference, ...]
+    artifact: tuple[ReferenceArtifact, ...]
 
     def __post_init__(self) -> None:
-        known: dict[str, Reference] = {}
+        known: dict[str, ReferenceArtifact] = {}
         followed: set[str] = set()
         for entry in self.artifact:
             if entry.file in known:

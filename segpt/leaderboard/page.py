@@ -19,7 +19,7 @@ from segpt.report.figure import STYLE
 from segpt.report.sanitise import pieces, shown
 
 from .entry import Baseline, Chain, Claim, Link, Record, Run, ScoreLine, Verification, figure
-from .ranking import STATES, Row, standings
+from .ranking import STATES, Standing, standings
 from .track import Track
 from .wording import (
     FIGURES,
@@ -133,11 +133,11 @@ def _integrity(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _count(rows: Mapping[str, Sequence[Row]], kind: str) -> int:
+def _count(rows: Mapping[str, Sequence[Standing]], kind: str) -> int:
     return sum(_KINDS[type(row.entry)] == kind for of in rows.values() for row in of)
 
 
-def _table(track: Track, rows: Sequence[Row]) -> dict[str, Any]:
+def _table(track: Track, rows: Sequence[Standing]) -> dict[str, Any]:
     points = [point for row in rows if (point := _point(track, row)) is not None]
     front = {(point.x, point.y) for point in chart.pareto(points, higher=track.sign < 0)}
     return {
@@ -155,7 +155,7 @@ def _table(track: Track, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _columns(track: Track, rows: Sequence[Row]) -> list[_Column]:
+def _columns(track: Track, rows: Sequence[Standing]) -> list[_Column]:
     """Those that at least one entry fills."""
     columns = [_Column("rank", "#", True), _Column("name", "Entry", False)]
     columns.append(_Column("value", FIGURES[track.metric], True))
@@ -168,7 +168,7 @@ def _columns(track: Track, rows: Sequence[Row]) -> list[_Column]:
     return [*columns, _Column("date", "Date", False), _Column("state", "State", True)]
 
 
-def _entry(track: Track, row: Row) -> dict[str, Any]:
+def _entry(track: Track, row: Standing) -> dict[str, Any]:
     """What is shown of an entry: its cells, what they are sorted by, and its details."""
     entry = row.entry
     cells = {
@@ -197,7 +197,7 @@ def _entry(track: Track, row: Row) -> dict[str, Any]:
     }
 
 
-def _off(row: Row, found: Verification) -> str:
+def _off(row: Standing, found: Verification) -> str:
     """By how much a verification differs from the figure of its entry, relatively."""
     return f"{(found.bpb - row.value) / row.value:+.1e}" if found.bpb != row.value else "none"
 
@@ -296,7 +296,7 @@ def _lineage(record: Record) -> list[tuple[str, str, str]]:
     ]
 
 
-def _point(track: Track, row: Row) -> chart.Point | None:
+def _point(track: Track, row: Standing) -> chart.Point | None:
     size = parameters_of(row.entry) if track.bytes is None else row.bytes
     if size is None:
         return None
@@ -313,7 +313,7 @@ def _size_name(track: Track) -> str:
     return "parameters" if track.bytes is None else "bytes of the artifact"
 
 
-def _chart(track: Track, rows: Sequence[Row], points: Sequence[chart.Point]) -> Markup:
+def _chart(track: Track, rows: Sequence[Standing], points: Sequence[chart.Point]) -> Markup:
     """Size against figure, with the best baseline as a level."""
     sizes = [point.x for point in points]
     baselines = [row for row in rows if isinstance(row.entry, Baseline)]

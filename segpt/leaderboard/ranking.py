@@ -30,7 +30,7 @@ class Advance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class Standing:
     """An entry in the table of its track.
 
     Attributes:
@@ -63,7 +63,7 @@ class Row:
         return entry
 
 
-def standings(tracks: Iterable[Track], links: Iterable[Link]) -> dict[str, list[Row]]:
+def standings(tracks: Iterable[Track], links: Iterable[Link]) -> dict[str, list[Standing]]:
     """The rows of each track, by its name, the best first; a track without entries has none.
 
     Entries on a track that does not exist are left out.
@@ -156,7 +156,7 @@ def _chance(track: Track, best: Ranked, record: Record) -> float | None:
     return None if found is None else found.p_beyond(track.margin)
 
 
-def _rows(track: Track, chain: Sequence[Link]) -> list[Row]:
+def _rows(track: Track, chain: Sequence[Link]) -> list[Standing]:
     ours: list[tuple[Link, Ranked]] = []
     advances: dict[int, Advance] = {}
     found: dict[str, list[Verification]] = {}
@@ -173,7 +173,7 @@ def _rows(track: Track, chain: Sequence[Link]) -> list[Row]:
     ours.sort(key=lambda pair: (track.sign * pair[1].value, pair[0].number))
     front = _front([(size_of(entry), track.sign * entry.value) for _, entry in ours])
     return [
-        Row(
+        Standing(
             link=link,
             rank=rank,
             value=entry.value,

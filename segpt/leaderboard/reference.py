@@ -16,7 +16,7 @@ from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.score import score
 from segpt.values import Artifact, Quantized
 
-from .manifest import Reference, References
+from .manifest import ReferenceArtifact, References
 
 MOST_BYTES = 512_000  # of one file
 MOST_TOGETHER = 2_000_000
@@ -25,7 +25,7 @@ SCORED = ScoreSpec(stride=64)
 BESIDE = ("README.md", "manifest.toml")  # what the directory holds but artifacts
 
 
-def read_manifest(directory: Path) -> tuple[Reference, ...]:
+def read_manifest(directory: Path) -> tuple[ReferenceArtifact, ...]:
     """The artifacts that ``directory/manifest.toml`` lists.
 
     Raises:
@@ -76,7 +76,7 @@ def _check_directory(directory: Path, listed: set[str]) -> Iterator[str]:
 
 
 def _check(
-    directory: Path, entry: Reference, listed: dict[str, Reference], fixture: Path
+    directory: Path, entry: ReferenceArtifact, listed: dict[str, ReferenceArtifact], fixture: Path
 ) -> Iterator[str]:
     try:
         data = (directory / entry.file).read_bytes()
@@ -98,7 +98,9 @@ def _check(
         yield str(error)
 
 
-def _check_size(size: int, entry: Reference, listed: dict[str, Reference]) -> Iterator[str]:
+def _check_size(
+    size: int, entry: ReferenceArtifact, listed: dict[str, ReferenceArtifact]
+) -> Iterator[str]:
     if size > entry.budget:
         yield f"{size:,} bytes, {size - entry.budget:,} over its budget of {entry.budget:,}"
     asked = [int(number) for number in re.findall(r"--budget (\d+)", entry.made_by)]
@@ -122,7 +124,7 @@ def _check_size(size: int, entry: Reference, listed: dict[str, Reference]) -> It
         )
 
 
-def _check_model(artifact: Artifact, model: Quantized, entry: Reference) -> Iterator[str]:
+def _check_model(artifact: Artifact, model: Quantized, entry: ReferenceArtifact) -> Iterator[str]:
     version = frame.split(artifact.data).format
     if version != entry.format:
         yield f"format {version}, where the manifest says {entry.format}"
@@ -141,7 +143,7 @@ def _check_model(artifact: Artifact, model: Quantized, entry: Reference) -> Iter
         yield f"packed as format {frame.FORMAT} it is another model"
 
 
-def _check_score(opened: OpenedModel, entry: Reference, fixture: Path) -> Iterator[str]:
+def _check_score(opened: OpenedModel, entry: ReferenceArtifact, fixture: Path) -> Iterator[str]:
     with use("reference"):
         bpb = score(opened, read_text([fixture]), SCORED).bpb
     if not abs(bpb - entry.fixture_bpb) <= entry.tolerance:

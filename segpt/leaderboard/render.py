@@ -7,7 +7,7 @@ from segpt.errors import SegptError
 from segpt.report.sanitise import pieces, shown
 
 from .entry import Claim, Link
-from .ranking import Row, standings
+from .ranking import Standing, standings
 from .track import Track
 from .wording import FIGURES, authors_of, counted, limits, parameters_of, policy_of, said
 
@@ -51,7 +51,7 @@ def inert(text: str) -> str:
     )
 
 
-def _section(track: Track, rows: Sequence[Row]) -> str:
+def _section(track: Track, rows: Sequence[Standing]) -> str:
     rules = " ".join(f"{name}: {rule}." for name, rule in limits(track))
     text = "any" if track.text is None else f"`{track.text}`"
     lines = [f"### {track.name}", "", " ".join(track.about.split()), "", f"{rules} Text: {text}."]
@@ -74,7 +74,7 @@ def _section(track: Track, rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", *table, ""])
 
 
-def _cells(track: Track, row: Row) -> list[str]:
+def _cells(track: Track, row: Standing) -> list[str]:
     entry = row.entry
     return [
         str(row.rank),
@@ -91,7 +91,7 @@ def _cells(track: Track, row: Row) -> list[str]:
     ]
 
 
-def _sources(row: Row) -> list[str]:
+def _sources(row: Standing) -> list[str]:
     if not isinstance(row.entry, Claim):
         return []
     return [f"[source](<{link}>)" for _, link in pieces(row.entry.source) if link][:1]

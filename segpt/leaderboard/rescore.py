@@ -18,7 +18,7 @@ from segpt.config.base import decode
 from segpt.config.score import ScoreSpec
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, ScoreError, SegptError, SpecError
-from segpt.eval.tally import Progress
+from segpt.eval.tally import ScoreProgress
 from segpt.stages.open_model import open_model
 from segpt.stages.pack import read_artifact
 from segpt.stages.score import account_for, score
@@ -200,7 +200,7 @@ class Bench:
             )
         return tested
 
-    def _telling(self, begun: float, seconds: float, what: str) -> Callable[[Progress], None]:
+    def _telling(self, begun: float, seconds: float, what: str) -> Callable[[ScoreProgress], None]:
         return lambda p: self.report(begun + seconds * p.done / p.total, f"{what}: BPB {p.bpb:.4f}")
 
     def _check_text(self, digest: str) -> None:

@@ -13,7 +13,7 @@ from segpt.locks import locked
 from .chain import INDEX, append, digest_of, index_of, place_of, read, settled, unfinished
 from .check import check_all
 from .entry import Chain, Entry, Link
-from .ranking import Advance, Row, standings
+from .ranking import Advance, Standing, standings
 from .track import Track, Tracks
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Board(NamedTuple):
     links: tuple[Link, ...]
     chain: Chain | None
 
-    def standings(self) -> dict[str, list[Row]]:
+    def standings(self) -> dict[str, list[Standing]]:
         return standings(self.tracks, self.links)
 
 

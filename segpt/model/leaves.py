@@ -15,7 +15,7 @@ from segpt.config.layout import Role
 from segpt.kernels import linear
 
 
-class Adapted(NamedTuple):
+class LowRankWeight(NamedTuple):
     """A weight, and what is added to it for each row of a batch: ``up[b] @ down[b]``.
 
     ``down`` is (batch, rank, in) and ``up`` (batch, out, rank).
@@ -26,12 +26,12 @@ class Adapted(NamedTuple):
     up: Tensor
 
 
-View = Callable[[Tensor], Tensor | Adapted]
+View = Callable[[Tensor], Tensor | LowRankWeight]
 
 
-def project(x: Tensor, used: Tensor | Adapted) -> Tensor:
+def project(x: Tensor, used: Tensor | LowRankWeight) -> Tensor:
     """Compute x W^T in the dtype of ``x``: (batch, time, in) to (batch, time, out)."""
-    if isinstance(used, Adapted):
+    if isinstance(used, LowRankWeight):
         weight, down, up = (t.to(x.dtype) for t in used)
         return linear(x, weight) + x @ down.mT @ up.mT
     return linear(x, used.to(x.dtype))
@@ -65,7 +65,7 @@ class Matrix(nn.Module):
         self.view: View | None = None
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in))
 
-    def used(self) -> Tensor | Adapted:
+    def used(self) -> Tensor | LowRankWeight:
         return self.weight if self.view is None else self.view(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,13 +81,13 @@ class Table(nn.Module):
         self.view: View | None = None
         self.weight = nn.Parameter(torch.empty(rows, width))
 
-    def used(self) -> Tensor | Adapted:
+    def used(self) -> Tensor | LowRankWeight:
         return self.weight if self.view is None else self.view(self.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         used = self.used()
         # What adapts a table to a document adapts what it predicts, as a head.
-        return F.embedding(ids, used.weight if isinstance(used, Adapted) else used)
+        return F.embedding(ids, used.weight if isinstance(used, LowRankWeight) else used)
 
 
 class Vector(nn.Module):
@@ -102,7 +102,7 @@ class Vector(nn.Module):
         return self.weight.to(like.dtype)
 
 
-Leaf = Matrix | Table | Vector
+Param = Matrix | Table | Vector
 
 
 def plain_weight(leaf: Matrix | Table) -> Tensor | None:
@@ -114,7 +114,7 @@ def plain_weight(leaf: Matrix | Table) -> Tensor | None:
     if is_hooked(leaf) or type(leaf) not in (Matrix, Table):
         return None
     used = leaf.used()
-    return None if isinstance(used, Adapted) else used
+    return None if isinstance(used, LowRankWeight) else used
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -126,7 +126,7 @@ class Weight(NamedTuple):
     """A weight by its name in ``segpt.config.layout``, and the leaf that owns it."""
 
     name: str
-    leaf: Leaf
+    leaf: Param
     tensor: nn.Parameter
 
     @property
@@ -137,5 +137,5 @@ class Weight(NamedTuple):
 def weights(model: nn.Module) -> Iterator[Weight]:
     """Every weight of the model once, in canonical order."""
     for name, module in model.named_modules():
-        if isinstance(module, Leaf):
+        if isinstance(module, Param):
             yield Weight(name, module, module.weight)

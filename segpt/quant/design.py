@@ -22,7 +22,7 @@ from segpt.config.layout import Role, layout
 from segpt.config.quant import QuantSpec
 from segpt.model.leaves import weights
 from segpt.model.model import Model
-from segpt.values import EXPONENTS, Stepped
+from segpt.values import EXPONENTS, TrellisWeight
 
 from .gptq import RETRIES, inverse_factor
 from .sensitivity import Sensitivity
@@ -170,7 +170,7 @@ def scale_for(model: Model, plans: Mapping[str, Design], rate: float) -> float:
 
 def to_stepped(
     weight: Tensor, plan: Design, scale: float, states: int, penalty: float = 0.0
-) -> Stepped:
+) -> TrellisWeight:
     """Code a weight (rows, columns) at a scale of the model.
 
     Args:
@@ -185,7 +185,7 @@ def to_stepped(
 
 def all_to_stepped(
     items: Sequence[tuple[Tensor, Design, float]], states: int, penalty: float = 0.0
-) -> list[Stepped]:
+) -> list[TrellisWeight]:
     """:func:`to_stepped` of many weights, with the same results.
 
     Weights that are coded a few rows at a time go together with those of their shape: a search
@@ -220,9 +220,9 @@ class _Task(NamedTuple):
     steps: Tensor
     price: Tensor | None
 
-    def stepped(self, codes: Tensor, states: int) -> Stepped:
+    def stepped(self, codes: Tensor, states: int) -> TrellisWeight:
         plan = self.plan
-        return Stepped(
+        return TrellisWeight(
             states=states,
             codes=codes.cpu().numpy(),
             step=self.level,
@@ -297,7 +297,7 @@ def _encode(tasks: Sequence[_Task], states: int) -> list[Tensor]:
     return [*found]
 
 
-def entropy(coded: Stepped) -> float:
+def entropy(coded: TrellisWeight) -> float:
     """About the bits that the codes take: their entropy by grid and by deviation of the column."""
     codes = coded.codes.astype(np.int64)
     grid = trellis.grids(coded.codes, coded.states)

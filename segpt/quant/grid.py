@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from segpt.errors import CheckpointError
-from segpt.values import Grid
+from segpt.values import UniformWeight
 
 # Float16 below this is subnormal: few bits, and some decoders flush it to zero.
 SMALLEST_SCALE = torch.finfo(torch.float16).tiny
@@ -54,7 +54,7 @@ def scales(weight: Tensor, bits: int, k: float, group: int | None = None) -> Ten
 
 
 def widen(scales: Tensor, columns: int) -> Tensor:
-    """The scale of every weight, (rows, columns) float32, as :class:`segpt.values.Grid` has it."""
+    """The scale of every weight, (rows, columns) float32; see :class:`segpt.values.UniformWeight`."""
     width = -(-columns // scales.size(1))
     return scales.float().repeat_interleave(width, 1)[:, :columns]
 
@@ -71,6 +71,6 @@ def decode(codes: Tensor, scales: Tensor) -> Tensor:
     return codes.float() * widen(scales, codes.size(1))
 
 
-def to_grid(codes: Tensor, scales: Tensor, bits: int) -> Grid:
+def to_grid(codes: Tensor, scales: Tensor, bits: int) -> UniformWeight:
     """The coded weight as a value that can be stored."""
-    return Grid(bits, codes.cpu().numpy(), scales.cpu().numpy())
+    return UniformWeight(bits, codes.cpu().numpy(), scales.cpu().numpy())

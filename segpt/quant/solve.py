@@ -20,13 +20,13 @@ from segpt.errors import CheckError, CheckpointError
 from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
 from segpt.restoring import same_kind
-from segpt.values import Coded, Half, Partial, Stepped
+from segpt.values import Float16Weight, QuantizedWeight, QuantizeProgress, TrellisWeight
 
 from .design import Design, all_to_stepped, entropy, scale_for, to_stepped
 from .tune import divergence, tune
 
 Batch = NDArray[np.int64] | Tensor
-Size = Callable[[Mapping[str, Coded]], int]  # bytes of the packed file
+Size = Callable[[Mapping[str, QuantizedWeight]], int]  # bytes of the packed file
 
 DEFAULT_RATE = 3.5  # bits per weight
 SEARCH_BATCHES = 4
@@ -92,8 +92,10 @@ class Solver:
         self.goal = rate * self.count / 8 if spec.budget is None else _AIM * spec.budget
 
     def run(
-        self, before: Partial | None = None, save: Callable[[Partial], None] = lambda _: None
-    ) -> dict[str, Coded]:
+        self,
+        before: QuantizeProgress | None = None,
+        save: Callable[[QuantizeProgress], None] = lambda _: None,
+    ) -> dict[str, QuantizedWeight]:
         """Code every weight, going on from ``before``; ``save`` is given the state after each part.
 
         After the last part there is nothing to save: it is what lands within the budget.
@@ -104,7 +106,7 @@ class Solver:
         if not self.plans:
             return self._halves_alone()
         student = copy.deepcopy(self.teacher).requires_grad_(False)
-        fitted: Mapping[str, Coded] = {}
+        fitted: Mapping[str, QuantizedWeight] = {}
         if before is not None and before.scale:
             state = before
             self._check_fits(state)
@@ -146,7 +148,7 @@ class Solver:
             self._land(coded, latent, scale, tensors)
         return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
 
-    def _check_fits(self, state: Partial) -> None:
+    def _check_fits(self, state: QuantizeProgress) -> None:
         """Refuse a state of another model, or one that no call has left."""
         held = {w.name: w.tensor for w in weights(self.teacher)}
         shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
@@ -169,7 +171,7 @@ class Solver:
         tensors = {name: held[name].detach().cpu().numpy() for name in state.weights}
         same_kind("the unfinished quantization", state.weights, tensors)
 
-    def _begin(self) -> tuple[Partial, Mapping[str, Coded]]:
+    def _begin(self) -> tuple[QuantizeProgress, Mapping[str, QuantizedWeight]]:
         """The scale that meets the goal without tuning, the bits of each part at it, and codes."""
         coded, scale = self._fit({})
         multipliers: dict[str, float] = {}
@@ -178,11 +180,11 @@ class Solver:
         if multipliers:
             coded, scale = self._fit(multipliers, scale)
         planned = tuple(_entropy(coded, part) for part in self.parts)
-        return Partial(scale=scale, multipliers=multipliers, planned=planned), coded
+        return QuantizeProgress(scale=scale, multipliers=multipliers, planned=planned), coded
 
     def _fit(
         self, multipliers: Mapping[str, float], scale: float | None = None
-    ) -> tuple[dict[str, Coded], float]:
+    ) -> tuple[dict[str, QuantizedWeight], float]:
         """Find the scale by which the whole model, untuned, comes to the goal."""
         if scale is None:
             scale = scale_for(self.teacher, self.plans, min(8.0, 8 * self.goal / self.count))
@@ -206,8 +208,8 @@ class Solver:
         return coded, scale
 
     def _search(
-        self, multipliers: Mapping[str, float], coded: dict[str, Coded], scale: float
-    ) -> tuple[dict[str, float], dict[str, Coded]]:
+        self, multipliers: Mapping[str, float], coded: dict[str, QuantizedWeight], scale: float
+    ) -> tuple[dict[str, float], dict[str, QuantizedWeight]]:
         """Change the steps of one kind of weight after another while that lowers the loss.
 
         The loss is KL on training text, at equal bytes: KL falls by 2^2 per bit of every weight.
@@ -217,7 +219,7 @@ class Solver:
         tensors = {w.name: w.tensor for w in weights(model)}
         base = _entropy(coded, self.plans)
 
-        def loss(candidate: Mapping[str, Coded]) -> float:
+        def loss(candidate: Mapping[str, QuantizedWeight]) -> float:
             self._load(candidate, tensors)
             bits = _entropy(candidate, self.plans) - base
             with torch.no_grad():
@@ -245,12 +247,14 @@ class Solver:
             self.report("search", number + 1, len(kinds))
         return best_by, coded
 
-    def _code_all(self, scale: float, multipliers: Mapping[str, float]) -> dict[str, Coded]:
+    def _code_all(
+        self, scale: float, multipliers: Mapping[str, float]
+    ) -> dict[str, QuantizedWeight]:
         scales = {name: scale * multipliers.get(kind(name), 1.0) for name in self.plans}
         coded = self._halves(self.teacher) | self._code_some(scales)
         return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
 
-    def _code_some(self, scales: Mapping[str, float]) -> dict[str, Coded]:
+    def _code_some(self, scales: Mapping[str, float]) -> dict[str, QuantizedWeight]:
         """The weights that are named, each at its scale."""
         tensors = {w.name: w.tensor.detach() for w in weights(self.teacher)}
         items = [(tensors[name], self.plans[name], scale) for name, scale in scales.items()]
@@ -261,7 +265,7 @@ class Solver:
         name: str,
         value: Tensor,
         scale: float,
-        coded: dict[str, Coded],
+        coded: dict[str, QuantizedWeight],
         tensors: Mapping[str, Tensor],
     ) -> None:
         coded[name] = to_stepped(value, self.plans[name], scale, self.states, self.penalty)
@@ -269,11 +273,11 @@ class Solver:
 
     @staticmethod
     @torch.no_grad()
-    def _load(coded: Mapping[str, Coded], tensors: Mapping[str, Tensor]) -> None:
+    def _load(coded: Mapping[str, QuantizedWeight], tensors: Mapping[str, Tensor]) -> None:
         for name, value in coded.items():
             tensors[name].copy_(torch.from_numpy(value.decoded()))
 
-    def _tune(self, student: Model, coded: Mapping[str, Coded], number: int) -> None:
+    def _tune(self, student: Model, coded: Mapping[str, QuantizedWeight], number: int) -> None:
         count = self.spec.tune_steps
         batches = [self.batches(SEARCH_BATCHES + number * count + i) for i in range(count)]
         total = count * len(self.parts)
@@ -286,16 +290,16 @@ class Solver:
             lambda done: self.report("tune", number * count + done, total),
         )
 
-    def _halves(self, model: Model) -> dict[str, Coded]:
+    def _halves(self, model: Model) -> dict[str, QuantizedWeight]:
         return {w.name: _half(w) for w in weights(model) if w.name not in self.plans}
 
-    def _halves_alone(self) -> dict[str, Coded]:
+    def _halves_alone(self) -> dict[str, QuantizedWeight]:
         coded = self._halves(self.teacher)
         if self.spec.budget is not None and (got := self.size(coded)) > self.spec.budget:
             raise self._over(got)
         return coded
 
-    def _measure(self, coded: Mapping[str, Coded]) -> float:
+    def _measure(self, coded: Mapping[str, QuantizedWeight]) -> float:
         if self.spec.budget is not None:
             return self.size(coded)
         return _entropy(coded, self.plans) / 8
@@ -313,7 +317,7 @@ class Solver:
 
     def _land(
         self,
-        coded: dict[str, Coded],
+        coded: dict[str, QuantizedWeight],
         latent: Mapping[str, Tensor],
         scale: float,
         tensors: Mapping[str, Tensor],
@@ -350,9 +354,9 @@ def kind(name: str) -> str:
     return next(word for word in reversed(name.split(".")) if not word.isdigit())
 
 
-def _entropy(coded: Mapping[str, Coded], names: Iterable[str]) -> float:
-    return sum(entropy(w) for name in names if isinstance(w := coded[name], Stepped))
+def _entropy(coded: Mapping[str, QuantizedWeight], names: Iterable[str]) -> float:
+    return sum(entropy(w) for name in names if isinstance(w := coded[name], TrellisWeight))
 
 
-def _half(weight: Weight) -> Half:
-    return Half(weight.tensor.detach().half().cpu().numpy())
+def _half(weight: Weight) -> Float16Weight:
+    return Float16Weight(weight.tensor.detach().half().cpu().numpy())

@@ -57,7 +57,7 @@ class Level(NamedTuple):
     y: float
 
 
-class Bar(NamedTuple):
+class BarMark(NamedTuple):
     """A bar; ``note`` is written at its end in place of the value."""
 
     name: str
@@ -174,7 +174,7 @@ def scatter(
     return figure(frame.title, frame.about, legend, said, axes.svg(drawn), links=links)
 
 
-def bars(rows: Sequence[Bar], *, title: str, x: str, about: str = "") -> Markup:
+def bars(rows: Sequence[BarMark], *, title: str, x: str, about: str = "") -> Markup:
     """Horizontal bars from 0 in the order given, all of a quantity ``x`` that is never negative."""
     shown = [row for row in rows if drawable(row.value) and row.value >= 0]
     if not shown:

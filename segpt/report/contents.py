@@ -41,7 +41,7 @@ class Training:
     seconds: float | None = None
 
 
-class Coded(NamedTuple):
+class CodedRow(NamedTuple):
     """A role, a layer or a weight after quantization; ``error`` is squared and relative."""
 
     name: str
@@ -67,9 +67,9 @@ class Quantization:
     kl_p99: float
     top1: float
     tokens: int
-    roles: tuple[Coded, ...]
-    layers: tuple[Coded, ...]
-    weights: tuple[Coded, ...]
+    roles: tuple[CodedRow, ...]
+    layers: tuple[CodedRow, ...]
+    weights: tuple[CodedRow, ...]
     curve: tuple[tuple[float, float], ...] = ()
     here: tuple[float, float] | None = None
     curve_tokens: int = 0
@@ -97,7 +97,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ReportedScore:
     """A score of the text that ``digest`` names.
 
     ``documents`` are the nats and bytes of each document in the order they came.
@@ -121,7 +121,7 @@ class Scored:
         return [(size, nats / size * _BITS_PER_NAT) for nats, size in sums if size]
 
 
-class Row(NamedTuple):
+class ReportRow(NamedTuple):
     """A line of the table that ``segpt demo`` prints."""
 
     step: str
@@ -150,8 +150,8 @@ class Report:
     training: Training | None = None
     quantization: Quantization | None = None
     packed: Packed | None = None
-    scores: tuple[Scored, ...] = ()
-    rows: tuple[Row, ...] = ()
+    scores: tuple[ReportedScore, ...] = ()
+    rows: tuple[ReportRow, ...] = ()
     samples: tuple[Sample, ...] = ()
     sampled: str = ""
     environment: tuple[tuple[str, str], ...] = ()
@@ -161,11 +161,11 @@ class Report:
     notices: tuple[str, ...] = ()
 
     @property
-    def plain(self) -> Scored | None:
+    def plain(self) -> ReportedScore | None:
         """The score that learns nothing, and that others are compared with."""
         return next((score for score in self.scores if not score.adapts), None)
 
     @property
-    def adapted(self) -> Scored | None:
+    def adapted(self) -> ReportedScore | None:
         """The score that learns as it goes."""
         return next((score for score in self.scores if score.adapts), None)

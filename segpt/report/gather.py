@@ -22,7 +22,7 @@ from segpt.stages import json_files, run_directory, value_directory
 from segpt.values import Artifact
 
 from . import load_run
-from .contents import Report, Scored, Training
+from .contents import Report, ReportedScore, Training
 from .load_run import count, sound, text
 from .page import page
 
@@ -49,7 +49,7 @@ class _Run:
     quantized: Mapping[str, Any] | None
     artifact_at: Path
     artifact: Artifact | None
-    scores: tuple[tuple[Scored, Mapping[str, Any]], ...]
+    scores: tuple[tuple[ReportedScore, Mapping[str, Any]], ...]
     curves: Training | None
 
     @property
@@ -196,9 +196,9 @@ def _load(path: Path) -> Artifact:
     return artifact
 
 
-def _scores(run: Path) -> list[tuple[Scored, Mapping[str, Any]]]:
+def _scores(run: Path) -> list[tuple[ReportedScore, Mapping[str, Any]]]:
     """The scores of the folder, that which learns nothing first, each with its origin."""
-    found: list[tuple[Scored, Mapping[str, Any]]] = []
+    found: list[tuple[ReportedScore, Mapping[str, Any]]] = []
     for path in sorted(run.glob("*.json")):
         if path.name in (DEMO, SAMPLES):
             continue

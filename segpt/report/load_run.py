@@ -21,7 +21,17 @@ from segpt.errors import SegptError
 from segpt.stages import json_files
 from segpt.values import Artifact
 
-from .contents import Coded, Logged, Packed, Quantization, Row, Sample, Scored, Share, Training
+from .contents import (
+    CodedRow,
+    Logged,
+    Packed,
+    Quantization,
+    ReportedScore,
+    ReportRow,
+    Sample,
+    Share,
+    Training,
+)
 
 MOST_ROWS = 40  # of a table
 LONGEST = 300  # text of a cell
@@ -100,7 +110,7 @@ def quantization(report: Mapping[str, Any]) -> Quantization:
         bits = sum(row.parameters * row.bits for row in outside) / max(1, size)
         damage = [row.damage for row in outside if row.damage is not None]
         layers.insert(
-            0, Coded("embeddings, head", "outside", size, bits, None, sum(damage) or None)
+            0, CodedRow("embeddings, head", "outside", size, bits, None, sum(damage) or None)
         )
     return Quantization(
         bits=_sure(report["bits_per_weight"]),
@@ -122,8 +132,8 @@ def quantization(report: Mapping[str, Any]) -> Quantization:
     )
 
 
-def _coded(name: str, kind: str, row: Mapping[str, Any]) -> Coded:
-    return Coded(
+def _coded(name: str, kind: str, row: Mapping[str, Any]) -> CodedRow:
+    return CodedRow(
         text(name),
         text(kind),
         count(row["parameters"]),
@@ -157,7 +167,7 @@ def packed(path: Path, artifact: Artifact, budget: int | None) -> Packed:
     )
 
 
-def scored(file: str, plain: Mapping[str, Any]) -> Scored:
+def scored(file: str, plain: Mapping[str, Any]) -> ReportedScore:
     """A score as `segpt score --out` writes it."""
     policy, conditions = plain["policy"], plain["conditions"]
     kind = str(policy["kind"]) + "+ngram" * (policy.get("ngram") is not None)
@@ -165,7 +175,7 @@ def scored(file: str, plain: Mapping[str, Any]) -> Scored:
     documents = zip(by_document.get("nats", ()), by_document.get("bytes", ()), strict=True)
     adapts = kind != "frozen"
     way = ", ".join([kind, *filter(None, [str(conditions.get("mode") or "")])])
-    return Scored(
+    return ReportedScore(
         file=text(file),
         policy=text(f"{'adapted' if adapts else 'plain'} ({way})"),
         adapts=adapts,
@@ -183,14 +193,14 @@ def scored(file: str, plain: Mapping[str, Any]) -> Scored:
     )
 
 
-def demo(path: Path) -> tuple[tuple[Row, ...], tuple[tuple[str, str], ...]]:
+def demo(path: Path) -> tuple[tuple[ReportRow, ...], tuple[tuple[str, str], ...]]:
     """The table of the demo and how long it took, if there was one."""
     if not path.exists():
         return (), ()
     plain = json_files.read_json(path, "what the demo found")
     with sound(path):
         rows = tuple(
-            Row(
+            ReportRow(
                 text(row["step"]),
                 None if row["bytes"] is None else count(row["bytes"]),
                 _sure(row["bpb"]),

@@ -8,7 +8,7 @@ from segpt.errors import SegptError
 
 from . import plot
 from .chart import Pair
-from .contents import Quantization, Report, Scored, Training
+from .contents import Quantization, Report, ReportedScore, Training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def _layers(axes: "Axes", quantization: Quantization) -> None:
     axes.set_title("Where the bits went", loc="left", fontsize=10)
 
 
-def _running(axes: "Axes", scores: Sequence[Scored]) -> None:
+def _running(axes: "Axes", scores: Sequence[ReportedScore]) -> None:
     for number, score in enumerate(scores):
         _line(axes, score.running(), number, f"{score.policy}: {score.bpb:.4f}")
     axes.set_ylabel("bits per byte so far")

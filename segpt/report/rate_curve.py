@@ -14,9 +14,16 @@ from segpt.quant.design import Design, designs, entropy, scale_for, to_stepped
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities
 from segpt.stages.calibrate import drawn, in_order, seen
-from segpt.stages.calibration_text import Text
-from segpt.stages.open_model import from_checkpoint, from_quantized, settled
-from segpt.values import Checkpoint, Coded, Half, Quantized, Stepped, Tokens
+from segpt.stages.calibration_text import CalibrationText
+from segpt.stages.open_model import from_checkpoint, from_quantized, without_unjoined_visits
+from segpt.values import (
+    Checkpoint,
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    Tokens,
+    TrellisWeight,
+)
 
 RATES = (2.5, 3.0, 3.5, 4.0, 5.0)  # bits per weight that are aimed at
 HELD_OUT_TOKENS = 8192
@@ -64,7 +71,7 @@ def curve(
         device: where to compute.
         report: told the fraction that is done.
     """
-    now = settled(checkpoint)
+    now = without_unjoined_visits(checkpoint)
     model = from_checkpoint(now, device)
     context, sizes = now.spec.context, load(tokens.tokenizer).sizes
 
@@ -72,7 +79,7 @@ def curve(
         blocks = in_order(held_out, context, HELD_OUT_TOKENS)
         return compare(model, from_quantized(weights_of, device), blocks, sizes).kl_mean
 
-    text = Text(drawn(tokens, context), now.spec.vocab)
+    text = CalibrationText(drawn(tokens, context), now.spec.vocab)
     found = sensitivities(model, text.first(spec.calibration_tokens, lambda _: None))
     plans = designs(model, found, spec, torch.from_numpy(seen(tokens)))
     dots: list[Dot] = []
@@ -91,19 +98,19 @@ def curve(
 
 def _coded(
     model: Model, plans: dict[str, Design], scale: float, states: int
-) -> Iterator[tuple[str, Coded]]:
+) -> Iterator[tuple[str, QuantizedWeight]]:
     for weight in weights(model):
         tensor, plan = weight.tensor.detach(), plans.get(weight.name)
         if plan is None:
-            yield weight.name, Half(tensor.half().cpu().numpy())
+            yield weight.name, Float16Weight(tensor.half().cpu().numpy())
         else:
             yield weight.name, to_stepped(tensor, plan, scale, states)
 
 
-def _bits(coded: dict[str, Coded]) -> float:
+def _bits(coded: dict[str, QuantizedWeight]) -> float:
     """The entropy of the codes and 16 per float16, over all weights."""
     bits = sum(
-        entropy(w) if isinstance(w, Stepped) else 16.0 * int(np.prod(w.shape))
+        entropy(w) if isinstance(w, TrellisWeight) else 16.0 * int(np.prod(w.shape))
         for w in coded.values()
     )
     return bits / sum(int(np.prod(w.shape)) for w in coded.values())

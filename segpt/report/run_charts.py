@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from .chart import Bar, Frame, Pair, Point, Series, bars, line, scatter
-from .contents import Logged, Packed, Quantization, Scored, Share, Training
+from .chart import BarMark, Frame, Pair, Point, Series, bars, line, scatter
+from .contents import Logged, Packed, Quantization, ReportedScore, Share, Training
 from .scale import drawable
 
 MOST_MATRICES = 300  # dots of one chart, the largest matrices first
@@ -69,7 +69,7 @@ def quantization_charts(quantization: Quantization | None) -> list[Markup]:
         return []
     charts = [
         bars(
-            [Bar(row.name, row.bits, f"{row.bits:.2f}") for row in quantization.layers],
+            [BarMark(row.name, row.bits, f"{row.bits:.2f}") for row in quantization.layers],
             title="Bits per weight, by layer",
             about="Where the bits went: layers that matter more to the text are given more.",
             x="bits per weight",
@@ -138,7 +138,7 @@ def packed_charts(packed: Packed | None) -> list[Markup]:
     ]
 
 
-def score_charts(scores: Sequence[Scored]) -> list[Markup]:
+def score_charts(scores: Sequence[ReportedScore]) -> list[Markup]:
     """Bits per byte as the text goes by."""
     drawn = [score for score in scores if score.documents]
     drawn = [score for score in drawn if score.digest == drawn[0].digest][:MOST_SCORES]
@@ -184,8 +184,10 @@ def score_charts(scores: Sequence[Scored]) -> list[Markup]:
     ]
 
 
-def _bar(share: Share, whole: int) -> Bar:
-    return Bar(share.name, share.bytes, f"{share.bytes:,.0f} ({100 * share.bytes / whole:.1f} %)")
+def _bar(share: Share, whole: int) -> BarMark:
+    return BarMark(
+        share.name, share.bytes, f"{share.bytes:,.0f} ({100 * share.bytes / whole:.1f} %)"
+    )
 
 
 def _learning_rates(training: Training, multiplier: Sequence[Pair]) -> Markup:

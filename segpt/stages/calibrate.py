@@ -11,9 +11,9 @@ from segpt.data.batches import Blocks, sequential
 from segpt.data.tokenizer import load
 from segpt.data.tokens import ids
 from segpt.errors import DataError
-from segpt.values import Checkpoint, Partial, Quantized, Tokens
+from segpt.values import Checkpoint, Quantized, QuantizeProgress, Tokens
 
-from .quantize import HeldOut, Progress, Resumption, Task, quantize
+from .quantize import HeldOut, PartProgress, Resumption, Task, quantize
 
 ROWS = 16  # sequences per batch
 SEED = 0  # of the calibration blocks
@@ -27,9 +27,9 @@ def quantize_on(
     held_out: Tokens,
     *,
     device: str = "cpu",
-    report: Callable[[Progress], None] = lambda _: None,
-    resume: Partial | None = None,
-    save: Callable[[Partial], None] = lambda _: None,
+    report: Callable[[PartProgress], None] = lambda _: None,
+    resume: QuantizeProgress | None = None,
+    save: Callable[[QuantizeProgress], None] = lambda _: None,
 ) -> Quantized:
     """Quantize a checkpoint with blocks drawn from the text it was trained on.
 
@@ -50,11 +50,11 @@ def quantize_on(
         seen=seen(tokens) if spec.designed else None,
         device=device,
         report=report,
-        resumption=Resumption(resume or Partial(), save),
+        resumption=Resumption(resume or QuantizeProgress(), save),
     )
 
 
-def share(progress: Progress, spec: QuantSpec) -> float:
+def share(progress: PartProgress, spec: QuantSpec) -> float:
     """The fraction of all tasks that is done, by the time each usually takes."""
     times: dict[Task, float] = {"calibrate": 4, "round": 1, "measure": 5}
     if spec.designed:

@@ -12,7 +12,7 @@ Blocks = Iterable[NDArray[np.int64]]  # each (batch, time + 1) token ids
 BATCH_TOKENS = 2048  # of a batch that calibrates or tunes
 
 
-class Text:
+class CalibrationText:
     """Training text in batches of a few thousand tokens by number, read once and then again."""
 
     def __init__(self, blocks: Blocks, vocab: int) -> None:

@@ -130,7 +130,7 @@ def from_quantized(quantized: Quantized, device: str = "cpu") -> Model:
     return _model(quantized.spec, weights, device)
 
 
-def settled(checkpoint: Checkpoint) -> Checkpoint:
+def without_unjoined_visits(checkpoint: Checkpoint) -> Checkpoint:
     """The same model without the visits that have not joined yet, nor their weights.
 
     Visits are numbered anew, and the weights of their parts are renamed to match. Weights that

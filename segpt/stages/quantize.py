@@ -24,10 +24,18 @@ from segpt.quant.hessian import hessians
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.solve import Solver
-from segpt.values import Checkpoint, Coded, Grid, Half, Partial, Quantized, Stepped
+from segpt.values import (
+    Checkpoint,
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    QuantizeProgress,
+    TrellisWeight,
+    UniformWeight,
+)
 
-from .calibration_text import Blocks, Distinct, Text, first_rows
-from .open_model import from_checkpoint, from_quantized, settled
+from .calibration_text import Blocks, CalibrationText, Distinct, first_rows
+from .open_model import from_checkpoint, from_quantized, without_unjoined_visits
 from .quantize_report import about_weight, change_of, summary
 from .threads import one_thread
 
@@ -35,13 +43,13 @@ Task = Literal["calibrate", "fit", "search", "tune", "round", "measure"]
 
 
 class HeldOut(NamedTuple):
-    """Text that quality is measured on, and the bytes that each token id spells."""
+    """CalibrationText that quality is measured on, and the bytes that each token id spells."""
 
     blocks: Blocks
     sizes: NDArray[np.integer]
 
 
-class Progress(NamedTuple):
+class PartProgress(NamedTuple):
     """How far a task is: tokens calibrated on, weights rounded, or tokens measured on."""
 
     task: Task
@@ -58,8 +66,8 @@ class Resumption:
         save: given the state after each part of the model.
     """
 
-    before: Partial = dataclasses.field(default_factory=Partial)
-    save: Callable[[Partial], None] = lambda _: None
+    before: QuantizeProgress = dataclasses.field(default_factory=QuantizeProgress)
+    save: Callable[[QuantizeProgress], None] = lambda _: None
 
 
 ANEW: Final = Resumption()
@@ -73,7 +81,7 @@ def quantize(
     *,
     seen: NDArray[np.bool_] | None = None,
     device: str = "cpu",
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[PartProgress], None] = lambda _: None,
     resumption: Resumption = ANEW,
 ) -> Quantized:
     """Code every weight of a checkpoint by the method of the spec.
@@ -101,11 +109,11 @@ def quantize(
         CheckError: if the model cannot be coded within ``spec.budget``.
     """
     with one_thread(device):
-        now = settled(checkpoint)
+        now = without_unjoined_visits(checkpoint)
         rules = {w.name: spec.rule(w, len(now.spec.layers)) for w in layout(now.spec)}
         model = from_checkpoint(now, device)
         _check_finite(model)
-        text = Text(calibration, now.spec.vocab)
+        text = CalibrationText(calibration, now.spec.vocab)
         origin = {"checkpoint": checkpoint.fingerprint, "quantize": fingerprint(spec)}
         quantized = Quantized(
             spec=now.spec,
@@ -132,16 +140,16 @@ class _Work(NamedTuple):
     model: Model
     spec: QuantSpec
     rules: dict[str, Rule]
-    text: Text
-    report: Callable[[Progress], None]
+    text: CalibrationText
+    report: Callable[[PartProgress], None]
     resumption: Resumption
 
     def calibration(self) -> Iterator[NDArray[np.int64]]:
         tokens = self.spec.calibration_tokens
-        return self.text.first(tokens, lambda d: self.report(Progress("calibrate", d, tokens)))
+        return self.text.first(tokens, lambda d: self.report(PartProgress("calibrate", d, tokens)))
 
 
-Coding = tuple[dict[str, Coded], dict[str, dict[str, Any]]]
+Coding = tuple[dict[str, QuantizedWeight], dict[str, dict[str, Any]]]
 
 
 def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> Coding:
@@ -155,7 +163,7 @@ def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> 
     stepped = {n: one for n, one in found.items() if work.rules[n].bits != 16}
     plans = designs(work.model, stepped, spec, tokens)
 
-    def size(coded: Mapping[str, Coded]) -> int:
+    def size(coded: Mapping[str, QuantizedWeight]) -> int:
         return pack(dataclasses.replace(empty, weights=coded)).size
 
     # Tuning reads on where calibration stopped.
@@ -166,14 +174,14 @@ def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> 
         plans,
         lambda number: work.text(calibrated + number),
         size,
-        lambda task, done, total: work.report(Progress(cast("Task", task), done, total)),
+        lambda task, done, total: work.report(PartProgress(cast("Task", task), done, total)),
     )
     coded = solver.run(work.resumption.before, work.resumption.save)
     about = {}
     for weight in weights(work.model):
         value, plan = coded[weight.name], plans.get(weight.name)
         entry = about_weight(weight, value, found[weight.name].curvature if plan else None)
-        if plan is not None and isinstance(value, Stepped):
+        if plan is not None and isinstance(value, TrellisWeight):
             change = change_of(weight, value)
             entry |= {
                 "states": value.states,
@@ -201,17 +209,19 @@ def _ruled(work: _Work) -> Coding:
             coded[weight.name], dampings[weight.name] = _coded(
                 weight, rule, moment, spec, samples.count
             )
-            work.resumption.save(Partial(len(coded), coded=dict(coded), dampings=dict(dampings)))
+            work.resumption.save(
+                QuantizeProgress(len(coded), coded=dict(coded), dampings=dict(dampings))
+            )
         value, damping = coded[weight.name], dampings[weight.name]
         about[weight.name] = about_weight(weight, value, moment) | {
             "bits": rule.bits,
-            "k": rule.k if isinstance(value, Grid) else None,
+            "k": rule.k if isinstance(value, UniformWeight) else None,
             "group": rule.group,
             "damping": damping,
-            "fallback": isinstance(value, Grid) and moment is not None and damping is None,
+            "fallback": isinstance(value, UniformWeight) and moment is not None and damping is None,
         }
         done += weight.tensor.numel()
-        work.report(Progress("round", done, parameters))
+        work.report(PartProgress("round", done, parameters))
     return coded, about
 
 
@@ -222,7 +232,7 @@ def _quality(work: _Work, after: Model, held_out: HeldOut) -> dict[str, Any]:
         held_out.blocks,
         most,
         work.model.spec.vocab,
-        lambda done: work.report(Progress("measure", done, most)),
+        lambda done: work.report(PartProgress("measure", done, most)),
     )
     return dataclasses.asdict(compare(work.model, after, blocks, held_out.sizes))
 
@@ -237,7 +247,7 @@ def _check_finite(model: Model) -> None:
 
 def _coded(
     weight: Weight, rule: Rule, moment: Tensor | None, spec: QuantSpec, samples: int | None = None
-) -> tuple[Coded, float | None]:
+) -> tuple[QuantizedWeight, float | None]:
     """One weight coded by its rule, and the damping if GPTQ made its codes."""
     try:
         return _round(weight.tensor.detach(), rule, moment, spec, samples)
@@ -247,7 +257,7 @@ def _coded(
 
 def _round(
     tensor: Tensor, rule: Rule, moment: Tensor | None, spec: QuantSpec, samples: int | None
-) -> tuple[Coded, float | None]:
+) -> tuple[QuantizedWeight, float | None]:
     """The coded weight, and the damping if GPTQ made its codes."""
     if rule.bits == 16:
         half = tensor.half()
@@ -256,7 +266,7 @@ def _round(
                 f"{float(tensor.abs().max()):.3g} is too large for float16; "
                 "the weights have diverged, so quantize an earlier checkpoint"
             )
-        return Half(half.cpu().numpy()), None
+        return Float16Weight(half.cpu().numpy()), None
     scale = scales(tensor, rule.bits, rule.k, rule.group)
     if moment is None:
         return to_grid(nearest(tensor, scale, rule.bits), scale, rule.bits), None

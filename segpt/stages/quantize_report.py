@@ -12,7 +12,7 @@ from torch import Tensor
 from segpt.model.leaves import Weight
 from segpt.quant.design import entropy
 from segpt.quant.gptq import output_error
-from segpt.values import Coded, Half, Stepped
+from segpt.values import Float16Weight, QuantizedWeight, TrellisWeight
 
 
 def summary(about: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def summary(about: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def about_weight(weight: Weight, coded: Coded, moment: Tensor | None) -> dict[str, Any]:
+def about_weight(weight: Weight, coded: QuantizedWeight, moment: Tensor | None) -> dict[str, Any]:
     """What the report says about any coded weight."""
     tensor, change = weight.tensor.detach(), change_of(weight, coded)
     outputs = None
@@ -54,7 +54,7 @@ def about_weight(weight: Weight, coded: Coded, moment: Tensor | None) -> dict[st
     }
 
 
-def change_of(weight: Weight, coded: Coded) -> Tensor:
+def change_of(weight: Weight, coded: QuantizedWeight) -> Tensor:
     """The weight less what it is after coding."""
     return weight.tensor.detach() - torch.from_numpy(coded.decoded()).to(weight.tensor)
 
@@ -67,11 +67,11 @@ def _ratio(part: Tensor, whole: Tensor) -> float | None:
     return ratio if math.isfinite(ratio) else None
 
 
-def _bits(coded: Coded) -> float:
+def _bits(coded: QuantizedWeight) -> float:
     """Entropy of the codes, as one distribution, plus what the scales take; 16 per float16."""
-    if isinstance(coded, Half):
+    if isinstance(coded, Float16Weight):
         return 16.0 * coded.values.size
-    if isinstance(coded, Stepped):
+    if isinstance(coded, TrellisWeight):
         return entropy(coded)
     counts = np.bincount(coded.codes.ravel().astype(np.int64) + 128)
     shares = counts[counts > 0] / coded.codes.size

@@ -11,7 +11,14 @@ from segpt import trellis
 from segpt.artifact.container import validate
 from segpt.config.base import decode, encode
 from segpt.config.model import ModelSpec
-from segpt.values import STEPPED_ARRAYS, Coded, Grid, Half, Quantized, Stepped
+from segpt.values import (
+    STEPPED_ARRAYS,
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    TrellisWeight,
+    UniformWeight,
+)
 
 from .value_directory import (
     pack_arrays,
@@ -72,7 +79,7 @@ def read_quantized(path: Path) -> Quantized:
 
 
 def coded_arrays(
-    weights: Mapping[str, Coded],
+    weights: Mapping[str, QuantizedWeight],
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays of coded weights, and what a header says to put them together again."""
     arrays: dict[str, NDArray[Any]] = {}
@@ -80,45 +87,47 @@ def coded_arrays(
     stepped: dict[str, tuple[int, str]] = {}
     for name, coded in weights.items():
         match coded:
-            case Grid():
+            case UniformWeight():
                 grids[name] = coded.bits
                 arrays[f"codes|{name}"], arrays[f"scales|{name}"] = coded.codes, coded.scales
-            case Stepped():
+            case TrellisWeight():
                 stepped[name] = coded.states, coded.step.hex()
                 arrays |= {f"{part}|{name}": array for part, array in coded.arrays().items()}
-            case Half():
+            case Float16Weight():
                 arrays[f"half|{name}"] = coded.values
     return arrays, {"bits": grids, "stepped": stepped, "order": list(weights)}
 
 
-def coded_of(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Coded]:
+def coded_of(
+    header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> dict[str, QuantizedWeight]:
     """The coded weights that :func:`coded_arrays` took apart."""
-    coded: dict[str, Coded] = {}
+    coded: dict[str, QuantizedWeight] = {}
     for name in header["order"]:
         if name in header["bits"]:
             bits = int(header["bits"][name])
-            coded[name] = Grid(bits, arrays[f"codes|{name}"], arrays[f"scales|{name}"])
+            coded[name] = UniformWeight(bits, arrays[f"codes|{name}"], arrays[f"scales|{name}"])
         elif name in header.get("stepped", {}):
             states, step = header["stepped"][name]
             keys = {part: f"{part}|{name}" for part in STEPPED_ARRAYS}
             parts = {part: arrays[key] for part, key in keys.items() if key in arrays}
-            coded[name] = Stepped(int(states), step=float.fromhex(step), **parts)
+            coded[name] = TrellisWeight(int(states), step=float.fromhex(step), **parts)
         else:
-            coded[name] = Half(arrays[f"half|{name}"])
+            coded[name] = Float16Weight(arrays[f"half|{name}"])
     return coded
 
 
-def check_coded(name: str, coded: Coded) -> None:
+def check_coded(name: str, coded: QuantizedWeight) -> None:
     """Whether arrays have the types and the shapes that go together, whatever weight it is."""
-    arrays = coded.arrays() if isinstance(coded, Stepped) else vars(coded)
+    arrays = coded.arrays() if isinstance(coded, TrellisWeight) else vars(coded)
     for part, array in arrays.items():
         if part in _DTYPES and array.dtype != np.dtype(_DTYPES[part]):
             raise ValueError(f"the {part} of {name!r} are {array.dtype}")
     match coded:
-        case Grid(codes=codes, scales=scales):
+        case UniformWeight(codes=codes, scales=scales):
             sound = codes.ndim == scales.ndim == 2 and len(codes) == len(scales)
             sound = sound and 0 < scales.shape[1] <= max(1, codes.shape[1])
-        case Stepped(codes=codes, rows=rows, columns=columns):
+        case TrellisWeight(codes=codes, rows=rows, columns=columns):
             sound = codes.ndim == 2 and (rows.shape, columns.shape) == (
                 codes.shape[:1],
                 codes.shape[1:],
@@ -129,7 +138,7 @@ def check_coded(name: str, coded: Coded) -> None:
             if coded.stored is not None:
                 sound = sound and coded.stored.ndim == 1 and coded.stored.sum() == len(codes)
             sound = sound and coded.states in trellis.STATES
-        case Half():
+        case Float16Weight():
             sound = True
     if not sound:
         raise ValueError(f"the parts of {name!r} do not go together")

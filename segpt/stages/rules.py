@@ -8,7 +8,7 @@ from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules, broken, rounded, told
 from segpt.config.schedule import Seconds
-from segpt.data.ledger import Ledger
+from segpt.data.ledger import CoverageLog
 from segpt.errors import TrainError
 from segpt.train.loop import Finish
 from segpt.train.trainer import Trainer
@@ -64,7 +64,7 @@ def before(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
 
 
 def after(
-    rules: Rules, recipe: Recipe, given: Given, run: Trainer, ledger: Ledger, *, finished: bool
+    rules: Rules, recipe: Recipe, given: Given, run: Trainer, ledger: CoverageLog, *, finished: bool
 ) -> list[Finding]:
     """What is known of a run that goes on or, if ``finished``, is over."""
     findings = _known(rules, recipe, given)

@@ -19,8 +19,8 @@ from segpt.data.shards import Shards
 from segpt.data.text import UNLISTED, text_digest, trained_on
 from segpt.data.tokenizer import Codec
 from segpt.errors import InterruptError, ScoreError
-from segpt.eval.ledger import Ledger, account
-from segpt.eval.tally import Progress, Tally, tally
+from segpt.eval.ledger import EncodedText, account
+from segpt.eval.tally import ScoreProgress, Tally, score_stream
 from segpt.kernels import use_recipe
 from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
 
@@ -36,7 +36,7 @@ class Accounted:
     ``seconds`` is what that took.
     """
 
-    ledger: Ledger
+    ledger: EncodedText
     digest: str
     overlap: str
     name: str
@@ -82,7 +82,7 @@ def score(
     spec: ScoreSpec,
     *,
     device: str = "cpu",
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[ScoreProgress], None] = lambda _: None,
     limit_seconds: float | None = None,
     breaks: Breaks | None = None,
 ) -> Score:
@@ -109,7 +109,7 @@ def score(
     """
     begun = time.perf_counter() - (text.seconds if isinstance(text, Accounted) else 0.0)
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: ScoreProgress) -> None:
         if limit_seconds is not None and time.perf_counter() - begun > limit_seconds:
             raise ScoreError(
                 f"{progress.done:,} of {progress.total:,} targets took more than the limit of "
@@ -121,7 +121,7 @@ def score(
     accounted = text if isinstance(text, Accounted) else account_for(opened, text)
     breaks = Breaks() if breaks is None else breaks
     with use_recipe(spec.kernels):
-        scored = tally(
+        scored = score_stream(
             opened.model.loops(spec.loops),
             accounted.ledger,
             spec,
@@ -209,7 +209,7 @@ def account_for(opened: OpenedModel, text: Text | Shards) -> Accounted:
     """
     begun, source = time.perf_counter(), opened.source
     if isinstance(text, Shards):
-        ledger = Ledger(text.ids, text.sizes, text.starts, text.raw, text.denominator)
+        ledger = EncodedText(text.ids, text.sizes, text.starts, text.raw, text.denominator)
         spelt = _spelt(opened.codec, text) if text.denominator == "bytes" else None
         overlap, digest = _overlap(source, spelt), text.digest
     else:
@@ -255,7 +255,7 @@ def _order(spec: ScoreSpec, scored: Tally) -> str:
     return order + ("" if spec.ngram is None else "; n-grams of the targets before")
 
 
-def _proof(ledger: Ledger) -> str:
+def _proof(ledger: EncodedText) -> str:
     match ledger.denominator:
         case "bytes":
             return "the tokens of each document give back its bytes"
@@ -268,7 +268,7 @@ def _proof(ledger: Ledger) -> str:
             return "what the pieces spell; the raw bytes are not known"
 
 
-def _contest(ledger: Ledger) -> dict[str, str]:
+def _contest(ledger: EncodedText) -> dict[str, str]:
     """Whether the counts are those of the Parameter Golf contest, if they look like them."""
     name, warning = reference(ledger.targets, ledger.bytes, ledger.documents)
     if warning is not None:

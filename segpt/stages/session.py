@@ -17,7 +17,7 @@ from segpt.config.base import encode, fingerprint
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules
 from segpt.data.batches import Blocks
-from segpt.data.ledger import Ledger
+from segpt.data.ledger import CoverageLog
 from segpt.data.tokens import ids
 from segpt.errors import TrainError
 from segpt.restoring import taking_over
@@ -40,7 +40,9 @@ class DataCursor:
     def __init__(self, recipe: Recipe, tokens: Tokens) -> None:
         self.recipe, self.tokens, how = recipe, tokens, recipe.train
         self.blocks = Blocks(ids(tokens), recipe.model.context, how.seed, how.order)
-        self.ledger = Ledger(self.blocks.targets, self.blocks.context, self.blocks.epoch_blocks)
+        self.ledger = CoverageLog(
+            self.blocks.targets, self.blocks.context, self.blocks.epoch_blocks
+        )
 
     def restore(self, state: Arrays, count: int) -> None:
         """Go back to where ``count`` blocks were read.
@@ -137,7 +139,7 @@ class Referee:
         self.over |= cursor.is_exhausted(trainer)
         return self.over
 
-    def about(self, trainer: Trainer, ledger: Ledger) -> dict[str, Any]:
+    def about(self, trainer: Trainer, ledger: CoverageLog) -> dict[str, Any]:
         """What a checkpoint says about the rules; nothing without any."""
         if self.rules is None:
             return {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from segpt.atomic import standing
 from segpt.errors import CheckpointError
-from segpt.values import Arrays, Partial
+from segpt.values import Arrays, QuantizeProgress
 
 from .quantized_io import check_coded, coded_arrays, coded_of
 from .value_directory import (
@@ -20,7 +20,7 @@ from .value_directory import (
 )
 
 
-def save_partial(path: Path, partial: Partial, origin: Mapping[str, str]) -> None:
+def save_partial(path: Path, partial: QuantizeProgress, origin: Mapping[str, str]) -> None:
     """Write a quantization that is under way, over what was written there before.
 
     ``origin`` names what is being quantized, and how.
@@ -40,7 +40,7 @@ def save_partial(path: Path, partial: Partial, origin: Mapping[str, str]) -> Non
     write_value(path, "partial", header, {"weights.safetensors": pack_arrays(arrays | floats)})
 
 
-def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
+def read_partial(path: Path, origin: Mapping[str, str]) -> QuantizeProgress:
     """Read a quantization that was interrupted.
 
     Raises:
@@ -54,7 +54,7 @@ def read_partial(path: Path, origin: Mapping[str, str]) -> Partial:
         coded = coded_of(header, arrays)
         for name, value in coded.items():
             check_coded(name, value)
-        return Partial(
+        return QuantizeProgress(
             done=int(header["done"]),
             scale=float.fromhex(header["numbers"]["scale"]),
             weights=floats,

@@ -22,7 +22,7 @@ from .subject import Subject
 EXAMPLES = 256  # that are held as tokens at once
 
 
-class Progress(NamedTuple):
+class CoreProgress(NamedTuple):
     """Examples of a task that this process has done, of how many; and tasks that are through."""
 
     task: str
@@ -161,7 +161,7 @@ def evaluate(
     max_per_task: int = -1,
     baselines: Baselines | None = None,
     batch: int | None = None,
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[CoreProgress], None] = lambda _: None,
 ) -> CoreResult:
     """Ask a model the items of some tasks.
 
@@ -203,7 +203,7 @@ class _Asker:
         bundle: Bundle,
         max_per_task: int,
         batch: int | None,
-        report: Callable[[Progress], None],
+        report: Callable[[CoreProgress], None],
     ) -> None:
         self.subject, self.bundle, self.max_per_task = subject, bundle, max_per_task
         self.batch, self.report = batch, report
@@ -219,7 +219,7 @@ class _Asker:
             asked = arrange(items, self.max_per_task)
             mine = range(self.rank, len(asked), self.processes)
             begun = time.perf_counter()  # reading the file is not asking
-            progress = Progress(task.label, 0, len(mine), through, tasks)
+            progress = CoreProgress(task.label, 0, len(mine), through, tasks)
             counts = self.counts(task, asked, mine, progress)
         except SegptError as error:
             failure = error
@@ -236,7 +236,7 @@ class _Asker:
         return TaskResult(task, right, done, baseline, cropped, moved, seconds, source)
 
     def counts(
-        self, task: Task, items: Sequence[Item], mine: range, progress: Progress
+        self, task: Task, items: Sequence[Item], mine: range, progress: CoreProgress
     ) -> list[float]:
         """How many of some examples are right, cropped, moved and done."""
         counts, subject = [0.0] * 4, self.subject

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segpt.errors import ScoreError
-from segpt.eval.ledger import Codec
+from segpt.eval.ledger import TextCodec
 from segpt.kernels.cross_entropy import POSITIONS
 from segpt.model.cache import KVCache, pick_rows
 from segpt.model.model import Model
@@ -58,7 +58,7 @@ class Subject(Protocol):
         """
 
 
-def of_model(model: Model, codec: Codec, context: int | None = None) -> Subject:
+def of_model(model: Model, codec: TextCodec, context: int | None = None) -> Subject:
     """A model of ours; sequences are cropped to ``context`` tokens, its own if None."""
     return _Ours(model, codec, context or model.spec.context)
 
@@ -82,7 +82,7 @@ def of_hugging_face(
 class _Ours:
     """The prefixes run once into the per-visit cache, which the rows then extend."""
 
-    def __init__(self, model: Model, codec: Codec, context: int) -> None:
+    def __init__(self, model: Model, codec: TextCodec, context: int) -> None:
         self.model, self.codec, self.context = model, codec, context
         self.start, self.vocab = codec.start, codec.vocab
 

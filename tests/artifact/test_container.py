@@ -23,7 +23,15 @@ from segpt.config.model import ModelSpec
 from segpt.config.parts import Gain, HeadGate, MixInput, Norm, Rope, Skip, Token, ValueResidual
 from segpt.config.route import Visit
 from segpt.errors import ArtifactError, CheckError
-from segpt.values import Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
+from segpt.values import (
+    Artifact,
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    Tokenizer,
+    TrellisWeight,
+    UniformWeight,
+)
 from tests.artifact.weights import make_stepped, with_rows
 
 BYTES = Tokenizer("bytes", 257)
@@ -32,7 +40,9 @@ APART = ("prefix", "digest", "header", "tokenizer", "tables")  # not of any one 
 STYLES = ("uniform", "normal", "zero", "one value", "zero rows", "one symbol per row")
 
 
-def make_grid(random: np.random.Generator, shape: tuple[int, int], bits: int, style: str) -> Grid:
+def make_grid(
+    random: np.random.Generator, shape: tuple[int, int], bits: int, style: str
+) -> UniformWeight:
     limit = 2 ** (bits - 1) - 1
     wide = random.integers(-limit, limit + 1, shape).astype(np.float64)
     match style:
@@ -50,7 +60,7 @@ def make_grid(random: np.random.Generator, shape: tuple[int, int], bits: int, st
             pass
     codes = np.clip(np.round(wide), -limit, limit).astype(np.int8)
     groups = int(random.integers(1, shape[1] + 1))
-    return Grid(bits, codes, random.standard_normal((shape[0], groups)).astype(np.float16))
+    return UniformWeight(bits, codes, random.standard_normal((shape[0], groups)).astype(np.float16))
 
 
 @st.composite
@@ -93,7 +103,7 @@ def models(draw: st.DrawFn) -> ModelSpec:
 def quantizeds(draw: st.DrawFn) -> Quantized:
     spec = draw(models())
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    weights: dict[str, Coded] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for weight in layout(spec):
         bits = draw(st.sampled_from([0, 0, 2, 3, 4, 5, 6, 7, 8, 16]))
         if len(weight.shape) == 2 and bits == 0:
@@ -105,7 +115,9 @@ def quantizeds(draw: st.DrawFn) -> Quantized:
             style = draw(st.sampled_from(STYLES))
             weights[weight.name] = make_grid(random, (rows, columns), bits, style)
         else:
-            weights[weight.name] = Half(random.standard_normal(weight.shape).astype(np.float16))
+            weights[weight.name] = Float16Weight(
+                random.standard_normal(weight.shape).astype(np.float16)
+            )
     tokenizer = draw(
         st.sampled_from([BYTES, Tokenizer("merges", 9, b"x" * 99), Tokenizer("bytes", 1, b"\0")])
     )
@@ -148,10 +160,10 @@ def make_quantized(seed: int = 0, vocab: int = 64, width: int = 16) -> Quantized
         visits=(Visit(layer=0),),
         head=Head(tied=False),
     )
-    weights: dict[str, Coded] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for weight in layout(spec):
         if weight.role is Role.VECTOR:
-            weights[weight.name] = Half(np.ones(weight.shape, np.float16))
+            weights[weight.name] = Float16Weight(np.ones(weight.shape, np.float16))
             continue
         rows, columns = weight.shape
         if weight.name == HEAD:
@@ -167,20 +179,20 @@ def make_quantized(seed: int = 0, vocab: int = 64, width: int = 16) -> Quantized
 
 def test_models_without_a_grid_come_back() -> None:
     quantized = make_quantized()
-    halves = {n: Half(np.ones(c.shape, np.float16)) for n, c in quantized.weights.items()}
+    halves = {n: Float16Weight(np.ones(c.shape, np.float16)) for n, c in quantized.weights.items()}
     check_round_trip(replace(quantized, weights=halves))
 
 
 def test_codes_that_cost_nothing_still_decode_in_few_steps() -> None:
     quantized = make_quantized(vocab=1, width=2)
     spec = replace(quantized.spec, vocab=1 << 16, width=65, head=Head())
-    weights: dict[str, Coded] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for w in layout(spec):
         if len(w.shape) == 1:
-            weights[w.name] = Half(np.ones(w.shape, np.float16))
+            weights[w.name] = Float16Weight(np.ones(w.shape, np.float16))
         else:
             scales = np.ones((w.shape[0], 1), np.float16)
-            weights[w.name] = Grid(8, np.zeros(w.shape, np.int8), scales)
+            weights[w.name] = UniformWeight(8, np.zeros(w.shape, np.int8), scales)
     artifact = pack(replace(quantized, spec=spec, weights=weights))
     held = {section.name: section.bytes for section in sections(artifact)}
     assert held["codes"] == 2 + 4 * 32
@@ -210,65 +222,80 @@ def test_every_process_packs_the_same_bytes(hashseed: str) -> None:
     assert run.stdout.split() == [here]
 
 
-def turn(coded: Coded) -> Coded:
+def turn(coded: QuantizedWeight) -> QuantizedWeight:
     """The same weight with its columns together in memory."""
     match coded:
-        case Grid(bits=bits, codes=codes, scales=scales):
-            return Grid(bits, np.asfortranarray(codes), np.asfortranarray(scales))
-        case Stepped():
+        case UniformWeight(bits=bits, codes=codes, scales=scales):
+            return UniformWeight(bits, np.asfortranarray(codes), np.asfortranarray(scales))
+        case TrellisWeight():
             return replace(
                 coded, codes=np.asfortranarray(coded.codes), rows=coded.rows.repeat(2)[::2]
             )
-        case Half():
+        case Float16Weight():
             return coded
 
 
 def test_memory_layout_does_not_change_the_bytes() -> None:
     quantized = make_quantized()
-    turned: dict[str, Coded] = {
+    turned: dict[str, QuantizedWeight] = {
         name: turn(c) for name, c in reversed(list(quantized.weights.items()))
     }
     assert pack(replace(quantized, weights=turned)).data == pack(quantized).data
 
 
-def with_codes(change: Callable[[Grid], Coded]) -> Quantized:
+def with_codes(change: Callable[[UniformWeight], QuantizedWeight]) -> Quantized:
     quantized = make_quantized()
     table = quantized.weights["table"]
-    assert isinstance(table, Grid)
+    assert isinstance(table, UniformWeight)
     return replace(quantized, weights={**quantized.weights, "table": change(table)})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda g: Grid(2, g.codes, g.scales), "table: codes of 2 bits are int8 from -1 to 1"),
-        (lambda g: Grid(8, np.full_like(g.codes, -128), g.scales), "from -127 to 127"),
-        (lambda g: Grid(4, g.codes.astype(np.int16), g.scales), "these are int16"),
-        (lambda g: Grid(4, g.codes, g.scales * np.float16("nan")), "table: .* finite float16"),
-        (lambda g: Grid(4, g.codes, g.scales / np.float16(0)), "table: .* finite float16"),
-        (lambda g: Grid(4, g.codes, g.scales.astype(np.float32)), "table: .* finite float16"),
-        (lambda g: Grid(4, g.codes[:-1], g.scales), r"table: codes \(63, 16\)"),
-        (lambda g: Grid(4, g.codes, g.scales[:-1]), r"table: codes .* scales \(63, "),
-        (lambda g: Grid(4, g.codes, g.scales[:, 0]), r"table: codes .* scales \(64,\)"),
-        (lambda g: Grid(4, g.codes, np.ones((64, 17), np.float16)), "17 groups for 16 columns"),
-        (lambda g: Grid(9, g.codes, g.scales), "bits are 2 to 8"),
-        (lambda g: Half(np.ones((2, 2), np.float16)), r"\(2, 2\) values for a weight \(64, 16\)"),
-        (lambda g: Half(np.full(g.shape, np.inf, np.float16)), "table: .* finite float16"),
-        (lambda g: Half(np.ones(g.shape, np.float64)), "table: .* finite float16"),
+        (
+            lambda g: UniformWeight(2, g.codes, g.scales),
+            "table: codes of 2 bits are int8 from -1 to 1",
+        ),
+        (lambda g: UniformWeight(8, np.full_like(g.codes, -128), g.scales), "from -127 to 127"),
+        (lambda g: UniformWeight(4, g.codes.astype(np.int16), g.scales), "these are int16"),
+        (
+            lambda g: UniformWeight(4, g.codes, g.scales * np.float16("nan")),
+            "table: .* finite float16",
+        ),
+        (lambda g: UniformWeight(4, g.codes, g.scales / np.float16(0)), "table: .* finite float16"),
+        (
+            lambda g: UniformWeight(4, g.codes, g.scales.astype(np.float32)),
+            "table: .* finite float16",
+        ),
+        (lambda g: UniformWeight(4, g.codes[:-1], g.scales), r"table: codes \(63, 16\)"),
+        (lambda g: UniformWeight(4, g.codes, g.scales[:-1]), r"table: codes .* scales \(63, "),
+        (lambda g: UniformWeight(4, g.codes, g.scales[:, 0]), r"table: codes .* scales \(64,\)"),
+        (
+            lambda g: UniformWeight(4, g.codes, np.ones((64, 17), np.float16)),
+            "17 groups for 16 columns",
+        ),
+        (lambda g: UniformWeight(9, g.codes, g.scales), "bits are 2 to 8"),
+        (
+            lambda g: Float16Weight(np.ones((2, 2), np.float16)),
+            r"\(2, 2\) values for a weight \(64, 16\)",
+        ),
+        (lambda g: Float16Weight(np.full(g.shape, np.inf, np.float16)), "table: .* finite float16"),
+        (lambda g: Float16Weight(np.ones(g.shape, np.float64)), "table: .* finite float16"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_weights_the_format_cannot_hold_are_refused(
-    change: Callable[[Grid], Coded], message: str
+    change: Callable[[UniformWeight], QuantizedWeight], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
         pack(with_codes(change))
 
 
-def with_steps(change: Callable[[Stepped], Coded]) -> Quantized:
+def with_steps(change: Callable[[TrellisWeight], QuantizedWeight]) -> Quantized:
     quantized = make_quantized()
     head = quantized.weights[HEAD]
-    assert isinstance(head, Stepped)
+    assert isinstance(head, TrellisWeight)
     return replace(quantized, weights={**quantized.weights, HEAD: change(head)})
 
 
@@ -306,7 +333,7 @@ def with_steps(change: Callable[[Stepped], Coded]) -> Quantized:
     ],
 )
 def test_steps_the_format_cannot_hold_are_refused(
-    change: Callable[[Stepped], Coded], message: str
+    change: Callable[[TrellisWeight], QuantizedWeight], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
         pack(with_steps(change))
@@ -344,7 +371,7 @@ def test_the_farthest_steps_decode_to_normal_numbers(exponent: int, states: int)
 
 def test_vectors_have_no_codes() -> None:
     quantized = make_quantized()
-    grid = Grid(8, np.ones((1, 16), np.int8), np.ones((1, 1), np.float16))
+    grid = UniformWeight(8, np.ones((1, 16), np.int8), np.ones((1, 1), np.float16))
     stepped = make_stepped(np.random.default_rng(0), (1, 16), 8)
     for coded in (grid, stepped):
         weights = {**quantized.weights, "layers.0.feed.gain": coded}
@@ -414,14 +441,14 @@ def test_usage_adds_up_and_tells_bits_per_weight() -> None:
     total = sum(s.bytes for s in sections(artifact) if s.name not in APART)
     assert sum(use.bytes for use in found.values()) == pytest.approx(total)
     assert sum(use.parameters for use in found.values()) == 2 * 1024 * 64 + 64 + 2 * 64 * 64
-    plain: dict[str, Coded] = {}
+    plain: dict[str, QuantizedWeight] = {}
     for name, coded in quantized.weights.items():
         plain[name] = coded
-        if isinstance(coded, Grid):
+        if isinstance(coded, UniformWeight):
             plain[name] = replace(coded, scales=np.ones((len(coded.codes), 1), np.float16))
-        elif name != HEAD and isinstance(coded, Stepped):
+        elif name != HEAD and isinstance(coded, TrellisWeight):
             grid = quantized.weights["layers.0.feed.body.up"]
-            assert isinstance(grid, Grid)
+            assert isinstance(grid, UniformWeight)
             plain[name] = replace(grid, scales=np.ones((64, 1), np.float16))
     rates = {u.role: u.bits_per_weight for u in usage(pack(replace(quantized, weights=plain)))}
     assert rates[Role.TABLE] == pytest.approx(np.log2(15), rel=0.01)
@@ -432,7 +459,7 @@ def test_usage_knows_what_steps_take() -> None:
     quantized = make_quantized(1, 1024, 64)
     uses = {use.role: use.bytes for use in usage(pack(quantized))}
     head = quantized.weights[HEAD]
-    assert isinstance(head, Stepped)
+    assert isinstance(head, TrellisWeight)
     bare = replace(head, centre=None, rows=np.zeros_like(head.rows))
     without = replace(quantized, weights={**quantized.weights, HEAD: bare})
     fewer = {use.role: use.bytes for use in usage(pack(without))}

@@ -26,7 +26,16 @@ from segpt.config.layout import layout
 from segpt.config.model import ModelSpec
 from segpt.config.parts import Gain, MixInput, Token
 from segpt.config.route import Visit
-from segpt.values import OCTAVE, Artifact, Coded, Grid, Half, Quantized, Stepped, Tokenizer
+from segpt.values import (
+    OCTAVE,
+    Artifact,
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    Tokenizer,
+    TrellisWeight,
+    UniformWeight,
+)
 from tests.artifact.weights import make_stepped, with_rows
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
@@ -313,14 +322,14 @@ def to_signed(data: bytes) -> tuple[int, ...]:
     return struct.unpack(f"{len(data)}b", data)
 
 
-def plain(coded: Coded) -> Fields:
+def plain(coded: QuantizedWeight) -> Fields:
     """The same of a weight as the reader finds."""
     match coded:
-        case Half(values=values):
+        case Float16Weight(values=values):
             return {"values": bits_of(values)}
-        case Grid(bits=bits, codes=codes, scales=scales):
+        case UniformWeight(bits=bits, codes=codes, scales=scales):
             return {"bits": bits, "scales": bits_of(scales), "codes": codes.tolist()}
-        case Stepped(states=states, step=step):
+        case TrellisWeight(states=states, step=step):
             (bits,) = struct.unpack("<I", struct.pack("<f", step))
             arrays = {
                 name: bits_of(array) if array.dtype == np.float16 else array.astype(int).tolist()
@@ -339,7 +348,7 @@ def check_against_reader(quantized: Quantized, data: bytes) -> None:
     assert read == {name: plain(coded) for name, coded in quantized.weights.items()}
     assert unwrap(data)[1]["tokenizer"] == quantized.tokenizer.payload
     for name, coded in quantized.weights.items():
-        if isinstance(coded, Stepped):
+        if isinstance(coded, TrellisWeight):
             digits = coded.decoded().astype(">f4").view(">u4").tolist()
             assert decoded(read[name]) == [[f"{one:08x}" for one in row] for row in digits]
 
@@ -361,10 +370,12 @@ def make_quantized(seed: int) -> Quantized:
         visits=(Visit(layer=0), Visit(layer=1, join=(MixInput(),)), Visit(layer=0)),
         head=Head(tied=False),
     )
-    weights: dict[str, Coded] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for i, weight in enumerate(layout(spec)):
         if "gain" in weight.name or "mix" in weight.name.split("."):
-            weights[weight.name] = Half((1 + random.standard_normal(weight.shape)).astype("f2"))
+            weights[weight.name] = Float16Weight(
+                (1 + random.standard_normal(weight.shape)).astype("f2")
+            )
             continue
         rows, columns = weight.shape
         if (i + seed) % 3 or weight.name == "table":
@@ -377,7 +388,9 @@ def make_quantized(seed: int) -> Quantized:
         spreads = np.exp(random.standard_normal((rows, 1))), np.exp(random.standard_normal(columns))
         codes = random.standard_normal(weight.shape) * limit / 6 * spreads[i % 2]
         codes = np.clip(np.round(codes), -limit, limit).astype(np.int8)
-        weights[weight.name] = Grid(bits, codes, random.random((rows, groups)).astype("f2"))
+        weights[weight.name] = UniformWeight(
+            bits, codes, random.random((rows, groups)).astype("f2")
+        )
     payload = b"".join(b"piece %d\n" % i for i in range(200))
     return Quantized(spec, weights, Tokenizer("merges", 200, payload), {"text": "0" * 16})
 
@@ -411,7 +424,7 @@ def example() -> Quantized:
         visits=(Visit(layer=0),),
         head=Head(),
     )
-    table = Stepped(
+    table = TrellisWeight(
         states=8,
         codes=np.array(
             [[3, -2, 0, 1], [-1, 1, 2, -3], [0, 0, 4, 1], [2, -1, -1, 0], [-5, 1, 0, 2]], np.int8
@@ -424,11 +437,13 @@ def example() -> Quantized:
         shared=np.array([0.5, -0.125, 0.001, 3], np.float16),
     )
     up = np.array([[0, 1, -1, 1], [0, 1, -1, -1], [0, -1, 2, -1], [0, 0, 2, 3]], np.int8)
-    weights: dict[str, Coded] = {
+    weights: dict[str, QuantizedWeight] = {
         "table": table,
-        "layers.0.feed.gain": Half(np.array([1.25, 1.125, 1, 0.875], np.float16)),
-        "layers.0.feed.body.up": Grid(3, up, np.array([[0.02], [0.01], [0.04], [0.06]], "f2")),
-        "layers.0.feed.body.down": Stepped(
+        "layers.0.feed.gain": Float16Weight(np.array([1.25, 1.125, 1, 0.875], np.float16)),
+        "layers.0.feed.body.up": UniformWeight(
+            3, up, np.array([[0.02], [0.01], [0.04], [0.06]], "f2")
+        ),
+        "layers.0.feed.body.down": TrellisWeight(
             1, up.T.copy(), 0.125, np.zeros(4, np.int8), np.array([0, 1, 2, 4], np.int8)
         ),
     }
@@ -446,7 +461,7 @@ def test_the_example_in_the_readme_reads_as_told() -> None:
     assert json.loads(told) == {name: shown(c) for name, c in quantized.weights.items()}
 
 
-def shown(coded: Coded) -> Fields:
+def shown(coded: QuantizedWeight) -> Fields:
     """A weight as the README prints it."""
     fields: Fields = {
         name: f"{value:08x}"
@@ -456,7 +471,7 @@ def shown(coded: Coded) -> Fields:
         else value
         for name, value in plain(coded).items()
     }
-    return fields | ({"weights": decoded(plain(coded))} if isinstance(coded, Stepped) else {})
+    return fields | ({"weights": decoded(plain(coded))} if isinstance(coded, TrellisWeight) else {})
 
 
 def test_the_readme_tells_the_constants() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from segpt.artifact import codec, frame, header
-from segpt.artifact.codec import Codec, Stored
+from segpt.artifact.codec import SectionCodec, Stored
 from segpt.artifact.container import load, pack, sections, unpack, usage
 from segpt.config.base import canonical
 from segpt.config.head import Head
@@ -29,7 +29,14 @@ from segpt.config.model import ModelSpec
 from segpt.config.parts import Gain, Rope, Token
 from segpt.config.route import Visit
 from segpt.errors import ArtifactError
-from segpt.values import Artifact, Coded, Grid, Half, Quantized, Tokenizer
+from segpt.values import (
+    Artifact,
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    Tokenizer,
+    UniformWeight,
+)
 from tests.artifact.weights import make_stepped, with_rows
 
 resource = pytest.importorskip("resource")
@@ -64,14 +71,16 @@ def make_artifact(seed: int, vocab: int = 24, width: int = 8) -> Artifact:
         visits=(Visit(layer=0), Visit(layer=0)),
         head=Head(),
     )
-    weights: dict[str, Coded] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for i, weight in enumerate(layout(spec)):
         if "gain" in weight.name:
-            weights[weight.name] = Half(generator.standard_normal(weight.shape).astype("f2"))
+            weights[weight.name] = Float16Weight(
+                generator.standard_normal(weight.shape).astype("f2")
+            )
         elif (i + seed) % 2 or seed % 5 == 4:
             codes = generator.integers(-7, 8, weight.shape).astype(np.int8)
             scales = generator.random((len(codes), 1 + i % 2)).astype("f2")
-            weights[weight.name] = Grid(4 + i % 2, codes, scales)
+            weights[weight.name] = UniformWeight(4 + i % 2, codes, scales)
         else:
             shape, states = (weight.shape[0], weight.shape[1]), (1, 4, 8, 16)[(i // 2 + seed) % 4]
             stepped = make_stepped(generator, shape, states)
@@ -473,7 +482,7 @@ def test_format_1_has_no_steps(name: str) -> None:
 
 def test_format_1_has_no_code_streams_for_sections() -> None:
     data = load(FIRST).data
-    stream = Stored(Codec.RANS, len(plain("scales", data)), b"")
+    stream = Stored(SectionCodec.RANS, len(plain("scales", data)), b"")
     refuses(rejoin(data, scales=stream), "unknown way to store")
 
 
@@ -539,9 +548,9 @@ def test_bombs_burst_within_their_declared_size() -> None:
     zeros = bytes(size)
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 20}]
     bombs = {
-        Codec.BROTLI: brotli.compress(zeros, quality=5),
-        Codec.LZMA: lzma.compress(zeros, lzma.FORMAT_RAW, filters=filters),
-        Codec.RANS: code_stream(size),
+        SectionCodec.BROTLI: brotli.compress(zeros, quality=5),
+        SectionCodec.LZMA: lzma.compress(zeros, lzma.FORMAT_RAW, filters=filters),
+        SectionCodec.RANS: code_stream(size),
     }
     stored = frame.split(SEED.data).sections
     files = [
@@ -551,7 +560,7 @@ def test_bombs_burst_within_their_declared_size() -> None:
         for declared in (stored[name].size, size, 0, 100, 1 << 24)
     ]
     files += [reframe(header=codec.squeeze(bomb)) for bomb in bombs.values()]
-    files += [reframe(tokenizer=Stored(Codec.RANS, 1 << 24, code_stream((1 << 24) + 4096)))]
+    files += [reframe(tokenizer=Stored(SectionCodec.RANS, 1 << 24, code_stream((1 << 24) + 4096)))]
     given = b"".join(struct.pack("<I", len(data)) + data for data in files)
     program = [sys.executable, "-c", BOMBS]
     run = subprocess.run(program, input=given, capture_output=True, check=False)
@@ -562,7 +571,7 @@ def test_bombs_burst_within_their_declared_size() -> None:
 
 
 def test_code_streams_of_the_size_they_declare_are_what_they_are() -> None:
-    zeros = Stored(Codec.RANS, 1 << 20, code_stream(1 << 20))
+    zeros = Stored(SectionCodec.RANS, 1 << 20, code_stream(1 << 20))
     assert unpack(Artifact(reframe(tokenizer=zeros))).tokenizer.payload == bytes(1 << 20)
     for size in (0, 1, 31, 5000):
         assert (

@@ -43,7 +43,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def read(data: bytes, tables: Tables, bases: Bytes, starts: Bytes | None) -> list[int] | str:
     """The symbols of a stream in two pieces and where its paths lead, or why it is refused."""
     try:
-        decoder = rans.Decoder(data, tables, LANES)
+        decoder = rans.RansDecoder(data, tables, LANES)
         paths = None if starts is None else np.array([*WALK.starts.values()])[starts]
         wide = bases.astype(np.int64) << loops.PRECISION
         walk = None if paths is None else WALK

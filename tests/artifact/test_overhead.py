@@ -23,7 +23,7 @@ from segpt.config.model import ModelSpec
 from segpt.config.parts import Token
 from segpt.config.recipe import read_recipe
 from segpt.config.route import Visit
-from segpt.values import Artifact, Coded, Half, Quantized, Tokenizer
+from segpt.values import Artifact, Float16Weight, Quantized, QuantizedWeight, Tokenizer
 from tests.artifact.weights import make_stepped
 
 # Tokenizer, header, float32 and float16 data and the exponents of the steps are no overhead.
@@ -32,10 +32,12 @@ CONTENTS = ("header", "tokenizer", "steps", "rows", "columns", "stored", "scales
 
 def quantized(spec: ModelSpec, seed: int) -> Quantized:
     random = np.random.default_rng(seed)
-    weights: dict[str, Coded] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for weight in layout(spec):
         if weight.role is Role.VECTOR:
-            weights[weight.name] = Half(random.standard_normal(weight.shape).astype(np.float16))
+            weights[weight.name] = Float16Weight(
+                random.standard_normal(weight.shape).astype(np.float16)
+            )
         else:
             sigma, spread = random.uniform(2, 8), random.uniform(0.1, 0.2)
             shape = weight.shape[0], weight.shape[1]

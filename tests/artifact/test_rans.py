@@ -50,7 +50,7 @@ def pieces(values: Bytes, lanes: int) -> Iterator[Integers]:
 
 
 def encode(symbols: Bytes, classes: Bytes, tables: Tables, lanes: int) -> bytes:
-    encoder = rans.Encoder(tables, lanes)
+    encoder = rans.RansEncoder(tables, lanes)
     both = zip(pieces(symbols, lanes), pieces(classes, lanes), strict=True)
     for symbol, table in reversed(list(both)):
         encoder.write(table * rans.SYMBOLS + symbol)
@@ -58,7 +58,7 @@ def encode(symbols: Bytes, classes: Bytes, tables: Tables, lanes: int) -> bytes:
 
 
 def decode(data: bytes, classes: Bytes, tables: Tables, lanes: int) -> Bytes:
-    decoder = rans.Decoder(data, tables, lanes)
+    decoder = rans.RansDecoder(data, tables, lanes)
     found = [decoder.read(table << loops.PRECISION) for table in pieces(classes, lanes)]
     decoder.finish()
     return np.concatenate([symbols.ravel() for symbols in found])
@@ -102,13 +102,13 @@ def test_the_grid_of_a_symbol_follows_from_the_parities_before_it(states: int) -
     codes = random.integers(-128, 128, (40, 30)).astype(np.int8)  # lanes are rows
     grids = trellis.grids(codes, states)
     pairs = random.integers(0, 3, codes.shape)
-    encoder = rans.Encoder(tables.astype(np.uint16), 40)
+    encoder = rans.RansEncoder(tables.astype(np.uint16), 40)
     keys = (2 * pairs + grids) * rans.SYMBOLS + codes.view(np.uint8)
     encoder.write(keys.T)
     m = trellis.machine(states)
     walk = rans.Walk({2: (np.array([0, 1], "u1"), np.zeros((2, 2), "u1")), states: m[1:]})
     paths = np.full(40, walk.starts[states])
-    decoder = rans.Decoder(encoder.finish(), tables.astype(np.uint16), 40)
+    decoder = rans.RansDecoder(encoder.finish(), tables.astype(np.uint16), 40)
     halves = [
         decoder.read(2 * pairs.T[part] << loops.PRECISION, walk, paths)
         for part in (slice(13), slice(13, None))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt import trellis
-from segpt.values import Stepped
+from segpt.values import TrellisWeight
 
 
 def trellis_codes(
@@ -37,7 +37,7 @@ def make_stepped(
     sigma: float = 4.0,
     spread: float = 0.15,
     explained: float = 0.8,
-) -> Stepped:
+) -> TrellisWeight:
     """A stepped weight whose codes vary by column.
 
     ``sigma`` is the standard deviation of the points, ``spread`` how much its logarithm varies
@@ -49,10 +49,10 @@ def make_stepped(
     scales = sigma * np.exp(others) * 2.0 ** (-exponents / 8)
     codes = trellis_codes(random, np.broadcast_to(scales, shape), states)
     step = float(np.float32(0.1 / sigma))
-    return Stepped(states, codes, step, np.zeros(rows, np.int8), exponents.astype(np.int8))
+    return TrellisWeight(states, codes, step, np.zeros(rows, np.int8), exponents.astype(np.int8))
 
 
-def with_rows(random: np.random.Generator, weight: Stepped, parts: int) -> Stepped:
+def with_rows(random: np.random.Generator, weight: TrellisWeight, parts: int) -> TrellisWeight:
     """The weight with steps that differ by row, a centre (1) and rows that share values (2)."""
     columns = weight.shape[1]
     rows = random.integers(-9, 10, weight.shape[0]).astype(np.int8)
@@ -68,7 +68,7 @@ def with_rows(random: np.random.Generator, weight: Stepped, parts: int) -> Stepp
     return weight
 
 
-def stepped(seed: int, states: int = 8, **changes: Any) -> Stepped:
+def stepped(seed: int, states: int = 8, **changes: Any) -> TrellisWeight:
     """Five rows of seven, four of them stored, all fields at random."""
     draw = np.random.default_rng(seed)
     fields: dict[str, Any] = {
@@ -81,4 +81,4 @@ def stepped(seed: int, states: int = 8, **changes: Any) -> Stepped:
         "stored": np.array([True, True, False, True, True]),
         "shared": draw.normal(size=7).astype(np.float16),
     }
-    return Stepped(**fields | changes)
+    return TrellisWeight(**fields | changes)

@@ -19,7 +19,7 @@ from segpt.data.tokenizer import BYTES
 from segpt.errors import SpecError
 from segpt.leaderboard.reference import MOST_BYTES, MOST_TOGETHER, SCORED, check, read_manifest
 from segpt.stages.score import score
-from segpt.values import Artifact, Half, Quantized
+from segpt.values import Artifact, Float16Weight, Quantized
 
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "artifacts"
@@ -95,7 +95,9 @@ def model(seed: int) -> Quantized:
     short: dict[str, Any] = {"vocab": 257, "width": 4, "context": 64, "embed": ["token"]}
     short |= {"layers": [feed], "visits": [{"layer": 0}], "head": {"kind": "head"}}
     spec = decode(ModelSpec, short)
-    weights = {w.name: Half(draw.normal(size=w.shape).astype(np.float16)) for w in layout(spec)}
+    weights = {
+        w.name: Float16Weight(draw.normal(size=w.shape).astype(np.float16)) for w in layout(spec)
+    }
     return Quantized(spec=spec, weights=weights, tokenizer=BYTES, origin={"tokens": "0a" * 8})
 
 

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from segpt.audit import audit as auditing
-from segpt.audit.audit import Plan, audit, audit_whole
+from segpt.audit.audit import AuditPlan, audit, audit_whole
 from segpt.audit.changes import runs, slice_of
 from segpt.audit.conditions import Audit, replay, sound
 from segpt.audit.run import borders_of, independent, method_of
-from segpt.audit.trials import Method, Run, Trial
+from segpt.audit.trials import AuditedRun, Method, Trial
 from segpt.config.ngram import Ngram
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, ScoreSpec, Sgd
 from segpt.errors import ScoreError
@@ -75,7 +75,7 @@ def test_a_cheat_is_caught(tiny: MakeModel, name: str, seeds: range) -> None:
             cheat.method(model),
             ids,
             START,
-            Plan(
+            AuditPlan(
                 seed=seed,
                 borders=cheats.borders(ids),
                 independent=cheat.independent,
@@ -92,7 +92,10 @@ def test_its_honest_twin_is_not(tiny: MakeModel, name: str, seeds: range) -> Non
     for seed in seeds:
         ids, borders = text(seed), cheats.borders(text(seed))
         found = audit(
-            method(model), ids, START, Plan(seed=seed, flips=12, borders=borders, independent=alone)
+            method(model),
+            ids,
+            START,
+            AuditPlan(seed=seed, flips=12, borders=borders, independent=alone),
         )
         assert not found.violations, (seed, found.plain())
 
@@ -103,7 +106,7 @@ def held(model: Model, spec: ScoreSpec, seed: int) -> Audit:
         method_of(model, spec, CONTEXT, START),
         ids,
         START,
-        Plan(
+        AuditPlan(
             seed=seed,
             flips=12,
             borders=borders_of(ids, spec, CONTEXT, START),
@@ -124,7 +127,7 @@ def test_no_policy_is_accused(tiny: MakeModel, name: str, seeds: range) -> None:
 
 def evaded(evasion: Evasion, ids: Ids, seed: int, **more: Any) -> Audit:
     fresh = evasion.make if evasion.remembers else None
-    return audit(evasion.make(), ids, START, Plan(seed=seed, flips=12, **more), fresh=fresh)
+    return audit(evasion.make(), ids, START, AuditPlan(seed=seed, flips=12, **more), fresh=fresh)
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
@@ -147,7 +150,7 @@ def test_documents_that_share_something_are_told_apart(tiny: MakeModel) -> None:
     model, ids = tiny(), text(0)
     for spec, shared in ((SPECS["frozen"], True), (SPECS["sgd"], True), (SPECS["document"], False)):
         method = method_of(model, spec, CONTEXT, START)
-        found = audit(method, ids, START, Plan(seed=0, independent=True))
+        found = audit(method, ids, START, AuditPlan(seed=0, independent=True))
         assert broken(found) == (["documents"] if shared else [])
 
 
@@ -168,7 +171,7 @@ def test_only_tokens_that_may_change_are_changed() -> None:
         return uniform(ids, probed)
 
     ids = text(3)
-    found = audit(method, ids, START, Plan(seed=0, flips=7, independent=True, borders=[96]))
+    found = audit(method, ids, START, AuditPlan(seed=0, flips=7, independent=True, borders=[96]))
     assert not found.violations
     assert len(seen) == runs(flips=7, independent=True) == 13
     assert sum(np.array_equal(seen[0], one) for one in seen) == 4
@@ -190,7 +193,7 @@ def test_a_passage_comes_again() -> None:
         seen.append(ids)
         return uniform(ids, probed)
 
-    audit(method, text(4, [300]), START, Plan(seed=0))
+    audit(method, text(4, [300]), START, AuditPlan(seed=0))
     twelves = np.lib.stride_tricks.sliding_window_view(seen[0], 12)
     assert np.unique(twelves, axis=0, return_counts=True)[1].max() >= 4
 
@@ -203,7 +206,7 @@ def test_a_violation_names_its_place_and_size() -> None:
         nats = nats + np.arange(len(nats)) * (ids[-1] + 1)
         return Trial(nats, rows, counts)
 
-    told = audit(method, text(5), START, Plan(seed=0)).plain()
+    told = audit(method, text(5), START, AuditPlan(seed=0)).plain()
     assert told["coverage"].startswith(
         "VIOLATED: target 5 was scored 0 times, and 2 of 207 targets other than once"
     )
@@ -224,9 +227,9 @@ def test_what_changes_by_itself_is_found() -> None:
         nats, rows, counts = uniform(ids, probed)
         return Trial(nats + 1e-7 * draw.random(len(nats)), rows, counts)
 
-    found = audit(method, text(6), START, Plan(seed=0))
+    found = audit(method, text(6), START, AuditPlan(seed=0))
     assert broken(found) == ["causal", "replay"]
-    assert not audit(method, text(6), START, Plan(seed=0, tolerance=1e-6)).violations
+    assert not audit(method, text(6), START, AuditPlan(seed=0, tolerance=1e-6)).violations
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -237,13 +240,13 @@ def test_what_is_no_number_is_found(value: float) -> None:
         return Trial(nats, rows, counts)
 
     for probes in (4, 300):
-        assert "summed" in broken(audit(method, text(7), START, Plan(seed=0, probes=probes)))
+        assert "summed" in broken(audit(method, text(7), START, AuditPlan(seed=0, probes=probes)))
 
     def mute(ids: Ids, probed: Probed) -> Trial:
         nats, rows, counts = uniform(ids, probed)
         return Trial(nats, np.full_like(rows, value), counts)
 
-    assert {"normalised", "summed"} <= set(broken(audit(mute, text(7), START, Plan(seed=0))))
+    assert {"normalised", "summed"} <= set(broken(audit(mute, text(7), START, AuditPlan(seed=0))))
 
 
 def test_probabilities_of_zero_are_allowed() -> None:
@@ -253,7 +256,7 @@ def test_probabilities_of_zero_are_allowed() -> None:
         rows[:, START] = -np.inf  # which no target of one document is
         return Trial(np.full(len(nats), np.log(31.0)), rows, counts)
 
-    assert not audit(method, text(8, [150]), START, Plan(seed=0)).violations
+    assert not audit(method, text(8, [150]), START, AuditPlan(seed=0)).violations
 
 
 def test_a_method_of_other_shapes_is_refused() -> None:
@@ -284,7 +287,7 @@ def asked_in(**more: Any) -> list[Probed]:
         asked.append(probed)
         return uniform(ids, probed)
 
-    audit(method, text(3), START, Plan(flips=7, **more))
+    audit(method, text(3), START, AuditPlan(flips=7, **more))
     return asked
 
 
@@ -300,12 +303,12 @@ def test_every_target_is_asked_for_and_not_asked_for() -> None:
 def test_no_one_can_know_what_it_asks() -> None:
     one, two = asked_in(), asked_in()
     assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    seeds = {audit(uniform, text(3), START, Plan(flips=2)).seed for _ in range(3)}
+    seeds = {audit(uniform, text(3), START, AuditPlan(flips=2)).seed for _ in range(3)}
     assert len(seeds) == 3
 
 
 def test_an_audit_is_repeated_by_its_seed() -> None:
-    seed = audit(uniform, text(3), START, Plan(flips=2)).seed
+    seed = audit(uniform, text(3), START, AuditPlan(flips=2)).seed
     one, two = asked_in(seed=seed), asked_in(seed=seed)
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -343,7 +346,7 @@ def test_the_whole_text_is_held_too(method: Method, seeds: range) -> None:
     for seed in seeds:
         ids = text(seed, [700])
         nats = method(ids, np.empty(0, np.int64)).nats
-        assert not audit(method, ids[:300], START, Plan(seed=0, flips=6)).violations
+        assert not audit(method, ids[:300], START, AuditPlan(seed=0, flips=6)).violations
         outcome = audit_whole(method, ids, START, nats)
         broken = [one.name for one in outcome if one.violation is not None]
         assert bool(broken) == (method is not honest_table), outcome
@@ -359,7 +362,10 @@ def test_a_score_of_another_text_is_found() -> None:
 @pytest.mark.parametrize("ids", [[0, 5], [0, 5, 5, 5], [0, 1, 0, 2], [0, 0, 7, 0, 0]])
 def test_the_smallest_texts_can_be_audited(ids: list[int]) -> None:
     found = audit(
-        uniform, np.array(ids, np.uint32), START, Plan(seed=0, independent=True, borders=[1, 9])
+        uniform,
+        np.array(ids, np.uint32),
+        START,
+        AuditPlan(seed=0, independent=True, borders=[1, 9]),
     )
     assert not found.violations
 
@@ -371,7 +377,7 @@ def test_a_text_of_starts_has_nothing_to_change() -> None:
 
 def test_a_whole_score_can_be_looked_at() -> None:
     ids, probed = text(10), np.arange(0, 200, 7)
-    assert not any(c.violation for c in sound([Run(ids, probed, uniform(ids, probed))]))
+    assert not any(c.violation for c in sound([AuditedRun(ids, probed, uniform(ids, probed))]))
 
 
 def test_replays_are_compared_to_the_last_bit() -> None:

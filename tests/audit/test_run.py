@@ -16,11 +16,11 @@ from segpt.config.base import encode
 from segpt.config.score import LowRank, Phased, ScoreSpec, Sgd
 from segpt.data.text import text_digest
 from segpt.errors import ScoreError
-from segpt.eval.tally import tally
+from segpt.eval.tally import score_stream
 from segpt.stages.json_files import write_json
 from segpt.stages.open_model import OpenedModel, Value, open_model
 from segpt.stages.score import Accounted, account_for, score
-from segpt.values import Checkpoint, Half, Quantized, Text
+from segpt.values import Checkpoint, Float16Weight, Quantized, Text
 from tests.stages.random_models import CONTEXT, checkpoint
 
 DOCUMENTS = [
@@ -39,7 +39,7 @@ def source() -> Checkpoint:
 
 
 def quantized() -> Quantized:
-    weights = {name: Half(w.astype(np.float16)) for name, w in source().weights.items()}
+    weights = {name: Float16Weight(w.astype(np.float16)) for name, w in source().weights.items()}
     return Quantized(source().spec, weights, source().tokenizer, {})
 
 
@@ -47,7 +47,7 @@ def scored(value: Value, spec: ScoreSpec) -> tuple[OpenedModel, Accounted, NDArr
     """A model, the text for it, and the nats that a score finds."""
     opened = open_model(value)
     accounted = account_for(opened, Text("text", lambda: iter(DOCUMENTS)))
-    return opened, accounted, tally(opened.model, accounted.ledger, spec, CONTEXT).nats
+    return opened, accounted, score_stream(opened.model, accounted.ledger, spec, CONTEXT).nats
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ ADAPTERS = LowRank(rank=2, chunk=32)
 def test_borders_are_where_learning_ends(spec: ScoreSpec) -> None:
     opened, accounted, _ = scored(quantized(), spec)
     ids = accounted.ledger.ids
-    entries = tally(opened.model, accounted.ledger, spec, CONTEXT).ledger
+    entries = score_stream(opened.model, accounted.ledger, spec, CONTEXT).ledger
     learnt = sorted({entry.stop for entry in entries if entry.event == "learn"})
     assert borders_of(ids, spec, CONTEXT, int(ids[0])) == learnt
     assert bool(learnt) == (spec != SPEC)

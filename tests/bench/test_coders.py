@@ -9,7 +9,7 @@ from bench.coders import coders, packed, parts, size, zlib_9
 from segpt.artifact.container import pack, sections
 from segpt.data.tokenizer import BYTES
 from segpt.quant.grid import nearest, scales, to_grid
-from segpt.values import Grid, Half, Quantized
+from segpt.values import Float16Weight, Quantized, UniformWeight
 
 from .conftest import Made
 
@@ -17,10 +17,10 @@ from .conftest import Made
 @pytest.fixture
 def quantized(made: Made) -> Quantized:
     """The tiny model to nearest, at 6 bits."""
-    weights: dict[str, Grid | Half] = {}
+    weights: dict[str, UniformWeight | Float16Weight] = {}
     for name, value in made.checkpoint.weights.items():
         if value.ndim < 2 or min(value.shape) < 3:
-            weights[name] = Half(value.astype(np.float16))
+            weights[name] = Float16Weight(value.astype(np.float16))
             continue
         tensor = torch.from_numpy(np.array(value))
         scale = scales(tensor, 6, 12.85)
@@ -30,8 +30,8 @@ def quantized(made: Made) -> Quantized:
 
 def test_the_parts_hold_every_bit(quantized: Quantized) -> None:
     codes, scale, vectors = parts(quantized)
-    grids = [w for w in quantized.weights.values() if isinstance(w, Grid)]
-    halves = [w for w in quantized.weights.values() if isinstance(w, Half)]
+    grids = [w for w in quantized.weights.values() if isinstance(w, UniformWeight)]
+    halves = [w for w in quantized.weights.values() if isinstance(w, Float16Weight)]
     assert codes == b"".join(g.codes.tobytes() for g in grids)
     for data, arrays in ((scale, [g.scales for g in grids]), (vectors, [h.values for h in halves])):
         planes = np.frombuffer(data, np.uint8).reshape(2, -1)

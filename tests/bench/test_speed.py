@@ -8,8 +8,8 @@ import torch
 
 from segpt.config.recipe import read_recipe
 from segpt.config.score import ScoreSpec
-from segpt.eval.ledger import Ledger
-from segpt.eval.tally import tally
+from segpt.eval.ledger import EncodedText
+from segpt.eval.tally import score_stream
 from segpt.model.build import build
 from segpt.model.scaling import initialise
 
@@ -22,14 +22,14 @@ def test_rolling_is_faster_than_an_eighth_of_the_context() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     ids = np.random.default_rng(0).integers(recipe.model.vocab, size=4097, dtype=np.uint32)
-    stream = Ledger(ids, np.ones(4096, np.int64), np.zeros(1, np.int64), 4096, "bytes")
+    stream = EncodedText(ids, np.ones(4096, np.int64), np.zeros(1, np.int64), 4096, "bytes")
     strided = ScoreSpec(stride=context // 8)
     best = dict[str, float]()
     try:
         for _ in range(3):
             for spec in (strided, ScoreSpec(mode="rolling")):
                 started = time.process_time()
-                tally(model, stream, spec, context)
+                score_stream(model, stream, spec, context)
                 seconds = time.process_time() - started
                 best[spec.mode] = min(best.get(spec.mode, seconds), seconds)
     finally:

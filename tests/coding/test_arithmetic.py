@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segpt.coding import arithmetic
-from segpt.coding.arithmetic import Cumulative, Decoder, Encoder, cumulative, price
+from segpt.coding.arithmetic import (
+    ArithmeticDecoder,
+    ArithmeticEncoder,
+    Cumulative,
+    cumulative,
+    price,
+)
 from segpt.errors import MessageError, ScoreError
 
 Logits = NDArray[np.float32]
@@ -26,14 +32,14 @@ def draw(random: np.random.Generator, logits: Logits) -> list[int]:
 
 
 def encode(borders: Sequence[Cumulative], symbols: Sequence[int]) -> bytes:
-    encoder = Encoder()
+    encoder = ArithmeticEncoder()
     for each, symbol in zip(borders, symbols, strict=True):
         encoder.write(each, symbol)
     return encoder.finish()
 
 
 def decode(data: bytes, borders: Sequence[Cumulative]) -> list[int]:
-    decoder = Decoder(data)
+    decoder = ArithmeticDecoder(data)
     symbols = [decoder.read(each) for each in borders]
     decoder.finish()
     return symbols

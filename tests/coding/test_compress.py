@@ -27,7 +27,7 @@ from segpt.data import modelproto
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.errors import CheckError, DataError, MessageError, ScoreError
-from segpt.values import Artifact, Half, Quantized, Text, Tokenizer
+from segpt.values import Artifact, Float16Weight, Quantized, Text, Tokenizer
 from tests.stages.random_models import checkpoint
 
 DOCUMENTS = [
@@ -44,7 +44,9 @@ both = pytest.mark.parametrize("spec", [SPEC, ADAPTIVE], ids=["frozen", "sgd"])
 @functools.cache
 def artifact(tokenizer: Tokenizer = BYTES, seed: int = 0) -> Artifact:
     source = checkpoint(vocab=tokenizer.vocab, seed=seed)
-    halves = {name: Half(value.astype(np.float16)) for name, value in source.weights.items()}
+    halves = {
+        name: Float16Weight(value.astype(np.float16)) for name, value in source.weights.items()
+    }
     return pack(Quantized(source.spec, halves, tokenizer, origin={}))
 
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.score import InPlace, ScoreSpec, Sgd
-from segpt.eval.ledger import Ledger
+from segpt.eval.ledger import EncodedText
 from segpt.eval.tally import Tally
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 
-MakeLedger = Callable[..., Ledger]
+MakeLedger = Callable[..., EncodedText]
 Tallied = Callable[..., Tally]
 Able = Callable[[ScoreSpec], Model]
 

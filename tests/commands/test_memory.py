@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from segpt.eval.tally import tally
+from segpt.eval.tally import score_stream
 from segpt.stages import checkpoint_io, run_directory, unfinished, value_directory
 from segpt.train import trainer
-from segpt.values import Partial
+from segpt.values import QuantizeProgress
 from tests.commands.conftest import documents
 from tests.commands.test_demo import TINY
 
@@ -362,7 +362,7 @@ def test_quantizing_goes_on_as_printed(
     whole = done(segpt(*begun, "--out", "whole", "--json"))
     save = unfinished.save_partial
 
-    def then_stop(path: Path, partial: Partial, origin: dict[str, str]) -> None:
+    def then_stop(path: Path, partial: QuantizeProgress, origin: dict[str, str]) -> None:
         save(path, partial, origin)
         if partial.done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -393,7 +393,7 @@ def test_a_score_goes_on_without_its_options(
                 os.kill(os.getpid(), signal.SIGTERM)
 
         sent: list[signal.Signals] = []
-        return tally(*args, pause=first_pause, **options)
+        return score_stream(*args, pause=first_pause, **options)
 
     for resume in (("score", "--resume"), ("score", model, "--resume")):
         with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from segpt.artifact.container import load, pack, unpack
 from segpt.stages import quantized_io, run_directory, unfinished
-from segpt.values import Grid, Partial, Stepped
+from segpt.values import QuantizeProgress, TrellisWeight, UniformWeight
 
 Command = Callable[..., Result]
 FAST = ("quantize.search=0", "quantize.tune_steps=1", "quantize.report_tokens=256")
@@ -57,7 +57,7 @@ def test_by_default_the_budget_of_the_recipe_is_the_limit(quantize: Command) -> 
     assert found["bytes"] <= 8000
     quantized = quantized_io.read_quantized(Path("out"))
     assert pack(quantized).size == found["bytes"] > 7900
-    assert {w.states for w in quantized.weights.values() if isinstance(w, Stepped)} == {8}
+    assert {w.states for w in quantized.weights.values() if isinstance(w, TrellisWeight)} == {8}
     assert quantized.report["budget"] == 8000
     assert not Path("out.partial").exists()
 
@@ -93,7 +93,7 @@ def test_bits_alone_mean_gptq(quantize: Command) -> None:
     assert "matrix: 6 bits, clip 12.85 sigma, a scale per row" in found["rules"]
     weights = quantized_io.read_quantized(Path("out")).weights
     matrix = weights["layers.0.feed.body.up"]
-    assert isinstance(matrix, Grid)
+    assert isinstance(matrix, UniformWeight)
     assert matrix.bits == 6
 
 
@@ -105,7 +105,7 @@ def test_bits_of_a_method_are_the_mean(quantize: Command, method: str, states: i
     bits = sum(row["parameters"] * row["bits_per_weight"] for row in rows)
     assert bits / sum(row["parameters"] for row in rows) == pytest.approx(3, abs=0.02)
     table = quantized_io.read_quantized(Path("out")).weights["table"]
-    assert isinstance(table, Stepped)
+    assert isinstance(table, TrellisWeight)
     assert table.states == states
 
 
@@ -113,7 +113,7 @@ def test_rows_that_the_text_never_needs_are_shared(quantize: Command) -> None:
     """Text of letters and digits trains few of the 257 bytes."""
     done(quantize("--json", "--budget", 9000))
     table = quantized_io.read_quantized(Path("out")).weights["table"]
-    assert isinstance(table, Stepped)
+    assert isinstance(table, TrellisWeight)
     assert table.stored is not None
     assert [letter for letter in "esum0189.,#AZ~" if table.stored[ord(letter)]] == [*"esum0189."]
     assert len(table.codes) == table.stored.sum() < 60
@@ -144,7 +144,7 @@ def interrupted(quantize: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[
     save = unfinished.save_partial
 
     def call(parts: int, *args: object) -> Result:
-        def then_stop(path: Path, partial: Partial, origin: dict[str, str]) -> None:
+        def then_stop(path: Path, partial: QuantizeProgress, origin: dict[str, str]) -> None:
             save(path, partial, origin)
             if partial.done == parts:
                 raise KeyboardInterrupt

@@ -24,7 +24,7 @@ from segpt.errors import CheckError, SegptError
 from segpt.stages.json_files import write_score
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.score import score
-from segpt.values import Half, Quantized, Text, Tokenizer
+from segpt.values import Float16Weight, Quantized, Text, Tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def model(recipe: Recipe, seed: int) -> Quantized:
     draw = np.random.default_rng(seed)
     weights = {
-        w.name: Half(draw.normal(w.role is Role.VECTOR, 0.1, w.shape).astype(np.float16))
+        w.name: Float16Weight(draw.normal(w.role is Role.VECTOR, 0.1, w.shape).astype(np.float16))
         for w in layout(recipe.model)
     }
     origin = {"recipe": fingerprint(recipe), "seed": str(seed)}

@@ -145,7 +145,9 @@ def test_normalisers(rounds: int) -> None:
             at = draw.randrange(len(table) if draw.random() < 0.5 else 4096)
             table[at] = draw.randrange(256)
         encodes(
-            modelproto.write(modelproto.Model(**{**model.__dict__, "normaliser": bytes(table)}))
+            modelproto.write(
+                modelproto.SentencePieceModel(**{**model.__dict__, "normaliser": bytes(table)})
+            )
         )
 
     survived = survivors(rounds // 4, attempt)

@@ -124,7 +124,7 @@ def test_unknown_characters_are_refused_by_name() -> None:
 
 def changed(data: bytes, **changes: Any) -> bytes:
     model = modelproto.read(data)
-    return modelproto.write(modelproto.Model(**{**model.__dict__, **changes}))
+    return modelproto.write(modelproto.SentencePieceModel(**{**model.__dict__, **changes}))
 
 
 def test_models_that_miscount_are_refused() -> None:

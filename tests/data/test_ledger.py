@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segpt.data.batches import Blocks, Order
-from segpt.data.ledger import Ledger
+from segpt.data.ledger import CoverageLog
 from segpt.data.tokens import Stream
 from segpt.errors import DataError
 
@@ -16,8 +16,8 @@ def blocks_of(targets: int, context: int, order: Order, seed: int = 3) -> Blocks
     return Blocks(Stream([np.arange(targets + 1)], vocab=targets + 1), context, seed, order)
 
 
-def ledger_of(blocks: Blocks) -> Ledger:
-    return Ledger(blocks.targets, blocks.context, blocks.epoch_blocks)
+def ledger_of(blocks: Blocks) -> CoverageLog:
+    return CoverageLog(blocks.targets, blocks.context, blocks.epoch_blocks)
 
 
 def places(*pairs: tuple[int, int]) -> NDArray[np.int64]:
@@ -80,7 +80,7 @@ def test_the_digest_and_the_state_do_not_depend_on_batches(order: Order) -> None
 def test_a_target_that_comes_twice_in_an_epoch_is_refused(
     before: list[tuple[int, int]], again: list[tuple[int, int]], match: str
 ) -> None:
-    ledger = Ledger(100, 8, 12)
+    ledger = CoverageLog(100, 8, 12)
     ledger.record(places(*before))
     with pytest.raises(DataError, match=match):
         ledger.record(places(*again))
@@ -88,7 +88,7 @@ def test_a_target_that_comes_twice_in_an_epoch_is_refused(
 
 
 def test_another_epoch_may_take_it_again_elsewhere() -> None:
-    ledger = Ledger(100, 8, 12)
+    ledger = CoverageLog(100, 8, 12)
     ledger.record(places((0, 0), (0, 8), (1, 4)))
     assert ledger.times() == {0: 84, 1: 8, 2: 8}
     assert [tuple(run) for run in ledger.runs()] == [(0, 0, 16), (1, 4, 12)]

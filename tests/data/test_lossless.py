@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from segpt.data import merges, modelproto
 from segpt.data.corpus import builtin
-from segpt.data.modelproto import BPE, Kind, Model, Piece
+from segpt.data.modelproto import BPE, Kind, SentencePieceModel, VocabularyPiece
 from segpt.data.sentencepiece import train
 from segpt.data.tokenizer import BYTES, SMALLEST, Codec, from_model_file, load, train_bpe
 from segpt.errors import DataError
@@ -162,8 +162,8 @@ def test_pieces_that_no_merge_makes_are_spelled_out() -> None:
     texts = ["ab", "cde", "abc", "▁x▁", "a", "b", "c", "d", "e", "x", "▁"]
     head = load(BYTES).vocab + 1
     base = merges.unpack(trained().payload, 1024).pieces[:head]
-    pieces = (*base, *(Piece(t, -float(i)) for i, t in enumerate(texts)))
-    model = Model(
+    pieces = (*base, *(VocabularyPiece(t, -float(i)) for i, t in enumerate(texts)))
+    model = SentencePieceModel(
         pieces=pieces, algorithm=BPE, byte_fallback=True, dummy_prefix=False, squeeze_spaces=False
     )
     payload = merges.pack(model)

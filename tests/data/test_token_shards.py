@@ -10,7 +10,7 @@ import pytest
 
 from segpt.data import manifest, merges
 from segpt.data.corpus import builtin
-from segpt.data.modelproto import BPE, Model, Piece
+from segpt.data.modelproto import BPE, SentencePieceModel, VocabularyPiece
 from segpt.data.shard_file import HEADER, MAGIC
 from segpt.data.text import document_hash, text_digest
 from segpt.data.tokenizer import BYTES, load, train_bpe
@@ -40,8 +40,8 @@ def wide(vocab: int) -> Tokenizer:
     pairs = [a + b for a in letters for b in letters][: vocab - 258 - 301]
     head = merges.unpack(train_bpe([b"a"], 260).payload, 260).pieces[:258]
     texts = [*pairs, "▁", *letters]
-    pieces = (*head, *(Piece(t, -float(i)) for i, t in enumerate(texts)))
-    model = Model(
+    pieces = (*head, *(VocabularyPiece(t, -float(i)) for i, t in enumerate(texts)))
+    model = SentencePieceModel(
         pieces=pieces, algorithm=BPE, byte_fallback=True, dummy_prefix=False, squeeze_spaces=False
     )
     return Tokenizer("merges", vocab, merges.pack(model))

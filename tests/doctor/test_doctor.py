@@ -16,7 +16,7 @@ from segpt.doctor.doctor import (
     EXTRAS,
     REQUIRED,
     WORK,
-    Finding,
+    CheckResult,
     examine,
     fitting,
     healthy,
@@ -26,7 +26,7 @@ from segpt.doctor.doctor import (
 from segpt.machine import memory, processors
 
 ROOT = Path(__file__).resolve().parents[2]
-GOOD, BROKEN = Finding("a", "good", "1"), Finding("b", "broken", "none", "get one")
+GOOD, BROKEN = CheckResult("a", "good", "1"), CheckResult("b", "broken", "none", "get one")
 
 
 def requirement(line: str) -> tuple[str, str]:
@@ -128,7 +128,7 @@ def test_other_programs_on_the_cores_are_seen(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_one_broken_check_is_enough() -> None:
-    assert healthy([GOOD, Finding("c", "optional", "-"), Finding("d", "advice", "-", "-")])
+    assert healthy([GOOD, CheckResult("c", "optional", "-"), CheckResult("d", "advice", "-", "-")])
     assert not healthy([GOOD, BROKEN])
     assert plain([GOOD, BROKEN]) == {
         "healthy": False,

@@ -13,8 +13,8 @@ from segpt.config.expand import expand
 from segpt.config.ngram import Ngram
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.config.train import Scaling
-from segpt.eval.ledger import Ledger
-from segpt.eval.tally import Tally, tally
+from segpt.eval.ledger import EncodedText
+from segpt.eval.tally import Tally, score_stream
 from segpt.model.build import build
 from segpt.model.leaves import weights
 from segpt.model.model import Model
@@ -22,7 +22,7 @@ from segpt.model.scaling import initialise
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]
-MakeLedger = Callable[..., Ledger]
+MakeLedger = Callable[..., EncodedText]
 Tallied = Callable[..., Tally]
 
 VOCAB, CONTEXT = 32, 16
@@ -104,12 +104,12 @@ def make_able(spec: ScoreSpec) -> Model:
     return make_model()
 
 
-def make_ledger(targets: int = 300, starts: Sequence[int] = STARTS, seed: int = 0) -> Ledger:
+def make_ledger(targets: int = 300, starts: Sequence[int] = STARTS, seed: int = 0) -> EncodedText:
     """A stream of documents, with a byte for each token but the starts."""
     ids = np.random.default_rng(seed).integers(1, VOCAB, targets + 1, dtype=np.uint32)
     ids[list(starts)] = 0
     sizes = (ids[1:] != 0).astype(np.int64)
-    return Ledger(ids, sizes, np.array(starts), int(sizes.sum()), "bytes")
+    return EncodedText(ids, sizes, np.array(starts), int(sizes.sum()), "bytes")
 
 
 @pytest.fixture
@@ -147,14 +147,14 @@ def tallied() -> Tallied:
 
     def run(
         model: Model,
-        ids: NDArray[np.uint32] | Ledger,
+        ids: NDArray[np.uint32] | EncodedText,
         spec: ScoreSpec,
         context: int = CONTEXT,
         **more: Any,
     ) -> Tally:
-        if not isinstance(ids, Ledger):
+        if not isinstance(ids, EncodedText):
             sizes = np.ones(len(ids) - 1, np.int64)
-            ids = Ledger(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
-        return tally(model, ids, spec, context, **more)
+            ids = EncodedText(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
+        return score_stream(model, ids, spec, context, **more)
 
     return run

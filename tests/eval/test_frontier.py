@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpt.config.score import LowRank, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
-from segpt.eval.frontier import Frontier, ScoreEvent
+from segpt.eval.frontier import ScoreEvent, ScoreOrderGuard
 from segpt.eval.schedule import BASE, Lesson, Round, schedule
 from segpt.eval.surprisal import window_nats
 from segpt.eval.windows import Spans
@@ -48,7 +48,7 @@ def nudge(model: Model) -> Learn:
 
 
 def honest(
-    frontier: Frontier, model: Model, group: Sequence[Round], learn: Learn | None = None
+    frontier: ScoreOrderGuard, model: Model, group: Sequence[Round], learn: Learn | None = None
 ) -> Iterator[NDArray[np.float64]]:
     """Score a round, then learn from it."""
     for one in group:
@@ -66,7 +66,7 @@ def honest(
 
 
 def leaky(
-    frontier: Frontier, model: Model, group: Sequence[Round], learn: Learn
+    frontier: ScoreOrderGuard, model: Model, group: Sequence[Round], learn: Learn
 ) -> Iterator[NDArray[np.float64]]:
     """A scorer that learns from each round before it scores it."""
     for one in group:
@@ -83,13 +83,13 @@ def spans(start: int, stop: int, lane: int = 0) -> Spans:
 
 def test_learning_before_scoring_is_caught(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
-    frontier = Frontier(stream(100), state(model))
+    frontier = ScoreOrderGuard(stream(100), state(model))
     with pytest.raises(ScoreError, match="targets 0 to 32, of which 0 has not been scored"):
         list(leaky(frontier, model, rounds(), nudge(model)))
 
 
 def test_learning_one_target_ahead_is_caught(stream: MakeStream) -> None:
-    frontier = Frontier(stream(100))
+    frontier = ScoreOrderGuard(stream(100))
     for start in range(0, 40, 8):
         frontier.score(spans(start, start + 8))
     assert len(frontier.lesson(Lesson(0, 8, 40))) == 33
@@ -103,26 +103,26 @@ def test_scoring_twice_is_caught(tiny: MakeModel, stream: MakeStream) -> None:
     best_of_two = [group[0], group[1]._replace(batches=[*batches, batches[-1]]), *group[2:]]
     model = tiny()
     with pytest.raises(ScoreError, match="target 48 would be scored twice"):
-        list(honest(Frontier(stream(100), state(model)), model, best_of_two))
+        list(honest(ScoreOrderGuard(stream(100), state(model)), model, best_of_two))
 
 
 def test_scoring_twice_in_one_batch_is_caught(stream: MakeStream) -> None:
     with pytest.raises(ScoreError, match="target 4 would be scored twice"):
-        Frontier(stream(100)).score(
+        ScoreOrderGuard(stream(100)).score(
             Spans(np.array([0, 4]), np.array([0, 4]), np.array([8, 12]), np.array([0, 1]))
         )
 
 
 def test_leaving_out_is_caught(tiny: MakeModel, stream: MakeStream) -> None:
     group, model = rounds(), tiny()
-    frontier = Frontier(stream(100), state(model))
+    frontier = ScoreOrderGuard(stream(100), state(model))
     list(honest(frontier, model, [group[0], *group[2:]]))
     with pytest.raises(ScoreError, match="target 32 was scored 0 times, and 32 of 100 in all"):
         frontier.finish(frontier.counts)
 
 
 def test_two_processes_that_score_the_same_are_caught(stream: MakeStream) -> None:
-    frontier = Frontier(stream(100))
+    frontier = ScoreOrderGuard(stream(100))
     frontier.score(spans(0, 100))
     frontier.finish(frontier.counts)
     with pytest.raises(ScoreError, match="target 0 was scored 2 times"):
@@ -133,7 +133,7 @@ def test_changing_weights_while_a_round_is_scored_is_caught(
     tiny: MakeModel, stream: MakeStream
 ) -> None:
     model, ids = tiny(), stream(100)
-    scores = honest(Frontier(ids, state(model)), model, rounds())
+    scores = honest(ScoreOrderGuard(ids, state(model)), model, rounds())
     next(scores)
     nudge(model)(ids)
     with pytest.raises(ScoreError, match="the weights changed before target 16 was scored"):
@@ -145,7 +145,7 @@ def test_learning_on_the_side_is_caught_in_the_next_lanes_too(
 ) -> None:
     """What a lane learnt does not excuse a change after it."""
     model = tiny()
-    frontier = Frontier(stream(100), state(model))
+    frontier = ScoreOrderGuard(stream(100), state(model))
     frontier.open(state(model), persists=True)
     frontier.score(spans(0, 8))
     nudge(model)(frontier.lesson(Lesson(0, 0, 8)))
@@ -159,7 +159,7 @@ def test_learning_on_the_side_is_caught_in_the_next_lanes_too(
 @pytest.mark.parametrize("persists", [True, False])
 def test_going_back_is_caught_where_the_state_persists(stream: MakeStream, persists: bool) -> None:
     """A state that has learnt from targets cannot score what lies before them."""
-    frontier = Frontier(stream(100))
+    frontier = ScoreOrderGuard(stream(100))
     frontier.open((), persists=persists)
     frontier.score(spans(50, 60))
     frontier.lesson(Lesson(0, 50, 60))
@@ -175,12 +175,12 @@ def test_going_back_is_caught_where_the_state_persists(stream: MakeStream, persi
 
 
 def test_what_the_base_learns_counts_for_every_lane(stream: MakeStream) -> None:
-    frontier = Frontier(stream(100))
+    frontier = ScoreOrderGuard(stream(100))
     frontier.score(spans(0, 60))
     frontier.lesson(Lesson(BASE, 0, 60))
     frontier.open((), persists=False)
     frontier.score(spans(60, 70, lane=1))
-    back = Frontier(stream(100))
+    back = ScoreOrderGuard(stream(100))
     back.score(spans(40, 60))
     back.lesson(Lesson(BASE, 40, 60))
     back.open((), persists=False)
@@ -190,7 +190,7 @@ def test_what_the_base_learns_counts_for_every_lane(stream: MakeStream) -> None:
 
 def test_the_ledger_tells_versions_and_uses(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
-    frontier = Frontier(stream(100), state(model))
+    frontier = ScoreOrderGuard(stream(100), state(model))
     list(honest(frontier, model, rounds(), nudge(model)))
     assert frontier.version == 3
     assert frontier.ledger == [
@@ -206,7 +206,7 @@ def test_the_ledger_tells_versions_and_uses(tiny: MakeModel, stream: MakeStream)
 
 def test_the_ledger_tells_lanes(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
-    frontier = Frontier(stream(100), state(model))
+    frontier = ScoreOrderGuard(stream(100), state(model))
     group = rounds(LowRank(chunk=32, documents=2), np.array([0, 40]))
     list(honest(frontier, model, group, nudge(model)))
     learnt = [(e.lane, e.first, e.stop) for e in frontier.ledger if e.event == "learn"]
@@ -217,9 +217,9 @@ def test_the_ledger_tells_lanes(tiny: MakeModel, stream: MakeStream) -> None:
 
 def test_a_state_goes_on_where_it_was_taken(tiny: MakeModel, stream: MakeStream) -> None:
     model = tiny()
-    frontier = Frontier(stream(100), state(model))
+    frontier = ScoreOrderGuard(stream(100), state(model))
     list(honest(frontier, model, rounds()[:2], nudge(model)))
-    other = Frontier(stream(100), state(model))
+    other = ScoreOrderGuard(stream(100), state(model))
     nudge(model)(frontier.ids)
     other.restore(frontier.state(), state(model))
     assert other.ledger == frontier.ledger

@@ -15,8 +15,8 @@ from segpt.config.layout import Role
 from segpt.config.score import Frozen, ScoreSpec, Sgd
 from segpt.errors import ScoreError, SpecError
 from segpt.eval.learners import Chunk, SgdLearner
-from segpt.eval.ledger import Ledger
-from segpt.eval.tally import tally
+from segpt.eval.ledger import EncodedText
+from segpt.eval.tally import score_stream
 from segpt.eval.windows import plan
 from segpt.model.leaves import weights
 from segpt.model.model import Model
@@ -33,8 +33,8 @@ def nats_of(
     model: Model, ids: NDArray[np.uint32], policy: Frozen | Sgd, *, batch: int = 4
 ) -> NDArray[np.float64]:
     sizes = np.ones(len(ids) - 1, np.int64)
-    stream = Ledger(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
-    return tally(model, stream, ScoreSpec(stride=8, batch=batch, policy=policy), 16).nats
+    stream = EncodedText(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
+    return score_stream(model, stream, ScoreSpec(stride=8, batch=batch, policy=policy), 16).nats
 
 
 def teach(learner: SgdLearner, ids: NDArray[np.uint32], progress: float = 0.0) -> None:

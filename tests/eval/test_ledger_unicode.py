@@ -14,7 +14,7 @@ from segpt.data import modelproto
 from segpt.data.corpus import builtin
 from segpt.data.tokenizer import BYTES, Codec, load, train_bpe
 from segpt.errors import ScoreError
-from segpt.eval.ledger import Ledger, account
+from segpt.eval.ledger import EncodedText, account
 from segpt.values import Tokenizer
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
@@ -213,7 +213,7 @@ class Tables:
         ]
 
 
-def scored(codec: Codec, document: bytes) -> Ledger | ScoreError:
+def scored(codec: Codec, document: bytes) -> EncodedText | ScoreError:
     try:
         return account([document], codec)
     except ScoreError as error:

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.score import Boundaries, LowRank, Mode, ScoreSpec
 from segpt.eval.learners import FrozenLearner
-from segpt.eval.ledger import Ledger
+from segpt.eval.ledger import EncodedText
 from segpt.eval.lowrank import LoraLearner
 from segpt.eval.policies import reach
-from segpt.eval.predictor import Reader
+from segpt.eval.predictor import Predictor
 from segpt.eval.surprisal import window_hidden
 from segpt.eval.tally import Tally
 from segpt.eval.windows import Spans
 from segpt.model.embed import Backward
-from segpt.model.leaves import Adapted, Table, weights
+from segpt.model.leaves import LowRankWeight, Table, weights
 from segpt.model.model import Model
 
 MakeModel = Callable[..., Model]
-MakeLedger = Callable[..., Ledger]
+MakeLedger = Callable[..., EncodedText]
 Tallied = Callable[..., Tally]
 
 LAYER = {
@@ -110,9 +110,9 @@ def test_a_rolling_state_reaches_one_token_further_for_each_part_that_looks_back
 
 def test_an_interrupted_pass_goes_on_where_it_was(tiny: MakeModel, ledger: MakeLedger) -> None:
     model, ids = tiny(documents=True, **CHANGES), ledger().ids
-    one, other = (Reader(ids, 14, np.zeros(300, np.bool_)) for _ in range(2))
+    one, other = (Predictor(ids, 14, np.zeros(300, np.bool_)) for _ in range(2))
 
-    def read(reader: Reader, begin: int, end: int) -> NDArray[np.float32]:
+    def read(reader: Predictor, begin: int, end: int) -> NDArray[np.float32]:
         ends = np.array([begin]), np.array([begin]), np.array([end])
         return reader.read(FrozenLearner(model), Spans(*ends, np.zeros(1, np.int64))).nats
 
@@ -150,7 +150,7 @@ def test_adapters_leave_tables_alone_that_are_no_head(
     adapted = {
         w.name
         for w in weights(learner.model)
-        if isinstance(w.leaf, Table) and w.leaf.view and isinstance(w.leaf.used(), Adapted)
+        if isinstance(w.leaf, Table) and w.leaf.view and isinstance(w.leaf.used(), LowRankWeight)
     }
     assert adapted == {"table"}
     assert {"embed.2.rows", "value_tables.0"} <= {w.name for w in weights(learner.model)}

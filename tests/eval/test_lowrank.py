@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segpt.config.score import Frozen, LowRank, Phased, ScoreSpec
 from segpt.errors import ScoreError
 from segpt.eval.learners import Chunk
-from segpt.eval.ledger import Ledger
+from segpt.eval.ledger import EncodedText
 from segpt.eval.lowrank import LoraLearner, PhasedLearner
 from segpt.eval.schedule import BASE
 from segpt.eval.tally import Tally
@@ -21,7 +21,7 @@ from segpt.model.model import Model
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]
-MakeLedger = Callable[..., Ledger]
+MakeLedger = Callable[..., EncodedText]
 Tallied = Callable[..., Tally]
 
 POLICY = LowRank(rank=2, chunk=8, rate=0.02, documents=4)
@@ -100,7 +100,7 @@ def test_a_document_knows_nothing_of_the_ones_before_it(
         alone = tallied(model, whole.ids[first : stop + 1], spec).nats
         assert np.abs(found[first:stop] - alone).max() < 1e-4
     twice = np.concatenate([whole.ids[:50], whole.ids[:50], [0]]).astype(np.uint32)
-    again = Ledger(twice, np.ones(100, np.int64), np.array([0, 50]), 100, "bytes")
+    again = EncodedText(twice, np.ones(100, np.int64), np.array([0, 50]), 100, "bytes")
     nats = tallied(model, again, spec).nats
     # The last target of each is the start of what follows, which is the same token.
     assert np.abs(nats[:50] - nats[50:]).max() < 1e-4
@@ -238,7 +238,7 @@ def test_a_review_helps_what_comes_after_it(
     """Documents that say the same, which no document can know of another one but by a review."""
     document = np.concatenate([[0], 1 + stream(38) % 31])
     ids = np.append(np.tile(document, 8), 0).astype(np.uint32)
-    whole = Ledger(ids, np.ones(320, np.int64), np.arange(0, 320, 40), 320, "bytes")
+    whole = EncodedText(ids, np.ones(320, np.int64), np.arange(0, 320, 40), 320, "bytes")
     model = tiny(noise=0.1)
     plain = tallied(model, whole, SPEC).nats
     phased = Phased(adapters=POLICY, fractions=(0.25, 0.5), chunk=16, rate=0.1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segpt.config.base import decode, encode
 from segpt.config.ngram import Ngram
 from segpt.errors import ScoreError, SpecError
-from segpt.eval.ngram import Mixture, Seen, Table
+from segpt.eval.ngram import Mixture, NgramTable, Seen
 
 VOCAB, START = 24, 1
 
@@ -112,7 +112,7 @@ def test_no_target_depends_on_a_later_token() -> None:
     assert changed > 90
 
 
-class Peeking(Table):
+class Peeking(NgramTable):
     """Counts a target before it says what it knew: the key holds the target."""
 
     def observe(self, tokens: Any) -> Seen:
@@ -190,12 +190,12 @@ def test_a_model_that_knows_the_text_is_left_alone() -> None:
 
 def test_contexts_end_where_a_document_starts() -> None:
     ids = np.array([START, 5, 6, 7, START, 5, 6, 7, 5, 6], np.uint32)
-    table = Table(2, VOCAB, START, 16, document=False)
+    table = NgramTable(2, VOCAB, START, 16, document=False)
     table.read(START)
     seen = table.observe(ids[1:].tolist())
     assert seen.total.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 0]
     assert seen.hits.tolist() == [0, 0, 0, 0, 0, 1, 1, 0, 0]
-    own = Table(1, VOCAB, START, 16, document=True)
+    own = NgramTable(1, VOCAB, START, 16, document=True)
     own.read(START)
     assert own.observe(ids[1:].tolist()).total.tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 1]
 
@@ -203,7 +203,7 @@ def test_contexts_end_where_a_document_starts() -> None:
 def test_counts_are_those_of_counting_by_hand() -> None:
     ids = text(600).tolist()
     for order in (0, 1, 3):
-        table = Table(order, VOCAB, START, 10**6, document=False)
+        table = NgramTable(order, VOCAB, START, 10**6, document=False)
         table.read(ids[0])
         seen = table.observe(ids[1:])
         known: dict[tuple[int, ...], list[int]] = {}
@@ -220,12 +220,12 @@ def test_counts_are_those_of_counting_by_hand() -> None:
 
 def test_a_table_forgets_what_it_has_not_met_for_long() -> None:
     generator = np.random.default_rng(0)
-    table = Table(2, 1_000, START, 64, document=False)
+    table = NgramTable(2, 1_000, START, 64, document=False)
     table.read(2)
     for _ in range(50):
         table.observe(generator.integers(2, 1_000, 100).tolist())
         assert len(table) <= 64
-    often = Table(1, 1_000, START, 8, document=False)
+    often = NgramTable(1, 1_000, START, 8, document=False)
     often.read(2)
     seen = often.observe([token for new in range(10, 200) for token in (3, 4, new)])
     assert seen.total[1::3].tolist() == list(range(190))

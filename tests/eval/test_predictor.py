@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from segpt.config.score import ScoreSpec
 from segpt.eval.learners import FrozenLearner
-from segpt.eval.ledger import Ledger
+from segpt.eval.ledger import EncodedText
 from segpt.eval.policies import reach
-from segpt.eval.predictor import Reader, Reading
+from segpt.eval.predictor import Predictor, TargetLogProbs
 from segpt.eval.schedule import schedule
 from segpt.eval.tally import Tally
 from segpt.eval.windows import Spans
@@ -20,7 +20,7 @@ from segpt.model.model import Model
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]
-MakeLedger = Callable[..., Ledger]
+MakeLedger = Callable[..., EncodedText]
 Tallied = Callable[..., Tally]
 
 MIXER = {"heads": 2, "kv_heads": 1, "head_dim": 8, "query_key": ["norm", {"kind": "rope"}]}
@@ -84,7 +84,7 @@ def test_stretches_warm_up_to_the_same_pass(
     assert len(groups) > 1
     learner, seen = FrozenLearner(model), 0
     for group in groups:
-        reader = Reader(ids, 16, np.zeros(1201, np.bool_))
+        reader = Predictor(ids, 16, np.zeros(1201, np.bool_))
         for spans in (spans for one in group for spans in one.batches):
             found = reader.read(learner, spans)
             assert np.abs(found.nats - expected[found.targets]).max(initial=0) < 1e-5
@@ -119,8 +119,8 @@ def test_a_document_sees_no_other_one(
         assert changed.max() < 90
 
 
-def ids_of(ledger: Ledger, ids: NDArray[np.uint32]) -> Ledger:
-    return Ledger(ids, ledger.sizes, ledger.starts, ledger.raw, ledger.denominator)
+def ids_of(ledger: EncodedText, ids: NDArray[np.uint32]) -> EncodedText:
+    return EncodedText(ids, ledger.sizes, ledger.starts, ledger.raw, ledger.denominator)
 
 
 def spans(*places: tuple[int, int, int]) -> Spans:
@@ -129,10 +129,10 @@ def spans(*places: tuple[int, int, int]) -> Spans:
     return Spans(begin, start, end, np.arange(len(places)))
 
 
-def read(model: Model, ids: NDArray[np.uint32], where: Spans) -> Reading:
+def read(model: Model, ids: NDArray[np.uint32], where: Spans) -> TargetLogProbs:
     probed = np.zeros(len(ids) - 1, np.bool_)
     probed[::3] = True
-    return Reader(ids, None, probed).read(FrozenLearner(model), where)
+    return Predictor(ids, None, probed).read(FrozenLearner(model), where)
 
 
 def test_padding_never_matters(model: Model, stream: MakeStream) -> None:
@@ -172,7 +172,7 @@ def test_a_span_that_scores_nothing_is_read_all_the_same(
 ) -> None:
     model, ids = tiny(), stream(60)
     expected = nats_of(banded(model, ids, 16), ids)
-    reader, learner = Reader(ids, 16, np.zeros(60, np.bool_)), FrozenLearner(tiny())
+    reader, learner = Predictor(ids, 16, np.zeros(60, np.bool_)), FrozenLearner(tiny())
     assert len(reader.read(learner, spans((0, 30, 30))).targets) == 0
     found = reader.read(learner, spans((30, 40, 60)))
     assert found.targets.tolist() == list(range(40, 60))
@@ -181,7 +181,7 @@ def test_a_span_that_scores_nothing_is_read_all_the_same(
 
 def test_a_reader_goes_on_where_its_state_was_taken(tiny: MakeModel, stream: MakeStream) -> None:
     model, ids = tiny(), stream(60)
-    first, second = (Reader(ids, 16, np.zeros(60, np.bool_)) for _ in range(2))
+    first, second = (Predictor(ids, 16, np.zeros(60, np.bool_)) for _ in range(2))
     learner = FrozenLearner(model)
     first.read(learner, spans((0, 0, 20), (30, 30, 50)))
     taken = first.state()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
-from segpt.eval.frontier import Frontier
+from segpt.eval.frontier import ScoreOrderGuard
 from segpt.eval.schedule import BASE, Lane, Round, schedule, window_of
 from segpt.eval.windows import Spans, plan
 
@@ -102,7 +102,7 @@ def check(case: Case, groups: Groups) -> None:
     """Every target once, and nothing is learnt from before it was scored, or scored after."""
     counts = np.zeros(case.targets, np.int64)
     persists = isinstance(case.spec.policy, Sgd | Frozen | InPlace)
-    frontier = Frontier(np.zeros(case.targets + 1, np.uint32))
+    frontier = ScoreOrderGuard(np.zeros(case.targets + 1, np.uint32))
     base = 0
     for group in groups:
         assert group[0].lanes

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from segpt.config.score import Frozen, ScoreSpec, Sgd
 from segpt.errors import ScoreError
-from segpt.eval.ledger import Ledger
+from segpt.eval.ledger import EncodedText
 from segpt.eval.surprisal import gather, position_nats, window_nats
-from segpt.eval.tally import tally
+from segpt.eval.tally import score_stream
 from segpt.eval.windows import plan
 from segpt.model.model import Model
 
@@ -24,8 +24,8 @@ MakeStream = Callable[..., NDArray[np.uint32]]
 def nats_of(model: Model, ids: NDArray[np.uint32], spec: ScoreSpec) -> NDArray[np.float64]:
     """The nats of every target, in order."""
     sizes = np.ones(len(ids) - 1, np.int64)
-    stream = Ledger(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
-    return tally(model, stream, spec, 16).nats
+    stream = EncodedText(ids, sizes, np.zeros(1, np.int64), len(sizes), "bytes")
+    return score_stream(model, stream, spec, 16).nats
 
 
 def test_nats_are_those_of_one_window_at_a_time(tiny: MakeModel, stream: MakeStream) -> None:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from segpt.config.score import Frozen, InPlace, LowRank, Mode, Phased, ScoreSpec, Sgd
 from segpt.errors import ScoreError
-from segpt.eval.ledger import Ledger
-from segpt.eval.tally import Progress, Tally
+from segpt.eval.ledger import EncodedText
+from segpt.eval.tally import ScoreProgress, Tally
 from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.stages.unfinished import read_scoring, save_scoring
 
 MakeModel = Callable[..., Model]
-MakeLedger = Callable[..., Ledger]
+MakeLedger = Callable[..., EncodedText]
 Tallied = Callable[..., Tally]
 Able = Callable[[ScoreSpec], Model]
 State = dict[str, NDArray[Any]]
@@ -35,7 +35,7 @@ class StopError(Exception):
     """Ends a score between two rounds."""
 
 
-def bits(found: Tally, ledger: Ledger) -> float:
+def bits(found: Tally, ledger: EncodedText) -> float:
     return math.fsum(found.nats) / math.log(2) / ledger.bytes
 
 
@@ -106,7 +106,7 @@ def test_a_score_goes_on_exactly_from_where_it_stopped(
             tallied(model, whole, combination, probes=probes, pause=after(count, taken))
         save_scoring(tmp_path / "scoring", taken[0], origin)
         resume = read_scoring(tmp_path / "scoring", origin)
-        seen: list[Progress] = []
+        seen: list[ScoreProgress] = []
         found = tallied(model, whole, combination, report=seen.append, probes=probes, resume=resume)
         assert np.array_equal(found.nats, plain.nats)
         assert np.array_equal(found.rows, plain.rows)
@@ -244,7 +244,7 @@ def test_every_policy_changes_what_it_should(
 def test_a_report_can_end_the_score(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
-    def report(progress: Progress) -> None:
+    def report(progress: ScoreProgress) -> None:
         raise ScoreError(f"{progress.done} of {progress.total}")
 
     with pytest.raises(ScoreError, match="of 160"):

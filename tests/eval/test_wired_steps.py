@@ -8,7 +8,7 @@ import pytest
 
 from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.score import ScoreSpec
-from segpt.eval.ledger import Ledger
+from segpt.eval.ledger import EncodedText
 from segpt.eval.tally import Tally
 from segpt.model.model import Model
 
@@ -38,7 +38,7 @@ def test_steps_find_what_the_score_finds(
     mode: Any,
     boundaries: Any,
     tiny: Callable[..., Model],
-    ledger: Callable[..., Ledger],
+    ledger: Callable[..., EncodedText],
     tallied: Callable[..., Tally],
 ) -> None:
     model, whole = tiny(noise=0.2, **WIRED), ledger()

@@ -31,7 +31,7 @@ from safetensors.numpy import load, save
 from segpt import locks
 from segpt.__main__ import load_commands
 from segpt.artifact import codec, container, frame
-from segpt.artifact.codec import Codec
+from segpt.artifact.codec import SectionCodec
 from segpt.coding import message
 from segpt.config.base import canonical
 from segpt.config.quant import QuantSpec
@@ -42,7 +42,7 @@ from segpt.data import modelproto, shard_file, shards, tokenizer, tokens
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
-from segpt.eval.tally import tally
+from segpt.eval.tally import score_stream
 from segpt.leaderboard import compare, derive, page_files, record, reference, store
 from segpt.report import gather
 from segpt.report import load_run as stored
@@ -367,12 +367,12 @@ def _scoring(place: Path) -> Subject:
     def pause(state: Callable[[], Any]) -> None:
         kept.append(state())
 
-    tally(open_model.from_checkpoint(source), ledger, spec, 16, pause=pause)
+    score_stream(open_model.from_checkpoint(source), ledger, spec, 16, pause=pause)
     unfinished.save_scoring(place / "scoring", kept[0], ORIGIN)
 
     def read(path: Path) -> None:
         before = unfinished.read_scoring(path, ORIGIN)
-        tally(open_model.from_checkpoint(source), ledger, spec, 16, resume=before)
+        score_stream(open_model.from_checkpoint(source), ledger, spec, 16, resume=before)
 
     return sealed(place / "scoring", read, ("state.safetensors",))
 
@@ -398,7 +398,9 @@ def sections(data: bytes) -> Change:
         else:
             raw = mutate.damaged(plain(name, data), chance)
         fresh = (
-            codec.Stored(Codec.STORED, data=raw, size=len(raw)) if chance.random() < 0.5 else None
+            codec.Stored(SectionCodec.STORED, data=raw, size=len(raw))
+            if chance.random() < 0.5
+            else None
         )
         return rejoin(data, **{name: fresh or stored._replace(data=raw, size=len(raw))})
 
@@ -1102,7 +1104,7 @@ OWN: Mapping[str, str] = {
     "leaderboard.page:_resource": _PACKAGE,
     "data.corpus:sections": "the documentation of the Python that runs, which no user gives",
     "data.tokenizer:_ByteCodec.encode": _MEMORY,
-    "eval.ngram:Table.observe": _MEMORY,
+    "eval.ngram:NgramTable.observe": _MEMORY,
     "coding.token_predictor:TokenPredictor._open": "opens a learner, not a file",
     "eval.tally:_Walk.play": "opens a learner, not a file",
     "stages.train:train": "opens the metrics of a run to write them, which session.rewind reads",

@@ -11,7 +11,7 @@ from segpt.config.score import Policy, ScoreSpec
 from segpt.stages.json_files import write_json
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.score import score
-from segpt.values import Half, Quantized, Text, Tokenizer, documents_digest
+from segpt.values import Float16Weight, Quantized, Text, Tokenizer, documents_digest
 
 DOCUMENTS = (b"A record is one line of the leaderboard.", b"It is claimed until it is checked.")
 
@@ -26,7 +26,9 @@ def packed(out: Path, seed: int) -> Path:
     """An artifact of random weights, with the list of its training documents beside it."""
     spec, generator = model_spec(), np.random.default_rng(seed)
     weights = {
-        w.name: Half(generator.normal(w.role is Role.VECTOR, 0.1, w.shape).astype(np.float16))
+        w.name: Float16Weight(
+            generator.normal(w.role is Role.VECTOR, 0.1, w.shape).astype(np.float16)
+        )
         for w in layout(spec)
     }
     seen = np.array([1, 2, 3], np.uint64)

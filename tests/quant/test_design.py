@@ -14,7 +14,7 @@ from segpt.config.layout import Role
 from segpt.quant.design import Design, all_to_stepped, design, entropy, to_stepped
 from segpt.quant.gptq import inverse_factor
 from segpt.quant.sensitivity import Sensitivity
-from segpt.values import Stepped
+from segpt.values import TrellisWeight
 
 
 def gram(size: int, seed: int, spread: float = 1.0) -> Tensor:
@@ -35,11 +35,11 @@ def case(
     return weight, Sensitivity(gram(columns, seed), outputs.diagonal().clone(), together)
 
 
-def decoded(coded: Stepped) -> Tensor:
+def decoded(coded: TrellisWeight) -> Tensor:
     return torch.from_numpy(coded.decoded())
 
 
-def at_rate(weight: Tensor, found: Sensitivity, coded: Stepped, bits: float) -> float:
+def at_rate(weight: Tensor, found: Sensitivity, coded: TrellisWeight, bits: float) -> float:
     """The damage, brought to a rate: it falls by 2^2 per bit of every weight."""
     rate = entropy(coded) / weight.numel()
     return found.damage(weight - decoded(coded)) * 4 ** (rate - bits)
@@ -352,7 +352,7 @@ def test_entropy_counts_by_grid_and_by_deviation_of_the_column(states: int) -> N
     draw = np.random.default_rng(states)
     spread = np.exp(draw.normal(0, 1, 30))
     codes = np.round(draw.normal(size=(200, 30)) * spread * 5).clip(-127, 127).astype(np.int8)
-    coded = Stepped(states, codes, 0.01, np.zeros(200, np.int8), np.zeros(30, np.int8))
+    coded = TrellisWeight(states, codes, 0.01, np.zeros(200, np.int8), np.zeros(30, np.int8))
     grids = trellis.grids(codes, states)
     groups: dict[Any, Counter[int]] = {}
     for column in range(30):
@@ -370,7 +370,9 @@ def test_entropy_counts_by_grid_and_by_deviation_of_the_column(states: int) -> N
 
 
 def test_weights_of_nothing_take_no_bits() -> None:
-    flat = Stepped(8, np.zeros((20, 9), np.int8), 0.01, np.zeros(20, np.int8), np.zeros(9, np.int8))
+    flat = TrellisWeight(
+        8, np.zeros((20, 9), np.int8), 0.01, np.zeros(20, np.int8), np.zeros(9, np.int8)
+    )
     assert entropy(flat) == 0
 
 

@@ -9,25 +9,25 @@ from torch import Tensor
 
 from segpt.errors import CheckpointError
 from segpt.quant.grid import decode, largest_code, nearest, scales, to_grid
-from segpt.values import Grid
+from segpt.values import UniformWeight
 
 
 def gaussian(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def rounded(weight: Tensor, bits: int, k: float, group: int | None = None) -> Grid:
+def rounded(weight: Tensor, bits: int, k: float, group: int | None = None) -> UniformWeight:
     scale = scales(weight, bits, k, group)
     return to_grid(nearest(weight, scale, bits), scale, bits)
 
 
-def entropy(grid: Grid) -> float:
+def entropy(grid: UniformWeight) -> float:
     _, counts = np.unique(grid.codes, return_counts=True)
     shares = counts / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
 
 
-def relative_error(weight: Tensor, grid: Grid) -> float:
+def relative_error(weight: Tensor, grid: UniformWeight) -> float:
     change = weight.numpy() - grid.decoded()
     return float((change**2).sum() / (weight.numpy() ** 2).sum())
 

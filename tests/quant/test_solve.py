@@ -19,7 +19,7 @@ from segpt.quant.design import design, entropy
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.solve import Solver, kind, parts
 from segpt.quant.tune import divergence
-from segpt.values import Coded, Half, Partial, Stepped
+from segpt.values import Float16Weight, QuantizedWeight, QuantizeProgress, TrellisWeight
 
 MakeModel = Callable[..., Model]
 Text = list[NDArray[np.int64]]
@@ -27,16 +27,16 @@ Chain = Callable[[int, int], Text]
 UNTIED: dict[str, Any] = {"head": {"tied": False, "softcap": 30.0}}
 
 
-def bits(coded: Mapping[str, Coded]) -> float:
-    return sum(entropy(value) for value in coded.values() if isinstance(value, Stepped))
+def bits(coded: Mapping[str, QuantizedWeight]) -> float:
+    return sum(entropy(value) for value in coded.values() if isinstance(value, TrellisWeight))
 
 
-def rate(coded: Mapping[str, Coded]) -> float:
-    stepped = [value for value in coded.values() if isinstance(value, Stepped)]
+def rate(coded: Mapping[str, QuantizedWeight]) -> float:
+    stepped = [value for value in coded.values() if isinstance(value, TrellisWeight)]
     return bits(coded) / sum(value.shape[0] * value.shape[1] for value in stepped)
 
 
-def size(coded: Mapping[str, Coded]) -> int:
+def size(coded: Mapping[str, QuantizedWeight]) -> int:
     """Stands for the packer: what the codes take, and a header."""
     return 200 + int(bits(coded) / 8)
 
@@ -65,7 +65,7 @@ class Case:
             lambda *what: self.reports.append(what),
         )
 
-    def divergence(self, coded: Mapping[str, Coded]) -> float:
+    def divergence(self, coded: Mapping[str, QuantizedWeight]) -> float:
         other = copy.deepcopy(self.model)
         with torch.no_grad():
             for weight in weights(other):
@@ -111,8 +111,8 @@ def test_the_rate_is_met(case: Case, method: str, wanted: float, changes: dict[s
     for weight in weights(case.model):
         value = coded[weight.name]
         assert value.shape == tuple(weight.tensor.shape)
-        assert isinstance(value, Half if weight.role is Role.VECTOR else Stepped)
-        if isinstance(value, Stepped):
+        assert isinstance(value, Float16Weight if weight.role is Role.VECTOR else TrellisWeight)
+        if isinstance(value, TrellisWeight):
             assert value.states == (1 if method == "rd" else changes.get("states", 8))
 
 
@@ -138,7 +138,7 @@ def test_a_budget_that_the_last_part_jumps_over_is_met(case: Case, offset: int) 
     """Files of some sizes cannot be made: one below the budget is taken, not called too large."""
     budget, block = 5000, 200
 
-    def in_blocks(coded: Mapping[str, Coded]) -> int:
+    def in_blocks(coded: Mapping[str, QuantizedWeight]) -> int:
         return offset + block * -(-size(coded) // block)
 
     solver = case.solver(budget=budget)
@@ -157,7 +157,7 @@ def test_a_budget_without_end_takes_the_finest_steps(case: Case, tune_steps: int
 
 @pytest.mark.parametrize("budget", [1, 150])
 def test_a_budget_too_small_is_refused_before_any_part_is_coded(case: Case, budget: int) -> None:
-    solver, saved = case.solver(budget=budget, tune_steps=3), list[Partial]()
+    solver, saved = case.solver(budget=budget, tune_steps=3), list[QuantizeProgress]()
     case.reports.clear()
     with pytest.raises(CheckError, match=rf"over the budget of {budget}; give more bytes") as error:
         solver.run(save=saved.append)
@@ -169,7 +169,7 @@ def test_a_budget_too_small_is_refused_before_any_part_is_coded(case: Case, budg
 def test_without_anything_to_design_all_is_float16(case: Case) -> None:
     spec = QuantSpec(budget=100, search=0, tune_steps=0)
     solver = Solver(case.model, spec, {}, lambda _: case.text[0], lambda _: 100)
-    assert all(isinstance(value, Half) for value in solver.run().values())
+    assert all(isinstance(value, Float16Weight) for value in solver.run().values())
     solver = Solver(case.model, spec, {}, lambda _: case.text[0], lambda _: 101)
     with pytest.raises(CheckError, match="1 over the budget of 100"):
         solver.run()
@@ -194,7 +194,7 @@ def test_the_search_lowers_the_loss_at_the_same_rate(case: Case) -> None:
 ])  # fmt: skip
 def test_going_on_from_any_part_gives_the_same(trained: MakeModel, chain: Chain, spec: Any) -> None:
     case = Case(trained(**UNTIED), chain)
-    saved: list[Partial] = []
+    saved: list[QuantizeProgress] = []
     whole = case.solver(**spec).run(save=saved.append)
     # The head is what lands, so that nothing is saved after it.
     assert [partial.done for partial in saved] == [1, 2, 3]
@@ -209,7 +209,7 @@ def test_going_on_from_any_part_gives_the_same(trained: MakeModel, chain: Chain,
 
 
 def test_later_parts_make_up_for_what_earlier_ones_took_too_much(case: Case) -> None:
-    saved: list[Partial] = []
+    saved: list[QuantizeProgress] = []
     plain = case.solver(rate=3.0).run(save=saved.append)
     later = {name for name in plain if name.startswith("layers")}
     count = sum(
@@ -222,7 +222,7 @@ def test_later_parts_make_up_for_what_earlier_ones_took_too_much(case: Case) -> 
 
 
 def test_a_partial_that_has_not_begun_starts_over(case: Case) -> None:
-    assert case.solver(rate=3.0).run(Partial()) == case.solver(rate=3.0).run()
+    assert case.solver(rate=3.0).run(QuantizeProgress()) == case.solver(rate=3.0).run()
 
 
 def test_the_teacher_is_left_alone(case: Case) -> None:
@@ -250,7 +250,7 @@ def test_without_tuning_no_part_is_coded_a_second_time(
     monkeypatch.setattr(solver, "_code", lambda name, *_: again.append(name))
     assert solver.run().keys() == whole(1.0, {}).keys()
     assert not again
-    begun: list[Partial] = []
+    begun: list[QuantizeProgress] = []
     fresh = case.solver(rate=3.0, tune_steps=0).run(save=begun.append)
     resumed = case.solver(rate=3.0, tune_steps=0).run(replace(begun[0], done=0, coded={}))
     assert resumed == fresh  # what is coded again comes out the same

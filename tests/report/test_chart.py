@@ -14,7 +14,7 @@ from markupsafe import Markup
 from segpt.report.axes import HEIGHT, WIDTH
 from segpt.report.chart import (
     BUCKETS,
-    Bar,
+    BarMark,
     Frame,
     Point,
     Series,
@@ -49,7 +49,7 @@ def drawn_scatter(text: str = "a model") -> Markup:
 
 
 def drawn_bars(text: str = "codes") -> Markup:
-    return bars([Bar(text, 3.0), Bar("b", 0.0, text)], title=text, x=text, about=text)
+    return bars([BarMark(text, 3.0), BarMark("b", 0.0, text)], title=text, x=text, about=text)
 
 
 CHARTS = [drawn_line, drawn_scatter, drawn_bars]
@@ -136,7 +136,7 @@ def test_a_line_has_a_gap_where_a_value_is_none() -> None:
         line([Series("a", [(1, -1.0)])], Frame(title="t", x="x", y="y", log_y=True)),
         scatter([], Frame(title="t", x="x", y="y")),
         scatter([Point("a", 0.0, 1.0)], Frame(title="t", x="x", y="y", log_x=True)),
-        bars([Bar("a", math.nan), Bar("b", -1.0)], title="t", x="x"),
+        bars([BarMark("a", math.nan), BarMark("b", -1.0)], title="t", x="x"),
     ],
 )
 def test_without_numbers_the_chart_says_so(chart: Markup) -> None:
@@ -192,7 +192,7 @@ def test_points_lead_to_their_places_and_differ_in_shape() -> None:
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    chart = bars([Bar("a", 4.0), Bar("b", 1.0), Bar("c", 2.0, "two")], title="t", x="x")
+    chart = bars([BarMark("a", 4.0), BarMark("b", 1.0), BarMark("c", 2.0, "two")], title="t", x="x")
     widths = [float(node.get("width", "0")) for node in tree(chart).iter("rect")]
     assert widths[0] == pytest.approx(4 * widths[1], abs=0.3)
     assert widths[2] == pytest.approx(2 * widths[1], abs=0.2)
@@ -201,7 +201,7 @@ def test_bars_are_as_long_as_their_values() -> None:
 
 def test_long_names_are_cut_and_whole_in_the_tooltip() -> None:
     name = "layers.0.mixer.body.query_key_parts.2.gain"
-    chart = bars([Bar(name, 1.0)], title="t", x="x")
+    chart = bars([BarMark(name, 1.0)], title="t", x="x")
     texts = [node.text or "" for node in tree(chart).iter("text")]
     assert max(map(len, texts)) < len(name)
     assert f"<title>{name}: 1</title>" in chart

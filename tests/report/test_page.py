@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 import pytest
 
 from segpt.report.contents import (
-    Coded,
+    CodedRow,
     Logged,
     Packed,
     Quantization,
     Report,
-    Row,
+    ReportedScore,
+    ReportRow,
     Sample,
-    Scored,
     Share,
     Training,
 )
@@ -42,11 +42,11 @@ def whole(text: str = "demo") -> Report:
         Logged(10 * i, 4.0 / (1 + i), 2.0 / (1 + i), None, 1.9 if i % 5 == 0 else None, 0.5, 1.0)
         for i in range(1, 40)
     )
-    row = Coded(text, text, 1000, 4.25, 0.01, 0.001)
+    row = CodedRow(text, text, 1000, 4.25, 0.01, 0.001)
     pairs = ((text, text), ("seed", "1"))
 
-    def score(file: str, adapts: bool) -> Scored:
-        return Scored(
+    def score(file: str, adapts: bool) -> ReportedScore:
+        return ReportedScore(
             *(file, text, adapts, 1.5, 200, 1000, 2.0, text, "d" * 64, pairs),
             documents=((500.0, 600.0), (500.0, 400.0)),
         )
@@ -63,7 +63,7 @@ def whole(text: str = "demo") -> Report:
         ),
         packed=Packed(text, 900, 1000, "a" * 64, 1_781_015, (Share(text, 700.0, 9),), ()),
         scores=(score(text, False), score(f"{text}2", True)),
-        rows=(Row(text, None, 1.5, text), Row(text, 900, 1.4, text)),
+        rows=(ReportRow(text, None, 1.5, text), ReportRow(text, 900, 1.4, text)),
         samples=(Sample(text, text),),
         sampled=text,
         environment=pairs,
@@ -216,7 +216,7 @@ def test_the_largest_of_runs_fits_the_page(name: str) -> None:
         )
         for i in range(8_000)
     )
-    row = Coded(name, "matrix", 10**9, 4.25, 0.01, 0.001)
+    row = CodedRow(name, "matrix", 10**9, 4.25, 0.01, 0.001)
     weights = tuple(row._replace(bits=2 + i / 1000, error=1 / (1 + i)) for i in range(5_000))
     base = whole()
     assert base.quantization is not None

@@ -14,8 +14,8 @@ from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import ids, write_tokens
 from segpt.errors import DataError
 from segpt.stages.calibrate import drawn, in_order, quantize_on, seen
-from segpt.stages.calibration_text import BATCH_TOKENS, Text
-from segpt.values import Partial, Stepped, Tokens
+from segpt.stages.calibration_text import BATCH_TOKENS, CalibrationText
+from segpt.values import QuantizeProgress, Tokens, TrellisWeight
 from segpt.values import Text as Documents
 from tests.stages.random_models import CONTEXT, blocks, checkpoint
 
@@ -76,7 +76,7 @@ def test_text_is_read_lazily_and_then_again() -> None:
             yield block
 
     source = [np.full((200, 33), number) for number in range(3)]
-    text = Text(reading(), 10)
+    text = CalibrationText(reading(), 10)
     rows = BATCH_TOKENS // 32
     assert read == 0
     assert text(0).shape == (rows, 32)
@@ -92,7 +92,7 @@ def test_text_is_read_lazily_and_then_again() -> None:
 @pytest.mark.parametrize("asked", [1, 100, 5000, 10**9])
 def test_the_first_tokens_come_in_whole_rows_and_once(asked: int) -> None:
     done: list[int] = []
-    text = Text(blocks(50), 50)
+    text = CalibrationText(blocks(50), 50)
     found = np.concatenate(list(text.first(asked, done.append)))
     there = sum(block[:, :-1].size for block in blocks(50))
     assert found.size == min(there, -(-asked // CONTEXT) * CONTEXT)
@@ -111,11 +111,11 @@ def test_text_the_model_was_not_trained_on_is_refused(tokens: Tokens, tmp_path: 
 def test_a_checkpoint_is_quantized_on_its_text(tokens: Tokens, tmp_path: Path) -> None:
     held_out = written(tmp_path / "held", WORDS[:40])
     source = dataclasses.replace(checkpoint(vocab=257), origin={"tokens": tokens.fingerprint})
-    saved: list[Partial] = []
+    saved: list[QuantizeProgress] = []
     spec = QuantSpec(rate=3.0, search=0, tune_steps=1, calibration_tokens=2048, report_tokens=512)
     found = quantize_on(source, spec, tokens, held_out, save=saved.append)
     assert found.report["quality"]["tokens"] == 512
     table = found.weights["table"]
-    assert isinstance(table, Stepped)
+    assert isinstance(table, TrellisWeight)
     assert table.stored is None  # random rows have nothing in common
     assert quantize_on(source, spec, tokens, held_out, resume=saved[-1]) == found

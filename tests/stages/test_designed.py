@@ -22,8 +22,8 @@ from segpt.quant.design import entropy
 from segpt.stages import unfinished
 from segpt.stages.calibrate import share
 from segpt.stages.open_model import from_quantized
-from segpt.stages.quantize import HeldOut, Progress, Resumption, quantize
-from segpt.values import Checkpoint, Half, Partial, Quantized, Stepped
+from segpt.stages.quantize import HeldOut, PartProgress, Resumption, quantize
+from segpt.values import Checkpoint, Float16Weight, Quantized, QuantizeProgress, TrellisWeight
 from tests.stages.random_models import blocks, checkpoint
 
 SCRIPT, ROOT = Path(__file__).with_name("one_quantizer.py"), Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def run(source: Checkpoint, **spec: Any) -> Quantized:
 
 
 def rate(quantized: Quantized) -> float:
-    stepped = [w for w in quantized.weights.values() if isinstance(w, Stepped)]
+    stepped = [w for w in quantized.weights.values() if isinstance(w, TrellisWeight)]
     return sum(map(entropy, stepped)) / sum(w.shape[0] * w.shape[1] for w in stepped)
 
 
@@ -117,7 +117,7 @@ def test_more_bytes_than_the_finest_steps_take(share: float) -> None:
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_what_to_do() -> None:
-    saved: list[Partial] = []
+    saved: list[QuantizeProgress] = []
     source = checkpoint()
     with pytest.raises(CheckError, match=r"over the budget of 1,000; give more bytes") as error:
         quantize(
@@ -147,12 +147,12 @@ def test_the_report_says_what_each_weight_takes_and_loses() -> None:
     assert list(report["weights"]) == [w.name for w in layout(source.spec)]
     for name, entry in report["weights"].items():
         coded = found.weights[name]
-        if isinstance(coded, Half):
+        if isinstance(coded, Float16Weight):
             assert entry["bits_per_weight"] == 16
             assert entry["damage"] is None
             assert entry["role"] == "vector" or entry["layer"] == "1"
             continue
-        assert isinstance(coded, Stepped)
+        assert isinstance(coded, TrellisWeight)
         assert (entry["states"], entry["step"]) == (8, coded.step)
         assert entry["bits_per_weight"] == entropy(coded) / entry["parameters"]
         assert 0 < entry["damage"] < 1
@@ -177,16 +177,16 @@ def test_shared_rows_need_the_text_to_say_what_was_seen() -> None:
     spec = QuantSpec(**FAST, rate=3.0)
     with_text = quantize(source, spec, blocks(120), seen=seen).weights["table"]
     without = quantize(source, spec, blocks(120)).weights["table"]
-    assert isinstance(with_text, Stepped)
+    assert isinstance(with_text, TrellisWeight)
     assert with_text.stored is not None
     assert with_text.stored.tolist() == seen.tolist()
-    assert isinstance(without, Stepped)
+    assert isinstance(without, TrellisWeight)
     assert without.stored is None
 
 
 def test_progress_goes_forward_to_the_end() -> None:
     spec = QuantSpec(**FAST | {"rate": 3.0, "tune_steps": 2, "search": 1, "report_tokens": 512})
-    steps: list[Progress] = []
+    steps: list[PartProgress] = []
     quantize(checkpoint(), spec, blocks(120), held_out(120), report=steps.append)
     fractions = [share(step, spec) for step in steps]
     assert fractions == sorted(fractions)
@@ -260,7 +260,7 @@ def test_an_interrupted_call_goes_on_from_disk_to_the_same_end(
     tmp_path: Path, spec: dict[str, Any]
 ) -> None:
     source = checkpoint(tied=False)
-    settings, saved = QuantSpec(**FAST | spec), list[Partial]()
+    settings, saved = QuantSpec(**FAST | spec), list[QuantizeProgress]()
 
     def call(**more: Any) -> Quantized:
         return quantize(source, settings, blocks(120), held_out(120), **more)
@@ -279,9 +279,9 @@ def test_an_interrupted_call_goes_on_from_disk_to_the_same_end(
 def test_an_interruption_while_tuning_loses_one_part() -> None:
     source = checkpoint()
     spec = QuantSpec(**FAST | {"rate": 3.0, "tune_steps": 3})
-    saved: list[Partial] = []
+    saved: list[QuantizeProgress] = []
 
-    def report(progress: Progress) -> None:
+    def report(progress: PartProgress) -> None:
         if progress.task == "tune" and progress.done == 5:
             raise StopError
 
@@ -335,9 +335,9 @@ def test_tuning_changes_vectors_and_what_is_not_coded_yet() -> None:
     for weight in layout(source.spec):
         one, two = plain.weights[weight.name], tuned.weights[weight.name]
         if weight.role is Role.VECTOR:
-            assert isinstance(two, Half)
+            assert isinstance(two, Float16Weight)
             assert np.allclose(one.decoded(), two.decoded(), atol=0.05)
         else:
-            assert isinstance(two, Stepped)
+            assert isinstance(two, TrellisWeight)
     assert plain.weights["table"] == tuned.weights["table"]
     assert plain.weights != tuned.weights

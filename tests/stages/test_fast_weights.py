@@ -22,7 +22,7 @@ from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.quantize import quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
-from segpt.values import Checkpoint, Half, Quantized, Tokenizer
+from segpt.values import Checkpoint, Float16Weight, Quantized, Tokenizer
 
 VOCAB, CONTEXT = 40, 32
 FAST = "layers.1.feed.body.fast"
@@ -98,8 +98,8 @@ def test_they_survive_quantization_and_packing(checkpoint: Checkpoint, how: dict
     text = [batch(step) for step in range(10)]
     found = quantize(checkpoint, QuantSpec(calibration_tokens=1024, **how), text)
     assert found.weights.keys() == {weight.name for weight in layout(checkpoint.spec)}
-    assert isinstance(found.weights[f"{FAST}.taps"], Half)
-    assert not isinstance(found.weights[f"{FAST}.projection"], Half)
+    assert isinstance(found.weights[f"{FAST}.taps"], Float16Weight)
+    assert not isinstance(found.weights[f"{FAST}.projection"], Float16Weight)
     assert not found.report["fallbacks"]
     read: Quantized = unpack(pack(found))
     assert read.spec == checkpoint.spec

@@ -14,7 +14,7 @@ from segpt.config.model import ModelSpec
 from segpt.data.tokenizer import BYTES
 from segpt.errors import CheckpointError
 from segpt.stages.open_model import from_checkpoint, from_quantized
-from segpt.values import Checkpoint, Half, Quantized
+from segpt.values import Checkpoint, Float16Weight, Quantized
 
 HUGE = 1 << 44
 SPEC = decode(
@@ -51,7 +51,7 @@ def as_checkpoint(spec: ModelSpec) -> Checkpoint:
 
 
 def as_quantized(spec: ModelSpec) -> Quantized:
-    weights = {name: Half(array.astype(np.float16)) for name, array in WEIGHTS.items()}
+    weights = {name: Float16Weight(array.astype(np.float16)) for name, array in WEIGHTS.items()}
     return Quantized(spec=spec, weights=weights, tokenizer=BYTES, origin={})
 
 

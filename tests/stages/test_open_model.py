@@ -11,7 +11,7 @@ from segpt.config.expand import expand
 from segpt.config.layout import layout
 from segpt.config.model import ModelSpec
 from segpt.errors import CheckpointError
-from segpt.stages.open_model import from_checkpoint, settled
+from segpt.stages.open_model import from_checkpoint, without_unjoined_visits
 from segpt.values import Checkpoint, Tokenizer
 
 RECIPE: dict[str, Any] = {
@@ -65,7 +65,7 @@ def test_settling_changes_names_but_no_logits(route: str, progress: float, visit
     model = from_checkpoint(full)
     assert not model.training
     assert len(model.active) == visits
-    small = settled(full)
+    small = without_unjoined_visits(full)
     assert len(small.spec.visits) == visits
     assert list(small.weights) == names(small.spec)
     assert torch.equal(model(TOKENS), from_checkpoint(small)(TOKENS))
@@ -82,4 +82,4 @@ def test_unknown_weights_are_refused(progress: float) -> None:
     full = checkpoint(progress)
     odd = dataclasses.replace(full, weights={**full.weights, "mlp_scale": np.ones(3)})
     with pytest.raises(CheckpointError, match="mlp_scale"):
-        from_checkpoint(settled(odd))
+        from_checkpoint(without_unjoined_visits(odd))

@@ -14,7 +14,7 @@ from segpt.artifact.container import unpack
 from segpt.config.layout import layout
 from segpt.errors import DataError, SegptError
 from segpt.stages.pack import documents_path, pack, read_artifact
-from segpt.values import Half, Quantized, Tokenizer, documents_digest
+from segpt.values import Float16Weight, Quantized, Tokenizer, documents_digest
 from tests.leaderboard.small_records import model_spec
 
 
@@ -22,7 +22,8 @@ def model(seed: int, *, listed: bool = True) -> Quantized:
     """A model that was trained on documents of its own."""
     spec, generator = model_spec(), np.random.default_rng(seed)
     weights = {
-        w.name: Half(generator.normal(size=w.shape).astype(np.float16)) for w in layout(spec)
+        w.name: Float16Weight(generator.normal(size=w.shape).astype(np.float16))
+        for w in layout(spec)
     }
     documents = np.arange(seed, seed + 3, dtype=np.uint64)
     origin = {"documents": documents_digest(documents), "seed": str(seed)}

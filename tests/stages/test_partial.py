@@ -13,26 +13,33 @@ from segpt.config.base import canonical
 from segpt.config.layout import layout
 from segpt.errors import CheckpointError
 from segpt.stages import quantized_io, run_directory, unfinished
-from segpt.values import Coded, Grid, Half, Partial, Quantized, Stepped
+from segpt.values import (
+    Float16Weight,
+    Quantized,
+    QuantizedWeight,
+    QuantizeProgress,
+    TrellisWeight,
+    UniformWeight,
+)
 from tests.artifact.weights import stepped
 from tests.stages.random_models import checkpoint
 
 ORIGIN = {"checkpoint": "0123456789abcdef", "quantize": "fedcba9876543210"}
 
 
-def every_kind() -> dict[str, Coded]:
+def every_kind() -> dict[str, QuantizedWeight]:
     """In an order that is not that of the names."""
     return {
         "table": stepped(0),
         "b": stepped(1, stored=None, shared=None),
         "a": stepped(2, stored=None, shared=None, centre=None, states=1),
-        "z": Grid(6, np.ones((2, 3), np.int8), np.full((2, 1), 0.1, np.float16)),
-        "c": Half(np.ones(3, np.float16)),
+        "z": UniformWeight(6, np.ones((2, 3), np.int8), np.full((2, 1), 0.1, np.float16)),
+        "c": Float16Weight(np.ones(3, np.float16)),
     }
 
 
-def partial() -> Partial:
-    return Partial(
+def partial() -> QuantizeProgress:
+    return QuantizeProgress(
         done=3,
         scale=0.1 + 0.2,
         weights={
@@ -60,8 +67,8 @@ def test_a_partial_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_an_empty_partial_is_allowed(tmp_path: Path) -> None:
-    unfinished.save_partial(tmp_path / "p", Partial(), ORIGIN)
-    assert unfinished.read_partial(tmp_path / "p", ORIGIN) == Partial()
+    unfinished.save_partial(tmp_path / "p", QuantizeProgress(), ORIGIN)
+    assert unfinished.read_partial(tmp_path / "p", ORIGIN) == QuantizeProgress()
 
 
 def test_the_next_partial_replaces_the_last(tmp_path: Path) -> None:
@@ -88,10 +95,10 @@ def test_no_partial_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def quantized() -> Quantized:
     source = checkpoint()
     draw = np.random.default_rng(0)
-    weights: dict[str, Coded] = {
-        w.name: Half(np.ones(w.shape, np.float16))
+    weights: dict[str, QuantizedWeight] = {
+        w.name: Float16Weight(np.ones(w.shape, np.float16))
         if len(w.shape) < 2
-        else Stepped(
+        else TrellisWeight(
             8,
             draw.integers(-9, 10, w.shape).astype(np.int8),
             0.5,
@@ -146,8 +153,9 @@ def test_a_partial_is_neither_checkpoint_nor_quantized(tmp_path: Path) -> None:
 def test_models_quantized_before_there_were_designed_steps_are_read(tmp_path: Path) -> None:
     """Their headers name no stepped weights."""
     source = quantized()
-    weights: dict[str, Coded] = {
-        name: Half(coded.decoded().astype(np.float16)) for name, coded in source.weights.items()
+    weights: dict[str, QuantizedWeight] = {
+        name: Float16Weight(coded.decoded().astype(np.float16))
+        for name, coded in source.weights.items()
     }
     quantized_io.save_quantized(tmp_path / "q", dataclasses.replace(source, weights=weights))
     place = tmp_path / "q" / "header.json"

@@ -21,8 +21,15 @@ from segpt.quant.gptq import gptq
 from segpt.quant.grid import scales
 from segpt.quant.hessian import hessians
 from segpt.stages.open_model import from_checkpoint, from_quantized
-from segpt.stages.quantize import HeldOut, Progress, Resumption, quantize
-from segpt.values import Checkpoint, Grid, Half, Partial, Quantized, Tokenizer
+from segpt.stages.quantize import HeldOut, PartProgress, Resumption, quantize
+from segpt.values import (
+    Checkpoint,
+    Float16Weight,
+    Quantized,
+    QuantizeProgress,
+    Tokenizer,
+    UniformWeight,
+)
 
 VOCAB, CONTEXT = 96, 24
 SIZES = 1 + np.arange(VOCAB) % 4
@@ -148,9 +155,9 @@ def test_weights_follow_the_layout_and_decode_to_the_measured_model() -> None:
     for weight in layout(source.spec):
         coded = found.weights[weight.name]
         assert coded.shape == weight.shape
-        assert isinstance(coded, Half if weight.role is Role.VECTOR else Grid)
+        assert isinstance(coded, Float16Weight if weight.role is Role.VECTOR else UniformWeight)
     table = found.weights["table"]
-    assert isinstance(table, Grid)
+    assert isinstance(table, UniformWeight)
     assert table.bits == 8
     with torch.no_grad():
         tokens = torch.from_numpy(blocks(2)[0])
@@ -204,7 +211,7 @@ def test_the_report_names_every_weight_with_its_rule_as_plain_json() -> None:
         assert entry["damping"] == (0.01 if gptq_used else None)
     assert report["weights"]["layers.1.feed.body.up"]["bits"] == 4
     assert report["weights"]["layers.0.feed.body.up"]["bits"] == 6
-    assert isinstance(found.weights["head.matrix"], Half)
+    assert isinstance(found.weights["head.matrix"], Float16Weight)
     assert report["fallbacks"] == []
 
 
@@ -212,7 +219,7 @@ def test_bits_per_weight_are_measured() -> None:
     found = run(checkpoint())
     roles = found.report["roles"]
     table = found.weights["table"]
-    assert isinstance(table, Grid)
+    assert isinstance(table, UniformWeight)
     shares = np.unique(table.codes, return_counts=True)[1] / table.codes.size
     expected = -(shares * np.log2(shares)).sum() + 16 * VOCAB / table.codes.size
     assert roles["table"]["bits_per_weight"] == pytest.approx(expected)
@@ -233,11 +240,11 @@ def test_other_bits_are_refused(bits: int) -> None:
 def test_bits_mean_what_they_say(bits: int) -> None:
     found = quantize(checkpoint(), everything(bits, "nearest"))
     for coded in found.weights.values():
-        if isinstance(coded, Grid):
+        if isinstance(coded, UniformWeight):
             assert coded.bits == bits
             assert len(np.unique(coded.codes)) <= 2**bits - 1
     table = found.weights["table"]
-    assert isinstance(table, Grid)
+    assert isinstance(table, UniformWeight)
     assert len(np.unique(table.codes)) > 2 ** (bits - 1) / 4
 
 
@@ -290,7 +297,7 @@ def test_gptq_sees_every_visit_of_a_looped_layer() -> None:
         return gptq(weight, hessian, scale, 4).codes.numpy()
 
     coded = found.weights[name]
-    assert isinstance(coded, Grid)
+    assert isinstance(coded, UniformWeight)
     assert np.array_equal(coded.codes, codes(1.0))
     assert not np.array_equal(coded.codes, codes(0.0))
 
@@ -336,7 +343,7 @@ def test_only_the_asked_number_of_tokens_is_read() -> None:
             read.append(kind)
             yield blocks(1, count=1)[0]
 
-    steps: list[Progress] = []
+    steps: list[PartProgress] = []
     spec = QuantSpec(method="gptq", calibration_tokens=500, report_tokens=200)
     found = quantize(
         checkpoint(),
@@ -369,8 +376,8 @@ def test_text_of_another_tokenizer_is_refused() -> None:
 
 
 def test_going_on_gives_the_same_as_not_stopping() -> None:
-    source, saved = checkpoint(), list[Partial]()
-    steps: list[Progress] = []
+    source, saved = checkpoint(), list[QuantizeProgress]()
+    steps: list[PartProgress] = []
     whole = quantize(source, GPTQ, blocks(1), held_out(), resumption=Resumption(save=saved.append))
     assert [partial.done for partial in saved] == list(range(1, len(whole.weights) + 1))
     for partial in saved[:: len(saved) // 3]:
@@ -388,16 +395,16 @@ class StopError(Exception):
 
 
 def test_what_is_saved_is_not_coded_again() -> None:
-    source, saved = checkpoint(), list[Partial]()
+    source, saved = checkpoint(), list[QuantizeProgress]()
 
-    def save(partial: Partial) -> None:
+    def save(partial: QuantizeProgress) -> None:
         saved.append(partial)
         if partial.done == 5:
             raise StopError
 
     with pytest.raises(StopError):
         quantize(source, GPTQ, blocks(1), resumption=Resumption(save=save))
-    later: list[Partial] = []
+    later: list[QuantizeProgress] = []
     found = quantize(source, GPTQ, blocks(1), resumption=Resumption(saved[-1], later.append))
     assert later[0].done == 6
     assert list(found.weights)[:5] == list(saved[-1].coded)

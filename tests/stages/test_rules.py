@@ -8,7 +8,7 @@ import torch
 
 from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.rules import Finding, Rules, find
-from segpt.data.ledger import Ledger
+from segpt.data.ledger import CoverageLog
 from segpt.errors import TrainError
 from segpt.stages.rules import Given, after, before, ending, lines
 from segpt.train.mesh import Mesh
@@ -113,7 +113,7 @@ def test_a_loss_of_another_text_ends_nothing_and_certifies_nothing(
     """3.28 nats per byte of source code are not 3.28 nats per token of FineWeb."""
     pinned = dataclasses.replace(find("lapp0"), **PINNED)
     recipe = read_recipe("demo", ONCE)
-    ledger = Ledger(100, 10, 10)
+    ledger = CoverageLog(100, 10, 10)
     run.validations.add(1, 1, 3.0, 1.0)
     for rules, given, known in (
         (find("lapp0"), THEIRS, False),

@@ -20,10 +20,10 @@ from segpt.config.score import Frozen, LowRank, Phased, ScoreSpec, Sgd
 from segpt.data.text import document_hash
 from segpt.data.tokenizer import BYTES, train_bpe
 from segpt.errors import CheckpointError, InterruptError, ScoreError, SpecError
-from segpt.eval.tally import Progress
+from segpt.eval.tally import ScoreProgress
 from segpt.stages.score import Breaks, score
 from segpt.stages.unfinished import read_scoring, save_scoring
-from segpt.values import Arrays, Checkpoint, Half, Quantized, Text, Tokenizer
+from segpt.values import Arrays, Checkpoint, Float16Weight, Quantized, Text, Tokenizer
 from tests.processes import in_two
 
 SCRIPT = Path(__file__).with_name("two_scorers.py")
@@ -78,7 +78,9 @@ def quantized(source: Checkpoint) -> Quantized:
     """The same weights, which float16 holds exactly."""
     return Quantized(
         spec=source.spec,
-        weights={name: Half(value.astype(np.float16)) for name, value in source.weights.items()},
+        weights={
+            name: Float16Weight(value.astype(np.float16)) for name, value in source.weights.items()
+        },
         tokenizer=source.tokenizer,
         origin={"checkpoint": source.fingerprint},
     )
@@ -222,7 +224,7 @@ def test_a_limit_ends_the_score(spec: ScoreSpec) -> None:
 
 
 def test_progress_counts_targets_up_to_the_result() -> None:
-    seen: list[Progress] = []
+    seen: list[ScoreProgress] = []
     result = score(checkpoint(), text(), SPEC, report=seen.append)
     assert [p.done for p in seen] == sorted({p.done for p in seen})
     assert {p.total for p in seen} == {result.tokens}

@@ -23,7 +23,7 @@ from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.quantize import HeldOut, quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
-from segpt.values import Checkpoint, Grid, Quantized, Stepped, Tokenizer
+from segpt.values import Checkpoint, Quantized, Tokenizer, TrellisWeight, UniformWeight
 
 VOCAB, CONTEXT, START, UNSEEN = 64, 32, 1, 12
 TABLES = ("table", "embed.2.rows", "value_tables.0")
@@ -121,7 +121,7 @@ def test_a_checkpoint_comes_back_from_disk(checkpoint: Checkpoint, tmp_path: Pat
 )
 def test_it_is_quantized_packed_and_read_back(checkpoint: Checkpoint, spec: dict[str, Any]) -> None:
     found = run(checkpoint, **spec)
-    kind = Stepped if "rate" in spec or "budget" in spec else Grid
+    kind = TrellisWeight if "rate" in spec or "budget" in spec else UniformWeight
     names = {w.name for w in layout(checkpoint.spec) if w.role is not Role.VECTOR}
     assert {name for name, w in found.weights.items() if isinstance(w, kind)} == names
     artifact = pack(found)
@@ -139,7 +139,7 @@ def test_it_is_quantized_packed_and_read_back(checkpoint: Checkpoint, spec: dict
     assert torch.equal(one, other)
     assert found.report is not None
     quality = found.report["quality"]
-    assert quality["kl_mean"] < (0.05 if kind is Stepped else 0.01)
+    assert quality["kl_mean"] < (0.05 if kind is TrellisWeight else 0.01)
     assert not torch.equal(one, exact)
 
 
@@ -155,7 +155,7 @@ def test_rows_of_unseen_tokens_are_shared_and_those_of_hashes_are_not(
     stored = {}
     for name in TABLES:
         weight = found[name]
-        assert isinstance(weight, Stepped)
+        assert isinstance(weight, TrellisWeight)
         stored[name] = weight.stored
     for name in ("table", "value_tables.0"):
         kept = stored[name]

@@ -18,7 +18,7 @@ from segpt.stages.prepare import prepare
 from segpt.stages.quantized_io import save_quantized
 from segpt.stages.run_directory import checkpoint_name
 from segpt.stages.tokenizers import open_tokenizer, write_tokenizer
-from segpt.values import Checkpoint, Half, Quantized, Text, Tokenizer
+from segpt.values import Checkpoint, Float16Weight, Quantized, Text, Tokenizer
 
 WORDS = [b"some words to learn from, and more of them, %d" % i for i in range(50)]
 
@@ -58,7 +58,7 @@ def place(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
         about={},
     )
     save_checkpoint(place / "run" / checkpoint_name(1), checkpoint)
-    coded = {name: Half(value.astype(np.float16)) for name, value in weights.items()}
+    coded = {name: Float16Weight(value.astype(np.float16)) for name, value in weights.items()}
     quantized = Quantized(
         spec=spec,
         weights=coded,

@@ -17,11 +17,11 @@ from segpt.config.recipe import read_recipe
 from segpt.config.schedule import Steps
 from segpt.model.cache import KVCache
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
-from segpt.stages.open_model import from_checkpoint, from_quantized, settled
+from segpt.stages.open_model import from_checkpoint, from_quantized, without_unjoined_visits
 from segpt.stages.quantize import HeldOut, quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
-from segpt.values import Checkpoint, Quantized, Stepped, Tokenizer
+from segpt.values import Checkpoint, Quantized, Tokenizer, TrellisWeight
 
 VOCAB, ROWS, CONTEXT, UNSEEN = 61, 64, 32, 9
 QUICK: dict[str, Any] = {"search": 0, "tune_steps": 3, "calibration_tokens": 2048}
@@ -141,7 +141,7 @@ def test_every_part_has_learned(checkpoint: Checkpoint) -> None:
 def test_it_is_quantized_packed_and_read_back(checkpoint: Checkpoint, spec: dict[str, Any]) -> None:
     found = quantized(checkpoint, **spec)
     names = {w.name for w in layout(checkpoint.spec) if w.role is not Role.VECTOR}
-    stepped = {name for name, weight in found.weights.items() if isinstance(weight, Stepped)}
+    stepped = {name for name, weight in found.weights.items() if isinstance(weight, TrellisWeight)}
     assert stepped == (names if "rate" in spec else set())
     assert not found.weights["head.matrix"].decoded()[VOCAB:].any()
     artifact = pack(found)
@@ -162,7 +162,7 @@ def test_a_checkpoint_keeps_the_windows_it_was_trained_with(
     back = read_checkpoint(tmp_path / "saved")
     assert back.spec == unfinished.spec
     assert back.progress == 0.5
-    now = settled(back)
+    now = without_unjoined_visits(back)
     assert now.spec.windows() == (8, 4, 8, 4, 8)
     assert unfinished.spec.windows() == (16, 8, 16, 8, 16)
     ids = torch.from_numpy(batch(200)[:, :-1])

@@ -16,11 +16,11 @@ from segpt.config.recipe import read_recipe
 from segpt.config.schedule import Steps
 from segpt.model.leaves import weights
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
-from segpt.stages.open_model import from_checkpoint, from_quantized, settled
+from segpt.stages.open_model import from_checkpoint, from_quantized, without_unjoined_visits
 from segpt.stages.quantize import quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
-from segpt.values import Checkpoint, Half, Quantized, Tokenizer
+from segpt.values import Checkpoint, Float16Weight, Quantized, Tokenizer
 
 VOCAB, CONTEXT = 40, 32
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_is_read_back(checkpoint: Checkpoint, tmp_path: Any) -> Non
 def test_a_checkpoint_from_before_the_loop_is_settled() -> None:
     early = trained(8)
     ids = torch.from_numpy(batch(100)[:, :-1])
-    small = settled(early)
+    small = without_unjoined_visits(early)
     assert (len(early.spec.visits), len(small.spec.visits)) == (4, 3)
     assert [v.norm_scale for v in small.spec.visits] == [1, 2**-0.5, 4**-0.5]
     with torch.no_grad():
@@ -108,11 +108,11 @@ def test_it_survives_quantization_and_packing(checkpoint: Checkpoint, how: dict[
     found = quantize(checkpoint, QuantSpec(calibration_tokens=1024, **how), text)
     places = {weight.name: weight for weight in layout(checkpoint.spec)}
     assert found.weights.keys() == places.keys()
-    halves = {name for name, coded in found.weights.items() if isinstance(coded, Half)}
+    halves = {name for name, coded in found.weights.items() if isinstance(coded, Float16Weight)}
     assert halves == {name for name, w in places.items() if w.role is Role.VECTOR}
     assert not found.report["fallbacks"]
     read: Quantized = unpack(pack(found))
-    assert read.spec == found.spec == settled(checkpoint).spec
+    assert read.spec == found.spec == without_unjoined_visits(checkpoint).spec
     before, after = from_quantized(found), from_quantized(read)
     for one, other in zip(weights(before), weights(after), strict=True):
         assert torch.equal(one.tensor, other.tensor), one.name

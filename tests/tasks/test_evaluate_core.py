@@ -18,7 +18,7 @@ from segpt.model.model import Model
 from segpt.stages.open_model import from_checkpoint
 from segpt.tasks.core import TASKS, Task, centred, core, task
 from segpt.tasks.core_bundle import read_bundle, read_items
-from segpt.tasks.evaluate_core import Progress, choose, core_lines, evaluate
+from segpt.tasks.evaluate_core import CoreProgress, choose, core_lines, evaluate
 from segpt.tasks.prompts import arrange, example
 from segpt.tasks.subject import Subject, of_model
 from tests.bundles import SHARED, write_bundle, write_table
@@ -116,7 +116,7 @@ def test_what_is_not_core_is_not_called_so(place: Path) -> None:
 
 
 def test_all_22_tasks_make_core(place: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[CoreProgress] = []
     result = evaluate(subject(64), read_bundle(place), max_per_task=11, report=seen.append)
     accuracies = {each.task.label: each.accuracy for each in result.tasks}
     assert list(accuracies) == [t.label for t in TASKS]

@@ -23,7 +23,7 @@ from segpt.errors import ScoreError
 from segpt.stages.resolve_spec import score_spec
 from segpt.stages.score import score
 from segpt.tasks.run_harness import evaluate
-from segpt.values import Artifact, Half, Quantized, Text
+from segpt.values import Artifact, Float16Weight, Quantized, Text
 
 ARTIFACT = Path(__file__).resolve().parents[2] / "artifacts" / "demo256-1.segpt"
 
@@ -141,7 +141,9 @@ def spelled(spread: float) -> Quantized:
         }
     )
     draw = np.random.default_rng(1)
-    weights = {w.name: Half(draw.normal(0, spread, w.shape).astype("f2")) for w in layout(spec)}
+    weights = {
+        w.name: Float16Weight(draw.normal(0, spread, w.shape).astype("f2")) for w in layout(spec)
+    }
     return Quantized(spec=spec, weights=weights, tokenizer=BYTES, origin={})
 
 

@@ -18,7 +18,7 @@ from segpt.kernels import onednn
 from segpt.kernels.cross_entropy import TOKEN_LOSS, Loss, LossCall
 from segpt.model.build import build
 from segpt.model.head import Head
-from segpt.model.leaves import Adapted, Table
+from segpt.model.leaves import LowRankWeight, Table
 from segpt.model.model import Model
 from segpt.model.scaling import initialise
 from segpt.train.loss import token_loss
@@ -212,7 +212,7 @@ def test_a_view_is_what_is_used_and_its_weight_what_learns(spec: ModelSpec, *, t
 def test_what_is_no_single_weight_takes_the_general_way(spec: ModelSpec) -> None:
     model = made(spec)
     down, up = torch.randn(72, 2, spec.width), torch.randn(72, spec.vocab, 2)
-    model.table.view = lambda weight: Adapted(weight, down[:1], up[:1])
+    model.table.view = lambda weight: LowRankWeight(weight, down[:1], up[:1])
     assert not is_fused(model)
     hooked = made(spec)
     hooked.head.register_forward_hook(lambda *_: None)
