@@ -54,7 +54,7 @@ def scales(weight: Tensor, bits: int, k: float, group: int | None = None) -> Ten
 
 
 def widen(scales: Tensor, columns: int) -> Tensor:
-    """The scale of every weight, (rows, columns) float32; see :class:`segpt.values.UniformWeight`."""
+    """The scale of every weight, (rows, columns) float32, as ``UniformWeight`` has it."""
     width = -(-columns // scales.size(1))
     return scales.float().repeat_interleave(width, 1)[:, :columns]
 

@@ -20,7 +20,7 @@ def classes(root: Path) -> dict[str, list[str]]:
 
 
 def doubles(modules: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Names of several classes that are not a spec of ``config`` and the module that it describes."""
+    """Names of several classes that are not a spec of ``config`` and the module it describes."""
     return {
         name: paths
         for name, paths in modules.items()
