@@ -5,7 +5,7 @@ bit of a float counts; tensors by the SHA-256 of their bytes; pages and other te
 anything else by its bytes. What passes is masked by key, wherever the key stands:
 
 * ``seconds``, ``step_seconds``, ``eval_time_s``: how long something took
-* ``first_token_seconds``: the same of the first token of a sample
+* ``loading_seconds``, ``first_token_seconds``: the same of a sample
 * ``compression``, ``decompression``: the same of both ways of a proof
 * ``tokens_per_second``, ``examples_per_second``: the same of training and of tasks
 * ``commit``: of the tree
@@ -18,8 +18,9 @@ seconds: under the commands that tell such sizes, ``bytes``, ``code``, ``bytes_t
 ``bytes_code`` are masked, and in text numbers of bytes.
 
 In text, which has no keys, times and rates (``3.9 s``, ``12ms``, ``74 a second``) and names of
-commits are masked, the directories of the side and of its tree become ``PLACE`` and ``TREE``, since
-they lie elsewhere, and lines of progress are left out, since they come as time passes.
+commits are masked, and in tables of pages the cells with one decimal, which are seconds. The
+directories of the side and of its tree become ``PLACE`` and ``TREE``, since they lie elsewhere, and
+lines of progress are left out, since they come as time passes.
 """
 
 import hashlib
@@ -52,7 +53,14 @@ MASK = "masked"
 MISSING = "missing"
 LONGEST, BEFORE = 60, 24  # characters of a value that is shown, and of those before it parts
 _ATOM = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
-_TIMES = r"\b\d[\d.,]* ?m?s\b|\b\d[\d.,]* a second\b|\b[0-9a-f]{40}\b"
+_TIMES = "|".join(
+    (
+        r"\b\d[\d.,]* ?m?s\b",
+        r"\b\d[\d.,]* a second\b",
+        r'(?<=<td class="n">)\d[\d,]*\.\d(?=</td>)',
+        r"\b[0-9a-f]{40}\b",
+    )
+)
 _PROGRESS = re.compile(r"[^:]+:(?: +\d+%)?  \S.*")
 
 

@@ -130,6 +130,9 @@ def test_times_and_commits_in_text_pass_and_figures_do_not() -> None:
     old = f"3.1932 bits per byte, 3.9 s, 12ms, commit {'a' * 40}"
     assert of_texts(old, f"3.1932 bits per byte, 14 s, 7ms, commit {'b' * 40}") is None
     assert of_texts(old, old.replace("3.1932", "3.1933")) is not None
+    cell = '<td class="n">{}</td>'
+    assert of_texts(cell.format("9.2"), cell.format("8.3")) is None
+    assert of_texts(cell.format("1.6933"), cell.format("1.6934")) is not None
     assert of_texts(f"sha256 {'a' * 64}", f"sha256 {'b' * 64}") is not None
 
 
