@@ -9,7 +9,7 @@ from segpt.artifact import container
 from segpt.config.base import decode
 from segpt.config.score import ScoreSpec
 from segpt.errors import SegptError
-from segpt.stages.json_files import read_json
+from segpt.stages import json_files
 from segpt.values import Artifact, Score
 
 
@@ -26,7 +26,7 @@ def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[
     """Each artifact with the one score of it."""
     found: dict[str, tuple[Path, Score]] = {}
     for path in scores:
-        table = read_json(path, "score")
+        table = json_files.read_json(path, "score")
         score, digest = _score(table, path)
         if digest in found:
             raise SegptError(f"{path} and {found[digest][0]} score the same artifact; give one")
