@@ -208,7 +208,7 @@ def test_blending_belongs_to_one_visit(variants: ModelSpec, make: Make, tokens: 
         shift = {w.name: w.tensor for w in weights(model)}["visits.1.0.shift"]
         assert [visit.layer for visit in visits] == [0, 1, 2, 3, 1, 2, 3, 4]
         seen = []
-        hook = model.layers[1].register_forward_pre_hook(lambda m, i: seen.append(i[1].blend))
+        hook = model.layers[1].register_forward_pre_hook(lambda m, i: seen.append(i[1].visit.blend))
         shift.fill_(5.0)
         after = model(ids)
         hook.remove()
