@@ -64,8 +64,11 @@ def validate(quantized: Quantized) -> header.Header:
     return head
 
 
-def pack(quantized: Quantized) -> Artifact:
+def pack(quantized: Quantized, lanes: int | None = None) -> Artifact:
     """The file that holds ``quantized``; the same bytes for the same model, everywhere.
+
+    ``lanes`` of its code stream are as many as its size asks for where nothing is said; a file is
+    made again with those that it has (:func:`lanes_of`).
 
     Raises:
         ArtifactError: if a weight is not one of the spec, has a code beyond its bits or a value
@@ -80,7 +83,8 @@ def pack(quantized: Quantized) -> Artifact:
     codes = [np.ascontiguousarray(w.codes) for w in coded]
     grids = [_grids(w) for w in coded]
     found = context_search.choose(codes, grids, [_tensor(w) for w in coded])
-    lanes = stream.choose_lanes([(c.shape[0], c.shape[1]) for c in codes], found.bits // 8)
+    if lanes is None:
+        lanes = stream.choose_lanes([(c.shape[0], c.shape[1]) for c in codes], found.bits // 8)
     plain = {
         "header": header.write(head),
         "tokenizer": quantized.tokenizer.payload,
@@ -142,6 +146,16 @@ def unpack(artifact: Artifact) -> Quantized:
         tokenizer=Tokenizer(head.tokenizer, head.vocab, opened.section("tokenizer")),
         origin=head.origin,
     )
+
+
+def lanes_of(artifact: Artifact) -> int:
+    """How many lanes the code stream of a file has.
+
+    Raises:
+        ArtifactError: if the file is not a valid artifact.
+    """
+    (lanes,) = stream.LANES.unpack_from(open_artifact(artifact).section("codes"))
+    return int(lanes)
 
 
 def sections(artifact: Artifact) -> tuple[Section, ...]:

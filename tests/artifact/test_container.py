@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segpt.artifact import frame, stream
-from segpt.artifact.container import budget, load, pack, sections, unpack, usage
+from segpt.artifact.container import budget, lanes_of, load, pack, sections, unpack, usage
 from segpt.artifact.stream import MOST_STEPS
 from segpt.config.head import Head
 from segpt.config.layer import Attention, Dense, Layer
@@ -423,6 +423,14 @@ def test_specs_with_whole_numbers_for_fractions_pack_like_any_other() -> None:
     infinite = replace(quantized.spec, head=Head(tied=False, softcap=float("inf")))
     with pytest.raises(ArtifactError, match="not a number"):
         pack(replace(quantized, spec=infinite))
+
+
+def test_a_file_is_made_again_with_the_lanes_that_it_has() -> None:
+    quantized = make_quantized(0, 1024, 64)
+    artifact = pack(quantized, 40)
+    assert lanes_of(artifact) == 40
+    assert unpack(artifact) == quantized
+    assert pack(unpack(artifact), lanes_of(artifact)) == artifact != pack(quantized)
 
 
 def test_usage_of_a_model_at_hand_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,8 @@ def test_matrices_of_one_width_fill_lanes_together() -> None:
 
 def test_lanes_are_as_many_as_the_number_of_steps_demands() -> None:
     assert stream.choose_lanes([(1 << 10, 64)], 1000) == 16
+    assert stream.choose_lanes([(1 << 10, 64)], 256_000) == 42
+    assert stream.choose_lanes([(1 << 10, 64)], 1_000_000) == 96
     assert stream.choose_lanes([(1 << 10, 64)], 3_000_000) == 100
     assert stream.choose_lanes([(1 << 17, 256)], 1000) == 128
     with pytest.raises(ArtifactError, match="too wide"):
