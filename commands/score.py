@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from . import _latest, _options, _out, _processes, _report, _texts
+from . import _latest, _options, _out, _processes, _report
 
 _FREE = ("device", "limit", "out", "audit", "prove")  # may change when a score goes on
 
@@ -51,6 +51,8 @@ def command(
     instead of TEXT.
     """
     from segpt.stages.json_files import is_score
+
+    from . import _texts
 
     _out.check_file(options["out"], is_score, forced=options.pop("force"))
     if core is None:
