@@ -24,8 +24,8 @@ from segpt.eval.windows import plan
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.kernels.newton_schulz.reference import reference as newton_schulz
 from segpt.model.build import build
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 from segpt.stages import checkpoint_io, run_directory
 from segpt.stages.open_model import open_model

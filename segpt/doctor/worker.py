@@ -26,8 +26,8 @@ from segpt.errors import one_line
 from segpt.kernels import onednn
 from segpt.machine import processors
 from segpt.model.build import build
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 from segpt.stages.threads import one_thread
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from segpt.config.score import Sgd
 from segpt.errors import ScoreError
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.restoring import same_kind
 from segpt.values import Arrays
 

@@ -16,8 +16,8 @@ from segpt.config.layout import Role
 from segpt.config.score import LowRank, Phased, Sgd
 from segpt.errors import ScoreError
 from segpt.kernels import token_nats
-from segpt.model.leaves import LowRankWeight, Matrix, Param, View, weights
 from segpt.model.model import Model
+from segpt.model.params import LowRankProduct, Matrix, Param, PlainProduct, weights
 from segpt.values import Arrays
 
 from .learners import Chunk, SgdLearner
@@ -41,7 +41,7 @@ class Adapter:
     gradients of ``down``, then of ``up``.
     """
 
-    leaf: Param
+    param: Param
     first: Tensor
     factors: Factors
     moments: list[Tensor]
@@ -64,7 +64,7 @@ class LoraLearner:
         self.policy, self.context = policy, context
         self.model = copy.deepcopy(model).float().requires_grad_(False)
         generator = torch.Generator().manual_seed(0)
-        self._adapters = [self._adapter(leaf, generator) for leaf in _adapted(self.model, policy)]
+        self._adapters = [self._adapter(param, generator) for param in _adapted(self.model, policy)]
         if not self._adapters:
             raise ScoreError(
                 f"the model has no matrices of role {', '.join(policy.roles)} to adapt; name "
@@ -145,33 +145,33 @@ class LoraLearner:
             ]
             adapter.factors, adapter.moments = Factors(*parts[:2]), parts[2:]
 
-    def _adapter(self, leaf: Param, generator: torch.Generator) -> Adapter:
-        rows, columns = leaf.weight.shape
+    def _adapter(self, param: Param, generator: torch.Generator) -> Adapter:
+        rows, columns = param.weight.shape
         bound = 1 / math.sqrt(columns)
         first = (2 * torch.rand(self.policy.rank, columns, generator=generator) - 1) * bound
-        first = first.to(leaf.weight.device)
+        first = first.to(param.weight.device)
         up = first.new_zeros(1, rows, self.policy.rank)
-        return Adapter(leaf, first, Factors(first[None], up), [])
+        return Adapter(param, first, Factors(first[None], up), [])
 
     def _attach(self) -> None:
         """Let the model read its weights through the adapters."""
         for adapter in self._adapters:
-            adapter.leaf.view = self._view(adapter)
+            adapter.param.product = self._product(adapter)
 
-    def _view(self, adapter: Adapter) -> View:
+    def _product(self, adapter: Adapter) -> LowRankProduct:
         scale = self.policy.alpha / self.policy.rank
 
-        def view(weight: Tensor) -> LowRankWeight:
+        def of_selected() -> tuple[Tensor, Tensor]:
             down, up = adapter.factors
-            return LowRankWeight(weight, down[self._lanes], scale * up[self._lanes])
+            return down[self._lanes], scale * up[self._lanes]
 
-        return view
+        return LowRankProduct(of_selected)
 
     @contextmanager
     def _detached(self) -> Iterator[None]:
         """Within, the model is that of the base weights alone, and a copy of it has no adapters."""
         for adapter in self._adapters:
-            adapter.leaf.view = None
+            adapter.param.product = PlainProduct()
         try:
             yield
         finally:
@@ -297,15 +297,15 @@ class PhasedLearner(LoraLearner):
 
 
 def _adapted(model: Model, policy: LowRank) -> list[Param]:
-    """The leaves of the chosen roles; the table is the head of a model that ties them."""
-    leaves = [weight.leaf for weight in weights(model)]
+    """The params of the chosen roles; the table is the head of a model that ties them."""
+    params = [weight.param for weight in weights(model)]
     adapted: list[Param] = []
     if "matrix" in policy.roles:
         adapted += [
-            leaf for leaf in leaves if isinstance(leaf, Matrix) and leaf.role is Role.MATRIX
+            param for param in params if isinstance(param, Matrix) and param.role is Role.MATRIX
         ]
     if "head" in policy.roles:
-        adapted += [leaf for leaf in leaves if leaf.role is Role.HEAD] or [model.table]
+        adapted += [param for param in params if param.role is Role.HEAD] or [model.table]
     return adapted
 
 

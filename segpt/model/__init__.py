@@ -1,1 +1,1 @@
-"""Modules built from a spec: leaves, parts, layers and visits."""
+"""Modules built from a spec: parameters, parts, layers and visits."""

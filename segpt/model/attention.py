@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from segpt.config import layer as spec
 from segpt.kernels import attention
 
-from .leaves import Matrix
+from .params import Matrix
 from .state import ForwardState
 
 

@@ -21,8 +21,8 @@ from .fast import FastWeight
 from .feed import Dense
 from .head import Head
 from .layer import Branch, Lanes, Layer
-from .leaves import Matrix, Table, Vector, weights
 from .model import Model
+from .params import Matrix, Table, Vector, weights
 
 
 def build(s: ModelSpec) -> Model:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from segpt.config import parts as spec
 from segpt.kernels import rms_norm
 
-from .leaves import Matrix, Table, Vector
+from .params import Matrix, Table, Vector
 from .state import ForwardState
 
 _CURRENT, _PREVIOUS = 36313, 27191  # primes that spread pairs of ids over buckets

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from segpt.config import layer as spec
 
-from .leaves import Matrix, Vector
+from .params import Matrix, Vector
 from .state import ForwardState
 
 _SPREAD = 0.02  # of the projection's diagonal at the start

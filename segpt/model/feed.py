@@ -6,7 +6,7 @@ from segpt.config import layer as spec
 from segpt.kernels import activation, gated_feed
 
 from .fast import FastWeight
-from .leaves import Matrix, plain_weight
+from .params import Matrix, plain_weight
 from .state import ForwardState
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from segpt.kernels import rms_norm
 from segpt.kernels.cross_entropy import LinearHead
 
-from .leaves import Matrix, Table, Vector, is_hooked, plain_weight, project
+from .params import Matrix, Table, Vector, is_hooked, plain_weight
 
 
 class Head(nn.Module):
@@ -36,7 +36,7 @@ class Head(nn.Module):
 
     def product(self, x: Tensor, table: Table) -> Tensor:
         """The stream times each row of the matrix, of which there may be more than tokens."""
-        product = project(x, table.used()) if self.matrix is None else self.matrix(x)
+        product = table.multiply(x) if self.matrix is None else self.matrix(x)
         return product.float()
 
     def capped(self, product: Tensor, table: Table) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from segpt.config import layer as spec
 from segpt.kernels import rms_norm
 
-from .leaves import Vector
+from .params import Vector
 from .state import ForwardState
 
 Pair = tuple[Tensor, Tensor]

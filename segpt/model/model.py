@@ -15,8 +15,8 @@ from segpt.kernels.cross_entropy import Readout
 from .cache import KVCache, LayerCache
 from .embed import Backward
 from .head import Head
-from .leaves import Table
 from .overlap import Overlap
+from .params import Table
 from .state import ForwardState, Hidden, Memory, Outputs, PassInputs, VisitState
 from .statistics import kurtosis
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segpt.config import parts as spec
 from segpt.kernels import rms_norm, rotary
 
-from .leaves import Matrix, Vector
+from .params import Matrix, Vector
 from .state import ForwardState
 
 

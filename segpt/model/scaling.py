@@ -10,8 +10,8 @@ from segpt.config.model import ModelSpec
 from segpt.config.optimizer import Muon, Optimizer, Rule
 from segpt.config.train import Scaling
 
-from .leaves import Matrix, Table, Vector, weights
 from .model import Model
+from .params import Matrix, Table, Vector, weights
 
 
 def multiplier(weight: Weight, scaling: Scaling, rule: Rule) -> float:
@@ -46,7 +46,7 @@ def initialise(model: Model, scaling: Scaling, seed: int) -> None:
     """Fill every weight from its role; the same seed gives the same model on any device."""
     generator = torch.Generator().manual_seed(seed)
     for weight in weights(model):
-        match weight.leaf:
+        match weight.param:
             case Vector(init=init):
                 value = torch.tensor(init, dtype=torch.float32)
                 rows = value.view(-1, *[1] * (weight.tensor.dim() - 1)) if value.dim() else value

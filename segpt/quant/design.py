@@ -20,8 +20,8 @@ from torch import Tensor
 from segpt import trellis
 from segpt.config.layout import Role, layout
 from segpt.config.quant import QuantSpec
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.values import EXPONENTS, TrellisWeight
 
 from .gptq import RETRIES, inverse_factor

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from segpt.config.layout import Role
 from segpt.errors import DataError
-from segpt.model.leaves import Matrix, weights
 from segpt.model.model import Model
+from segpt.model.params import Matrix, weights
 
 
 @torch.no_grad()
@@ -33,11 +33,11 @@ def hessians(model: Model, batches: Iterable[NDArray[np.int64] | Tensor]) -> dic
     """
     moments, tokens = _Moments(), 0
     head = model.table if model.head.matrix is None else model.head.matrix
-    head_name = next(weight.name for weight in weights(model) if weight.leaf is head)
+    head_name = next(weight.name for weight in weights(model) if weight.param is head)
     hooks = [
-        weight.leaf.register_forward_pre_hook(moments.hook(weight.name))
+        weight.param.register_forward_pre_hook(moments.hook(weight.name))
         for weight in weights(model)
-        if isinstance(weight.leaf, Matrix) and weight.role is not Role.HEAD
+        if isinstance(weight.param, Matrix) and weight.role is not Role.HEAD
     ]
     try:
         for batch in batches:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from segpt.config.layout import Role
 from segpt.errors import DataError
-from segpt.model.leaves import Table, Vector, weights
 from segpt.model.model import Model
+from segpt.model.params import Table, Vector, weights
 
 _TOKENS = 4096  # whose activations are held at once
 
@@ -75,9 +75,9 @@ def sensitivities(
     device = model.table.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     hooks = [
-        weight.leaf.register_forward_hook(sums.watch(weight.name))
+        weight.param.register_forward_hook(sums.watch(weight.name))
         for weight in weights(model)
-        if not isinstance(weight.leaf, Vector)
+        if not isinstance(weight.param, Vector)
     ]
     try:
         for batch in batches:
@@ -108,7 +108,7 @@ class _Sums:
         self.looked_up = {
             w.name: torch.zeros_like(w.tensor, dtype=torch.float64)
             for w in weights(model)
-            if isinstance(w.leaf, Table)
+            if isinstance(w.param, Table)
         }
         self.calls: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from segpt.config.layout import Place, layout
 from segpt.config.quant import QuantSpec
 from segpt.errors import CheckError, CheckpointError
-from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
+from segpt.model.params import Weight, weights
 from segpt.restoring import same_kind
 from segpt.values import Float16Weight, QuantizedWeight, QuantizeProgress, TrellisWeight
 

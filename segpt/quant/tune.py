@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.config.layout import Role
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 _VECTOR_RATE = 0.003  # gains are of order one and few
 _WARMUP = 5

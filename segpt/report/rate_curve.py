@@ -8,8 +8,8 @@ import torch
 
 from segpt.config.quant import QuantSpec
 from segpt.data.tokenizer import load
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.quant.design import Design, designs, entropy, scale_for, to_stepped
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities

@@ -23,7 +23,7 @@ from segpt.config.quant import QuantSpec, Rule
 from segpt.config.recipe import Bpe, Recipe
 from segpt.machine import memory as machine_memory
 from segpt.model.build import build
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.train.mesh import Mesh
 from segpt.train.optim import remembered
 from segpt.train.trainer import Trainer

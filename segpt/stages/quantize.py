@@ -15,8 +15,8 @@ from segpt.config.base import fingerprint
 from segpt.config.layout import layout
 from segpt.config.quant import QuantSpec, Rule
 from segpt.errors import CheckpointError
-from segpt.model.leaves import Weight, weights
 from segpt.model.model import Model
+from segpt.model.params import Weight, weights
 from segpt.quant.design import designs
 from segpt.quant.gptq import gptq
 from segpt.quant.grid import nearest, scales, to_grid

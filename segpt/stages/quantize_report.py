@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segpt.model.leaves import Weight
+from segpt.model.params import Weight
 from segpt.quant.design import entropy
 from segpt.quant.gptq import output_error
 from segpt.values import Float16Weight, QuantizedWeight, TrellisWeight

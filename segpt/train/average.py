@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from segpt.config.train import Average
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 
 class Averaged:

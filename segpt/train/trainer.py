@@ -14,8 +14,8 @@ from segpt.config.train import TrainSpec
 from segpt.errors import CheckpointError, TrainError
 from segpt.kernels import onednn
 from segpt.model.build import build, load_weights
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise, multipliers
 from segpt.model.state import Hidden
 from segpt.restoring import same_kind, taking_over

@@ -14,7 +14,7 @@ from segpt.config.train import Scaling
 from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import write_tokens
 from segpt.model.build import build
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 from segpt.stages.calibrate import in_order
 from segpt.stages.open_model import from_checkpoint

@@ -11,8 +11,8 @@ from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.score import InPlace, ScoreSpec, Sgd
 from segpt.eval.ledger import EncodedText
 from segpt.eval.tally import Tally
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 MakeLedger = Callable[..., EncodedText]
 Tallied = Callable[..., Tally]

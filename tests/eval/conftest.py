@@ -16,8 +16,8 @@ from segpt.config.train import Scaling
 from segpt.eval.ledger import EncodedText
 from segpt.eval.tally import Tally, score_stream
 from segpt.model.build import build
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 
 MakeModel = Callable[..., Model]

@@ -13,8 +13,8 @@ from segpt.eval.frontier import ScoreEvent, ScoreOrderGuard
 from segpt.eval.schedule import BASE, Lesson, Round, schedule
 from segpt.eval.surprisal import window_nats
 from segpt.eval.windows import Spans
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]

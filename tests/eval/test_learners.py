@@ -18,8 +18,8 @@ from segpt.eval.learners import Chunk, SgdLearner
 from segpt.eval.ledger import EncodedText
 from segpt.eval.tally import score_stream
 from segpt.eval.windows import plan
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]

@@ -19,8 +19,8 @@ from segpt.eval.surprisal import window_hidden
 from segpt.eval.tally import Tally
 from segpt.eval.windows import Spans
 from segpt.model.embed import Backward
-from segpt.model.leaves import LowRankWeight, Table, weights
 from segpt.model.model import Model
+from segpt.model.params import LowRankProduct, Table, weights
 
 MakeModel = Callable[..., Model]
 MakeLedger = Callable[..., EncodedText]
@@ -150,7 +150,7 @@ def test_adapters_leave_tables_alone_that_are_no_head(
     adapted = {
         w.name
         for w in weights(learner.model)
-        if isinstance(w.leaf, Table) and w.leaf.view and isinstance(w.leaf.used(), LowRankWeight)
+        if isinstance(w.param, Table) and isinstance(w.param.product, LowRankProduct)
     }
     assert adapted == {"table"}
     assert {"embed.2.rows", "value_tables.0"} <= {w.name for w in weights(learner.model)}

@@ -16,8 +16,8 @@ from segpt.eval.ledger import EncodedText
 from segpt.eval.lowrank import LoraLearner, PhasedLearner
 from segpt.eval.schedule import BASE
 from segpt.eval.tally import Tally
-from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
+from segpt.model.params import Matrix, PlainProduct, Table, weights
 
 MakeModel = Callable[..., Model]
 MakeStream = Callable[..., NDArray[np.uint32]]
@@ -185,7 +185,7 @@ def test_the_model_of_the_caller_is_left_alone(tiny: MakeModel, stream: MakeStre
     learner.learn([Chunk(0, stream(8), 0.0), Chunk(BASE, stream(64), 0.0)])
     assert all(torch.equal(x, w.tensor) for x, w in zip(before, weights(model), strict=True))
     assert all(weight.tensor.requires_grad for weight in weights(model))
-    assert all(getattr(weight.leaf, "view", None) is None for weight in weights(model))
+    assert all(getattr(weight.param, "view", None) is None for weight in weights(model))
 
 
 def base(learner: PhasedLearner) -> list[torch.Tensor]:
@@ -210,9 +210,9 @@ def test_base_weights_change_at_the_ends_of_phases_only(
     assert all(torch.equal(x, y) for x, y in zip(after, base(learner), strict=True))
     fresh = logits(learner, [0], stream(15))
     plain = LoraLearner(learner.model, POLICY, 16).model
-    for leaf in (weight.leaf for weight in weights(plain)):
+    for leaf in (weight.param for weight in weights(plain)):
         if isinstance(leaf, Matrix | Table):
-            leaf.view = None
+            leaf.product = PlainProduct()
     with torch.no_grad():
         assert torch.equal(fresh, plain(torch.from_numpy(stream(15).astype(np.int64))[None]))
 

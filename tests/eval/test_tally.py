@@ -18,8 +18,8 @@ from segpt.config.score import Frozen, InPlace, LowRank, Mode, Phased, ScoreSpec
 from segpt.errors import ScoreError
 from segpt.eval.ledger import EncodedText
 from segpt.eval.tally import ScoreProgress, Tally
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.stages.unfinished import read_scoring, save_scoring
 
 MakeModel = Callable[..., Model]
@@ -217,7 +217,7 @@ def test_the_model_of_the_caller_is_left_alone(
     tallied(model, ledger(160, STARTS), combination)
     assert all(torch.equal(x, w.tensor) for x, w in zip(before, weights(model), strict=True))
     assert versions == [weight.tensor._version for weight in weights(model)]
-    assert all(getattr(weight.leaf, "view", None) is None for weight in weights(model))
+    assert all(getattr(weight.param, "view", None) is None for weight in weights(model))
 
 
 def test_every_policy_changes_what_it_should(

@@ -19,7 +19,7 @@ import segpt
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
 from segpt.config.train import TrainSpec
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.train.trainer import Trainer
 from segpt.train.mesh import Mesh
 from segpt.train.optim import remembered

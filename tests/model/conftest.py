@@ -15,8 +15,8 @@ from segpt.config.parts import LoopBlend
 from segpt.config.recipe import read_recipe
 from segpt.config.train import Scaling
 from segpt.model.build import build
-from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
+from segpt.model.params import Matrix, Table, weights
 from segpt.model.scaling import initialise
 
 EVERYTHING: dict[str, Any] = {
@@ -345,7 +345,7 @@ def made(spec: ModelSpec, seed: int = 0) -> Model:
     with torch.no_grad():
         for weight in weights(model):
             noise = torch.randn(weight.tensor.shape, generator=generator)
-            match weight.leaf:
+            match weight.param:
                 case Matrix(zero=True) | Table(zero=True):
                     weight.tensor.copy_(noise / weight.tensor.size(1) ** 0.5)
                 case Table() | Matrix():

@@ -13,8 +13,8 @@ from segpt.config.model import ModelSpec
 from segpt.config.recipe import names, read_recipe
 from segpt.errors import CheckpointError
 from segpt.model.build import build, load_weights
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

@@ -18,8 +18,8 @@ from segpt.errors import SpecError
 from segpt.model.build import build
 from segpt.model.cache import KVCache, LayerCache
 from segpt.model.fast import FastWeight, fast_parts, set_rate
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 from segpt.model.state import ForwardState
 from tests.model.states import state_of

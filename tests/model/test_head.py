@@ -19,8 +19,8 @@ from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model.build import build
 from segpt.model.head import Head
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 from segpt.quant.hessian import hessians
 

@@ -12,8 +12,8 @@ from segpt.config.parts import Skip
 from segpt.errors import SpecError
 from segpt.model.build import load_weights
 from segpt.model.cache import KVCache
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

@@ -13,9 +13,9 @@ from segpt.config.parts import Skip
 from segpt.model.build import build, load_weights
 from segpt.model.cache import KVCache
 from segpt.model.feed import Dense
-from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.overlap import Overlap
+from segpt.model.params import weights
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

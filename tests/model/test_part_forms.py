@@ -23,8 +23,8 @@ from segpt.model import parts
 from segpt.model.attention import Attention
 from segpt.model.build import build
 from segpt.model.cache import KVCache
-from segpt.model.leaves import Matrix, weights
 from segpt.model.model import Model
+from segpt.model.params import Matrix, weights
 from segpt.model.scaling import initialise
 from segpt.model.state import ForwardState
 from tests.model.states import state_of

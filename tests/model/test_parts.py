@@ -197,10 +197,10 @@ def test_rms_has_no_gain_and_works_in_float32() -> None:
     torch.testing.assert_close(half.float(), wanted, atol=2e-3, rtol=2e-3)
 
 
-def test_a_view_replaces_the_weight_that_is_used() -> None:
+def test_a_transform_replaces_the_weight_that_is_used() -> None:
     feed = Dense(layer_spec.Dense(hidden=3, act="relu2"), width=4)
     with torch.no_grad():
         feed.up.weight.copy_(noise(3, 4))
     x = noise(2, 4, seed=1)
-    feed.up.view = lambda weight: 2 * weight
+    feed.up.weight_transform = lambda weight: 2 * weight
     torch.testing.assert_close(feed.up(x), 2 * x @ feed.up.weight.T)

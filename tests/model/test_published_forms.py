@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segpt.config.recipe import read_recipe
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 Make = Callable[..., Model]
 Draw = Callable[..., Tensor]

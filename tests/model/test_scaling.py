@@ -12,8 +12,8 @@ from segpt.config.model import ModelSpec
 from segpt.config.optimizer import Adam, Muon, Optimizer
 from segpt.config.train import Mup, Scaling
 from segpt.model.build import build
-from segpt.model.leaves import Matrix, Weight, weights
 from segpt.model.model import Model
+from segpt.model.params import Matrix, Weight, weights
 from segpt.model.scaling import initialise, multiplier, multipliers
 
 SPEC = {
@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_weights(found: dict[str, Weight]) -> None:
     again, other = started(Scaling()), started(Scaling(), seed=2)
     for name, weight in found.items():
         assert torch.equal(weight.tensor, again[name].tensor), name
-        drawn = weight.role is not Role.VECTOR and not getattr(weight.leaf, "zero", False)
+        drawn = weight.role is not Role.VECTOR and not getattr(weight.param, "zero", False)
         assert torch.equal(weight.tensor, other[name].tensor) is not drawn, name
 
 
@@ -70,7 +70,7 @@ def test_matrices_are_orthogonal(found: dict[str, Weight]) -> None:
 
 
 def test_matrices_that_write_to_the_stream_are_zero(found: dict[str, Weight]) -> None:
-    zero = {n for n, w in found.items() if isinstance(w.leaf, Matrix) and not w.tensor.any()}
+    zero = {n for n, w in found.items() if isinstance(w.param, Matrix) and not w.tensor.any()}
     ends = ("mixer.body.out", "feed.body.down", "mixer.body.output_parts.0.gate")
     assert zero == {f"layers.{i}.{end}" for i in range(2) for end in ends}
 
@@ -127,7 +127,7 @@ OUTPUTS = ("mixer.body.out", "feed.body.down")
 
 def test_matrices_that_write_to_the_stream_may_start_like_the_others() -> None:
     found = started(Scaling(outputs="random"))
-    zero = {n for n, w in found.items() if isinstance(w.leaf, Matrix) and not w.tensor.any()}
+    zero = {n for n, w in found.items() if isinstance(w.param, Matrix) and not w.tensor.any()}
     assert zero == {f"layers.{i}.mixer.body.output_parts.0.gate" for i in range(2)}
     down = found["layers.0.feed.body.down"].tensor
     torch.testing.assert_close(down @ down.T, torch.eye(128), atol=1e-5, rtol=0)
@@ -169,7 +169,7 @@ def test_uniform_matrices_have_their_bounds() -> None:
 def test_a_gain_scales_orthogonal_matrices(found: dict[str, Weight]) -> None:
     other = started(Scaling(gain=0.5))
     for name, weight in found.items():
-        half = 0.5 if isinstance(weight.leaf, Matrix) else 1.0
+        half = 0.5 if isinstance(weight.param, Matrix) else 1.0
         assert torch.equal(other[name].tensor, half * weight.tensor), name
 
 

@@ -17,8 +17,8 @@ from segpt.config.train import Scaling
 from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build
-from segpt.model.leaves import Table
 from segpt.model.model import Model
+from segpt.model.params import Table
 from segpt.model.scaling import initialise
 from segpt.model.state import ForwardState
 from tests.model.states import state_of

@@ -17,9 +17,9 @@ from segpt.errors import SpecError
 from segpt.model import parts
 from segpt.model.build import build, load_weights
 from segpt.model.cache import KVCache
-from segpt.model.leaves import weights
 from segpt.model.model import Model
 from segpt.model.overlap import Overlap
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 from segpt.model.state import ForwardState
 from tests.model.states import state_of

@@ -12,8 +12,8 @@ from segpt.config.expand import expand
 from segpt.config.layout import Role
 from segpt.config.train import Scaling
 from segpt.model.build import build
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 
 MakeModel = Callable[..., Model]

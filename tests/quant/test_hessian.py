@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from segpt.config.layout import Role
 from segpt.errors import DataError
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.quant.hessian import hessians
 
 MakeModel = Callable[..., Model]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from segpt.config.layout import Role
 from segpt.errors import DataError
-from segpt.model.leaves import Matrix, Table, weights
 from segpt.model.model import Model
+from segpt.model.params import Matrix, Table, weights
 from segpt.quant import sensitivity
 from segpt.quant.sensitivity import Sensitivity, sensitivities
 from segpt.quant.tune import divergence
@@ -59,13 +59,13 @@ def watched(model: Model, ids: Tensor) -> tuple[list[Call], Tensor]:
     """Every linear map of a forward pass, the head that is a table among them, and the logits."""
     calls: list[Call] = []
     hooks = [
-        weight.leaf.register_forward_hook(
+        weight.param.register_forward_hook(
             lambda _, inputs, output, name=weight.name: calls.append(
                 Call(name, inputs[0].detach().flatten(0, -2), output)
             )
         )
         for weight in weights(model)
-        if isinstance(weight.leaf, Matrix)
+        if isinstance(weight.param, Matrix)
     ]
     rows = model.table.weight[ids]
     table = model.table.register_forward_hook(lambda *_: rows)
@@ -162,7 +162,7 @@ def test_a_table_that_layers_share_is_looked_up_once_for_all(tiny: MakeModel) ->
     )
     text = batches()
     found = sensitivities(model, text, seed=5)
-    tables = {w.name: w.leaf for w in weights(model) if isinstance(w.leaf, Table)}
+    tables = {w.name: w.param for w in weights(model) if isinstance(w.param, Table)}
     assert found.keys() >= tables.keys() == {"table", "embed.1.rows", "value_tables.0"}
     generator = torch.Generator().manual_seed(5)
     sums = {name: torch.zeros(t.weight.shape).double() for name, t in tables.items()}

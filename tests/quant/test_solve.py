@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from segpt.config.layout import Role
 from segpt.config.quant import QuantSpec
 from segpt.errors import CheckError
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.quant.design import design, entropy
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.solve import Solver, kind, parts

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from segpt.config.layout import Role
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.quant.tune import divergence, tune
 
 MakeModel = Callable[..., Model]

@@ -17,7 +17,7 @@ from segpt.artifact.container import pack, unpack
 from segpt.config.layout import Role, layout, parameters
 from segpt.config.quant import DEFAULT_RULES, QuantSpec, Rule
 from segpt.errors import CheckError, CheckpointError
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.quant.design import entropy
 from segpt.stages import unfinished
 from segpt.stages.calibrate import share

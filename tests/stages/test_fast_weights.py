@@ -15,8 +15,8 @@ from segpt.config.quant import QuantSpec
 from segpt.config.recipe import read_recipe
 from segpt.config.schedule import Steps
 from segpt.model.fast import fast_parts, set_rate
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.stages.open_model import from_checkpoint, from_quantized
 from segpt.stages.quantize import quantize

@@ -15,7 +15,7 @@ from segpt.config.layout import Role, layout
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import read_recipe
 from segpt.config.schedule import Steps
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.tune import divergence
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint

@@ -14,7 +14,7 @@ from segpt.config.layout import Role, layout
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import read_recipe
 from segpt.config.schedule import Steps
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.stages.open_model import from_checkpoint, from_quantized, without_unjoined_visits
 from segpt.stages.quantize import quantize

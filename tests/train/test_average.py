@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segpt.config.schedule import Seconds
 from segpt.config.train import Average
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.train.trainer import Trainer
 from tests.train.running import train
 

@@ -15,7 +15,7 @@ from segpt.config.recipe import Bytes, Recipe, read_recipe
 from segpt.config.rules import find
 from segpt.errors import SpecError, TrainError
 from segpt.model.build import build
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.stages import estimate
 from segpt.stages.dry_run import describe, group_table
 from segpt.stages.quantize import quantize

@@ -17,8 +17,8 @@ from segpt.config.optimizer import Adam, Muon, Optimizer
 from segpt.config.schedule import Seconds, Steps
 from segpt.config.train import Average, Loops, TrainSpec
 from segpt.errors import InterruptError, SpecError, TrainError
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.stages.checkpoint_io import read_checkpoint, save_checkpoint
 from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh

@@ -18,8 +18,8 @@ from segpt.kernels import onednn
 from segpt.kernels.cross_entropy import TOKEN_LOSS, Loss, LossCall
 from segpt.model.build import build
 from segpt.model.head import Head
-from segpt.model.leaves import LowRankWeight, Table
 from segpt.model.model import Model
+from segpt.model.params import LowRankProduct, Table
 from segpt.model.scaling import initialise
 from segpt.train.loss import token_loss
 
@@ -195,10 +195,12 @@ def rounded(weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_view_is_what_is_used_and_its_weight_what_learns(spec: ModelSpec, *, tied: bool) -> None:
+def test_a_transform_is_what_is_used_and_its_weight_what_learns(
+    spec: ModelSpec, *, tied: bool
+) -> None:
     model = made(spec, tied=tied)
     leaf: Any = model.table if tied else model.head.matrix
-    leaf.view = lambda weight: 2 * rounded(weight)
+    leaf.weight_transform = lambda weight: 2 * rounded(weight)
     x, targets = stream(spec), wanted_tokens(spec)
     assert is_fused(model)
     found = token_loss(model, x, targets)
@@ -212,7 +214,7 @@ def test_a_view_is_what_is_used_and_its_weight_what_learns(spec: ModelSpec, *, t
 def test_what_is_no_single_weight_takes_the_general_way(spec: ModelSpec) -> None:
     model = made(spec)
     down, up = torch.randn(72, 2, spec.width), torch.randn(72, spec.vocab, 2)
-    model.table.view = lambda weight: LowRankWeight(weight, down[:1], up[:1])
+    model.table.product = LowRankProduct(lambda: (down[:1], up[:1]))
     assert not is_fused(model)
     hooked = made(spec)
     hooked.head.register_forward_hook(lambda *_: None)

@@ -30,8 +30,8 @@ from segpt.config.train import Scaling
 from segpt.errors import CheckpointError, SpecError, TrainError
 from segpt.kernels import newton_schulz
 from segpt.model.build import build
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 from segpt.model.scaling import initialise
 from segpt.train.optim import Optimizers, remembered
 from segpt.train.optim.adam import Moments, adam_step
@@ -414,7 +414,7 @@ def test_a_parameter_outside_the_leaves_is_refused(model: Model) -> None:
 
 
 def test_a_shared_parameter_is_refused(model: Model) -> None:
-    first, second = [w.leaf for w in weights(model) if w.name.endswith("body.up")][:2]
+    first, second = [w.param for w in weights(model) if w.name.endswith("body.up")][:2]
     second.weight = first.weight
     with pytest.raises(TrainError, match="two leaves of the model share a parameter"):
         Optimizers(model, Optimizer())

@@ -13,7 +13,7 @@ from segpt.config.optimizer import Adam, Muon, Optimizer
 from segpt.config.schedule import Steps
 from segpt.config.train import Mup, Scaling, TrainSpec
 from segpt.model.build import build
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.model.scaling import initialise, multipliers
 from segpt.train.mesh import Mesh
 from segpt.train.optim import Optimizers

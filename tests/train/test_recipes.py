@@ -16,7 +16,7 @@ from segpt.config.layout import parameters
 from segpt.config.recipe import Bytes, names, read_recipe
 from segpt.data.corpus import builtin
 from segpt.errors import InterruptError
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.stages.average import average
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.checkpoint_io import read_checkpoint

@@ -23,7 +23,7 @@ from segpt.config.schedule import (
 )
 from segpt.config.train import Loops, TrainSpec
 from segpt.errors import SpecError
-from segpt.model.leaves import weights
+from segpt.model.params import weights
 from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh
 from segpt.train.schedule import batch, decay, loops, momentum, rate

@@ -10,8 +10,8 @@ from torch import Tensor
 from segpt.config.layout import Place, Role, layout
 from segpt.config.optimizer import Optimizer, Rule
 from segpt.errors import TrainError
-from segpt.model.leaves import weights
 from segpt.model.model import Model
+from segpt.model.params import weights
 
 from .registry import optimizer
 from .shared import Member
