@@ -74,7 +74,24 @@ class Lanes(nn.Module):
 
 
 class Layer(nn.Module):
-    """Join parts, then mixer and feed branches; an absent branch is None."""
+    """Join parts, then mixer and feed branches; an absent branch is None.
+
+    Not every position is needed everywhere: a pass may want only its last ones, and windows may share
+    tokens. The mixer needs all positions for its keys and values, and attends by window. So what is
+    added to its result is cut to what is read, and after that each window is on its own::
+
+        serial      x --+-------------- read --+--> part_windows --+---------+-->
+                        |                      |                   |         |
+                        +-- mixer (reads) -----+                   +-- feed -+
+
+        parallel    x --+-------------- read --+--> part_windows ----------+-->
+                        |                      |                           |
+                        +-- mixer (reads) -----+                           |
+                        +-- tail -- feed ---------------- read ------------+
+
+    ``tail`` drops positions that nobody reads before the feed spends time on them; where windows
+    share tokens it keeps all, as each is read by some window, and ``read`` cuts afterwards.
+    """
 
     def __init__(
         self,
@@ -93,12 +110,13 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         last = state.visit.last
         if self.feed is not None and self.feed.reads_all:
-            state.visit.last = None
+            state.visit.last = None  # it is cut below instead, when all of it has been read
         x = self._branches(x, state) if self.lanes is None else self._lanes(x, state)
         state.visit.last = last
         return state.tail(x)
 
     def _branches(self, x: Tensor, state: ForwardState) -> Tensor:
+        """One stream: (batch, time, width) to (batch or windows, time or last, width)."""
         x = self._joined(x, state)
         fed = None
         if self.feed is not None and (self.parallel or self.mixer is None):
@@ -122,7 +140,7 @@ class Layer(nn.Module):
         return x
 
     def _lanes(self, x: Tensor, state: ForwardState) -> Tensor:
-        """The first lane after the layer, or the stream if lanes end here."""
+        """The first lane after the layer, or the stream if lanes end here; shapes as above."""
         assert self.lanes is not None
         assert self.mixer is not None
         assert self.feed is not None
