@@ -76,7 +76,7 @@ class Lanes(nn.Module):
 class Layer(nn.Module):
     """Join parts, then mixer and feed branches; an absent branch is None.
 
-    Not every position is needed everywhere: a pass may want only its last ones, and windows may share
+        """One stream: (batch, time, width) to (batch or windows, time or last ones, width)."""
     tokens. The mixer needs all positions for its keys and values, and attends by window. So what is
     added to its result is cut to what is read, and after that each window is on its own::
 
