@@ -31,7 +31,8 @@ class Attention(nn.Module):
         self.output_parts = nn.ModuleList(output)
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
-        q, k, v = (
+        """(batch, time, width) to (batch or windows, time or last ones, width)."""
+        q, k, v = (  # (batch, time, heads or kv_heads, channels)
             matrix(x).unflatten(-1, (-1, self.head_dim))
             for matrix in (self.query, self.key, self.value)
         )

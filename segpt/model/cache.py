@@ -31,21 +31,24 @@ class LayerCache:
     def extend(
         self, key: Tensor, value: Tensor, window: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Append the new keys and values; return all of them, keep what ``window`` shows later."""
+        """Append keys and values (batch, time, kv_heads, channels), and give back all of them.
+
+        What ``window`` shows to later positions is kept.
+        """
         if self.key is not None and self.value is not None:
             key, value = torch.cat([self.key, key], 1), torch.cat([self.value, value], 1)
         self.key, self.value = (_latest(t, window) for t in (key, value))
         return key, value
 
     def number(self, documents: Tensor, window: int | None = None) -> Tensor:
-        """The documents of all keys, given those of the new ones, counted from the first."""
+        """The documents (batch, time) of all keys, from those of the new ones, counted anew."""
         if self.documents is not None and self.documents.size(1):
             documents = torch.cat([self.documents, documents + self.documents[:, -1:]], 1)
         self.documents = _latest(documents, window)
         return documents
 
     def pick(self, rows: slice | Tensor) -> None:
-        """Hold these rows of the batch from here on, any number of times each."""
+        """Hold these rows (rows,) of the batch from here on, any number of times each."""
         for field in dataclasses.fields(self):
             kept = getattr(self, field.name)
             if isinstance(kept, Tensor):

@@ -20,6 +20,7 @@ class Token(nn.Module):
         self.norm = s.norm
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         return rms_norm(x) if self.norm else x
 
 
@@ -36,6 +37,7 @@ class Smear(Backward):
         self.scale = Vector(1) if token else None
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         before, same = state.previous_token(x, 0), ~state.inputs.opens[..., None]
         if self.scale is None:
             return x + same * self.gate(x) * (before - x)
@@ -53,6 +55,7 @@ class Bigram(Backward):
         self.scale = Vector(1, init=s.scale)
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         rows = self.rows(self.bucket(state))
         if self.projection is not None:
             rows = self.projection(rows)
@@ -68,4 +71,5 @@ class Bigram(Backward):
 
 class Normalise(nn.Module):
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         return rms_norm(x)

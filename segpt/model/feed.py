@@ -26,6 +26,7 @@ class Dense(nn.Module):
         return self.fast is not None
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         weight = plain_weight(self.up)
         if weight is None:
             hidden = activation(self.up(x), self.act)

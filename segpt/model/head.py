@@ -27,20 +27,21 @@ class Head(nn.Module):
         self.softcap, self.scale = softcap, scale
 
     def normalise(self, x: Tensor) -> Tensor:
-        """What the head reads of the last stream."""
+        """What the head reads of the last stream (..., width)."""
         x = rms_norm(x)
         return x if self.gain is None else self.gain(x) * x
 
     def forward(self, x: Tensor, table: Table) -> Tensor:
+        """The stream (..., width) to float32 logits (..., vocab)."""
         return self.capped(self.product(x, table), table)
 
     def product(self, x: Tensor, table: Table) -> Tensor:
-        """The stream times each row of the matrix, of which there may be more than tokens."""
+        """The stream (..., width) times each row of the matrix; there may be more than tokens."""
         product = table.multiply(x) if self.matrix is None else self.matrix(x)
         return product.float()
 
     def capped(self, product: Tensor, table: Table) -> Tensor:
-        """Logits from that, one per token."""
+        """Logits (..., vocab) from that, one per token."""
         logits = product[..., : table.weight.size(0)]
         if self.scale != 1:
             logits = self.scale * logits

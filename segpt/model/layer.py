@@ -27,6 +27,7 @@ class Branch(nn.Module):
         return bool(self.body.reads_all)
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """(batch, time, width) to (batch or windows, time or last ones, width)."""
         h = rms_norm(x) * (self.norm_scale * state.visit.norm_scale) if self.norm else x
         if self.gain is None:
             y = self.body(h, state)
@@ -76,9 +77,9 @@ class Lanes(nn.Module):
 class Layer(nn.Module):
     """Join parts, then mixer and feed branches; an absent branch is None.
 
-        """One stream: (batch, time, width) to (batch or windows, time or last ones, width)."""
-    tokens. The mixer needs all positions for its keys and values, and attends by window. So what is
-    added to its result is cut to what is read, and after that each window is on its own::
+    Not every position is needed everywhere: a pass may want its last ones only, and windows may
+    share tokens. The mixer needs all positions for its keys and values, and attends by window. So
+    what is added to its result is cut to what is read, and after that each window is on its own::
 
         serial      x --+-------------- read --+--> part_windows --+---------+-->
                         |                      |                   |         |
@@ -108,6 +109,7 @@ class Layer(nn.Module):
         self.mixer, self.feed, self.parallel = mixer, feed, parallel
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """(batch, time, width) to (batch or windows, time or last ones, width)."""
         last = state.visit.last
         if self.feed is not None and self.feed.reads_all:
             state.visit.last = None  # it is cut below instead, when all of it has been read

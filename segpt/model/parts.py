@@ -17,6 +17,7 @@ from .state import ForwardState
 # query_key: (q, k, state) -> (q, k)
 class Norm(nn.Module):
     def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
+        """Queries and keys (batch, time, heads, channels) to the same shapes."""
         return rms_norm(q), rms_norm(k)
 
 
@@ -37,6 +38,7 @@ class Rope(nn.Module):
         self.register_buffer("rates", rates.float(), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
+        """Queries and keys (batch, time, heads, channels) to the same shapes."""
         key = (self.key, q.dtype, q.device)
         if key not in state.inputs.rotations:
             state.inputs.rotations[key] = self.rotation(state.inputs.positions, q)
@@ -64,6 +66,7 @@ class Gain(nn.Module):
         self.gain = Vector(heads if s.per == "head" else 1, 1, init=s.init)
 
     def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
+        """Queries and keys (batch, time, heads, channels) to the same shapes."""
         return q * self.gain(q), k
 
 
@@ -78,6 +81,7 @@ class ValueResidual(nn.Module):
         self.scale = Vector(1, init=1.0) if s.scaled else None
 
     def forward(self, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
+        """Values (batch, time, kv_heads, channels), ``x`` (batch, time, width) beside them."""
         first = v if state.memory.values is None else state.memory.values
         mixed = self.blend(v, first, state.visit.blend)
         if state.memory.values is None:
@@ -85,6 +89,7 @@ class ValueResidual(nn.Module):
         return mixed
 
     def blend(self, v: Tensor, first: Tensor, more: Tensor | None) -> Tensor:
+        """``v`` and ``first`` (batch, time, kv_heads, channels) to one of that shape."""
         mix = self.mix(v)
         if mix.numel() == 1:
             return torch.lerp(v, first, mix if more is None else mix + more)
@@ -97,6 +102,7 @@ class ValueResidual(nn.Module):
 
 class ValueNorm(nn.Module):
     def forward(self, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
+        """Values (batch, time, kv_heads, channels), ``x`` (batch, time, width) beside them."""
         return rms_norm(v)
 
 
@@ -108,6 +114,7 @@ class ValueEmbedding(nn.Module):
         self.mix = Vector(2, kv_heads, 1, init=init) if s.per_head else Vector(2, init=init)
 
     def forward(self, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
+        """Values (batch, time, kv_heads, channels), ``x`` (batch, time, width) beside them."""
         rows = state.inputs.value_tables[self.table](state.inputs.tokens[:, -v.size(1) :])
         keep, blend = self.mix(v).unbind()
         return keep * v + blend * rows.view(v.shape).to(v.dtype)
@@ -125,6 +132,7 @@ class HeadGate(nn.Module):
         self.gate = Matrix(inputs, rows, zero=std == 0, std=std or None)
 
     def forward(self, y: Tensor, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
+        """Heads' outputs ``y`` (batch, time, heads, channels) to the same shape."""
         gate = self.gate(x if self.inputs is None else x[..., : self.inputs])
         opened = self.scale * torch.sigmoid(gate if self.sharpness == 1 else self.sharpness * gate)
         return y * opened.view(*y.shape[:-1], self.channels)
@@ -136,6 +144,7 @@ class ExcludeSelf(nn.Module):
         self.alpha = Vector(heads, 1) if s.gated else None
 
     def forward(self, y: Tensor, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
+        """Heads' outputs ``y`` (batch, time, heads, channels) to the same shape."""
         batch, time, heads, _ = v.shape
         grouped = y.view(batch, time, heads, -1, y.size(3))
         unit = F.normalize(v, dim=-1)[:, :, :, None]
@@ -152,6 +161,7 @@ class MixInput(nn.Module):
         self.mix = Vector(2, *spec.shape_per(s.per, width), init=(1.0, 0.0))
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         keep, blend = self.mix(x).unbind()
         return (
             keep * x + blend * state.memory.x0[:, -x.size(1) :]
@@ -167,6 +177,7 @@ class Skip(nn.Module):
         self.gate = Vector(*shape) if s.form == "lerp" else None
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         source = state.memory.visits.get(self.source)
         if source is None:  # a loop that has not joined the model yet
             return x
@@ -180,6 +191,7 @@ class LoopEmbedding(nn.Module):
         self.shift = Vector(width)
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         return x + self.shift(x)
 
 
@@ -189,6 +201,7 @@ class LoopBlend(nn.Module):
         self.shift = Vector(1)
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         state.visit.blend = self.shift(x)
         return x
 
@@ -199,6 +212,7 @@ class LoopGain(nn.Module):
         self.gain = Vector(width, init=1.0)
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
         state.visit.gain = self.gain(x)
         return x
 
@@ -210,6 +224,7 @@ class Sigmoid(nn.Module):
         self.cap, self.divisor = s.cap, s.divisor
 
     def forward(self, logits: Tensor) -> Tensor:
+        """Logits (..., vocab) to the same shape."""
         return self.cap * torch.sigmoid(logits / self.divisor)
 
 
@@ -219,6 +234,7 @@ class Algebraic(nn.Module):
         self.cap = s.cap
 
     def forward(self, logits: Tensor) -> Tensor:
+        """Logits (..., vocab) to the same shape."""
         return self.cap * logits * torch.rsqrt(logits.square() + self.cap**2)
 
 
@@ -228,6 +244,7 @@ class Asymmetric(nn.Module):
         self.caps = Vector(2, init=s.init)
 
     def forward(self, logits: Tensor) -> Tensor:
+        """Logits (..., vocab) to the same shape."""
         above, below = self.caps(logits).unbind()
         cap = torch.where(logits > 0, above, below)
         return cap * torch.tanh(logits / cap)

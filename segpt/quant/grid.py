@@ -67,7 +67,7 @@ def nearest(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 
 def decode(codes: Tensor, scales: Tensor) -> Tensor:
-    """The weights that codes stand for, bit-equal to ``Grid.decoded``."""
+    """The weights that codes stand for, bit-equal to ``UniformWeight.decoded``."""
     return codes.float() * widen(scales, codes.size(1))
 
 
