@@ -397,7 +397,7 @@ def test_a_score_goes_on_without_its_options(
 
     for resume in (("score", "--resume"), ("score", model, "--resume")):
         with monkeypatch.context() as patch:
-            patch.setattr("segpt.stages.score.tally", stop_soon)
+            patch.setattr("segpt.stages.score.score_stream", stop_soon)
             line = refused(segpt(*begun), "go on with --resume", code=143)
         assert shlex.split(line.rpartition("segpt ")[2]) == ["score", model, "--resume"]
         result = done(segpt(*resume, "--json"))
