@@ -21,12 +21,12 @@ NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 # The command line with a computation in C that lasts for minutes where weights are drawn.
 HANGS = """
 import hashlib, sys
-import segpt.train.loop as loop
+import segpt.train.trainer as trainer
 from segpt.__main__ import main
 def hang(*_):
     print("begun", file=sys.stderr, flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
-loop.initialise = hang
+trainer.initialise = hang
 main()
 """
 # The command line with a text that never ends.
