@@ -25,7 +25,7 @@ def main() -> None:
     fixtures = _fixtures()
     ledger = fixtures.make_ledger()
     for name, spec in fixtures.COMBINATIONS.items():
-        found = fixtures.tally(fixtures.make_able(spec), ledger, spec, fixtures.CONTEXT)
+        found = fixtures.score_stream(fixtures.make_able(spec), ledger, spec, fixtures.CONTEXT)
         sys.stdout.write(f"{name} {hashlib.sha256(found.nats.tobytes()).hexdigest()}\n")
 
 
