@@ -42,12 +42,15 @@ def command(
     from segpt.atomic import write_file
     from segpt.config.base import encode
     from segpt.config.recipe import read_recipe
-    from segpt.stages.open_model import open_model
     from segpt.stages.resolve_spec import Reading, score_spec
 
     data = _coding.read(file)
     place = _coding.vacant(out or file.with_name(file.name + _coding.SUFFIX), force)
-    opened = open_model(_coding.open_artifact(artifact))
+    packed = _coding.open_artifact(artifact)
+
+    from segpt.stages.open_model import open_model
+
+    opened = open_model(packed)
     spec = score_spec(
         opened.spec,
         policy=policy,
