@@ -5,6 +5,7 @@ training and scoring do, what decides the codes of a quantizer does not.
 """
 
 import contextlib
+import functools
 import platform
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ _LEAST = 1 << 20  # multiplications below which a call costs more than it saves
 _wanted = False
 
 
+@functools.cache  # it is asked at every product
 def available() -> bool:
     """Whether this machine and this torch can multiply by oneDNN."""
     return (

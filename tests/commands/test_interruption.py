@@ -66,7 +66,7 @@ def test_kills_change_nothing(fresh: Path, run: Callable[..., Any]) -> None:
     expected = finish(fresh)
     (fresh / "run").rename(fresh / "uninterrupted")
     draw = random.Random(5)
-    for _ in range(3):
+    for _ in range(5):
         before = newest(fresh)
         process = start(fresh, *(["--resume"] if before else []))
         deadline = time.monotonic() + 120

@@ -1,16 +1,11 @@
 """The guide to adding an optimizer, followed to the letter in a copy of the package."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-GUIDE = ROOT / ".github" / "CONTRIBUTING.md"
+from tests.house.guide import copied, replaced, run, steps
 
 TRAIN = """
 import sys
@@ -67,20 +62,15 @@ print(*(str(group) for group in whole.optimizers.groups()), sep="\\n")
 """
 
 
-def replaced(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count(old) == 1, f"{path.name} has {old!r} {text.count(old)} times"
-    path.write_text(text.replace(old, new), encoding="utf-8")
-
-
 def follow(package: Path) -> None:
     """Do what the guide says, and no more."""
-    guide = GUIDE.read_text(encoding="utf-8")
-    (section,) = re.findall(r"## Adding an optimizer\n(.*?)\n## ", guide, re.DOTALL)
-    rule, module, lines = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    places = re.findall(r"^\(\d\) In `segpt/(.*?)`", section, re.MULTILINE)
-    assert places == ["config/optimizer.py", "train/optim/lion.py", "train/optim/registry.py"]
-    specs, new, registry = (package / place for place in places)
+    (rule, module, lines), places = steps("Adding an optimizer")
+    assert places == [
+        "segpt/config/optimizer.py",
+        "segpt/train/optim/lion.py",
+        "segpt/train/optim/registry.py",
+    ]
+    specs, new, registry = (package.parent / place for place in places)
     definition, union = rule.split("\n\n\n")
     before = union.strip().rsplit(" | ", 1)[0]
     replaced(specs, f"\n{before}\n", f"\n{definition}\n\n\n{union.strip()}\n")
@@ -97,26 +87,10 @@ def follow(package: Path) -> None:
 
 @pytest.mark.slow
 def test_an_optimizer_is_a_rule_a_file_and_a_line(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "segpt", tmp_path / "segpt", ignore=ignored)
-    shutil.copytree(ROOT / "tests" / "train", tmp_path / "tests" / "train", ignore=ignored)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    follow(tmp_path / "segpt")
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-        return done.stdout
-
-    shown = run("-c", TRAIN, str(tmp_path)).splitlines()
+    follow(copied(tmp_path, "train"))
+    shown = run(tmp_path, "-c", TRAIN, str(tmp_path)).splitlines()
     assert len(shown) == 3
     assert all("tensors, Lion, rate 0.00" in line for line in shown)
-    passed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/train/test_optim.py")
+    line = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/train/test_optim.py"]
+    passed = run(tmp_path, *line)
     assert int(re.findall(r"(\d+) passed", passed)[0]) > 80
