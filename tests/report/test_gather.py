@@ -1,6 +1,5 @@
 """The report of a run at every stage of its life, of damaged files and of hostile ones."""
 
-import builtins
 import contextlib
 import dataclasses
 import json
@@ -416,17 +415,8 @@ def test_a_picture_is_the_same_each_time(whole: Path, run: Path, tmp_path: Path)
         picture.draw(Report("empty"), tmp_path / "d.png")
 
 
-def test_without_matplotlib_one_line_says_what_to_install(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return found(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+@pytest.mark.usefixtures("without_matplotlib")
+def test_without_matplotlib_one_line_says_what_to_install(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(SegptError, match=r"pip install 'segpt\[plot\]'"):
         picture.draw(gather.gather(whole), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -1,11 +1,9 @@
 """The curve around a quantized model, its picture, and what happens without matplotlib."""
 
-import builtins
 import itertools
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -106,17 +104,8 @@ def test_every_kind_of_report_can_be_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == first
 
 
-def test_without_matplotlib_one_line_says_what_to_install(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return found(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+@pytest.mark.usefixtures("without_matplotlib")
+def test_without_matplotlib_one_line_says_what_to_install(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SegptError, match=r"pip install 'segpt\[plot\]'") as error:
         plot.need()
     assert error.value.exit_code == 2
