@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from segpt.errors import DataError, SegptError
-
-from . import _latest
+from segpt.workspace import newest
 
 if TYPE_CHECKING:
     from segpt.values import Artifact
@@ -64,4 +63,4 @@ def open_artifact(given: Path | None) -> "Artifact":
     """
     from segpt.artifact.container import load
 
-    return load(_latest.need("artifact", given))
+    return load(newest.need("artifact", given))

@@ -1,37 +1,24 @@
 """CORE for ``segpt score --core``: the bundle, the model that is asked, and what came of it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from segpt.errors import SegptError
 from segpt.stages import json_files
-from segpt.stages.open_model import Value, open_model, read_model
+from segpt.stages.open_model import Value
+from segpt.tasks.asked_model import subject_of
 from segpt.tasks.core import Baselines
 from segpt.tasks.core_bundle import LIST, read_bundle
 from segpt.tasks.evaluate_core import CoreProgress, choose, core_lines, evaluate
-from segpt.tasks.subject import Subject, of_hugging_face, of_model
 from segpt.train.mesh import joined
+from segpt.workspace import newest
 
-from . import _latest, _report
+from . import _report
 
 
-def run(
-    model: str | Path,
-    value: Value | None = None,
-    tasks: str = "all",
-    *,
-    bundle: Path | None = None,
-    max_per_task: int = -1,
-    baselines: Baselines | None = None,
-    device: str = "auto",
-    context: int | None = None,
-    out: Path | None = None,
-) -> tuple[dict[str, Any], list[str]] | None:
-    """Ask a model the CORE tasks; the result as JSON values and as lines for people.
+class CoreOptions(NamedTuple):
+    """How the tasks are asked.
 
-    Args:
-        model: a path of ours; or else what ``transformers`` reads, a directory or owner/name.
-        value: what is at the path, if it has been read.
+    Attributes:
         tasks: labels separated by commas, or ``all``.
         bundle: where the items are; where they were fetched to if None.
         max_per_task: items of each task; all if not positive.
@@ -39,61 +26,61 @@ def run(
         device: where to compute.
         context: tokens that a model of ours is given at most; its own if None.
         out: also write the result as JSON to this file.
+    """
+
+    tasks: str = "all"
+    bundle: Path | None = None
+    max_per_task: int = -1
+    baselines: Baselines | None = None
+    device: str = "auto"
+    context: int | None = None
+    out: Path | None = None
+
+
+def run(
+    model: str | Path, options: CoreOptions, value: Value | None = None
+) -> tuple[dict[str, Any], list[str]] | None:
+    """Ask a model the CORE tasks; the result as JSON values and as lines for people.
+
+    Args:
+        model: a path of ours; or else what ``transformers`` reads, a directory or owner/name.
+        options: how they are asked.
+        value: what is at the path, if it has been read.
 
     Returns:
         None in a process that does not lead.
     """
-    chosen = choose(tasks)
-    found = read_bundle(_place(bundle))
-    with joined(device) as mesh, _report.Bar(f"CORE of {Path(model).name}") as bar:
+    chosen = choose(options.tasks)
+    bundle = read_bundle(_place(options.bundle))
+    with joined(options.device) as mesh, _report.Bar(f"CORE of {Path(model).name}") as bar:
         with mesh.all_well():
-            subject, identity = _subject(model, value, str(mesh.device), context)
+            subject, identity = subject_of(model, value, str(mesh.device), options.context)
 
-        def told(progress: CoreProgress) -> None:
+        def show(progress: CoreProgress) -> None:
             fraction = (progress.through + progress.done / progress.total) / progress.tasks
             bar(fraction, f"{progress.task} {progress.done:,} of {progress.total:,}")
 
-        asked = {"tasks": [task.label for task in chosen], "--max-per-task": max_per_task}
+        limit, baselines = options.max_per_task, options.baselines
+        asked = {"tasks": [task.label for task in chosen], "--max-per-task": limit}
         mesh.agree({"model": identity, "--baselines": baselines, **asked})
         result = evaluate(
-            *(subject, found, chosen),
-            max_per_task=max_per_task,
+            *(subject, bundle, chosen),
+            max_per_task=limit,
             baselines=baselines,
-            report=told if mesh.leads else lambda _: None,
+            report=show if mesh.leads else lambda _: None,
         )
     if not mesh.leads:
         return None
     about = {"model": identity, "context": subject.context, "device": str(mesh.device)}
     plain = about | result.plain()
-    if out is not None:
-        json_files.write_json(out, plain)
+    if options.out is not None:
+        json_files.write_json(options.out, plain)
     return plain, core_lines(result)
 
 
 def _place(bundle: Path | None) -> Path:
     """The bundle that the user named, or the one that was fetched."""
-    usual = _latest.RUNS / "core"
-    if bundle is None and _latest.latest("core") is None and (usual / LIST).exists():
+    usual = newest.RUNS / "core"
+    if bundle is None and newest.latest("core") is None and (usual / LIST).exists():
         return usual
-    return _latest.need("core", bundle)
-
-
-def _subject(
-    model: str | Path, value: Value | None, device: str, context: int | None
-) -> tuple[Subject, dict[str, Any]]:
-    """Who is asked, and what names it."""
-    if value is None and _is_foreign(Path(model)):
-        if context is not None:
-            raise SegptError(f"{model}: the context of a Hugging Face model is its own")
-        return of_hugging_face(model, device), {"hugging_face": str(model)}
-    opened = open_model(value or read_model(Path(model)), device)
-    identity = {"path": str(model), "fingerprint": opened.identity}
-    return of_model(opened.model, opened.codec, context), identity
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether ``transformers`` is asked: for its directories, and owner/name on its hub."""
-    if path.exists():
-        return (path / "config.json").exists()
-    named = len(path.parts) == 2 and not path.is_absolute() and path.suffix != ".segpt"
-    return named and not path.parent.exists()  # a misspelt runs/name is no owner's
+    return newest.need("core", bundle)

@@ -3,23 +3,30 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe
 from segpt.config.sample import SampleSpec
+from segpt.data.batches import in_chunks
 from segpt.data.corpus import builtin
-from segpt.errors import CheckpointError, SegptError
+from segpt.errors import CheckpointError
 from segpt.leaderboard.compressors import compressors
-from segpt.report import gather
+from segpt.report import demo, gather
 from segpt.stages import checkpoint_io, json_files, quantized_io, resolve_spec, score, unfinished
 from segpt.stages.open_model import open_model, read_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
-from segpt.values import Artifact, Checkpoint, Quantized, QuantizeProgress, Tokens
+from segpt.values import Artifact, Quantized, QuantizeProgress
+from segpt.workspace import prepared
+from segpt.workspace.begun_run import Begun
+from segpt.workspace.prepared import Splits
+from segpt.workspace.quantize_task import QuantizeTask
+from segpt.workspace.quantizing import quantize
 
-from . import _latest, _quantizing, _report, _texts, _training
+from . import _report, _texts, _training
+from ._remember import remember
 
 # Four times the text to calibrate on takes four times as long: of the demo's packed model it lowers
 # KL from 0.0020 to 0.0017 nats and BPB by less than 0.0001.
@@ -28,91 +35,49 @@ REPORT_TOKENS = 8192
 PROMPTS = (b"Return the ", b"class ", b".. function:: ", b"The ")
 
 
-def run(
-    recipe: Recipe, out: Path, device: str, *, resume: _training.Begun | None = None
-) -> dict[str, Any]:
+def run(recipe: Recipe, out: Path, device: str, *, resume: Begun | None = None) -> dict[str, Any]:
     """Everything from text to scores, as the fields of ``segpt demo --json``.
 
     Where a run is resumed, what is there already is kept.
     """
-    tokens, held_out = _texts.builtin_splits(recipe)
-    _texts.say(_texts.of_tokens(tokens, held_out))
-    trained = _train(recipe, tokens, held_out, out, device, resume)
+    with _report.Bar("prepare built-in text") as bar:
+        splits = prepared.builtin_splits(recipe, bar.say)
+    _texts.say(prepared.of_tokens(*splits))
+    plan = _training.Plan(recipe, lambda: splits, out, resume)
+    trained = _training.run(lambda: plan, device, again=None)
     assert trained is not None  # of other processes than the leading one, which there are not
-    checkpoint = checkpoint_io.read_checkpoint(Path(trained["checkpoint"]))
-    quantized = _quantize(recipe, checkpoint, tokens, held_out, out, device)
-    artifact_path = out / gather.ARTIFACT
-    artifact, _ = pack(quantized, artifact_path, recipe.pack.budget)
-    _latest.remember("artifact", artifact_path)
-    text = builtin("validation")
-    plain = _score(recipe, artifact_path, artifact, gather.SCORE, device)
-    adapted = _score(recipe, artifact_path, artifact, gather.SCORE_TTT, device)
-    yardstick = compressors(text)
-    size = plain.bytes
+    quantized = _quantize(recipe, Path(trained["checkpoint"]), splits, out, device)
+    place = out / gather.ARTIFACT
+    artifact, _ = pack(quantized, place, recipe.pack.budget)
+    remember("artifact", place)
+    plain = _score(recipe, place, artifact, gather.SCORE, device)
+    adapted = _score(recipe, place, artifact, gather.SCORE_TTT, device)
+    yardstick, held_out = compressors(builtin("validation")), splits[1]
     quality = quantized.report["quality"]
-    cost = quality["bpb_after"] - quality["bpb_before"]
-    gain = 100 * (1 - adapted.bpb / plain.bpb)
-    rows = [
-        _row(name, round(bpb * size / 8), None, bpb, f"{name} at its best, on the text alone")
-        for name, bpb in sorted(yardstick.items(), key=lambda item: -item[1])
-    ]
-    packed = 8 * artifact.size / trained["parameters"]
-    rows += [
-        _row(
-            "score",
-            round(plain.bpb * size / 8),
-            artifact.size,
-            plain.bpb,
-            f"the packed model, {packed:.2f} bits per weight, by its score",
-        ),
-        _row(
-            "score --ttt",
-            round(adapted.bpb * size / 8),
-            artifact.size,
-            adapted.bpb,
-            f"it learns from what it has scored: {gain:.1f} % fewer bits",
-        ),
-    ]
     return {
-        "rows": rows,
-        "text": {"name": plain.text, "bytes": size, "mode": plain.mode},
-        "measured_on": _report.in_chunks(
+        "rows": demo.rows(
+            plain,
+            adapted,
+            yardstick,
+            artifact=artifact.size,
+            parameters=trained["parameters"],
+        ),
+        "text": {"name": plain.text, "bytes": plain.bytes, "mode": plain.mode},
+        "measured_on": in_chunks(
             held_out.split, held_out.count, _quick(recipe).report_tokens, recipe.model.context
         ),
-        "artifact": str(artifact_path),
+        "artifact": str(place),
         "bytes": artifact.size,
         "budget": recipe.pack.budget,
         "parameters": trained["parameters"],
         "bpb_float": quality["bpb_before"],
         "bpb_quantized": quality["bpb_after"],
-        "quantization_cost": cost,
+        "quantization_cost": quality["bpb_after"] - quality["bpb_before"],
         "bpb": plain.bpb,
         "bpb_ttt": adapted.bpb,
         "tokens_per_second": trained["tokens_per_second"],
         "compressors": yardstick,
     }
-
-
-class Measured(NamedTuple):
-    """A score as far as the table needs it: which text, its bytes, bits for each, and the mode."""
-
-    text: str
-    bytes: int
-    bpb: float
-    mode: str
-
-
-def _train(
-    recipe: Recipe,
-    tokens: Tokens,
-    held_out: Tokens,
-    out: Path,
-    device: str,
-    resume: _training.Begun | None,
-) -> dict[str, Any] | None:
-    """The run, from its beginning or where it stopped."""
-    plan = _training.Plan(recipe, lambda: (tokens, held_out), out, resume)
-    return _training.run(lambda: plan, device, again=None)
 
 
 def report_on(result: Mapping[str, Any], out: Path, device: str) -> Path:
@@ -124,23 +89,18 @@ def report_on(result: Mapping[str, Any], out: Path, device: str) -> Path:
     return page
 
 
-def _quantize(
-    recipe: Recipe, checkpoint: Checkpoint, tokens: Tokens, held_out: Tokens, out: Path, device: str
-) -> Quantized:
+def _quantize(recipe: Recipe, path: Path, splits: Splits, out: Path, device: str) -> Quantized:
+    checkpoint, place = checkpoint_io.read_checkpoint(path), out / gather.QUANTIZED
     spec = _quick(recipe)
-    origin, place = _quantizing.origin_of(checkpoint, spec), out / gather.QUANTIZED
-    if (made := _there(place, origin)) is not None:
+    task = QuantizeTask(path, checkpoint, recipe.name, spec, recipe.pack.budget, place)
+    if (made := _made_before(task)) is not None:
         return made
-    return _quantizing.run(
-        checkpoint,
-        spec,
-        (tokens, held_out),
-        place,
-        recipe=recipe.name,
-        budget=recipe.pack.budget,
-        device=device,
-        resume=_partial(_latest.partial_of(place), origin),
-    )
+    with _report.Bar("quantize") as bar:
+        quantized = quantize(
+            task, splits, device=pick(device), report=bar, before=_progress_before(task)
+        )
+    remember("quantized", place)
+    return quantized
 
 
 def _quick(recipe: Recipe) -> QuantSpec:
@@ -153,29 +113,31 @@ def _quick(recipe: Recipe) -> QuantSpec:
     )
 
 
-def _there(place: Path, origin: Mapping[str, str]) -> Quantized | None:
+def _made_before(task: QuantizeTask) -> Quantized | None:
     """The quantized model that an interrupted demo has made, if it is that of this run."""
     try:
-        value = quantized_io.read_quantized(place) if place.exists() else None
+        value = quantized_io.read_quantized(task.place) if task.place.exists() else None
     except CheckpointError:
         return None
-    same = value is not None and all(value.origin.get(k) == v for k, v in origin.items())
+    same = value is not None and all(value.origin.get(k) == v for k, v in task.origin.items())
     return value if same else None
 
 
-def _partial(place: Path, origin: Mapping[str, str]) -> QuantizeProgress | None:
+def _progress_before(task: QuantizeTask) -> QuantizeProgress | None:
     """The layers that an interrupted demo has quantized, if they are those of this run."""
     try:
-        return unfinished.read_partial(place, origin) if place.exists() else None
+        return unfinished.read_partial(task.partial, task.origin) if task.partial.exists() else None
     except CheckpointError:
         return None
 
 
-def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: str) -> Measured:
+def _score(
+    recipe: Recipe, path: Path, artifact: Artifact, name: str, device: str
+) -> demo.ScoreFigures:
     """The score of the packed file, unless an interrupted demo has measured and stored it."""
     place, ttt = path.with_name(name), name == gather.SCORE_TTT
-    if (measured := _scored(place, artifact)) is not None:
-        return measured
+    if (figures := demo.stored(place, artifact)) is not None:
+        return figures
     opened = open_model(read_model(path), pick(device))
     # Both read in the mode of the recipe, so that the difference is what was learnt on the way.
     policy = "best" if ttt else "none"
@@ -188,26 +150,10 @@ def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: st
             report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
         )
     json_files.write_score(place, result)
-    return Measured(result.text, result.bytes, result.bpb, result.conditions["mode"])
-
-
-def _scored(place: Path, artifact: Artifact) -> Measured | None:
-    try:
-        plain = json_files.read_json(place, "the score")
-        same = plain["origin"]["artifact"] == artifact.digest
-        mode = str(plain["conditions"]["mode"])
-        measured = Measured(str(plain["text"]), int(plain["bytes"]), float(plain["bpb"]), mode)
-        return measured if same else None
-    except (SegptError, KeyError, TypeError, ValueError):
-        return None
+    return demo.ScoreFigures.of(result)
 
 
 def _sample(artifact: Artifact, out: Path, device: str) -> None:
     """Store how the packed model goes on after a few words."""
-    found = sample(artifact, PROMPTS, SampleSpec(), device=pick(device))
-    json_files.write_json(out / gather.SAMPLES, found.plain())
-
-
-def _row(step: str, text: int, artifact: int | None, bpb: float, what: str) -> dict[str, Any]:
-    """A way to store the text: in so many ``bytes``, beside which a model may be needed."""
-    return {"step": step, "bytes": text, "artifact": artifact, "bpb": bpb, "what": what}
+    samples = sample(artifact, PROMPTS, SampleSpec(), device=pick(device))
+    json_files.write_json(out / gather.SAMPLES, samples.plain())

@@ -120,12 +120,6 @@ def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None
             click.echo(line)
 
 
-def in_chunks(split: str, tokens: int, most: int, context: int) -> str:
-    """What a figure is of that was measured on the first ``most`` of the tokens of a split."""
-    count = min(most, tokens - 1)
-    return f"the first {count:,} tokens of the {split} split, in chunks of {context:,}"
-
-
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout: numbers stand right, and columns without anything in them are left out."""
     used = [i for i, _ in enumerate(columns) if not rows or any(row[i] for row in rows)]

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from segpt.errors import CheckpointError, SpecError
-
-from . import _latest
+from segpt.workspace import newest
 
 
 def run(named: str, out: Path | None) -> Path:
@@ -14,12 +13,12 @@ def run(named: str, out: Path | None) -> Path:
         SegptError: if there is none, or nothing where it is named.
         SpecError: if two different ones are named.
     """
-    place = either(named, out) or _latest.latest("run")
+    place = either(named, out) or newest.latest("run")
     if place is None:
         raise CheckpointError(
             "no run was begun here, so there is none to resume; leave out --resume"
         )
-    return _latest.there(place, "; segpt runs lists the runs that are here")
+    return newest.there(place, "; segpt runs lists the runs that are here")
 
 
 def either(named: str, out: Path | None) -> Path | None:

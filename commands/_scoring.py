@@ -2,53 +2,46 @@
 
 import contextlib
 import dataclasses
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from segpt.atomic import remove_directory
 from segpt.audit.run import audited
 from segpt.coding.prove import packed, prove
-from segpt.config.base import encode, fingerprint
+from segpt.config.base import encode
 from segpt.config.model import ModelSpec
 from segpt.config.recipe import read_recipe
 from segpt.config.score import ScoreSpec
 from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
-from segpt.errors import CheckpointError, InterruptError, SpecError
+from segpt.errors import InterruptError, SpecError
 from segpt.locks import locked
-from segpt.stages import json_files, resolve_spec, score, unfinished, value_directory
-from segpt.stages.open_model import OpenedModel, Value, identity_of, open_model, read_model
+from segpt.stages import json_files, resolve_spec, score
+from segpt.stages.open_model import OpenedModel, Value, open_model, read_model
 from segpt.stages.score import Accounted
-from segpt.stages.threads import rounded_otherwise
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
+from segpt.workspace import model_text, newest, prepared
+from segpt.workspace.begun_score import Result, ScoreCall, ScoreTask
 
-from . import _latest, _report, _signals, _texts
-
-SCORING = _latest.RUNS / "scoring"  # where an interrupted score lies
-RESULT = "result"  # under this name in its origin, once it was resumed and finished
-Found = tuple[dict[str, Any], list[str]]
+from . import _report, _signals, _texts
 
 
-def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found | None:
+def run(call: ScoreCall) -> Result | None:
     """Score a model on texts; the result as JSON values and as lines for people.
 
-    ``options`` are those of ``segpt score``. None in a process that does not lead.
+    None in a process that does not lead.
     """
+    options = call.options
     with joined(options["device"]) as mesh:
         with mesh.all_well():
             if mesh.size > 1 and (options["audit"] or options["prove"]):
                 raise SpecError(
                     "--audit and --prove run in one process; start them without torchrun"
                 )
-            opened = open_model(read_model(path), str(mesh.device))
-            text, plain_text = _read(opened.source, path, texts, options)
+            opened = open_model(read_model(call.model), str(mesh.device))
+            text, facts = _read(opened.source, call)
             _check_checks(opened.value, text, options)
             counts = _loops(options["loops"])
             spec = _spec(opened.spec, options, counts[0] if len(counts) == 1 else None)
@@ -62,43 +55,52 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 **{f"--{name}": options[name] for name in ("resume", "gain")},
             }
         )
-        named = [plain_text or _plain_text(accounted)]
+        named = [facts or _facts_of(accounted)]
         _texts.say(named)
         if mesh.leads:
-            _report.notice(f"model: {path}")
-        call = _call(path, texts, options)
-        runner = _Runner(path, opened, accounted, mesh, options["limit"], call)
-        runner.audit_seed = options["audit_seed"]
-        if options["resume"] and (known := runner.known(spec)) is not None:
+            _report.notice(f"model: {call.model}")
+        runner = _Runner(call, opened, accounted, mesh)
+        task = runner.task(spec)
+        if options["resume"] and (kept := task.result()) is not None:
             if not mesh.leads:
                 return None
             _report.notice("this score is finished: nothing is left to do")
-            return known
+            return kept
         result = runner.score(spec, resume=options["resume"])
         plain = dict(result.plain()) | {"texts": named}
         lines = _lines(result, verbose=options["verbose"])
-        if len(counts) > 1:
-            curve = [runner.score(dataclasses.replace(spec, loops=n)).bpb for n in counts]
-            plain["loops"] = [{"loops": n, "bpb": b} for n, b in zip(counts, curve, strict=True)]
-            lines += [
-                f"  loops {n}: {b:.4f} bits per byte" for n, b in zip(counts, curve, strict=True)
-            ]
-        if options["gain"]:
-            strided = runner.score(_strided(spec, opened.spec))
-            gain = 1 - result.bpb / strided.bpb
-            plain |= {"bpb_strided": strided.bpb, "gain": gain}
-            lines.append(f"  gain: {100 * gain:.2f} % over {strided.bpb:.4f}, strided and frozen")
-        if mesh.leads and options["out"] is not None:
-            json_files.write_score(options["out"], result)
-        for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
-            if options[name]:
-                assert isinstance(text, Text)  # as was checked
-                more, told = check(spec, result, text)
-                plain |= more
-                lines += told
+        for more, said in _beside(runner, spec, result, text, counts):
+            plain |= more
+            lines += said
         if options["resume"]:
-            runner.keep(spec, plain, lines)
+            task.keep(plain, lines)
         return (plain, lines) if mesh.leads else None
+
+
+def _beside(
+    runner: "_Runner",
+    spec: ScoreSpec,
+    result: Score,
+    text: Text | Shards,
+    counts: Sequence[int | None],
+) -> Iterator[Result]:
+    """What is asked for beside the score: other numbers of loops, the gain, the checks."""
+    options = runner.call.options
+    if len(counts) > 1:
+        curve = [(n, runner.score(dataclasses.replace(spec, loops=n)).bpb) for n in counts]
+        lines = [f"  loops {n}: {b:.4f} bits per byte" for n, b in curve]
+        yield {"loops": [{"loops": n, "bpb": b} for n, b in curve]}, lines
+    if options["gain"]:
+        strided = runner.score(_strided(spec, runner.opened.spec))
+        gain = 1 - result.bpb / strided.bpb
+        line = f"  gain: {100 * gain:.2f} % over {strided.bpb:.4f}, strided and frozen"
+        yield {"bpb_strided": strided.bpb, "gain": gain}, [line]
+    if runner.leads and options["out"] is not None:
+        json_files.write_score(options["out"], result)
+    for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
+        if options[name]:
+            assert isinstance(text, Text)  # as was checked
+            yield check(spec, result, text)
 
 
 class _Runner:
@@ -106,127 +108,86 @@ class _Runner:
 
     def __init__(
         self,
-        path: Path,
+        call: ScoreCall,
         opened: OpenedModel,
         text: Accounted,
         mesh: Mesh,
-        limit: float | None,
-        call: str,
     ) -> None:
-        self.path, self.opened, self.text, self.call = path, opened, text, call
-        self.device, self.leads, self.limit = str(mesh.device), mesh.leads, limit
-        self.audit_seed: int | None = None
+        self.call, self.opened, self.text = call, opened, text
+        self.device, self.leads = str(mesh.device), mesh.leads
         self.suffix = "" if mesh.size == 1 else f"-{mesh.rank}-of-{mesh.size}"
+
+    def task(self, spec: ScoreSpec) -> ScoreTask:
+        """A score, and where it lies while it is under way."""
+        return ScoreTask(
+            self.call, self.opened.identity, self.text.digest, spec, self.device, self.suffix
+        )
 
     def score(self, spec: ScoreSpec, *, resume: bool = False) -> Score:
         """Score once; what an interrupted call leaves lies in ``runs/scoring``."""
-        place, origin = self._place(spec)
-        before = self._begun(place, origin) if resume else None
-
-        def save(state: Arrays) -> None:
-            kept = _with_surroundings(state, self.device)
-            unfinished.save_scoring(place, kept, origin | {"begun": self.call})
-
+        task = self.task(spec)
+        before = self._state(task) if resume else None
         with (
-            _report.Bar(f"score {self.path.name}") as bar,
+            _report.Bar(f"score {self.call.model.name}") as bar,
             _signals.Signals() as stop,
-            locked(place),
-            self._told(),
+            locked(task.place),
+            self._said_how_to_go_on(),
         ):
             result = score.score(
                 self.opened,
                 self.text,
                 spec,
-                limit_seconds=self.limit,
+                limit_seconds=self.call.options["limit"],
                 report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}") if self.leads else None,
-                breaks=score.Breaks(stop, save, before),
+                breaks=score.Breaks(stop, task.save, before),
             )
-        remove_directory(place)
+        remove_directory(task.place)
         return result
 
-    def known(self, spec: ScoreSpec) -> Found | None:
-        """The result of this score, if it was interrupted, resumed and finished before."""
-        place, origin = self._place(spec)
-        if not place.exists():
-            return None
-        unfinished.read_scoring(place, origin)
-        result = value_directory.read_header(place, "scoring")["origin"].get(RESULT)
-        if result is None:
-            return None
-        try:
-            plain, lines = json.loads(result)
-            return dict(plain), list(map(str, lines))
-        except (TypeError, ValueError, RecursionError):
-            raise CheckpointError(
-                f"{place} is damaged: its result is no list of values and lines; remove it"
-            ) from None
-
-    def keep(self, spec: ScoreSpec, plain: Mapping[str, Any], lines: Sequence[str]) -> None:
-        """Keep the result of a score that was resumed, so that a loop that resumes it can end."""
-        place, origin = self._place(spec)
-        result = json.dumps([plain, lines])
-        unfinished.save_scoring(place, {}, origin | {"begun": self.call, RESULT: result})
-
-    def _place(self, spec: ScoreSpec) -> tuple[Path, dict[str, str]]:
-        """Where this score lies while it is under way, and what says which one it is."""
-        origin = {
-            "model": self.opened.identity,
-            "text": self.text.digest,
-            "score": fingerprint(spec),
-        }
-        return SCORING / f"{fingerprint(origin)}{self.suffix}", origin
-
-    def _begun(self, place: Path, origin: Mapping[str, str]) -> Arrays:
+    def _state(self, task: ScoreTask) -> Arrays:
         """What an interrupted score left; a line if this one adds up sums in another order."""
-        stem = place.name.removesuffix(self.suffix)
-        others = [*place.parent.glob(stem), *place.parent.glob(f"{stem}-0-of-*")]
-        if not place.exists() and others:
-            count = others[0].name.rpartition("-of-")[2] if others[0].name != stem else "1"
-            raise CheckpointError(
-                f"this score was begun by {count} of torchrun's processes, and each has its own "
-                "part; resume with as many, or leave out --resume"
-            )
-        state = unfinished.read_scoring(place, origin)
-        line = rounded_otherwise("the score", _surroundings(state), _here(self.device))
+        state = task.state()
+        line = task.rounded_otherwise(state)
         if self.leads and line is not None:
             _report.notice(line)
         return state
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say how to go on after a signal."""
+    def _said_how_to_go_on(self) -> Iterator[None]:
+        """After a signal the error says which command goes on."""
         try:
             yield
         except InterruptError as error:
-            line = shlex.join(["segpt", "score", str(self.path), "--resume"])
+            line = shlex.join(["segpt", "score", str(self.call.model), "--resume"])
             raise InterruptError(f"{error}: {line}") from None
 
-    def audit(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
+    def audit(self, spec: ScoreSpec, result: Score, text: Text) -> Result:
         """Hold the score against its conditions."""
         assert result.by_target is not None
-        with _report.Bar(f"audit {self.path.name}"):
-            found = audited(
+        seed = self.call.options["audit_seed"]
+        with _report.Bar(f"audit {self.call.model.name}"):
+            verdict = audited(
                 self.opened,
                 self.text.ledger,
                 list(text),
                 spec,
                 result.by_target,
-                seed=self.audit_seed,
+                seed=seed,
             )
-        states = found.plain()
+        states = verdict.plain()
         plain = {
             "audit": states,
-            "audit_seed": found.seed,
-            "violations": [c.name for c in found.violations],
+            "audit_seed": verdict.seed,
+            "violations": [c.name for c in verdict.violations],
         }
         lines = [f"  audit, {name}: {state}" for name, state in states.items()]
-        chosen = "drawn for this audit" if self.audit_seed is None else "chosen on the command line"
-        lines.append(f"  audit, seed: {found.seed}, {chosen} (--audit-seed repeats an audit)")
+        chosen = "drawn for this audit" if seed is None else "chosen on the command line"
+        lines.append(f"  audit, seed: {verdict.seed}, {chosen} (--audit-seed repeats an audit)")
         return plain, lines
 
-    def prove(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
+    def prove(self, spec: ScoreSpec, result: Score, text: Text) -> Result:
         """Compress the text and have a new process decompress it."""
-        with _report.Bar(f"prove {self.path.name}") as bar:
+        with _report.Bar(f"prove {self.call.model.name}") as bar:
             proof = prove(
                 self.opened,
                 text,
@@ -242,26 +203,6 @@ class _Runner:
         ]
 
 
-def _here(device: str) -> dict[str, str]:
-    """What a score depends on in its last bits."""
-    threads = str(torch.get_num_threads())
-    return {"device": device, "threads": threads, "torch": torch.__version__}
-
-
-def _with_surroundings(state: Arrays, device: str) -> Arrays:
-    """The state of a score, and what it was computed on as bytes of JSON."""
-    text = json.dumps(_here(device)).encode()
-    return {**state, "surroundings": np.frombuffer(text, np.uint8)}
-
-
-def _surroundings(state: Arrays) -> dict[str, str]:
-    """What a state says it was computed on; nothing if it does not."""
-    try:
-        return dict(json.loads(bytes(state["surroundings"])))
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return {}
-
-
 def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any]) -> None:
     """Refuse what cannot be audited or proved before anything is scored."""
     for name in ("audit", "prove"):
@@ -273,62 +214,26 @@ def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any])
         packed(value)
 
 
-def _call(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> str:
-    """What an interrupted call leaves behind, so that it goes on without repeating anything."""
-    kept = {name: str(v) if isinstance(v, Path) else v for name, v in options.items()}
-    return json.dumps({"model": str(path), "texts": list(map(str, texts)), "options": kept})
-
-
-def begun(
-    model: Path | None, options: Mapping[str, Any]
-) -> tuple[Path, tuple[Path, ...], dict[str, Any]]:
-    """The model, texts and options of the score that was interrupted last.
-
-    ``options`` are those that were given now, which are few: they count.
-
-    Raises:
-        CheckpointError: if there is none, of this model where one is named.
-    """
-    identity = None if model is None else identity_of(read_model(model))
-    newest = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    origins = {p.parent: value_directory.read_header(p.parent, "scoring")["origin"] for p in newest}
-    for place in sorted(origins, key=lambda place: RESULT in origins[place]):  # finished ones last
-        if identity not in (None, origins[place].get("model")):
-            continue
-        before = unfinished.begun(place, "scoring")
-        try:
-            path, texts = Path(before["model"]), tuple(map(Path, before["texts"]))
-            kept = dict(before["options"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{place} is incomplete: {error!r}") from None
-        kept["out"] = None if kept.get("out") is None else Path(kept["out"])
-        kept["settings"] = tuple(kept.get("settings", ()))
-        return model or path, texts, kept | {"resume": True} | dict(options)
-    of = "" if model is None else f" of {model}"
-    raise CheckpointError(
-        f"no score{of} was interrupted here: nothing to resume; leave out --resume"
-    )
-
-
-def _plain_text(text: Accounted) -> dict[str, Any]:
+def _facts_of(text: Accounted) -> dict[str, Any]:
     size = text.ledger.raw or text.ledger.bytes
     return {"name": text.name, "split": None, "bytes": size, "digest": text.digest, "place": None}
 
 
 def _read(
-    source: Quantized | Checkpoint, path: Path, texts: Sequence[Path], options: Mapping[str, Any]
+    source: Quantized | Checkpoint, call: ScoreCall
 ) -> tuple[Text | Shards, dict[str, Any] | None]:
     """The text, and what is known of it before it is read."""
+    texts, options = call.texts, call.options
     shards = [text for text in texts if text.suffix == ".bin"]
     if not shards:
         if options["truncate"] is not None:
             raise SpecError("--truncate is for token shards; leave it out")
         if not texts:
-            return _texts.validation(source, path)
-        if [*map(str, texts)] == [_texts.BUILTIN] and not texts[0].exists():
-            return _texts.builtin_validation()
-        if len(texts) == 1 and _latest.is_text(texts[0]):
-            return _texts.held_out(texts[0])
+            return model_text.validation(source, call.model)
+        if len(texts) == 1 and prepared.is_builtin(texts[0]):
+            return prepared.builtin_validation()
+        if len(texts) == 1 and newest.is_text(texts[0]):
+            return prepared.held_out(texts[0])
         return read_text(texts, field=options["field"], notice=_report.notice), None
     if len(shards) < len(texts):
         raise SpecError("token shards and other texts cannot be scored together; score each alone")

@@ -1,127 +1,50 @@
 """What ``train`` and ``demo`` share: a run from its beginning or its last checkpoint to its end."""
 
 import contextlib
-import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from segpt.config.base import encode
 from segpt.config.layout import parameters
-from segpt.config.recipe import Recipe, names, read_recipe
+from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules
-from segpt.errors import CheckpointError, InterruptError, SegptError, SpecError, TrainError
+from segpt.data.batches import in_chunks
+from segpt.errors import InterruptError, SegptError, TrainError
 from segpt.locks import claim, locked
-from segpt.stages import checkpoint_io, resolve_spec, run_directory
-from segpt.stages.resuming import check_same_run, is_finished
+from segpt.stages import checkpoint_io, run_directory
+from segpt.stages.resuming import is_finished
 from segpt.stages.start import From, Resume, Scratch, Start
 from segpt.stages.train import Observer, train
 from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Checkpoint, Tokens
+from segpt.workspace import begun_run
 
-from . import _latest, _processes, _report
+from . import _processes, _report
+from ._remember import remember
 from ._signals import Signals
 
 
-class Begun(NamedTuple):
-    """A run that goes on: its last sound checkpoint, and later ones that are damaged."""
-
-    run: Path
-    checkpoint: Checkpoint
-    damaged: tuple[Path, ...]
-
-
-def begun(run: Path) -> Begun:
-    """A run with the last checkpoint from which it can go on.
+def begun(run: Path) -> begun_run.Begun:
+    """A run with the last checkpoint from which it can go on; a line if later ones are damaged.
 
     Raises:
         CheckpointError: if there is none.
     """
-    saved = run_directory.checkpoints(run)
-    if not saved:
-        raise CheckpointError(f"{run} holds no checkpoint to resume from; leave out --resume")
-    damaged: list[CheckpointError] = []
-    for path in reversed(saved):
-        try:
-            checkpoint = checkpoint_io.read_checkpoint(path, state=True)
-        except CheckpointError as error:
-            damaged.append(error)
-            continue
-        if damaged and _processes.leads():
-            _report.notice(f"{damaged[0]}; going on from {path}")
-        return Begun(run, checkpoint, tuple(saved[len(saved) - len(damaged) :]))
-    raise damaged[0]
+    there = begun_run.begun(run)
+    if there.line is not None and _processes.leads():
+        _report.notice(there.line)
+    return there
 
 
-def recipe_of(checkpoint: Checkpoint, named: str | None, settings: Sequence[str]) -> Recipe:
-    """The recipe that a run goes on with: its own, and what the command line says beside it.
-
-    ``named`` is a recipe that the user named again; it has to be that of the run, whose length
-    and seed count unless they are set.
-
-    Raises:
-        TrainError: naming what differs and would make it another run.
-        SpecError: if a setting does not fit.
-    """
-    own = resolve_spec.of_checkpoint(checkpoint)
-    of_model = [setting for setting in settings if setting.startswith("model.")]
-    if named is None and of_model and own.name not in names():
-        raise SpecError(
-            f"--set {of_model[0]}: the model of a run stays as it is; leave this out to go on"
-        )
-    if named is not None or of_model:
-        check_same_run(own, _named_again(own, named or own.name, named is None, settings))
-    recipe = resolve_spec.of_checkpoint(checkpoint, [s for s in settings if s not in of_model])
-    check_same_run(own, recipe)
-    return recipe
-
-
-def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str]) -> Recipe:
-    """A recipe with what the run has by other ways than settings."""
-    start = "null" if own.model.start is None else own.model.start
-    model = [f"model.vocab={own.model.vocab}", f"model.start={start}"] if adapted else []
-    asked = read_recipe(name, [*model, *settings])
-    known = {setting.partition("=")[0].split(".")[1] for setting in settings if "." in setting}
-    kept = {field: getattr(own.train, field) for field in ("length", "horizon", "seed")}
-    mine = {field: value for field, value in kept.items() if field not in known}
-    return dataclasses.replace(asked, train=dataclasses.replace(asked.train, **mine))
-
-
-def finished(run: Begun) -> dict[str, Any]:
-    """What ``segpt train --json`` says of a run that has come to its end."""
-    checkpoint = run.checkpoint
-    logged = list(run_directory.logged(run.run))
-    last = logged[-1] if logged else {}
-    about = checkpoint.about
+def finished(run: begun_run.Begun) -> dict[str, Any]:
+    """What ``segpt train --json`` says of a run that has come to its end, which a line says."""
     _report.notice(
-        f"{run.run} is trained to its end, step {checkpoint.step}: nothing is left to do"
+        f"{run.run} is trained to its end, step {run.checkpoint.step}: nothing is left to do"
     )
-    measured = [line["validation_bpb"] for line in logged if line.get("validation_bpb") is not None]
-    return {
-        "checkpoint": str(run_directory.checkpoints(run.run)[-1]),
-        "steps": checkpoint.step,
-        "tokens": about.get("tokens"),
-        "loss": last.get("loss"),
-        "bpb": measured[-1] if measured else None,
-        "bpb_of": _measured_on(checkpoint),
-        "tokens_per_second": last.get("tokens_per_second"),
-        "seconds": about.get("seconds"),
-        "parameters": parameters(checkpoint.spec),
-        "read": about.get("read"),
-        "best": _best(run.run, about),
-        "rules": about.get("rules"),
-    }
-
-
-def _measured_on(checkpoint: Checkpoint) -> str | None:
-    """What the validations of a run were of, as its checkpoint remembers it."""
-    split = checkpoint.about.get("text", {}).get("validation")
-    if not isinstance(split, dict):
-        return None
-    most = resolve_spec.of_checkpoint(checkpoint).train.validate_tokens
-    return _report.in_chunks(split["split"], int(split["tokens"]), most, checkpoint.spec.context)
+    return begun_run.finished(run)
 
 
 def nothing() -> tuple[Tokens, Tokens]:
@@ -145,7 +68,7 @@ class Plan(NamedTuple):
     recipe: Recipe
     read: Callable[[], tuple[Tokens, Tokens]]
     out: Path
-    resume: Begun | None = None
+    resume: begun_run.Begun | None = None
     fresh: bool = False
     init: Path | None = None
     rules: Rules | None = None
@@ -177,7 +100,7 @@ def run(
             if chosen.resume is not None and chosen.init is not None:
                 raise TrainError("a resumed run has its own weights; leave out --init or --resume")
             if chosen.resume is None and not chosen.fresh:
-                _check_vacant(chosen.out)
+                begun_run.check_vacant(chosen.out)
             init = None
             if chosen.init is not None:
                 init = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(chosen.init))
@@ -203,17 +126,6 @@ def run(
                 raise InterruptError(f"{error}{hint}") from None
 
 
-def _check_vacant(out: Path) -> None:
-    """Refuse a directory in which a run would write over another, or over someone's file."""
-    if run_directory.checkpoints(out):
-        raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
-    metrics = out / run_directory.METRICS
-    if metrics.is_file():  # of a run that was killed before its first checkpoint, or another's
-        with metrics.open("rb") as file:
-            if not b'{"step": '.startswith(file.read(9)):
-                raise CheckpointError(f"{metrics} was not written by segpt; choose another --out")
-
-
 @contextlib.contextmanager
 def _directory(plan: Plan, mesh: Mesh, *, lock: bool) -> Iterator[Path]:
     """The directory of a run, which nobody else writes to. Only the leading process looks."""
@@ -224,7 +136,7 @@ def _directory(plan: Plan, mesh: Mesh, *, lock: bool) -> Iterator[Path]:
     try:
         with locked(place) if lock else contextlib.nullcontext():
             if plan.resume is None:
-                _check_vacant(place)  # now that nobody else writes there
+                begun_run.check_vacant(place)  # now that nobody else writes there
             for path in plan.resume.damaged if plan.resume is not None else ():
                 path.rename(path.with_name(f"damaged-{path.name}"))
             yield place
@@ -267,7 +179,7 @@ def _train(
         "tokens": last.tokens,
         "loss": last.loss,
         "bpb": shown.bpb,
-        "bpb_of": _report.in_chunks(
+        "bpb_of": in_chunks(
             held_out.split,
             held_out.count,
             plan.recipe.train.validate_tokens,
@@ -277,7 +189,7 @@ def _train(
         "seconds": last.seconds,
         "parameters": parameters(plan.recipe.model),
         "read": about["read"],
-        "best": _best(out, about),
+        "best": begun_run.best_of(out, about),
         "rules": about.get("rules"),
     }
 
@@ -311,18 +223,10 @@ class _Shown(Observer):
         if not self._remembered:
             self._remembered = True
             for kind in ("checkpoint", "run"):
-                _latest.remember(kind, self.out)
+                remember(kind, self.out)
 
     def finished(self, about: Mapping[str, Any]) -> None:
         self.about.update(about)
 
     def should_stop(self) -> bool:
         return self.stop()
-
-
-def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint of the best validation, if the recipe keeps it."""
-    best = about.get("best")
-    if best is None:
-        return None
-    return {"checkpoint": str(out / run_directory.checkpoint_name(best["step"]))} | best

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import _entries, _latest, _options, _report
+from segpt.workspace import newest
+
+from . import _entries, _options, _report
 
 if TYPE_CHECKING:
     from segpt.leaderboard.verdict import Verdict
@@ -108,9 +110,9 @@ def command(
 
 def _near(directory: Path) -> list[Path]:
     """The artifacts beside the leaderboard, and the newest one."""
-    newest = _latest.latest("artifact")
+    last = newest.latest("artifact")
     beside = sorted((directory.resolve().parent / "artifacts").glob("*.segpt"))
-    return beside if newest is None else [*beside, newest]
+    return beside if last is None else [*beside, last]
 
 
 def _lines(verdict: "Verdict") -> Sequence[str]:

@@ -5,8 +5,10 @@ from pathlib import Path
 import click
 
 from segpt.errors import CheckpointError
+from segpt.workspace import newest
 
-from . import _latest, _options, _report
+from . import _options, _report
+from ._remember import remember
 
 
 @click.command("average")
@@ -45,7 +47,7 @@ def command(
     from segpt.stages import checkpoint_io, run_directory, value_directory
     from segpt.stages.average import average, sources
 
-    found = sources(checkpoints or [_latest.need("run", None)], last)
+    found = sources(checkpoints or [newest.need("run", None)], last)
     run = found[-1].resolve().parent if found[-1].parent == Path() else found[-1].parent
     place = out or run.with_name(f"{run.name}-average")
     if run_directory.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:
@@ -55,7 +57,7 @@ def command(
     with _report.Bar("average") as bar:
         value = average(found, decay=chosen, report=bar)
     checkpoint_io.save_checkpoint(place, value)
-    _latest.remember("checkpoint", place)
+    remember("checkpoint", place)
     about = value.about["average"]
     result = {
         "checkpoint": str(place),

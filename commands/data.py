@@ -11,8 +11,10 @@ import click
 from segpt import __version__
 from segpt.data.sources import find, shown
 from segpt.errors import DataError, InterruptError, SpecError
+from segpt.workspace import newest
 
-from . import _latest, _options, _report
+from . import _options, _report
+from ._remember import remember
 
 if TYPE_CHECKING:
     from segpt.values import Text, Tokenizer, Tokens
@@ -89,7 +91,7 @@ def prepare_command(
     source = reading.source | {"tokenizer": vocab if known is None else known.fingerprint}
     if out is None:
         name = reading.place if texts else _builtin_name(known, vocab)
-        out = prepare.place_for(_latest.RUNS / "data" / name, source)
+        out = prepare.place_for(newest.RUNS / "data" / name, source)
     reading.check_out(out)
     prepare.check_vacant(out)
     _report.notice(reading.line)
@@ -98,7 +100,7 @@ def prepare_command(
         _report.notice(f"{shown(out)} holds this text already; nothing to do")
     else:
         done = _prepare(reading, known, vocab, out, source)
-    _latest.remember("data", out)
+    remember("data", out)
     _show(out, done, as_json)
 
 
@@ -302,14 +304,14 @@ def fetch_command(name: str, out: Path | None, url: str | None, as_json: bool) -
     """
     from segpt.tasks import fetch
 
-    out = out or _latest.RUNS / name
+    out = out or newest.RUNS / name
     with _report.Bar(f"fetch {name}") as bar:
         found = fetch.fetch(
             url or fetch.URL,
             out,
             report=lambda done, total: bar(done / total if total else 0, f"{done:,} bytes"),
         )
-    _latest.remember(name, out)
+    remember(name, out)
     files = {path: source.plain() for path, source in found.sources.items()}
     others = [path for path, source in found.sources.items() if not source.verbatim]
     _report.emit(

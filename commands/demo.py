@@ -55,11 +55,13 @@ def command(
     else:
         run = _resume.run(resume, out)
 
+    from segpt.workspace import begun_run
+
     from . import _demo, _training
 
     if run is not None:
         begun = _training.begun(run)
-        recipe = _training.recipe_of(begun.checkpoint, None, changes)
+        recipe = begun_run.recipe_of(begun.checkpoint, None, changes)
         if (begun.run / gather.DEMO).is_file():
             _report.notice(f"{begun.run} is finished: nothing is left to do")
             stored = json_files.read_json(begun.run / gather.DEMO, "what the demo found")
@@ -87,10 +89,9 @@ def command(
 def _place(out: Path | None, device: str) -> Iterator[Path]:
     """The directory of the demo, which nobody else writes to; says how to go on after Ctrl-C."""
     from segpt.locks import claim, locked
+    from segpt.workspace import newest
 
-    from . import _latest
-
-    place = out or claim(_latest.RUNS / RECIPE)
+    place = out or claim(newest.RUNS / RECIPE)
     try:
         with locked(place):
             yield place

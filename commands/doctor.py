@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from . import _latest, _options
+from segpt.workspace import newest
+
+from . import _options
 
 _COLOURS: dict[str, dict[str, Any]] = {
     "good": {"fg": "green"},
@@ -27,7 +29,7 @@ def command(deep: bool, as_json: bool) -> None:
     from segpt.doctor import doctor
 
     findings = []
-    for finding in doctor.examine(_latest.RUNS, deep=deep):
+    for finding in doctor.examine(newest.RUNS, deep=deep):
         findings.append(finding)
         if not as_json:
             _show(finding)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
-from . import _latest, _options, _out, _report
+from segpt.workspace import newest
+
+from . import _options, _out, _report
 
 
 @click.command("eval")
@@ -47,7 +49,7 @@ def command(
     from segpt.stages import json_files
 
     _out.check_file(out, json_files.is_evaluation, forced=force)
-    path = _latest.there(_latest.need("artifact", model))
+    path = newest.there(newest.need("artifact", model))
 
     from segpt.stages import open_model
     from segpt.tasks.run_harness import evaluate

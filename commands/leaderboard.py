@@ -74,19 +74,22 @@ def repair_command(directory: Path, as_json: bool) -> None:
 @_options.as_json
 def show_command(name: str | None, track: str | None, directory: Path, as_json: bool) -> None:
     """The standings of every track, or all that is known of the entry NAME."""
-    from . import _standings
+    from rich.markup import escape
+
+    from segpt.leaderboard import shown
 
     if name is not None:
-        result, lines = _standings.entry(directory, name)
+        result, lines = shown.entry(directory, name)
         _report.emit(result, as_json, lines)
         return
-    shown = _standings.tables(directory, track)
+    tables = shown.tables(directory, track)
     if as_json:
-        result = {each.name: each.plain for each in shown}
+        result = {each.name: each.plain for each in tables}
         _report.emit({"tracks": result}, True, [])
         return
-    for each in shown:
-        _report.table(each.title, each.columns, each.rows)
+    for each in tables:
+        rows = [[escape(cell) for cell in row] for row in each.rows]
+        _report.table(each.title, each.columns, rows)
 
 
 @command.command("render")

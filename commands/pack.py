@@ -4,7 +4,10 @@ from pathlib import Path
 
 import click
 
-from . import _latest, _options, _out, _report
+from segpt.workspace import newest
+
+from . import _options, _out, _report
+from ._remember import remember
 
 DEFAULT_BUDGET = 16_000_000
 
@@ -27,13 +30,13 @@ def command(
     from segpt.stages import quantized_io
     from segpt.stages.pack import pack
 
-    source = _latest.need("quantized", quantized)
+    source = newest.need("quantized", quantized)
     place = out or source.with_name(source.name.removesuffix("-quantized") + ".segpt")
     _out.check_file(place, _out.begins_with(MAGIC), forced=force)
     value = quantized_io.read_quantized(source)
     limit = budget or int(value.report.get("budget", DEFAULT_BUDGET))
     artifact, sections = pack(value, place, limit)
-    _latest.remember("artifact", place)
+    remember("artifact", place)
     result = {
         "out": str(place),
         "bytes": artifact.size,

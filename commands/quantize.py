@@ -1,24 +1,25 @@
 """``segpt quantize``."""
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from segpt.config.base import decode, differences, encode
+from segpt.config.base import decode
 from segpt.config.quant import Method, QuantSpec, Rule
-from segpt.errors import CheckpointError, InterruptError
+from segpt.errors import InterruptError
 from segpt.locks import locked
+from segpt.workspace import newest
 
-from . import _latest, _options, _out, _report
+from . import _options, _out, _report
+from ._remember import remember
 
 if TYPE_CHECKING:
-    from segpt.values import Checkpoint, Quantized
+    from segpt.values import Quantized
 
 
 @click.command("quantize")
@@ -76,50 +77,40 @@ def command(
     from segpt.atomic import check_replaceable
     from segpt.report import plot as pictures
     from segpt.stages import quantized_io, unfinished, value_directory
+    from segpt.workspace import model_text, quantize_task
+    from segpt.workspace.prepared import BUILTIN
 
     from . import _texts
 
     if plot is not None:
         pictures.need()
         _out.check_file(plot, pictures.is_ours, forced=force)
-    asked = Asked(checkpoint, out, method, budget, bits, settings)
-    if resume and (done := _done(asked)) is not None:
+    request = quantize_task.QuantizeRequest(checkpoint, out, method, budget, bits, settings)
+    if resume and (done := quantize_task.finished(request)) is not None:
         _report.notice(f"{done} is finished: nothing is left to do")
         _tell(done, quantized_io.read_quantized(done), None, as_json)
         return
     if checkpoint is not None:
-        _latest.there(checkpoint)
-    if data is not None and str(data) != _texts.BUILTIN:
-        _latest.there(data, "; make one with: segpt data prepare")
-    task = _resumed(asked) if resume else _begun(asked)
+        newest.there(checkpoint)
+    if data is not None and str(data) != BUILTIN:
+        newest.there(data, "; make one with: segpt data prepare")
+    task = quantize_task.resume(request) if resume else quantize_task.begin(request)
     place, value, spec = task.place, task.checkpoint, task.spec
     check_replaceable(place, lambda there: value_directory.holds(there, "quantized"))
-    reading = _texts.of_model(value, task.path, data)
-    reading.say()
+    reading = model_text.of_model(value, task.path, data)
+    _texts.say(reading.plain)
     _report.notice(f"model: {task.path}")
 
     from segpt.report import rate_curve
     from segpt.train.mesh import pick
-
-    from . import _quantizing
+    from segpt.workspace.quantizing import quantize
 
     with locked(place):
-        splits = reading.open()
-        partial = _latest.partial_of(place)
-        origin = _quantizing.origin_of(value, spec)
-        before = unfinished.read_partial(partial, origin) if resume else None
-        with _told(partial, _again(place, data, device)):
-            quantized = _quantizing.run(
-                value,
-                spec,
-                splits,
-                place,
-                recipe=task.recipe,
-                budget=task.budget,
-                device=device,
-                resume=before,
-                begun=task.begun,
-            )
+        splits = _texts.read(reading)
+        before = unfinished.read_partial(task.partial, task.origin) if resume else None
+        with _told(task.partial, _again(place, data, device)), _report.Bar("quantize") as bar:
+            quantized = quantize(task, splits, device=pick(device), report=bar, before=before)
+        remember("quantized", place)
         if plot is not None:
             with _report.Bar("plot") as bar:
                 curve = rate_curve.curve(
@@ -129,108 +120,6 @@ def command(
             quantized_io.save_quantized(place, dataclasses.replace(quantized, report=report))
             pictures.quantized(plot, curve, report, spec.method)
     _tell(place, quantized, plot, as_json, texts=reading.plain)
-
-
-class Asked(NamedTuple):
-    """What the command line says about the model and the method."""
-
-    checkpoint: Path | None
-    out: Path | None
-    method: Method | None
-    budget: int | None
-    bits: int | None
-    settings: tuple[str, ...]
-
-    @property
-    def how(self) -> bool:
-        """Whether it says anything about the method."""
-        return bool(self.method or self.budget or self.bits or self.settings)
-
-
-class QuantizeTask(NamedTuple):
-    """What is quantized, how, and to where; ``budget`` is what packing will have to keep to."""
-
-    path: Path
-    checkpoint: "Checkpoint"
-    recipe: str
-    spec: QuantSpec
-    budget: int
-    place: Path
-
-    @property
-    def begun(self) -> dict[str, str]:
-        """What an interrupted call leaves behind, so that it goes on without repeating options."""
-        path, spec = str(self.path), encode(self.spec)
-        return {"begun": json.dumps({"path": path, "spec": spec, "budget": self.budget})}
-
-
-def _begun(asked: Asked) -> QuantizeTask:
-    """A quantization from its beginning."""
-    from segpt.stages import checkpoint_io, resolve_spec, run_directory
-
-    run = _latest.need("checkpoint", asked.checkpoint)
-    place = asked.out or run.with_name(f"{run.name}-quantized")
-    path = run_directory.newest_checkpoint(run)
-    value = checkpoint_io.read_checkpoint(path)
-    recipe = resolve_spec.of_checkpoint(value, asked.settings)
-    spec = resolve_spec.quant_spec(
-        recipe, method=asked.method, budget=asked.budget, bits=asked.bits
-    )
-    return QuantizeTask(path, value, recipe.name, spec, spec.budget or recipe.pack.budget, place)
-
-
-def _resumed(asked: Asked) -> QuantizeTask:
-    """A quantization that was interrupted: as it was begun, where nothing else is said.
-
-    Raises:
-        CheckpointError: if there is none, or options would make it another one.
-    """
-    from segpt.stages import checkpoint_io, resolve_spec, run_directory, unfinished
-
-    partial = _interrupted(asked)
-    begun = unfinished.begun(partial, "partial")
-    place = partial.with_name(partial.name.removesuffix(".partial"))
-    path = Path(str(begun.get("path")))
-    if asked.checkpoint is not None:
-        path = run_directory.newest_checkpoint(asked.checkpoint)
-    value = checkpoint_io.read_checkpoint(path)
-    recipe = resolve_spec.of_checkpoint(value, asked.settings)
-    spec = decode(QuantSpec, begun.get("spec"), "$.spec")
-    if asked.how:
-        now = resolve_spec.quant_spec(
-            recipe, method=asked.method, budget=asked.budget, bits=asked.bits
-        )
-        if odd := differences(spec, now):
-            names = "; ".join(f"{name} {was}, now {new}" for name, was, new in odd[:4])
-            raise CheckpointError(
-                f"{partial} was begun with other settings: {names}; leave these out to go on, or "
-                "leave out --resume"
-            )
-    return QuantizeTask(path, value, recipe.name, spec, int(begun.get("budget", 0)), place)
-
-
-def _interrupted(asked: Asked) -> Path:
-    """What an interrupted call left: of the place or checkpoint that is named, or the newest."""
-    if asked.out is not None:
-        return _latest.partial_of(asked.out)
-    if asked.checkpoint is not None:
-        return _latest.partial_of(asked.checkpoint.with_name(f"{asked.checkpoint.name}-quantized"))
-    place = _latest.latest("partial")
-    if place is None:
-        raise CheckpointError("there is nothing to resume here; leave out --resume")
-    return place
-
-
-def _done(asked: Asked) -> Path | None:
-    """The quantized model that an interrupted call would have made, if that has been finished."""
-    place = asked.out
-    if place is None and asked.checkpoint is not None:
-        place = asked.checkpoint.with_name(f"{asked.checkpoint.name}-quantized")
-    if place is None:
-        place = None if _latest.latest("partial") else _latest.latest("quantized")
-    if place is None or _latest.partial_of(place).exists() or not (place / "header.json").is_file():
-        return None
-    return place
 
 
 def _again(place: Path, data: Path | None, device: str) -> str:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from . import _latest, _options, _out, _report
+from segpt.workspace import newest
+
+from . import _options, _out, _report
 
 
 @click.command("report")
@@ -30,7 +32,7 @@ def command(
 
     if png is not None:
         plot.need()
-    place = _latest.need("run", run)
+    place = newest.need("run", run)
     page = out or place / gather.PAGE
     _out.check_file(page, gather.is_page, forced=force)
     _out.check_file(png, plot.is_ours, forced=force)

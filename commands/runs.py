@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from . import _latest, _options, _report
+from segpt.workspace import newest
+
+from . import _options, _report
 
 
 @click.command("runs")
@@ -20,13 +22,12 @@ def command(directory: Path | None, as_json: bool) -> None:
     """
     from segpt.errors import SegptError
     from segpt.stages.tables import aligned
+    from segpt.workspace import inventory
 
-    from . import _inventory
-
-    below = directory or _latest.RUNS
+    below = directory or newest.RUNS
     if directory is not None and not directory.is_dir():
         raise SegptError(f"{directory} is no directory; name one that segpt writes to")
-    rows = _inventory.rows(below)
+    rows = inventory.rows(below)
     _report.emit({"directory": str(below), "rows": rows}, as_json, [])
     if as_json:
         return

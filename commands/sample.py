@@ -5,8 +5,9 @@ from typing import Any
 import click
 
 from segpt.config.sample import SampleSpec
+from segpt.workspace import newest
 
-from . import _latest, _options, _report
+from . import _options, _report
 
 _USUAL = SampleSpec()
 
@@ -51,7 +52,7 @@ def command(
 
     model, prompts = _sampling.split(words)
     spec = SampleSpec(cache=not no_cache, **knobs)
-    path = _latest.there(_latest.need("artifact", model))
+    path = newest.there(newest.need("artifact", model))
     told = _sampling.run(path, prompts, spec, device, as_json)
     if as_json:
         _report.emit(told, True, [])

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from . import _latest, _options, _out, _processes, _report
+from segpt.workspace import newest
+
+from . import _options, _out, _processes, _report
 
 _FREE = ("device", "limit", "out", "audit", "prove")  # may change when a score goes on
 
@@ -51,39 +53,38 @@ def command(
     instead of TEXT.
     """
     from segpt.stages.json_files import is_score
-
-    from . import _texts
+    from segpt.workspace.prepared import BUILTIN
 
     _out.check_file(options["out"], is_score, forced=options.pop("force"))
     if core is None:
         with _processes.said_once():
             if model is not None or not options["resume"]:
-                _latest.there(_latest.need("artifact", model))
+                newest.there(newest.need("artifact", model))
             for text in texts:
-                if str(text) != _texts.BUILTIN:
-                    _latest.there(text)
+                if str(text) != BUILTIN:
+                    newest.there(text)
+
+        from segpt.workspace.begun_score import ScoreCall, interrupted
 
         from . import _scoring
 
         others = options.keys() - {*_FREE, "resume"}
         if options["resume"] and not texts and not _said(*others):
             now = {name: options[name] for name in _FREE if _said(name)}
-            model, texts, options = _scoring.begun(model, now)
-        found = _scoring.run(_latest.need("artifact", model), texts, options)
+            call = interrupted(model, now)
+        else:
+            call = ScoreCall(newest.need("artifact", model), texts, options)
+        result = _scoring.run(call)
     else:
         _processes.check_alone("segpt score --core")
-        model = model or _latest.need("artifact", None)
+        model = model or newest.need("artifact", None)
 
         from . import _core
 
-        asked = ("bundle", "max_per_task", "baselines", "device", "context", "out")
-        found = _core.run(
-            model,
-            tasks=core,
-            **{name: options[name] for name in asked},
-        )
-    if found is not None:
-        plain, lines = found
+        asked = {name: options[name] for name in _core.CoreOptions._fields if name in options}
+        result = _core.run(model, _core.CoreOptions(tasks=core, **asked))
+    if result is not None:
+        plain, lines = result
         _report.emit(plain, as_json, lines)
         if plain.get("violations"):
             raise SystemExit(1)

@@ -8,8 +8,9 @@ import click
 
 from segpt.data.sources import shown
 from segpt.errors import SegptError
+from segpt.workspace import newest
 
-from . import _latest, _options, _out, _report
+from . import _options, _out, _report
 from .data import FIELD
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def train_command(
     codec = load(tokenizer)
     sample = [document for document, _ in zip(text, range(1000), strict=False)]
     tokens = sum(len(codec.encode(document)) for document in sample)
-    place = out or _vacant(_latest.RUNS / f"tokenizer-{tokenizer.vocab}.json", tokenizer)
+    place = out or _vacant(newest.RUNS / f"tokenizer-{tokenizer.vocab}.json", tokenizer)
     write_tokenizer(place, tokenizer)
     result = {
         "out": shown(place),

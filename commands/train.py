@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from . import _latest, _options, _report
+from segpt.workspace import newest
+
+from . import _options, _report
 
 DEFAULT = "demo"  # the recipe where none is named
 
@@ -93,6 +96,7 @@ def command(
     from segpt.config import rules as contests
     from segpt.config.recipe import read_recipe
     from segpt.errors import CheckError
+    from segpt.workspace.prepared import BUILTIN
 
     from . import _processes, _resume, _texts
 
@@ -101,13 +105,14 @@ def command(
         if resume is None:
             read_recipe(recipe or DEFAULT, changes)
         elif resume:
-            _latest.there(Path(resume), "; segpt runs lists the runs that are here")
+            newest.there(Path(resume), "; segpt runs lists the runs that are here")
         if init is not None:
-            _latest.there(init)
-        if data is not None and str(data) != _texts.BUILTIN:
-            _latest.there(data, "; make one with: segpt data prepare")
+            newest.there(init)
+        if data is not None and str(data) != BUILTIN:
+            newest.there(data, "; make one with: segpt data prepare")
 
     from segpt.stages.resuming import is_finished
+    from segpt.workspace import begun_run, model_text
 
     from . import _training
 
@@ -118,19 +123,21 @@ def command(
         if resume is None:
             wanted = read_recipe(recipe or DEFAULT, changes)
             chosen, reading = _texts.for_training(
-                wanted, data, adapt=recipe is None, settings=changes, dry=dry_run
+                wanted, data, changes, adapt=recipe is None, dry=dry_run
             )
             texts[:] = reading.plain
-            place = out or _latest.RUNS / chosen.name
-            return _training.Plan(chosen, reading.open, place, None, out is None, init, held)
+            place = out or newest.RUNS / chosen.name
+            return _training.Plan(
+                chosen, partial(_texts.read, reading), place, None, out is None, init, held
+            )
         begun = _training.begun(_resume.run(resume, out))
-        chosen = _training.recipe_of(begun.checkpoint, recipe, changes)
+        chosen = begun_run.recipe_of(begun.checkpoint, recipe, changes)
         if not dry_run and is_finished(begun.checkpoint, chosen):
             return _training.Plan(chosen, _training.nothing, begun.run, begun)
-        reading = _texts.of_model(begun.checkpoint, begun.run, data)
-        reading.say()
+        reading = model_text.of_model(begun.checkpoint, begun.run, data)
+        _texts.say(reading.plain)
         texts[:] = reading.plain
-        return _training.Plan(chosen, reading.open, begun.run, begun, rules=held)
+        return _training.Plan(chosen, partial(_texts.read, reading), begun.run, begun, rules=held)
 
     if dry_run:
         from segpt.stages.dry_run import describe

@@ -118,3 +118,9 @@ def _check(stream: Stream, context: int) -> None:
             f"{len(stream)} tokens are less than one block of {context} + 1; give more text or "
             "choose a shorter context"
         )
+
+
+def in_chunks(split: str, tokens: int, most: int, context: int) -> str:
+    """What a figure is of that was measured on the first ``most`` of the tokens of a split."""
+    count = min(most, tokens - 1)
+    return f"the first {count:,} tokens of the {split} split, in chunks of {context:,}"

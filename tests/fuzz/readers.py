@@ -64,6 +64,8 @@ from segpt.tasks import core_bundle, fetch
 from segpt.tasks.core import TASKS
 from segpt.train.mesh import Mesh
 from segpt.values import Artifact, Text, Tokenizer, Tokens
+from segpt.workspace import inventory, newest
+from segpt.workspace.begun_score import surroundings_of
 from tests.artifact.test_hostile import FIRST, make_artifact, plain, rejoin
 from tests.bundles import write_bundle
 from tests.data.test_foreign_models import made as foreign_model
@@ -848,14 +850,13 @@ def _rewound(place: Path) -> Subject:
 
 
 def _latest(place: Path) -> Subject:
-    latest = _shell("_latest")
     table = {"data": "runs/data", "checkpoint": "runs/a", "artifact": "runs/a.segpt"}
     (place / "latest.json").write_text(json.dumps(table))
 
     def read(place: Path) -> None:
-        latest._POINTER = place / "latest.json"
+        newest._POINTER = place / "latest.json"
         for kind in table:
-            latest.latest(kind)
+            newest.latest(kind)
 
     return of_folder(place, read, {".json": mutate.json_damage})
 
@@ -868,7 +869,6 @@ def _listed_runs(place: Path) -> Subject:
     shutil.rmtree(place / "work")
     for step in run_directory.checkpoints(run):
         (step / "state.safetensors").unlink()
-    inventory = _shell("_inventory")
 
     def read(place: Path) -> None:
         inventory.rows(place)
@@ -943,10 +943,9 @@ def _board_documents(place: Path) -> Subject:
 
 def _surroundings(_place: Path) -> Subject:
     """What the state of a score says it was computed on."""
-    module = _shell("_scoring")
 
     def read(data: bytes) -> None:
-        module._surroundings({"surroundings": np.frombuffer(data, np.uint8)})
+        surroundings_of({"surroundings": np.frombuffer(data, np.uint8)})
 
     return of_bytes(json.dumps({"device": "cpu", "torch": "2"}).encode(), read, mutate.json_damage)
 
@@ -1060,7 +1059,7 @@ READERS: tuple[Reader, ...] = (
     Reader("report", ("report.load_run:*",), _report, 0.05),
     Reader("metrics", ("report.load_run:logged",), _metrics),
     Reader("rewound metrics", ("stages.session:rewind",), _rewound),
-    Reader("newest outputs", ("commands:_latest:_read",), _latest),
+    Reader("newest outputs", ("workspace.newest:_read",), _latest),
     Reader("list of runs", ("stages.run_directory:logged",), _listed_runs, 0.1),
     Reader(
         "files to be replaced",
@@ -1076,7 +1075,7 @@ READERS: tuple[Reader, ...] = (
     Reader("compressed file", ("commands:_coding:read",), _compressed_file),
     Reader("artifact with its documents", ("stages.pack:*",), _listed_artifact),
     Reader("documents of a leaderboard", ("leaderboard.derive:with_documents",), _board_documents),
-    Reader("surroundings", ("commands:_scoring:_surroundings",), _surroundings),
+    Reader("surroundings", ("workspace.begun_score:surroundings_of",), _surroundings),
     Reader("lock", ("locks:_holder",), _lock),
     Reader("commit", ("stages.commit:*",), _commit),
 )
@@ -1091,9 +1090,12 @@ OWN: Mapping[str, str] = {
     "__main__:open_streams": "opens what stands for a stream that is closed, and reads nothing",
     "locks:is_locked": "opens a lock to try it, and reads nothing",
     "commands:_report:silence": "opens the null device to write to it",
-    "commands:_texts:validation": "opens a prepared text, which data.tokens reads",
-    "commands:_texts:held_out": "opens a prepared text, which data.tokens reads",
-    "commands:_training:_check_vacant": "looks whether a file is there to be read",
+    "workspace.model_text:validation": "opens a prepared text, which data.tokens reads",
+    "workspace.prepared:Prepared.reading": "opens a prepared text, which data.tokens reads",
+    "commands:_texts:read": "opens a prepared text, which data.tokens reads",
+    "workspace.begun_score:ScoreTask.save": _MEMORY,
+    "workspace.prepared:held_out": "opens a prepared text, which data.tokens reads",
+    "workspace.begun_run:check_vacant": "looks whether a file is there to be read",
     "commands:quantize:command": "opens a prepared text, which data.tokens reads",
     "atomic:_sync_file": "opens a file to flush it, and reads nothing",
     "atomic:_sync_directory": "opens a directory to flush it, and reads nothing",
@@ -1110,13 +1112,12 @@ OWN: Mapping[str, str] = {
     "stages.train:train": "opens the metrics of a run to write them, which session.rewind reads",
     "tasks.pretrained:load": "read by transformers, all of whose errors become one line; "
     "tests/tasks/test_pretrained.py damages its folders",
+    "workspace.begun_score:ScoreTask.result": "opens a score that was begun, for stages.unfinished",
     "audit.run:_elsewhere.method": _WORKER,
     "audit.replay:repeat": _WORKER,
     "stages.prepare:_is_from": "a file of this program, any damage of which means another source",
     "train.mesh:Mesh.agree": "what the other processes of a run have just sent",
     "train.mesh:Mesh._gathered": "what the other processes of a run have just sent",
-    "commands:_scoring:_with_surroundings": _MEMORY,
-    "commands:_scoring:_Runner.known": "opens a score that was begun, for stages.unfinished",
     "audit.run:_run": _WORKER,
     "contest.export:_write": "copies a log as it is",
     "doctor.doctor:_worked": _WORKER,

@@ -16,8 +16,6 @@ from segpt.atomic import write_file
 from segpt.errors import SegptError
 from segpt.locks import locked
 
-from . import _report
-
 RUNS = Path("runs")
 _POINTER = RUNS / "latest.json"
 _TEXTS = RUNS / "texts.json"
@@ -37,15 +35,13 @@ _SPLITS = ("train", "validation")  # of a prepared text
 def remember(kind: str, path: Path) -> None:
     """Make ``path`` the newest ``kind``; it exists by now.
 
-    Not to be remembered loses nothing, so where that fails a line says so and the command goes on.
+    Raises:
+        SegptError: if the disk refuses. Nothing that was made is lost by that.
     """
-    try:
-        with locked(_POINTER, wait=_WAIT):
-            write_file(_POINTER, _json(_pointer() | {kind: str(path)}))
-        if kind == "data":
-            note_text(path)
-    except SegptError as error:
-        _report.notice(f"{path} is written, but is not remembered as the newest: {error}")
+    with locked(_POINTER, wait=_WAIT):
+        write_file(_POINTER, _json(_pointer() | {kind: str(path)}))
+    if kind == "data":
+        note_text(path)
 
 
 def note_text(path: Path) -> None:

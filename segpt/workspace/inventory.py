@@ -12,7 +12,7 @@ from segpt.errors import SegptError
 from segpt.locks import is_locked
 from segpt.stages import json_files, run_directory, value_directory
 
-from . import _latest
+from . import newest
 
 Row = dict[str, Any]
 
@@ -54,17 +54,17 @@ def rows(below: Path) -> list[Row]:
 def _places(kind: str, below: Path) -> Iterator[Path]:
     match kind:
         case "text":
-            yield from _latest.texts_below(below)
+            yield from newest.texts_below(below)
         case "checkpoint":
-            for run in _latest.on_disk("run", below):
+            for run in newest.on_disk("run", below):
                 yield from run_directory.checkpoints(run)
-            others = set(_latest.on_disk("run", below))
-            yield from (p for p in _latest.on_disk("checkpoint", below) if p not in others)
+            others = set(newest.on_disk("run", below))
+            yield from (p for p in newest.on_disk("checkpoint", below) if p not in others)
         case "run":
-            yield from _latest.on_disk("run", below)
-            yield from _latest.on_disk("begun", below)
+            yield from newest.on_disk("run", below)
+            yield from newest.on_disk("begun", below)
         case _:
-            yield from _latest.on_disk(kind, below)
+            yield from newest.on_disk(kind, below)
 
 
 def _row(kind: str, place: Path) -> Row:

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.markup import escape
-
 from segpt.config.base import encode, nearest
 from segpt.errors import SpecError
-from segpt.leaderboard import store
-from segpt.leaderboard.entry import Baseline, Claim, Link, Record, Verification, figure
-from segpt.leaderboard.ranking import Standing
-from segpt.leaderboard.track import Track
+
+from . import store
+from .entry import Baseline, Claim, Link, Record, Verification, figure
+from .ranking import Standing
+from .track import Track
 
 UNITS = {"bpb": "BPB", "tokens": "tokens", "core": "CORE"}
 
@@ -78,7 +77,7 @@ def _cells(track: Track, row: Standing) -> list[str]:
         f"{row.value:,.0f}" if track.metric == "tokens" else f"{row.value:.4f}",
         "" if row.total is None else f"{row.total:.4f}",
         "" if row.bytes is None else f"{row.bytes:,}",
-        escape(_quoted(_policy(row))),
+        _quoted(_policy(row)),
         row.state,
         row.entry.date,
     ]

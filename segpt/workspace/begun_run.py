@@ -1,0 +1,136 @@
+"""A run that was begun here: where it goes on, with which recipe, and what came of it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segpt.config.layout import parameters
+from segpt.config.recipe import Recipe, names, read_recipe
+from segpt.data.batches import in_chunks
+from segpt.errors import CheckpointError, SpecError
+from segpt.stages import checkpoint_io, resolve_spec, run_directory
+from segpt.stages.resuming import check_same_run
+from segpt.values import Checkpoint
+
+
+class Begun(NamedTuple):
+    """A run that goes on: its last sound checkpoint, and later ones that are damaged.
+
+    ``line`` says so where there are any.
+    """
+
+    run: Path
+    checkpoint: Checkpoint
+    damaged: tuple[Path, ...]
+    line: str | None
+
+
+def begun(run: Path) -> Begun:
+    """A run with the last checkpoint from which it can go on.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    saved = run_directory.checkpoints(run)
+    if not saved:
+        raise CheckpointError(f"{run} holds no checkpoint to resume from; leave out --resume")
+    damaged: list[CheckpointError] = []
+    for path in reversed(saved):
+        try:
+            checkpoint = checkpoint_io.read_checkpoint(path, state=True)
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        line = f"{damaged[0]}; going on from {path}" if damaged else None
+        return Begun(run, checkpoint, tuple(saved[len(saved) - len(damaged) :]), line)
+    raise damaged[0]
+
+
+def recipe_of(checkpoint: Checkpoint, named: str | None, settings: Sequence[str]) -> Recipe:
+    """The recipe that a run goes on with: its own, and what the command line says beside it.
+
+    ``named`` is a recipe that the user named again; it has to be that of the run, whose length
+    and seed count unless they are set.
+
+    Raises:
+        TrainError: naming what differs and would make it another run.
+        SpecError: if a setting does not fit.
+    """
+    own = resolve_spec.of_checkpoint(checkpoint)
+    of_model = [setting for setting in settings if setting.startswith("model.")]
+    if named is None and of_model and own.name not in names():
+        raise SpecError(
+            f"--set {of_model[0]}: the model of a run stays as it is; leave this out to go on"
+        )
+    if named is not None or of_model:
+        check_same_run(own, _named_again(own, named or own.name, named is None, settings))
+    recipe = resolve_spec.of_checkpoint(checkpoint, [s for s in settings if s not in of_model])
+    check_same_run(own, recipe)
+    return recipe
+
+
+def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str]) -> Recipe:
+    """A recipe with what the run has by other ways than settings."""
+    start = "null" if own.model.start is None else own.model.start
+    model = [f"model.vocab={own.model.vocab}", f"model.start={start}"] if adapted else []
+    asked = read_recipe(name, [*model, *settings])
+    known = {setting.partition("=")[0].split(".")[1] for setting in settings if "." in setting}
+    kept = {field: getattr(own.train, field) for field in ("length", "horizon", "seed")}
+    mine = {field: value for field, value in kept.items() if field not in known}
+    return dataclasses.replace(asked, train=dataclasses.replace(asked.train, **mine))
+
+
+def finished(run: Begun) -> dict[str, Any]:
+    """What ``segpt train --json`` says of a run that has come to its end."""
+    checkpoint = run.checkpoint
+    logged = list(run_directory.logged(run.run))
+    last = logged[-1] if logged else {}
+    about = checkpoint.about
+    measured = [line["validation_bpb"] for line in logged if line.get("validation_bpb") is not None]
+    return {
+        "checkpoint": str(run_directory.checkpoints(run.run)[-1]),
+        "steps": checkpoint.step,
+        "tokens": about.get("tokens"),
+        "loss": last.get("loss"),
+        "bpb": measured[-1] if measured else None,
+        "bpb_of": _measured_on(checkpoint),
+        "tokens_per_second": last.get("tokens_per_second"),
+        "seconds": about.get("seconds"),
+        "parameters": parameters(checkpoint.spec),
+        "read": about.get("read"),
+        "best": best_of(run.run, about),
+        "rules": about.get("rules"),
+    }
+
+
+def _measured_on(checkpoint: Checkpoint) -> str | None:
+    """What the validations of a run were of, as its checkpoint remembers it."""
+    split = checkpoint.about.get("text", {}).get("validation")
+    if not isinstance(split, dict):
+        return None
+    most = resolve_spec.of_checkpoint(checkpoint).train.validate_tokens
+    return in_chunks(split["split"], int(split["tokens"]), most, checkpoint.spec.context)
+
+
+def best_of(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint of the best validation, if the recipe keeps it."""
+    best = about.get("best")
+    if best is None:
+        return None
+    return {"checkpoint": str(out / run_directory.checkpoint_name(best["step"]))} | best
+
+
+def check_vacant(out: Path) -> None:
+    """See that a run writes over no other one, and over nobody's file.
+
+    Raises:
+        CheckpointError: if there is one.
+    """
+    if run_directory.checkpoints(out):
+        raise CheckpointError(f"{out} already holds a run; add --resume, or choose another --out")
+    metrics = out / run_directory.METRICS
+    if metrics.is_file():  # of a run that was killed before its first checkpoint, or another's
+        with metrics.open("rb") as file:
+            if not b'{"step": '.startswith(file.read(9)):
+                raise CheckpointError(f"{metrics} was not written by segpt; choose another --out")

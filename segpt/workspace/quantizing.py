@@ -1,0 +1,57 @@
+"""A quantization is saved part by part, and kept."""
+
+import dataclasses
+from collections.abc import Callable
+
+from segpt.atomic import remove_directory
+from segpt.config.base import encode
+from segpt.data.batches import in_chunks
+from segpt.stages import quantized_io, unfinished
+from segpt.stages.calibrate import quantize_on, share
+from segpt.values import Quantized, QuantizeProgress, Tokens
+
+from .quantize_task import QuantizeTask
+
+
+def quantize(
+    task: QuantizeTask,
+    splits: tuple[Tokens, Tokens],
+    *,
+    device: str,
+    report: Callable[[float, str], None],
+    before: QuantizeProgress | None = None,
+) -> Quantized:
+    """Quantize as planned, saving every part that is done.
+
+    Args:
+        task: what is quantized, how, and to where.
+        splits: the text it was trained on, and the one that the damage is measured on.
+        device: where to compute.
+        report: is told which fraction is done, and what is done now.
+        before: what an interrupted call left.
+    """
+    tokens, held_out = splits
+    checkpoint, spec, origin = task.checkpoint, task.spec, task.origin | task.begun
+    quantized = quantize_on(
+        checkpoint,
+        spec,
+        tokens,
+        held_out,
+        device=device,
+        report=lambda progress: report(share(progress, spec), progress.task),
+        resume=before,
+        save=lambda state: unfinished.save_partial(task.partial, state, origin),
+    )
+    about = dict(quantized.report) | {
+        "budget": task.budget,
+        "spec": encode(spec),
+        "text": checkpoint.about.get("text"),
+        "recipe": task.recipe,
+        "measured_on": in_chunks(
+            held_out.split, held_out.count, spec.report_tokens, checkpoint.spec.context
+        ),
+    }
+    quantized = dataclasses.replace(quantized, report=about)
+    quantized_io.save_quantized(task.place, quantized)
+    remove_directory(task.partial)
+    return quantized
