@@ -1096,7 +1096,6 @@ OWN: Mapping[str, str] = {
     "workspace.begun_score:ScoreTask.save": _MEMORY,
     "workspace.prepared:held_out": "opens a prepared text, which data.tokens reads",
     "workspace.begun_run:check_vacant": "looks whether a file is there to be read",
-    "commands:quantize:command": "opens a prepared text, which data.tokens reads",
     "atomic:_sync_file": "opens a file to flush it, and reads nothing",
     "atomic:_sync_directory": "opens a directory to flush it, and reads nothing",
     "contest.bundle:_Package.fresh": _PACKAGE,
