@@ -28,12 +28,18 @@ class Weight(NamedTuple):
     @property
     def owner(self) -> str:
         """What the weight is a part of, as in ``layers.0.mixer.body``."""
-        return self.name.rpartition(".")[0]
+        return self._of_stack.rpartition(".")[0]
 
     @property
     def part(self) -> str:
-        """Which part of its owner the weight is, as in ``query``."""
-        return self.name.rpartition(".")[2]
+        """Which part of its owner the weight is, as in ``query``; of a stack, that of all."""
+        return self._of_stack.rpartition(".")[2]
+
+    @property
+    def _of_stack(self) -> str:
+        """The name without the number that a matrix of a stack has at its end."""
+        stack, _, number = self.name.rpartition(".")
+        return stack if number.isdigit() else self.name
 
     @property
     def by_token(self) -> bool:

@@ -43,6 +43,11 @@ def matrix(name: str, rows: int, columns: int) -> Entry:
     return Entry(name, Role.MATRIX, (rows, columns))
 
 
+def stack(name: str, count: int, rows: int, columns: int) -> tuple[Entry, ...]:
+    """Matrices of one shape, each under its number."""
+    return tuple(matrix(f"{name}.{i}", rows, columns) for i in range(count))
+
+
 def table(name: str, rows: int, columns: int) -> Entry:
     """Rows that are looked up."""
     return Entry(name, Role.TABLE, (rows, columns))

@@ -5,7 +5,7 @@ report all read roles, so none of them ever matches parameter names.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,37 @@ class Matrix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x, self.used())
+
+
+class Stack(nn.ModuleList):
+    """Matrices of one shape, each for rows of its own: the maps of experts, or of heads.
+
+    Every one is a :class:`Matrix` with a name of its own, ``NAME.0``, ``NAME.1``, and so on, so
+    that scaling, the optimizer, the quantizer and the packer treat it as any other. They are
+    multiplied at once. What is set of ``matrix`` is what each of them is made with.
+    """
+
+    def __init__(self, count: int, fan_in: int, fan_out: int, **matrix: Any) -> None:
+        super().__init__(Matrix(fan_in, fan_out, **matrix) for _ in range(count))
+
+    def matrices(self) -> Iterator[Matrix]:
+        """The matrices in order."""
+        for matrix in self:
+            assert isinstance(matrix, Matrix)
+            yield matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., count, rows, in) to (..., count, rows, out): matrix i multiplies x[..., i, :, :].
+
+        A matrix that does more than multiply, or that a hook waits for, is called on its own.
+        """
+        plain = [plain_weight(matrix) for matrix in self.matrices()]
+        together = [weight for weight in plain if weight is not None]
+        if len(together) == len(plain):
+            # The copy costs nothing beside the product: in bf16 the weights are copied anyhow.
+            return x @ torch.stack(together).to(x.dtype).mT
+        parts = zip(self.matrices(), x.unbind(-3), strict=True)
+        return torch.stack([matrix(part) for matrix, part in parts], -3)
 
 
 class Table(nn.Module):
