@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segpt.stages import json_files
-from segpt.stages.open_model import Value
+from segpt.stages.read_model import Value
 from segpt.tasks.asked_model import subject_of
 from segpt.tasks.core import Baselines
 from segpt.tasks.core_bundle import LIST, read_bundle

@@ -14,8 +14,9 @@ from segpt.errors import CheckpointError
 from segpt.leaderboard.compressors import compressors
 from segpt.report import demo, gather
 from segpt.stages import checkpoint_io, json_files, quantized_io, resolve_spec, score, unfinished
-from segpt.stages.open_model import open_model, read_model
+from segpt.stages.open_model import open_model
 from segpt.stages.pack import pack, read_artifact
+from segpt.stages.read_model import read_model
 from segpt.stages.sample import sample
 from segpt.train.mesh import pick
 from segpt.values import Artifact, Quantized, QuantizeProgress

@@ -34,20 +34,22 @@ def run(
     path: Path, prompts: Sequence[bytes], spec: SampleSpec, device: str, as_json: bool
 ) -> dict[str, Any]:
     """Continue the prompts; unless it is wanted as JSON, tell the text while it comes."""
-    from segpt.stages.open_model import read_model
+    from segpt.stages.read_model import read_model
+
+    value = read_model(path)  # before torch is imported, which takes seconds
+
     from segpt.stages.sample import sample
     from segpt.train.mesh import pick
 
-    value = read_model(path)
     show = _silent if as_json else _Board(len(prompts)).show
-    found = sample(value, prompts, spec, device=pick(device), show=show)
+    samples = sample(value, prompts, spec, device=pick(device), show=show)
     if not as_json:
         _report.notice(
-            f"{path}, seed {spec.seed}: {found.tokens:,} tokens in {found.seconds:.2f} s "
-            f"({found.tokens_per_second:,.0f} a second), the first after "
-            f"{found.first_token_seconds:.3f} s"
+            f"{path}, seed {spec.seed}: {samples.tokens:,} tokens in {samples.seconds:.2f} s "
+            f"({samples.tokens_per_second:,.0f} a second), the first after "
+            f"{samples.first_token_seconds:.3f} s"
         )
-    return found.plain()
+    return samples.plain()
 
 
 _STEERS = ("Cc", "Cf")  # controls, and what turns the direction of writing

@@ -18,7 +18,8 @@ from segpt.data.text import read_text
 from segpt.errors import InterruptError, SpecError
 from segpt.locks import locked
 from segpt.stages import json_files, resolve_spec, score
-from segpt.stages.open_model import OpenedModel, Value, open_model, read_model
+from segpt.stages.open_model import OpenedModel, open_model
+from segpt.stages.read_model import Value
 from segpt.stages.score import Accounted
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
@@ -28,8 +29,8 @@ from segpt.workspace.begun_score import Result, ScoreCall, ScoreTask
 from . import _report, _signals, _texts
 
 
-def run(call: ScoreCall) -> Result | None:
-    """Score a model on texts; the result as JSON values and as lines for people.
+def run(call: ScoreCall, value: Value) -> Result | None:
+    """Score the model of a value on texts; the result as JSON values and as lines for people.
 
     None in a process that does not lead.
     """
@@ -40,7 +41,7 @@ def run(call: ScoreCall) -> Result | None:
                 raise SpecError(
                     "--audit and --prove run in one process; start them without torchrun"
                 )
-            opened = open_model(read_model(call.model), str(mesh.device))
+            opened = open_model(value, str(mesh.device))
             text, facts = _read(opened.source, call)
             _check_checks(opened.value, text, options)
             counts = _loops(options["loops"])

@@ -47,16 +47,17 @@ def command(
     os.environ.setdefault("TQDM_DISABLE", "1")  # it is read while torch is imported
 
     from segpt.stages import json_files
+    from segpt.stages.read_model import read_model
 
     _out.check_file(out, json_files.is_evaluation, forced=force)
     path = newest.there(newest.need("artifact", model))
+    value = read_model(path)
 
-    from segpt.stages import open_model
     from segpt.tasks.run_harness import evaluate
 
     with _report.Bar(f"eval {path.name}") as bar:
         result = evaluate(
-            open_model.read_model(path),
+            value,
             [name.strip() for name in tasks.split(",") if name.strip()],
             include=include,
             limit=limit,
@@ -73,9 +74,9 @@ def command(
         return
     rows = []
     for task, found in result.results.items():
-        for name, value in found.items():
+        for name, measured in found.items():
             metric, _, kind = name.partition(",")
-            if metric.endswith("_stderr") or value is None:
+            if metric.endswith("_stderr") or measured is None:
                 continue
             error = found.get(f"{metric}_stderr,{kind}")
             rows.append(
@@ -83,7 +84,7 @@ def command(
                     task,
                     f"{result.shots.get(task, 0)}",
                     f"{result.samples.get(task, 0):,}",
-                    f"{value:.4f}",
+                    f"{measured:.4f}",
                     "" if error is None else f"{error:.4f}",
                     metric if kind == "none" else f"{metric} ({kind})",
                 )

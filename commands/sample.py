@@ -53,6 +53,6 @@ def command(
     model, prompts = _sampling.split(words)
     spec = SampleSpec(cache=not no_cache, **knobs)
     path = newest.there(newest.need("artifact", model))
-    told = _sampling.run(path, prompts, spec, device, as_json)
+    continued = _sampling.run(path, prompts, spec, device, as_json)
     if as_json:
-        _report.emit(told, True, [])
+        _report.emit(continued, True, [])

@@ -53,13 +53,16 @@ def command(
     instead of TEXT.
     """
     from segpt.stages.json_files import is_score
+    from segpt.stages.read_model import read_model
     from segpt.workspace.prepared import BUILTIN
 
     _out.check_file(options["out"], is_score, forced=options.pop("force"))
     if core is None:
+        others = options.keys() - {*_FREE, "resume"}
+        goes_on = options["resume"] and not texts and not _said(*others)
+        path = model if goes_on else newest.need("artifact", model)
         with _processes.said_once():
-            if model is not None or not options["resume"]:
-                newest.there(newest.need("artifact", model))
+            value = None if path is None else read_model(newest.there(path))
             for text in texts:
                 if str(text) != BUILTIN:
                     newest.there(text)
@@ -68,13 +71,12 @@ def command(
 
         from . import _scoring
 
-        others = options.keys() - {*_FREE, "resume"}
-        if options["resume"] and not texts and not _said(*others):
+        if path is None or goes_on:
             now = {name: options[name] for name in _FREE if _said(name)}
-            call = interrupted(model, now)
+            call = interrupted(path, now)
         else:
-            call = ScoreCall(newest.need("artifact", model), texts, options)
-        result = _scoring.run(call)
+            call = ScoreCall(path, texts, options)
+        result = _scoring.run(call, value or read_model(call.model))
     else:
         _processes.check_alone("segpt score --core")
         model = model or newest.need("artifact", None)

@@ -15,7 +15,8 @@ from segpt.errors import ScoreError, SegptError
 from segpt.eval.tally import Tally, score_stream
 from segpt.kernels import use_recipe
 from segpt.stages.json_files import read_json
-from segpt.stages.open_model import open_model, read_model
+from segpt.stages.open_model import open_model
+from segpt.stages.read_model import read_model
 from segpt.stages.score import account_for
 from segpt.values import Text
 

@@ -27,8 +27,9 @@ from segpt.kernels import use_recipe
 from segpt.model.model import Model
 from segpt.stages.checkpoint_io import save_checkpoint
 from segpt.stages.json_files import write_json
-from segpt.stages.open_model import OpenedModel, Value
+from segpt.stages.open_model import OpenedModel
 from segpt.stages.quantized_io import save_quantized
+from segpt.stages.read_model import Value
 from segpt.values import Artifact, Checkpoint, Quantized
 
 from .audit import AuditPlan, audit, audit_whole, drawn

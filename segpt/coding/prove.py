@@ -15,7 +15,8 @@ from typing import Any
 import segpt
 from segpt.config.score import ScoreSpec
 from segpt.errors import CheckError, ScoreError
-from segpt.stages.open_model import OpenedModel, Value, open_model
+from segpt.stages.open_model import OpenedModel, open_model
+from segpt.stages.read_model import Value
 from segpt.stages.score import score
 from segpt.values import Artifact, Text
 

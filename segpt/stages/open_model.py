@@ -1,29 +1,21 @@
 """Models from the values that carry them: read, checked and decoded once, whoever asks."""
 
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from segpt.artifact.container import unpack
 from segpt.config.layout import layout
 from segpt.config.model import ModelSpec, settle
 from segpt.config.parts import Skip
-from segpt.data.sources import KINDS, form
 from segpt.data.tokenizer import Codec, load
-from segpt.errors import ArtifactError, CheckpointError, ScoreError
+from segpt.errors import CheckpointError, ScoreError
 from segpt.model.build import build, load_weights
 from segpt.model.model import Model
 from segpt.values import Arrays, Artifact, Checkpoint, Origin, Quantized
 
-from .checkpoint_io import read_checkpoint
-from .pack import read_artifact
-from .quantized_io import read_quantized
-from .run_directory import kind_of, newest_checkpoint
-
-Value = Artifact | Quantized | Checkpoint
+from .read_model import Value, identity_of
 
 
 @dataclass(frozen=True)
@@ -86,11 +78,6 @@ class OpenedModel:
         """That of its training, if it is known."""
         seed = self.source.origin.get("seed", "")
         return int(seed) if seed.isdecimal() else None
-
-
-def identity_of(value: Value) -> str:
-    """The digest of an artifact, or the fingerprint of another value."""
-    return value.digest if isinstance(value, Artifact) else value.fingerprint
 
 
 def open_model(value: "Value | OpenedModel", device: str = "cpu") -> OpenedModel:
@@ -182,30 +169,3 @@ def codec_of(source: Quantized | Checkpoint) -> Codec:
             "not belong together"
         )
     return codec
-
-
-def read_model(path: Path) -> Value:
-    """What can be scored at a path: an artifact, a quantized model, a checkpoint or a run.
-
-    Raises:
-        CheckpointError, ArtifactError: if it is none of these, or damaged.
-    """
-    match kind_of(path):
-        case "file":
-            return _artifact(path)
-        case "quantized":
-            return read_quantized(path)
-        case _:
-            return read_checkpoint(newest_checkpoint(path))
-
-
-def _artifact(path: Path) -> Artifact:
-    try:
-        return read_artifact(path)
-    except ArtifactError:
-        if form(path).kind not in KINDS:
-            raise
-        line = shlex.join(["segpt", "score", "MODEL", str(path)])
-        raise ArtifactError(
-            f"{path} is a text and not a model; name the model first, for example {line}"
-        ) from None

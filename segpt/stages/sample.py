@@ -12,7 +12,8 @@ from segpt.data.tokenizer import Codec
 from segpt.errors import DataError
 from segpt.eval.sample import generate
 
-from .open_model import OpenedModel, Value, open_model
+from .open_model import OpenedModel, open_model
+from .read_model import Value
 from .threads import one_thread
 
 # Gets the number of a prompt, and it, what comes next in its text, or None where that ends.

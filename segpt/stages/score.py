@@ -24,7 +24,8 @@ from segpt.eval.tally import ScoreProgress, Tally, score_stream
 from segpt.kernels import use_recipe
 from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
 
-from .open_model import OpenedModel, Value, open_model
+from .open_model import OpenedModel, open_model
+from .read_model import Value
 
 SAVE_EVERY = 30.0  # seconds, of a score that can be resumed
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from segpt.errors import SegptError
-from segpt.stages.open_model import Value, open_model, read_model
+from segpt.stages.open_model import open_model
+from segpt.stages.read_model import Value, read_model
 
 from .subject import Subject, of_hugging_face, of_model
 

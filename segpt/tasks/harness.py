@@ -21,7 +21,8 @@ import torch
 from segpt.errors import ScoreError
 from segpt.eval.windows import plan
 from segpt.model.cache import KVCache
-from segpt.stages.open_model import OpenedModel, Value, open_model, read_model
+from segpt.stages.open_model import OpenedModel, open_model
+from segpt.stages.read_model import Value, read_model
 from segpt.stages.resolve_spec import Reading, score_spec
 from segpt.train.mesh import pick
 

@@ -12,7 +12,7 @@ from segpt.config.base import fingerprint
 from segpt.config.score import ScoreSpec
 from segpt.errors import CheckpointError
 from segpt.stages import unfinished, value_directory
-from segpt.stages.open_model import identity_of, read_model
+from segpt.stages.read_model import identity_of, read_model
 from segpt.stages.threads import rounded_otherwise
 from segpt.values import Arrays
 

@@ -18,7 +18,8 @@ from segpt.data.text import text_digest
 from segpt.errors import ScoreError
 from segpt.eval.tally import score_stream
 from segpt.stages.json_files import write_json
-from segpt.stages.open_model import OpenedModel, Value, open_model
+from segpt.stages.open_model import OpenedModel, open_model
+from segpt.stages.read_model import Value
 from segpt.stages.score import Accounted, account_for, score
 from segpt.values import Checkpoint, Float16Weight, Quantized, Text
 from tests.stages.random_models import CONTEXT, checkpoint

@@ -24,6 +24,7 @@ from segpt.stages import (
     json_files,
     open_model,
     quantized_io,
+    read_model,
     resolve_spec,
     run_directory,
 )
@@ -423,7 +424,7 @@ def test_without_matplotlib_one_line_says_what_to_install(whole: Path, tmp_path:
 
 
 def test_models_read_what_the_report_was_made_of(whole: Path) -> None:
-    opened = open_model.open_model(open_model.read_model(whole / gather.ARTIFACT))
+    opened = open_model.open_model(read_model.read_model(whole / gather.ARTIFACT))
     assert opened.spec.width == 32
     assert opened.identity == dict(gather.gather(whole).lineage)["artifact"]
 

@@ -13,7 +13,7 @@ from segpt.config.layout import layout
 from segpt.config.sample import SampleSpec
 from segpt.data.tokenizer import BYTES, load
 from segpt.errors import DataError, ScoreError
-from segpt.stages.open_model import read_model
+from segpt.stages.read_model import read_model
 from segpt.stages.sample import Sampled, sample
 from segpt.values import Artifact, Checkpoint, Quantized
 
