@@ -10,6 +10,10 @@ from .layout import Role, Weight
 from .schedule import Steps, check_span
 
 
+# What the product of an update with the stream grows with, as a model becomes wider.
+GrowsWith = Literal["fan-in", "larger side"] | None
+
+
 def _check_rates(rate: float, decay: float, *fractions: float) -> None:
     if rate < 0 or decay < 0:
         raise SpecError(f"rate and decay are not negative; got {rate} and {decay}")
@@ -105,6 +109,11 @@ class Muon:
     decay_schedule: Linear | FollowRate | None = dataclasses.field(default=None, metadata=ADDED)
 
     @property
+    def grows_with(self) -> GrowsWith:
+        """What makes an update larger in a wider model: its step has singular values near 1."""
+        return "larger side" if self.scale == "rms" else None
+
+    @property
     def matrices_only(self) -> bool:
         """Whether the rule has no meaning for tables, heads and vectors."""
         return True
@@ -137,6 +146,11 @@ class Adam:
     cautious: bool = dataclasses.field(default=False, metadata=ADDED)
     decay_mode: DecayMode = dataclasses.field(default="lr_coupled", metadata=ADDED)
     decay_schedule: Linear | FollowRate | None = dataclasses.field(default=None, metadata=ADDED)
+
+    @property
+    def grows_with(self) -> GrowsWith:
+        """What makes an update larger in a wider model: every element moves as far."""
+        return "fan-in"
 
     @property
     def matrices_only(self) -> bool:

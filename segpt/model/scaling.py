@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segpt.config.layout import Role, Weight, layout
 from segpt.config.model import ModelSpec
-from segpt.config.optimizer import Muon, Optimizer, Rule
+from segpt.config.optimizer import Optimizer, Rule
 from segpt.config.train import Scaling
 
 from .model import Model
@@ -20,7 +20,7 @@ def multiplier(weight: Weight, scaling: Scaling, rule: Rule) -> float:
     Args:
         weight: its place in the layout.
         scaling: without ``mup`` it is 1 for all.
-        rule: what updates the weight; updates of Muon do not grow with the fan-in.
+        rule: what updates the weight, which says how its updates grow with the width.
     """
     mup = scaling.mup
     if mup is None or weight.role is Role.VECTOR:
@@ -30,10 +30,13 @@ def multiplier(weight: Weight, scaling: Scaling, rule: Rule) -> float:
         return float(mup.table * wider**mup.table_power)
     if weight.role is Role.HEAD:
         return float(mup.head * wider**mup.head_power)
-    if not isinstance(rule, Muon):
-        return float(wider**mup.matrix_power)
-    larger = max(weight.shape[-2:]) / mup.base_width
-    return float(larger**-0.5) if rule.scale == "rms" else 1.0
+    match rule.grows_with:
+        case "fan-in":
+            return float(wider**mup.matrix_power)
+        case "larger side":
+            return float((max(weight.shape[-2:]) / mup.base_width) ** -0.5)
+        case None:
+            return 1.0
 
 
 def multipliers(spec: ModelSpec, scaling: Scaling, optimizer: Optimizer) -> dict[str, float]:
