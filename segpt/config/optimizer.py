@@ -9,7 +9,6 @@ from .base import ADDED, UNTAGGED, kind, spec
 from .layout import Role, Weight
 from .schedule import Steps, check_span
 
-
 # What the product of an update with the stream grows with, as a model becomes wider.
 GrowsWith = Literal["fan-in", "larger side"] | None
 
