@@ -163,7 +163,7 @@ class Mixture:
         self._history = array("I")
 
     def read(self, ids: NDArray[np.uint32]) -> None:
-        """Take in tokens that are given: they are counted, but not scored.
+        """Take in tokens (tokens,) that are known: they are counted, but not scored.
 
         Raises:
             ScoreError: if an id does not belong to the vocabulary.
@@ -233,7 +233,7 @@ class Mixture:
         return _joined(np.asarray(log_probabilities, np.float64), kept, counted)
 
     def state(self) -> dict[str, NDArray[np.float64] | NDArray[np.uint32]]:
-        """All that :meth:`restore` needs to go on exactly from here."""
+        """All that :meth:`restore` needs to go on exactly from here, as named arrays."""
         return {
             "history": np.array(self._history, np.uint32),
             "scored": np.array([self._scored], np.uint32),
@@ -243,7 +243,7 @@ class Mixture:
         }
 
     def restore(self, state: Mapping[str, NDArray[np.float64] | NDArray[np.uint32]]) -> None:
-        """Go on from a :meth:`state`; the counts are made again from its history.
+        """Go on from the named arrays of :meth:`state`; its history makes the counts again.
 
         Raises:
             ScoreError: if this mixture has read something, or the state is one of another spec.

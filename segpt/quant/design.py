@@ -139,7 +139,10 @@ def designs(
     spec: QuantSpec,
     seen: Tensor | None = None,
 ) -> dict[str, Design]:
-    """The :func:`design` of every weight of a model whose sensitivity is given, by name."""
+    """The :func:`design` of every weight of a model whose sensitivity is given, by name.
+
+    ``seen`` (vocab,) is true for the tokens that calibration met.
+    """
     hashed = {w.name for w in layout(model.spec) if w.role is Role.TABLE and not w.by_token}
     return {
         w.name: design(
@@ -186,7 +189,7 @@ def to_stepped(
 def all_to_stepped(
     items: Sequence[tuple[Tensor, Design, float]], states: int, penalty: float = 0.0
 ) -> list[TrellisWeight]:
-    """:func:`to_stepped` of many weights, with the same results.
+    """:func:`to_stepped` of many weights (rows, columns), with the same results.
 
     Weights that are coded a few rows at a time go together with those of their shape: a search
     over so few numbers takes as long for several weights as for one.
