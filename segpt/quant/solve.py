@@ -30,8 +30,9 @@ from segpt.model.params import Weight, weights
 from segpt.restoring import same_kind
 from segpt.values import Float16Weight, QuantizedWeight, QuantizeProgress, TrellisWeight
 
-from .design import Design, all_to_stepped, entropy, scale_for, to_stepped
+from .design import Design, scale_for
 from .parts import kind, parts
+from .stepped import all_to_stepped, entropy, to_stepped
 from .tune import Student, divergence, tune
 
 Batch = NDArray[np.int64] | Tensor

@@ -15,10 +15,11 @@ from segpt.config.quant import QuantSpec
 from segpt.errors import CheckError
 from segpt.model.model import Model
 from segpt.model.params import weights
-from segpt.quant.design import design, entropy
+from segpt.quant.design import design
 from segpt.quant.parts import kind, parts
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.solve import Solver
+from segpt.quant.stepped import entropy
 from segpt.quant.tune import divergence
 from segpt.values import Float16Weight, QuantizedWeight, QuantizeProgress, TrellisWeight
 
