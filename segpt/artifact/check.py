@@ -87,7 +87,7 @@ def _check_steps(name: str, coded: TrellisWeight) -> None:
 
 
 def check_bitmap(name: str, stored: NDArray[np.bool_]) -> None:
-    """Raise :class:`ArtifactError` unless some rows are stored and some are not."""
+    """Raise :class:`ArtifactError` unless ``stored`` (rows,) is true of some rows, not of all."""
     if stored.dtype != np.bool_ or not stored.any() or stored.all():
         raise ArtifactError(f"{name}: a bitmap of rows is bool, and some are stored but not all")
 

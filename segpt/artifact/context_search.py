@@ -1,5 +1,12 @@
 """The search for contexts: for every tensor the side information that pays, then the tables.
 
+Which side information pays depends on the tables, which all tensors share, and the best tables on
+the side information of all. So the two take turns, beginning without tables::
+
+    candidates    of each tensor: side information by row, by column or by both, in some unit
+    choice        of each tensor its cheapest candidate, at the prices of the tables
+    runs          of all classes: cut where two tables are cheaper than one, by dynamic programming
+
 Integers only: choices would otherwise depend on how a machine rounds, and the bytes with them.
 """
 
@@ -31,8 +38,9 @@ _SCALES = np.array(
 )
 # About what a table and each symbol in it add to the file.
 _TABLE, _ENTRY = 16 * UNIT, 5 * UNIT
-# Gaussian codes take ln 2 / 4096 bit more each, times the square of a miss in 1/64 octave.
-_MISS, _MISS_BITS = 177, 8
+# Gaussian codes in a table for e^d times their scale take about d^2 nats more each. A miss of m
+# in 1/64 octave is d = m ln 2 / 64, which comes to m^2 ln 2 / 4096 bit.
+_MISS, _MISS_BITS = 177, 8  # 177 / 2^8 is about ln 2
 # Side information weighs twice what it takes. The optimum is flat: files grow by a few hundredths
 # of a percent at most, and a third of the side information goes.
 _WEIGHT = 2
@@ -48,7 +56,7 @@ class Fit(NamedTuple):
     bits: int
 
 
-class _Way(NamedTuple):
+class _Candidate(NamedTuple):
     """One way to give a tensor its classes.
 
     ``counts`` is (classes, symbols of all grids), from the class ``first`` on to the last in use.
@@ -74,21 +82,23 @@ def choose(
     candidates = [
         _candidates(_Source(*parts, symbols)) for parts in zip(codes, grids, tensors, strict=True)
     ]
-    chosen = [min(ways, key=_alone) for ways in candidates]
+    chosen = [min(those, key=_cost_alone) for those in candidates]
     for _ in range(_ROUNDS):
-        runs, levels = _tables(chosen, symbols)
+        runs, levels = _runs_and_levels(_total(chosen, symbols))
         prices, side_prices = _prices(runs, levels, symbols), _side_prices(chosen)
-        chosen = [min(ways, key=lambda way: _cost(way, prices, side_prices)) for ways in candidates]
+        chosen = [
+            min(those, key=lambda candidate: _cost(candidate, prices, side_prices))
+            for those in candidates
+        ]
     total = _total(chosen, symbols)
-    sides = [way.stored for way in chosen]
+    sides = [candidate.stored for candidate in chosen]
     classes = contexts.write(sides)
-    runs, fits = _tables(chosen, symbols)[0], []
+    runs, fits = _runs_and_levels(total)[0], []
     for symmetric in (True, False):
         levels = _levels(_by_run(total, runs), symmetric).reshape(-1, SYMBOLS)
         section = contexts.write_tables(sides, runs, levels, symbols // SYMBOLS)
         bits = int((total * _prices(runs, levels, symbols)).sum()) // UNIT
-        found = contexts.read(classes, section, tensors)
-        fits.append(Fit(found, classes, section, bits))
+        fits.append(Fit(contexts.read(classes, section, tensors), classes, section, bits))
     return min(fits, key=lambda fit: fit.bits // 8 + len(squeeze(fit.tables).data))
 
 
@@ -100,17 +110,23 @@ class _Source(NamedTuple):
     tensor: Tensor
     symbols: int
 
-    def way(self, stored: Side) -> _Way:
+    def candidate(self, stored: Side) -> _Candidate:
         rows, columns = stored.classes(self.tensor)
         shape = (_CLASSES, self.symbols)
-        found = contexts.count(self.codes, self.grids, rows, columns, shape)
-        used = np.flatnonzero(found.any(axis=1))
-        counts = found[used[0] : used[-1] + 1].astype(np.int32)
-        return _Way(stored, int(used[0]), counts)
+        counts = contexts.count(self.codes, self.grids, rows, columns, shape)
+        used = np.flatnonzero(counts.any(axis=1))
+        first, last = int(used[0]), int(used[-1])
+        return _Candidate(stored, first, counts[first : last + 1].astype(np.int32))
 
 
-def _candidates(source: _Source) -> list[_Way]:
-    """Side information by column, by row and by both, in units of all sizes."""
+def _candidates(source: _Source) -> list[_Candidate]:
+    """Side information by column, by row and by both, in units of all sizes.
+
+    A code of row i and column j is expected at the scale whole + rows[i] + columns[j], in octaves:
+    what the whole tensor has, and by how much a row or a column differs. The steps predict some of
+    the difference, as codes are smaller where a step is larger; ``rows`` and ``columns`` are what
+    they do not predict.
+    """
     height, width = source.codes.shape
     by_row, by_column = _squares(source.codes)
     (whole,) = _scales(by_row.sum(keepdims=True), height * width)
@@ -131,7 +147,7 @@ def _candidates(source: _Source) -> list[_Way]:
 
     units = [(0, unit) for unit in UNITS]
     units += [(unit, other) for unit in UNITS[1:] for other in (0, 2)]
-    return [source.way(side(*pair)) for pair in units]
+    return [source.candidate(side(*pair)) for pair in units]
 
 
 def _mean(exponents: Codes) -> int:
@@ -139,13 +155,16 @@ def _mean(exponents: Codes) -> int:
 
 
 def _nearest(value: int, unit: int) -> int:
+    """The multiple of ``unit`` that is nearest to a value, as how many units it is."""
     return (2 * value + unit) // (2 * unit)
 
 
 def _coarse(scales: Counts, unit: int, size: int) -> Codes:
     """Codes for ``scales`` in units of so many classes, at the least cost; none for a unit of 0.
 
-    A scale is that of ``size`` codes, and missing it costs each of them about its square.
+    A scale is that of ``size`` codes, and missing it costs each of them about its square. What a
+    value costs depends on how often it is used, and what it is used for on what it costs: so from
+    the nearest values on, these two take turns (entropy-constrained quantization, Chou 1989).
     """
     if not unit:
         return np.zeros(0, np.int8)
@@ -153,8 +172,8 @@ def _coarse(scales: Counts, unit: int, size: int) -> Codes:
     for _ in range(_ROUNDS):
         values, counts = np.unique(codes, return_counts=True)
         missed = scales[:, None] - unit * _EIGHTH * values
-        price = (size * _MISS * missed**2 >> _MISS_BITS) + _weighed(counts)
-        codes = values[price.argmin(axis=1)]
+        cost = (size * _MISS * missed**2 >> _MISS_BITS) + _weighed(counts)  # (scales, values)
+        codes = values[cost.argmin(axis=1)]
     return codes.astype(np.int8)
 
 
@@ -179,46 +198,66 @@ def _scales(squares: Counts, count: int) -> Counts:
     return np.searchsorted(_SCALES, (squares << _FIXED) // count, side="right").astype(np.int64)
 
 
-def _total(chosen: Sequence[_Way], symbols: int) -> Counts:
+def _total(chosen: Sequence[_Candidate], symbols: int) -> Counts:
     """The counts of all tensors by class (classes, symbols)."""
     total = np.zeros((_CLASSES, symbols), np.int64)
-    for way in chosen:
-        total[way.classes] += way.counts
+    for candidate in chosen:
+        total[candidate.classes] += candidate.counts
     return total
 
 
-def _tables(chosen: Sequence[_Way], symbols: int) -> tuple[NDArray[np.uint8], Levels]:
+def _runs_and_levels(counts: Counts) -> tuple[NDArray[np.uint8], Levels]:
     """Cut the classes into runs that share tables, at the least cost of codes and tables.
+
+    Args:
+        counts: by class (classes, symbols).
 
     Returns:
         The run of each class, and levels (runs * grids, 256).
     """
-    counts = _total(chosen, symbols)
-    seen = np.flatnonzero(counts.any(axis=1))
-    sums = np.concatenate([np.zeros((1, symbols), np.int64), counts[seen].cumsum(axis=0)])
-    least, starts = np.zeros(len(sums), np.int64), np.zeros(len(sums), np.int64)
-    for end in range(1, len(sums)):
-        merged = (sums[end] - sums[:end]).reshape(end, -1, SYMBOLS)
-        levels = _levels(merged, True)
-        price = (merged * tables.costs(_frequencies(levels))).sum(axis=(1, 2))
-        entries = (levels[..., : SYMBOLS // 2] > 0).sum(axis=(1, 2))
-        price += least[:end] + _TABLE + _ENTRY * entries
-        starts[end] = price.argmin()
-        least[end] = price[starts[end]]
-    cuts = [len(seen)]
-    while cuts[-1]:
-        cuts.append(int(starts[cuts[-1]]))
-    cuts.reverse()
-    classes = np.arange(seen[-1] + 1 if len(seen) else 0)
-    runs = np.searchsorted(seen[cuts[1:-1]], classes, side="right").astype(np.uint8)
+    used = np.flatnonzero(counts.any(axis=1))
+    cuts = _cheapest_cuts(counts[used])
+    classes = np.arange(used[-1] + 1 if len(used) else 0)
+    # A class that no code has goes with the used one below it.
+    runs = np.searchsorted(used[cuts[1:-1]], classes, side="right").astype(np.uint8)
     return runs, _levels(_by_run(counts, runs), True).reshape(-1, SYMBOLS)
+
+
+def _cheapest_cuts(counts: Counts) -> list[int]:
+    """Where to cut a row of n classes, ``counts`` (n, symbols), into runs: 0, ..., n.
+
+    Dynamic programming over the ends of runs. What the first ``end`` classes cost at least is::
+
+        least[end] = min over begin < end of least[begin] + cost of one run of begin ... end - 1
+
+        0        begin of the last run      end           n
+        |-- cut at the least cost --|-- one run --|.......|
+
+    A run costs its codes, in the tables that fit them best, and these tables. Then the cuts are
+    read off backwards: the last run begins at ``begins[n]``, the one before it ends there.
+    """
+    count, symbols = counts.shape
+    sums = np.concatenate([np.zeros((1, symbols), np.int64), counts.cumsum(axis=0)])
+    least, begins = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
+    for end in range(1, count + 1):
+        merged = (sums[end] - sums[:end]).reshape(end, -1, SYMBOLS)  # (begins, grids, 256)
+        levels = _levels(merged, True)
+        cost = (merged * tables.costs(_frequencies(levels))).sum(axis=(1, 2))
+        entries = (levels[..., : SYMBOLS // 2] > 0).sum(axis=(1, 2))
+        cost += least[:end] + _TABLE + _ENTRY * entries
+        begins[end] = cost.argmin()
+        least[end] = cost[begins[end]]
+    cuts = [count]
+    while cuts[-1]:
+        cuts.append(int(begins[cuts[-1]]))
+    return cuts[::-1]
 
 
 def _by_run(counts: Counts, runs: NDArray[np.uint8]) -> Counts:
     """Counts by class (classes, symbols) added up by run: (runs, grids, 256)."""
-    found = np.zeros((int(runs[-1]) + 1 if len(runs) else 0, counts.shape[1]), np.int64)
-    np.add.at(found, runs, counts[: len(runs)])
-    return found.reshape(len(found), counts.shape[1] // SYMBOLS, SYMBOLS)
+    total = np.zeros((int(runs[-1]) + 1 if len(runs) else 0, counts.shape[1]), np.int64)
+    np.add.at(total, runs, counts[: len(runs)])
+    return total.reshape(len(total), counts.shape[1] // SYMBOLS, SYMBOLS)
 
 
 def _levels(counts: Counts, symmetric: bool) -> Levels:
@@ -243,20 +282,21 @@ def _prices(runs: NDArray[np.uint8], levels: Levels, symbols: int) -> Counts:
     return prices[runs[np.arange(_CLASSES).clip(0, len(runs) - 1)]]
 
 
-def _alone(way: _Way) -> int:
+def _cost_alone(candidate: _Candidate) -> int:
     """What a tensor costs if every class has its own table, in 1/4096 bit.
 
     That is where the search starts: tables of coarse classes would hide what finer ones can gain.
     """
-    counts = way.counts.reshape(-1, SYMBOLS).astype(np.int64)
-    return int((counts * tables.prices(counts)).sum()) + _side_cost(way, _side_prices([way]))
+    counts = candidate.counts.reshape(-1, SYMBOLS).astype(np.int64)
+    codes = int((counts * tables.prices(counts)).sum())
+    return codes + _side_cost(candidate, _side_prices([candidate]))
 
 
-def _side_prices(chosen: Sequence[_Way]) -> Counts:
+def _side_prices(chosen: Sequence[_Candidate]) -> Counts:
     """What each code for a row or a column costs, which all tensors share (256,)."""
     counts = np.zeros(SYMBOLS, np.int64)
-    for way in chosen:
-        for codes in (way.stored.rows, way.stored.columns):
+    for candidate in chosen:
+        for codes in (candidate.stored.rows, candidate.stored.columns):
             counts += np.bincount(codes.view(np.uint8), minlength=SYMBOLS)
     return _weighed(counts)
 
@@ -265,11 +305,12 @@ def _weighed(counts: Counts) -> Counts:
     return _WEIGHT * tables.prices(counts)
 
 
-def _cost(way: _Way, prices: Counts, side_prices: Counts) -> int:
+def _cost(candidate: _Candidate, prices: Counts, side_prices: Counts) -> int:
     """What the codes and the side information of a tensor cost, in 1/4096 bit."""
-    return int((way.counts * prices[way.classes]).sum()) + _side_cost(way, side_prices)
+    codes = int((candidate.counts * prices[candidate.classes]).sum())
+    return codes + _side_cost(candidate, side_prices)
 
 
-def _side_cost(way: _Way, prices: Counts) -> int:
-    stored = (way.stored.rows, way.stored.columns)
+def _side_cost(candidate: _Candidate, prices: Counts) -> int:
+    stored = (candidate.stored.rows, candidate.stored.columns)
     return sum(int(prices[codes.view(np.uint8)].sum()) for codes in stored)

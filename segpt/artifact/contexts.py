@@ -55,7 +55,7 @@ class Tensor:
 class Side:
     """What is stored about the classes of a tensor: ``base``, and codes by row and by column.
 
-    A unit of 0 comes without codes.
+    These are ``rows`` (rows,) and ``columns`` (columns,); a unit of 0 comes without codes.
     """
 
     base: int
@@ -65,7 +65,7 @@ class Side:
     columns: Codes
 
     def classes(self, tensor: Tensor) -> tuple[Classes, Classes]:
-        """What the rows and the columns of ``tensor`` add to its classes."""
+        """What rows and columns of ``tensor`` add to its classes, (rows,) and (columns,)."""
         return (
             self.base + _predicted(tensor.rows, self.row_unit, self.rows),
             _predicted(tensor.columns, self.column_unit, self.columns),
@@ -106,7 +106,8 @@ def write_tables(
 
     A byte per tensor with the units of its row codes (bits 0 and 1) and of its column codes
     (bits 2 and 3), as places in ``UNITS``; the low bytes of all bases and the high bytes; the
-    number of runs, how many classes each has, and the tables.
+    number of runs, how many classes each has, and the tables. ``runs`` is (classes,) and
+    ``levels`` (runs * grids, 256), as in :class:`Contexts`.
     """
     modes = bytes(UNITS.index(s.row_unit) | UNITS.index(s.column_unit) << 2 for s in sides)
     bases = np.array([s.base for s in sides], _BASE).view(np.uint8).reshape(-1, 2)
@@ -150,7 +151,11 @@ def count(
     columns: Classes,
     shape: tuple[int, int],
 ) -> Counts:
-    """How often each symbol occurs in each class: ``shape`` is classes, symbols of all grids."""
+    """How often each symbol occurs in each class, in ``shape`` (classes, symbols of all grids).
+
+    ``codes`` and ``grids`` are (rows, columns); ``rows`` and ``columns`` are what these add to a
+    class, (rows,) and (columns,).
+    """
     total = np.zeros(shape[0] * shape[1], np.int64)
     height = max(1, _BLOCK // codes.shape[1])
     for first in range(0, len(codes), height):
@@ -165,7 +170,7 @@ def count(
 
 
 def clipped(rows: Classes, columns: Classes, classes: int) -> Classes:
-    """The class of codes by what their rows and columns add to it, of ``classes`` in all."""
+    """The class of codes, of ``classes`` in all: what (rows, 1) and (columns,) add up to."""
     found = rows + columns
     return np.clip(found, 0, classes - 1, out=found)
 

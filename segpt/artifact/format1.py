@@ -57,7 +57,7 @@ def read_contexts(classes: bytes, section: bytes, shapes: Sequence[Shape]) -> Co
 
 
 def decode(data: bytes, contexts: Contexts) -> list[Codes]:
-    """The codes of every tensor.
+    """The codes of every tensor, (rows, columns) each.
 
     Raises:
         ArtifactError: if ``data`` is not what the writer made for these contexts.

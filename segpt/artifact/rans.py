@@ -80,7 +80,8 @@ class RansEncoder:
 class RansDecoder:
     """Gives symbols back in order; the inverse of :class:`RansEncoder`.
 
-    How many ``steps`` will be read decides which loop reads them (see :mod:`.loops`).
+    ``tables`` is (tables, 256); each row sums to 2^14. How many ``steps`` will be read decides
+    which loop reads them (see :mod:`.loops`).
 
     Raises:
         ArtifactError: from any method, if ``data`` is not what an encoder makes.

@@ -26,7 +26,10 @@ _MOST_TABLE_BYTES = 2 + 2 * contexts.MOST_CLASSES * (1 + rans.SYMBOLS)
 
 
 class StepSections(NamedTuple):
-    """The exponents of a stepped weight, and which of its rows are stored if not all are."""
+    """The exponents of a stepped weight, and which of its rows are stored if not all are.
+
+    ``rows`` is (stored rows,), ``columns`` (columns,) and ``stored`` (rows,).
+    """
 
     rows: Codes
     columns: Codes
@@ -52,21 +55,21 @@ class Opened(NamedTuple):
         return codec.unpack(self.stored[name], name)
 
     def codes(self) -> list[Codes]:
-        """The codes of every weight that has any."""
+        """The codes of every weight that has any, (stored rows, columns) each."""
         data = self.section("codes")
         if self.format == 1:
             return format1.decode(data, self.contexts)
         return stream.decode(data, self.contexts, [max(1, e.states) for e in self.coded])
 
     def halves(self) -> Iterator[NDArray[np.float16]]:
-        """The rows of float16 of every weight that has any."""
+        """The arrays of float16 of every weight that has any, in the shapes of ``_half_shapes``."""
         shapes = [shape for e in self.entries for shape in _half_shapes(e)]
         return split(unshuffle(self.section("halves"), "<f2"), shapes)
 
     def shares(self, codes: Sequence[Codes]) -> dict[str, dict[StoredWeight, int]]:
         """How the sections that hold weights divide among them, in units of each section.
 
-        ``codes`` are those of :meth:`codes`.
+        ``codes`` are those of :meth:`codes`, (stored rows, columns) each.
         """
         steps = dict(zip((e for e in self.coded if e.stepped), self.stepped, strict=True))
         return {
@@ -199,7 +202,7 @@ def split(values: NDArray[T], shapes: Sequence[tuple[int, ...]]) -> Iterator[NDA
 
 
 def unshuffle(data: bytes, dtype: str) -> NDArray[Any]:
-    """Values from all their lowest bytes, then the next, and so on."""
+    """Values (count,) from all their lowest bytes, then the next, and so on."""
     size = np.dtype(dtype)
     planes = np.frombuffer(data, np.uint8).reshape(size.itemsize, -1)
     values = np.ascontiguousarray(planes.T).view(size).ravel()

@@ -53,7 +53,10 @@ def encode(
     contexts: Contexts,
     lanes: int,
 ) -> bytes:
-    """The section ``codes``: the number of lanes, then the stream."""
+    """The section ``codes``: the number of lanes, then the stream.
+
+    Of each tensor, its codes and the grid of each code are (rows, columns).
+    """
     encoder = RansEncoder(contexts.tables, lanes)
     shapes = [(codes.shape[0], codes.shape[1]) for codes in tensors]
     for band in reversed(list(bands(shapes, lanes))):
@@ -68,7 +71,7 @@ def encode(
 
 
 def decode(data: bytes, contexts: Contexts, states: Sequence[int]) -> list[Codes]:
-    """The codes of every tensor, given the number of states of each.
+    """The codes (rows, columns) of every tensor, given the number of states of each.
 
     Raises:
         ArtifactError: if ``data`` is not what :func:`encode` makes for these contexts.

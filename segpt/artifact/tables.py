@@ -57,7 +57,7 @@ def frequencies(levels: Levels) -> NDArray[np.uint16]:
 
 
 def costs(tables: NDArray[np.uint16]) -> Counts:
-    """What every symbol costs, in 1/4096 bit; about 24 bits where it cannot be coded."""
+    """What every symbol costs, (tables, 256) in 1/4096 bit; 24 bits where it cannot be coded."""
     return _COSTS[tables]
 
 
@@ -68,7 +68,7 @@ def prices(counts: Counts) -> Counts:
 
 
 def write(levels: Levels, stride: int = 1) -> bytes:
-    """Levels as bytes, without the symbols beyond the reach of each table.
+    """Levels (tables, 256) as bytes, without the symbols beyond the reach of each table.
 
     One byte of reach per table, the largest absolute code in use, and a byte that tells whether
     the levels of -m are not all those of m. Then, table by table, a number for each code from 0
@@ -96,7 +96,7 @@ def write(levels: Levels, stride: int = 1) -> bytes:
 
 
 def read(data: bytes, tables: int, stride: int = 1) -> Levels:
-    """The inverse of :func:`write` for a known number of tables.
+    """The inverse of :func:`write` for a known number of tables, (tables, 256).
 
     Raises:
         ArtifactError: if ``data`` has another length than the reaches imply, a reach is beyond
@@ -109,7 +109,7 @@ def read(data: bytes, tables: int, stride: int = 1) -> Levels:
 
 
 def read_some(data: bytes, tables: int, stride: int = 1) -> tuple[Levels, int]:
-    """As :func:`read`, from the start of ``data``; also where the tables end."""
+    """As :func:`read`, (tables, 256), from the start of ``data``; also where the tables end."""
     reach = reaches(data[:tables], tables)
     flag = data[tables : tables + 1]
     if flag not in (b"\0", b"\1"):
@@ -127,7 +127,7 @@ def read_some(data: bytes, tables: int, stride: int = 1) -> tuple[Levels, int]:
 
 
 def reaches(data: bytes, tables: int) -> Counts:
-    """The reach of each table, of one byte each.
+    """The reach of each table, (tables,), of one byte each.
 
     Raises:
         ArtifactError: if one is missing or beyond 127.
@@ -139,7 +139,10 @@ def reaches(data: bytes, tables: int) -> Counts:
 
 
 def spread(data: bytes, reach: Counts, first: int) -> Levels:
-    """A row per table of the bytes for ``first`` up to its reach, 0 beyond it."""
+    """The bytes for codes from ``first`` to the reach of each table, 0 beyond it.
+
+    ``reach`` is (tables,), and the result (tables, 128 - first).
+    """
     codes = np.arange(first, FARTHEST + 1)
     found = np.zeros((len(reach), len(codes)), np.uint8)
     found[codes <= reach[:, None]] = np.frombuffer(data, np.uint8)

@@ -85,7 +85,13 @@ def slice_of(
     It holds the beginnings of consecutive documents, three at least if there are so many, from
     one drawn by the seed on. It is no shorter than three chunks of a policy that learns, nor
     than 512 targets, if the text is not; in a text that is too short for both, the audit
-    costs more than a score.
+    costs more than a score::
+
+        document     0          1        2                    3
+        ids        | s . . . . | s . . | s . . . . . . . . | s . . . . |
+        slice                          | s . . . .         | s . . . . | and round: s . . of 0
+                                       |- most --|         |- most --|             |left|
+                                       drawn by the seed
 
     Args:
         ids: (targets + 1,) the stream of the text, which begins with ``start``.
@@ -104,9 +110,10 @@ def slice_of(
     end = np.append(begin[1:], len(ids))
     turn = int(np.random.default_rng(seed).integers(len(begin)))
     begin, end = np.roll(begin, -turn), np.roll(end, -turn)
-    left = wanted + 1
+    left = wanted + 1  # tokens
     size = end - begin
-    # Tokens of one document: so few that three fit, so many that all together are enough.
+    # `most` tokens of one document: so few that three fit, so many that all together are enough.
+    # The latter is the smallest number at which documents, cut off there, hold all that is left.
     enough = bisect_left(range(left), left, key=lambda most: int(np.minimum(size, most).sum()))
     most = max(enough, -(-left // 3))
     parts: list[Ids] = []
@@ -119,7 +126,14 @@ def slice_of(
 def repeat_passage(ids: Ids, start: int, generator: np.random.Generator) -> tuple[Ids, Places]:
     """The stream with one passage of it in several places, and tokens in its later copies.
 
-    A cache that finds one in ten thousand tokens of a text would hardly ever be caught at it.
+    A cache that finds one in ten thousand tokens of a text would hardly ever be caught at it. The
+    documents that get copies are cut into as many slots, with one in the middle of each::
+
+        document   | s . . P P P P . . . . P P P P . . |
+                     |--- slot ---| |--- slot ---|
+                          length
+
+    The places returned are in the second half of the later half of all copies.
     """
     begin = np.flatnonzero(ids == start) + 1
     begin = begin if len(begin) and ids[0] == start else np.append(0, begin)

@@ -2,10 +2,20 @@
 
 They are those of the Parameter Golf contest: a distribution depends on earlier tokens only, sums to
 one, is fixed before its target is used for anything, and every target counts once.
+
+Tokens are counted from 0, and so are targets: target t is token t + 1, read from tokens 0 to t::
+
+    ids       | 0 | 1 | 2 | 3 | 4 |       (targets + 1,)
+    targets       | 0 | 1 | 2 | 3 |       nats and counts (targets,)
+    probed            | 1 |   | 3 |       (probes,) here [1, 3], so that
+                                          rows[k] (vocab,) is for the target probed[k]
+
+A flip of token j changes target j - 1 and no target before. The distribution of target j - 1 must
+not know of it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -76,6 +86,8 @@ class Flip(NamedTuple):
 
 
 class _Finding(NamedTuple):
+    """A violation: how large it is, so that the worst is told, and in words."""
+
     size: float
     what: str
 
@@ -85,49 +97,80 @@ def sound(of: Sequence[AuditedRun]) -> list[Condition]:
 
     A score of a whole text can be given as one run; its probes cost nothing but their rows.
     """
-    found: dict[Name, list[_Finding]] = {"coverage": [], "normalised": [], "summed": []}
-    worst_sum = worst_nats = 0.0
-    for ids, probed, (nats, rows, counts) in of:
-        if (wrong := np.flatnonzero(counts != 1)).size:
-            found["coverage"].append(
-                _Finding(
-                    wrong.size,
-                    f"target {wrong[0]} was scored {counts[wrong[0]]} times, and "
-                    f"{wrong.size:,} of {len(counts):,} targets other than once",
-                )
-            )
-        with np.errstate(over="ignore"):
-            sums = np.exp(rows).sum(1)
-        off = np.abs(sums - 1)
-        if (bad := np.flatnonzero(~(off <= NORMALISED))).size:
-            i = bad[np.argmax(off[bad])]
-            what = f"the probabilities at target {probed[i]} sum to {sums[i]:.6g}"
-            found["normalised"].append(_Finding(off[i], what))
-        told = -rows[np.arange(len(probed)), ids[probed + 1]]
-        gap = _gap(nats[probed], told)
-        gap[np.isfinite(gap)] /= np.maximum(1, np.abs(told[np.isfinite(gap)]))
-        if (bad := np.flatnonzero(~(gap <= SUMMED))).size:
-            i = bad[np.argmax(gap[bad])]
-            what = (
-                f"target {probed[i]} counts {nats[probed[i]]:.6f} nats, but its distribution "
-                f"gives it {told[i]:.6f}"
-            )
-            found["summed"].append(_Finding(gap[i], what))
-        elif not np.isfinite(nats).all():
-            where = int(np.flatnonzero(~np.isfinite(nats))[0])
-            what = f"target {where} has no finite number of nats"
-            found["summed"].append(_Finding(np.inf, what))
-        worst_sum = max(worst_sum, float(off.max(initial=0)))
-        worst_nats = max(worst_nats, float(gap.max(initial=0)))
-    targets = len(of[0].trial.nats)
-    rows_seen = sum(len(run.probed) for run in of)
-    checked: dict[Name, str] = {
-        "coverage": f"each of {targets:,} targets counted once, in {_times(len(of))}",
-        "normalised": f"{rows_seen:,} distributions sum to 1 within {worst_sum:.0e}",
-        "summed": f"{rows_seen:,} of the nats summed are those of the distributions, within "
-        f"{worst_nats:.0e}",
-    }
-    return [_condition(name, checked[name], found[name], len(of)) for name in found]
+    coverage = [_covered(run) for run in of]
+    normalised, worst_sum = _findings_and_worst(_normalised(run) for run in of)
+    summed, worst_nats = _findings_and_worst(_summed(run) for run in of)
+    targets, rows = len(of[0].trial.nats), sum(len(run.probed) for run in of)
+    counted = f"each of {targets:,} targets counted once, in {_times(len(of))}"
+    sums = f"{rows:,} distributions sum to 1 within {worst_sum:.0e}"
+    agree = f"{rows:,} of the nats summed are those of the distributions, within {worst_nats:.0e}"
+    return [
+        _condition("coverage", counted, [f for f in coverage if f is not None], len(of)),
+        _condition("normalised", sums, normalised, len(of)),
+        _condition("summed", agree, summed, len(of)),
+    ]
+
+
+def _findings_and_worst(
+    checks: Iterable[tuple[_Finding | None, float]],
+) -> tuple[list[_Finding], float]:
+    """The violations of some runs, and the largest gap in all of them, violation or not."""
+    findings, gaps = zip(*checks, strict=True)
+    return [f for f in findings if f is not None], max(0.0, *gaps)
+
+
+def _covered(run: AuditedRun) -> _Finding | None:
+    """Whether some target was not scored once."""
+    counts = run.trial.counts
+    wrong = np.flatnonzero(counts != 1)
+    if not wrong.size:
+        return None
+    return _Finding(
+        wrong.size,
+        f"target {wrong[0]} was scored {counts[wrong[0]]} times, and "
+        f"{wrong.size:,} of {len(counts):,} targets other than once",
+    )
+
+
+def _normalised(run: AuditedRun) -> tuple[_Finding | None, float]:
+    """The distribution that is furthest from summing to 1, if that is too far; and how far."""
+    with np.errstate(over="ignore"):
+        sums = np.exp(run.trial.rows).sum(1)
+    off = np.abs(sums - 1)  # (probes,)
+    worst, k = float(off.max(initial=0)), _worst_beyond(off, NORMALISED)
+    if k is None:
+        return None, worst
+    what = f"the probabilities at target {run.probed[k]} sum to {sums[k]:.6g}"
+    return _Finding(off[k], what), worst
+
+
+def _summed(run: AuditedRun) -> tuple[_Finding | None, float]:
+    """The target whose nats are furthest from its distribution, if too far; and how far.
+
+    The gap is in nats, or in parts of the nats where these are more than 1.
+    """
+    ids, probed, (nats, rows, _) = run
+    expected = -rows[np.arange(len(probed)), ids[probed + 1]]  # of each target in its own row
+    gap = _gap(nats[probed], expected)
+    finite = np.isfinite(gap)
+    gap[finite] /= np.maximum(1, np.abs(expected[finite]))
+    worst, k = float(gap.max(initial=0)), _worst_beyond(gap, SUMMED)
+    if k is not None:
+        what = (
+            f"target {probed[k]} counts {nats[probed[k]]:.6f} nats, but its distribution "
+            f"gives it {expected[k]:.6f}"
+        )
+        return _Finding(gap[k], what), worst
+    infinite = np.flatnonzero(~np.isfinite(nats))
+    if infinite.size:
+        return _Finding(np.inf, f"target {infinite[0]} has no finite number of nats"), worst
+    return None, worst
+
+
+def _worst_beyond(gap: NDArray[np.float64], tolerance: float) -> int | None:
+    """Where the largest of the gaps beyond a tolerance is; one that is not a number is beyond."""
+    beyond = np.flatnonzero(~(gap <= tolerance))
+    return int(beyond[np.argmax(gap[beyond])]) if beyond.size else None
 
 
 def replay(
@@ -142,8 +185,8 @@ def replay(
     if len(nats) != len(again):
         what = f"{where} has nats of {len(again):,} targets, the first of {len(nats):,}"
         return Condition(name, "", what)
-    how = "to the last bit" if tolerance == 0 else f"within {tolerance:g}"
-    checked = f"{where} gave the same {len(nats):,} nats, {how}"
+    closeness = "to the last bit" if tolerance == 0 else f"within {tolerance:g}"
+    checked = f"{where} gave the same {len(nats):,} nats, {closeness}"
     gap = _beyond(nats, again, tolerance)
     if not gap.any():
         return Condition(name, checked)
@@ -177,6 +220,7 @@ def replays(plain: Sequence[AuditedRun], tolerance: float) -> Condition:
 
 
 def shortened(plain: AuditedRun, shorter: Sequence[AuditedRun], tolerance: float) -> Condition:
+    """Runs on the beginning of the text give the nats and the distributions of the whole run."""
     findings: list[_Finding] = []
     for ids, probed, trial in shorter:
         size = _beyond(plain.trial.nats[: len(ids) - 1], trial.nats, tolerance)
@@ -197,11 +241,19 @@ def shortened(plain: AuditedRun, shorter: Sequence[AuditedRun], tolerance: float
 
 
 def causal(plain: AuditedRun, flips: Sequence[Flip], tolerance: float) -> Condition:
-    found: list[_Finding] = []
+    """No target before the first flipped token has other nats or another distribution.
+
+    Those marked = are compared::
+
+        ids        .   .   .   .   j   x   x     flipped from token j on
+        targets        =   =   =  j-1  ?   ?
+
+    Target j - 1, whose own distribution is the matter of :func:`score_first`, is left out.
+    """
+    findings: list[_Finding] = []
     compared = 0
     for token, what, (_, probed, trial) in flips:
-        # Token j is target j - 1, whose own distribution is the matter of score_first.
-        before = max(0, token - 1)
+        before = max(0, token - 1)  # how many targets are compared
         gap = _beyond(plain.trial.nats[:before], trial.nats[:before], tolerance)
         mine, theirs = _common(plain, probed[probed < before])
         rows = _beyond(plain.trial.rows[mine], trial.rows[theirs], tolerance).max(1, initial=0)
@@ -217,40 +269,45 @@ def causal(plain: AuditedRun, flips: Sequence[Flip], tolerance: float) -> Condit
                     f"{target[i] + 1}, and of {np.count_nonzero(size):,} targets in all, by up "
                     f"to {size.max():.3g} nats"
                 )
-                found.append(_Finding(float(size.max()), text))
+                findings.append(_Finding(float(size.max()), text))
                 break
     checked = (
         f"{len(flips)} changes of later tokens left {compared:,} nats and distributions as they "
         f"were{within(tolerance)}"
     )
-    return _condition("causal", checked, found, len(flips))
+    return _condition("causal", checked, findings, len(flips))
 
 
 def score_first(plain: AuditedRun, flips: Sequence[Flip], tolerance: float) -> Condition:
-    found: list[_Finding] = []
+    """The distribution of a target, which every run was asked for, does not depend on it."""
+    findings: list[_Finding] = []
     for token, what, (_, probed, trial) in flips:
         mine = np.searchsorted(plain.probed, token - 1)
-        at = np.searchsorted(probed, token - 1)
-        gap = _beyond(plain.trial.rows[mine], trial.rows[at], tolerance)
+        theirs = np.searchsorted(probed, token - 1)
+        gap = _beyond(plain.trial.rows[mine], trial.rows[theirs], tolerance)
         if gap.any():
             text = (
                 f"the distribution at target {token - 1} depends on the target itself: changing "
                 f"{what} changes it by up to {gap.max():.3g} nats"
             )
-            found.append(_Finding(float(gap.max()), text))
+            findings.append(_Finding(float(gap.max()), text))
     checked = (
         f"{len(flips)} changes of a target left its own distribution as it was{within(tolerance)}"
     )
-    return _condition("score_first", checked, found, len(flips))
+    return _condition("score_first", checked, findings, len(flips))
 
 
 def documents(
     plain: AuditedRun, others: Sequence[AuditedRun], number: NDArray[np.int64], tolerance: float
 ) -> Condition:
-    """``number`` is the document that each token belongs to; a target goes by its last input."""
-    found: list[_Finding] = []
+    """No target changes when every second document does, first the even ones, then the odd ones.
+
+    ``number`` (targets + 1,) is the document that each token belongs to; a target goes by its last
+    input.
+    """
+    findings: list[_Finding] = []
     for parity, (_, probed, trial) in enumerate(others):
-        same = number[:-1] % 2 != parity
+        same = number[:-1] % 2 != parity  # targets of documents that have not changed
         gap = _beyond(plain.trial.nats, trial.nats, tolerance) * same
         mine, theirs = _common(plain, probed)
         rows = _beyond(plain.trial.rows[mine], trial.rows[theirs], tolerance).max(1, initial=0)
@@ -265,17 +322,17 @@ def documents(
                 f"{number[i]}, and {np.count_nonzero(size):,} targets in all, by up to "
                 f"{size.max():.3g} nats"
             )
-            found.append(_Finding(float(size.max()), text))
+            findings.append(_Finding(float(size.max()), text))
     count = int(number[-1] - number[0] + 1)
     checked = f"each of {count} documents scores the same when those around it change"
-    return _condition("documents", checked + within(tolerance), found, len(others))
+    return _condition("documents", checked + within(tolerance), findings, len(others))
 
 
-def _condition(name: Name, checked: str, found: Sequence[_Finding], of: int) -> Condition:
-    if not found:
+def _condition(name: Name, checked: str, findings: Sequence[_Finding], of: int) -> Condition:
+    if not findings:
         return Condition(name, checked)
-    worst = max(found, key=lambda finding: finding.size)
-    return Condition(name, checked, f"{worst.what} (in {len(found)} of {_times(of)})")
+    worst = max(findings, key=lambda finding: finding.size)
+    return Condition(name, checked, f"{worst.what} (in {len(findings)} of {_times(of)})")
 
 
 def _common(

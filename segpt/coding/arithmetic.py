@@ -53,7 +53,7 @@ def cumulative(logits: NDArray[np.floating[Any]]) -> Cumulative:
 
 
 def price(borders: Cumulative, symbol: int) -> float:
-    """The bits that ``symbol`` costs ideally."""
+    """The bits that ``symbol`` costs ideally under ``borders`` (symbols + 1,)."""
     return PRECISION - math.log2(int(borders[symbol + 1] - borders[symbol]))
 
 
@@ -65,7 +65,7 @@ class ArithmeticEncoder:
         self._emitted = bytearray()
 
     def write(self, borders: Cumulative, symbol: int) -> None:
-        """Encode ``symbol`` under the distribution that ``borders`` describe."""
+        """Encode ``symbol`` under the distribution that ``borders`` (symbols + 1,) describe."""
         begin, end = int(borders[symbol]), int(borders[symbol + 1])
         share = self._range >> PRECISION
         self._low += share * begin
@@ -114,7 +114,7 @@ class ArithmeticDecoder:
         self._fill(_BYTES)
 
     def read(self, borders: Cumulative) -> int:
-        """The next symbol.
+        """The next symbol, under the distribution that ``borders`` (symbols + 1,) describe.
 
         Raises:
             MessageError: if no encoder makes such bytes.

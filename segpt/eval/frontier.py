@@ -33,7 +33,7 @@ class ScoreOrderGuard:
     """
 
     def __init__(self, ids: NDArray[np.uint32], state: Iterable[Tensor] = ()) -> None:
-        """Nothing of ``ids`` is scored; ``state`` is what predicts, as it is now."""
+        """Nothing of ``ids`` (targets + 1,) is scored; ``state`` is what predicts, as it is now."""
         self.ids = ids
         self.counts = np.zeros(len(ids) - 1, np.uint8)
         self.version = 0
@@ -43,7 +43,10 @@ class ScoreOrderGuard:
         self._writes = self._count_writes()
 
     def open(self, state: Iterable[Tensor], *, persists: bool) -> None:
-        """Lanes begin; if the state ``persists``, with all that was learnt in lanes before."""
+        """Lanes begin; if the state ``persists``, with all that was learnt in lanes before.
+
+        ``state`` is every tensor that predicts from now on, of any shape.
+        """
         self._learnt = {BASE: max(self._learnt.values() if persists else [self._learnt[BASE]])}
         self._state = list(state)
         self._writes = self._count_writes()
@@ -73,7 +76,7 @@ class ScoreOrderGuard:
             self._record("score", int(lane), int(first), int(stop))
 
     def lesson(self, lesson: Lesson) -> NDArray[np.uint32]:
-        """The tokens that the targets of a lesson are predicted from, and these targets.
+        """The tokens of a lesson, (targets + 1,): each is predicted from those before it.
 
         Raises:
             ScoreError: if one of them has not been scored yet.
@@ -97,7 +100,7 @@ class ScoreOrderGuard:
         """Prove that every target was scored once.
 
         Args:
-            counts: how often each target was scored, by all processes together.
+            counts: how often each target was scored, by all processes together, (targets,).
 
         Raises:
             ScoreError: naming the first that was not.
@@ -120,7 +123,7 @@ class ScoreOrderGuard:
         }
 
     def restore(self, state: Arrays, tensors: Iterable[Tensor]) -> None:
-        """Go back to where :meth:`state` was taken; ``tensors`` are what predicts now."""
+        """Go back to where these named arrays were taken; ``tensors`` are what predicts now."""
         self.counts = np.array(state["counts"], np.uint8)
         self.version = int(state["version"])
         self._learnt = {int(lane): int(stop) for lane, stop in state["learnt"]}

@@ -22,9 +22,9 @@ from .windows import Spans, batched, plan
 
 
 class Chunk(NamedTuple):
-    """The tokens of a lesson, all scored: those that predict and the targets, one more.
+    """The tokens of a lesson, (targets + 1,), all of them scored.
 
-    ``lane`` is whose state learns, and ``progress`` how far through the stream it lies.
+    ``lane`` is whose state learns, and ``progress`` how far through the stream it lies, 0 to 1.
     """
 
     lane: int
@@ -41,19 +41,19 @@ class Learner(Protocol):
         """So many lanes begin side by side."""
 
     def select(self, lanes: NDArray[np.int64]) -> None:
-        """The next forward pass has one row for each of ``lanes``."""
+        """The next forward pass has one row for each of ``lanes`` (rows,)."""
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
         """Change the state; at most one chunk for each lane."""
 
     def tensors(self) -> Iterable[Tensor]:
-        """All that a prediction depends on beside the tokens."""
+        """All that a prediction depends on beside the tokens, in any shape."""
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What resuming needs, as named arrays."""
 
     def restore(self, state: Arrays) -> None:
-        """Go back to where :meth:`state` was taken."""
+        """Go back to where these named arrays were taken."""
 
 
 class FrozenLearner:
@@ -66,19 +66,21 @@ class FrozenLearner:
         """Nothing changes."""
 
     def select(self, lanes: NDArray[np.int64]) -> None:
-        """Nothing changes."""
+        """Nothing changes: all ``lanes`` (rows,) share the weights."""
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
         """Nothing changes."""
 
     def tensors(self) -> Iterable[Tensor]:
+        """The weights, of any shape."""
         return [weight.tensor for weight in weights(self.model)]
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """No named arrays."""
         return {}
 
     def restore(self, state: Arrays) -> None:
-        """Nothing changed."""
+        """Nothing changed, whatever these named arrays are."""
 
 
 class SgdLearner(FrozenLearner):
@@ -118,6 +120,7 @@ class SgdLearner(FrozenLearner):
                     self._step(tokens, batch, self._rate(progress))
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """The weights that learn and their velocities, as named arrays."""
         pairs = zip(self._weights, self._velocities, strict=True)
         return {
             f"{i}|{name}": tensor.detach().cpu().numpy().copy()
@@ -126,6 +129,11 @@ class SgdLearner(FrozenLearner):
         }
 
     def restore(self, state: Arrays) -> None:
+        """Go back to where these named arrays were taken.
+
+        Raises:
+            CheckpointError: if they are of other weights.
+        """
         same_kind("what was learnt", state, self.state())
         with torch.no_grad():
             for i, (weight, velocity) in enumerate(

@@ -19,9 +19,14 @@ class TextCodec(Protocol):
     def start(self) -> int: ...
     @property
     def lossless(self) -> bool: ...
-    def encode(self, document: bytes) -> NDArray[np.uint32]: ...
-    def decode(self, ids: ArrayLike) -> bytes: ...
-    def piece_bytes(self, previous: ArrayLike, ids: ArrayLike) -> NDArray[np.int64]: ...
+    def encode(self, document: bytes) -> NDArray[np.uint32]:
+        """The tokens of a document, (tokens,), without a start token."""
+
+    def decode(self, ids: ArrayLike) -> bytes:
+        """The bytes that tokens (tokens,) stand for."""
+
+    def piece_bytes(self, previous: ArrayLike, ids: ArrayLike) -> NDArray[np.int64]:
+        """How many bytes each of ``ids`` stands for after ``previous``; all are (tokens,)."""
 
 
 Denominator = Literal["bytes", "pieces", "sidecar"]
@@ -63,7 +68,7 @@ class EncodedText:
 
     @property
     def borders(self) -> NDArray[np.int64]:
-        """The targets that are starts of documents."""
+        """The targets that are starts of documents, (documents - 1,)."""
         return self.starts[1:] - 1
 
     def by_document(self, values: NDArray[Any]) -> NDArray[Any]:

@@ -89,7 +89,7 @@ class LoraLearner:
         self._past, self._steps = {}, 0
 
     def select(self, lanes: NDArray[np.int64]) -> None:
-        """The next forward pass has one row for each of ``lanes``."""
+        """The next forward pass has one row for each of ``lanes`` (rows,)."""
         self._lanes = torch.from_numpy(lanes).to(self._device)
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
@@ -114,11 +114,12 @@ class LoraLearner:
             self._step(padded.to(self._device), scored.to(self._device))
 
     def tensors(self) -> Iterable[Tensor]:
+        """The weights and the adapters, of any shape."""
         own = [tensor for adapter in self._adapters for tensor in adapter.factors]
         return [weight.tensor for weight in weights(self.model)] + own
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The adapters, their moments, and the tokens that the next chunk is read after."""
+        """Named arrays: adapters, their moments, the tokens that the next chunk is read after."""
         arrays = {"steps": np.array(self._steps)}
         arrays |= {f"past|{lane}": past for lane, past in self._past.items()}
         for i, adapter in enumerate(self._adapters):
@@ -127,7 +128,7 @@ class LoraLearner:
         return arrays
 
     def restore(self, state: Arrays) -> None:
-        """Go back to where :meth:`state` was taken."""
+        """Go back to where these named arrays were taken."""
         self._steps = int(state["steps"])
         prefix = "past|"
         self._past = {
@@ -263,10 +264,12 @@ class PhasedLearner(LoraLearner):
                 self._review(chunk.tokens)
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """Those of the adapters and the base weights, as named arrays."""
         base = {f"base|{i}": t.cpu().numpy().copy() for i, t in enumerate(self._base)}
         return super().state() | base
 
     def restore(self, state: Arrays) -> None:
+        """Go back to where these named arrays were taken."""
         super().restore(state)
         for i, tensor in enumerate(self._base):
             tensor.copy_(torch.from_numpy(np.array(state[f"base|{i}"])))

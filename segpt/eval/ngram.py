@@ -37,16 +37,16 @@ class Seen(NamedTuple):
 
 
 class Successors:
-    """The tokens that followed a context: how often each, the last one, and its streak."""
+    """The tokens that followed a context: how often each, the last one, and its streak.
+
+    The streak is how many times in a row the last one followed what it had followed before.
+    """
 
     __slots__ = ("counts", "last", "streak", "total")
 
-    def __init__(self, counts: dict[int, int], total: int, last: int, streak: int) -> None:
-        self.counts, self.total, self.last, self.streak = counts, total, last, streak
-
-    @classmethod
-    def once(cls, token: int) -> "Successors":
-        return cls({token: 1}, 1, token, 0)
+    def __init__(self, token: int) -> None:
+        """One token followed, once."""
+        self.counts, self.total, self.last, self.streak = {token: 1}, 1, token, 0
 
 
 class NgramTable:
@@ -54,6 +54,11 @@ class NgramTable:
 
     Holds two generations of at most half the contexts each. A context is new or touched in the
     young one; when that is full, it becomes the old one, and what was in the old one is forgotten.
+    What a generation holds of a context::
+
+        never seen        no entry
+        seen once         the token that followed, an int: most are, and it saves most of the memory
+        seen more often   its Successors
     """
 
     def __init__(self, order: int, vocab: int, start: int, contexts: int, document: bool) -> None:
@@ -62,7 +67,6 @@ class NgramTable:
         self._top = vocab ** max(order - 1, 0)
         self._key = 0  # the last `order` tokens as digits
         self._length = 0  # tokens since the start of the document, which counts
-        # A context seen once is its successor alone: most are, and it saves most of the memory.
         self._young: dict[int, int | Successors] = {}
         self._old: dict[int, int | Successors] = {}
 
@@ -84,46 +88,42 @@ class NgramTable:
         """What followed the present context so far."""
         if self._length < self.order:
             return None
-        found = self._young.get(self._key)
-        if found is None:
-            found = self._old.get(self._key)
-        return Successors.once(found) if isinstance(found, int) else found
+        entry = self._young.get(self._key)
+        if entry is None:
+            entry = self._old.get(self._key)
+        return Successors(entry) if isinstance(entry, int) else entry
 
     def observe(self, tokens: Sequence[int]) -> Seen:
-        """Let tokens follow each other; each is counted after what was known of it is noted."""
-        at, noted = array("q"), array("q")
+        """Let tokens follow each other; each is counted after what was known of it is noted.
+
+        It is :meth:`successors`, a count and :meth:`read` for each token in turn, in one loop over
+        local variables: scoring comes here once for every token and table.
+        """
         order, document, start, half = self.order, self.document, self._start, self._half
         vocab, top, key, length = self._vocab, self._top, self._key, self._length
         young, old = self._young, self._old
-        for i, token in enumerate(tokens):
+        places, noted = array("q"), array("q")  # of tokens whose context was known; 4 numbers each
+        for place, token in enumerate(tokens):
             if length >= order:
-                found = young.get(key)
-                if found is None:
-                    found = old.get(key)
+                entry = young.get(key)
+                if entry is None:
+                    entry = old.get(key)
                     if len(young) >= half:
                         young, old = {}, young
-                    young[key] = token if found is None else found
-                if found is None:
-                    pass
-                elif isinstance(found, int):
-                    at.append(i)
-                    if found == token:
-                        noted.extend((1, 1, 1, 0))
-                        young[key] = Successors({token: 2}, 2, token, 1)
-                    else:
-                        noted.extend((0, 1, 1, 0))
-                        young[key] = Successors({found: 1, token: 1}, 2, token, 0)
-                else:
-                    at.append(i)
-                    counts = found.counts
+                    young[key] = token if entry is None else entry
+                if entry is not None:
+                    if isinstance(entry, int):
+                        entry = young[key] = Successors(entry)
+                    counts = entry.counts
                     hits = counts.get(token, 0)
-                    noted.extend((hits, found.total, len(counts), found.streak))
+                    places.append(place)
+                    noted.extend((hits, entry.total, len(counts), entry.streak))
                     counts[token] = hits + 1
-                    found.total += 1
-                    if found.last == token:
-                        found.streak += 1
+                    entry.total += 1
+                    if entry.last == token:
+                        entry.streak += 1
                     else:
-                        found.last, found.streak = token, 0
+                        entry.last, entry.streak = token, 0
             if token == start:
                 length = 0
                 if document:
@@ -132,8 +132,10 @@ class NgramTable:
             if order:
                 key = key % top * vocab + token
         self._young, self._old, self._key, self._length = young, old, key, length
-        seen = np.zeros((4, len(tokens)))
-        seen[:, np.frombuffer(at, np.int64)] = np.frombuffer(noted, np.int64).reshape(-1, 4).T
+        seen = np.zeros((len(Seen._fields), len(tokens)))
+        seen[:, np.frombuffer(places, np.int64)] = (
+            np.frombuffer(noted, np.int64).reshape(-1, len(Seen._fields)).T
+        )
         return Seen(*seen)
 
 
@@ -163,7 +165,7 @@ class Mixture:
         self._history = array("I")
 
     def read(self, ids: NDArray[np.uint32]) -> None:
-        """Take in tokens that are given: they are counted, but not scored.
+        """Take in tokens (tokens,) that are known: they are counted, but not scored.
 
         Raises:
             ScoreError: if an id does not belong to the vocabulary.
@@ -220,20 +222,20 @@ class Mixture:
         counted = np.zeros(self.vocab)
         kept = 1.0
         for i, table in enumerate(self._tables):
-            if (found := table.successors()) is None:
+            if (known := table.successors()) is None:
                 continue
-            known = [[found.total], [len(found.counts)], [found.streak]]
-            features = _features(*np.array(known, np.float64))
+            facts = [[known.total], [len(known.counts)], [known.streak]]
+            features = _features(*np.array(facts, np.float64))
             share = _share(features, self._weights[:, i])[0]
             kept *= share
             counted *= share
-            tokens = np.fromiter(found.counts.keys(), np.int64)
-            counts = np.fromiter(found.counts.values(), np.float64)
-            counted[tokens] += (1 - share) * (counts / found.total)
+            tokens = np.fromiter(known.counts.keys(), np.int64)
+            counts = np.fromiter(known.counts.values(), np.float64)
+            counted[tokens] += (1 - share) * (counts / known.total)
         return _joined(np.asarray(log_probabilities, np.float64), kept, counted)
 
     def state(self) -> dict[str, NDArray[np.float64] | NDArray[np.uint32]]:
-        """All that :meth:`restore` needs to go on exactly from here."""
+        """All that :meth:`restore` needs to go on exactly from here, as named arrays."""
         return {
             "history": np.array(self._history, np.uint32),
             "scored": np.array([self._scored], np.uint32),
@@ -243,7 +245,7 @@ class Mixture:
         }
 
     def restore(self, state: Mapping[str, NDArray[np.float64] | NDArray[np.uint32]]) -> None:
-        """Go on from a :meth:`state`; the counts are made again from its history.
+        """Go on from the named arrays of :meth:`state`; its history makes the counts again.
 
         Raises:
             ScoreError: if this mixture has read something, or the state is one of another spec.
@@ -278,7 +280,7 @@ class Mixture:
         """Nats of targets, learning at the end of each block, wherever it began."""
         seen = self._observe(tokens)
         features = _features(seen.total, seen.distinct, seen.streak)
-        found = seen.hits / np.maximum(seen.total, 1)
+        frequency = seen.hits / np.maximum(seen.total, 1)
         nats = np.empty(len(tokens))
         first = 0
         while first < len(tokens):
@@ -286,7 +288,7 @@ class Mixture:
             piece = slice(first, min(len(tokens), first + self.spec.block - done))
             known, rows = seen.total[:, piece] > 0, slice(done, done + piece.stop - first)
             nats[piece], self._gradients[..., rows] = _score(
-                model[piece], found[:, piece], features[..., piece], known, self._weights
+                model[piece], frequency[:, piece], features[..., piece], known, self._weights
             )
             self._scored += piece.stop - first
             if self._scored % self.spec.block == 0:
@@ -295,7 +297,11 @@ class Mixture:
         return nats
 
     def _learn(self) -> None:
-        """A step of Adagrad up the likelihood of the last block."""
+        """A step of Adagrad (Duchi et al. 2011) up the log-likelihood of the last block.
+
+        With g_t the gradient of ln p(target t), S grows by the sum of g_t^2 over the block, from
+        1 at the beginning, and each weight by rate (sum of g_t) / sqrt(S).
+        """
         self._squares += (self._gradients**2).sum(-1, keepdims=True)
         self._weights += (
             self.spec.rate * self._gradients.sum(-1, keepdims=True) / np.sqrt(self._squares)
@@ -304,37 +310,54 @@ class Mixture:
 
 def _score(
     model: NDArray[np.float64],
-    found: NDArray[np.float64],
+    frequency: NDArray[np.float64],
     features: NDArray[np.float64],
     known: NDArray[np.bool_],
     weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nats, (targets,), and their negative gradients by the weights, (features, tables, targets).
+    """Nats, (targets,), and how to lower them: (features, tables, targets).
+
+    For a target, let f_i = c_i / T_i be its frequency after the context of table i = 1 ... n,
+    x_i the features of that context and w_i the weights of the table. Then::
+
+        k_i = 1 / (1 + exp(-w_i . x_i))        the share that is kept; 1 where nothing is known
+        P_i = k_i P_{i-1} + (1 - k_i) f_i      P_0 is the model's, P_n what is scored
+
+    Written out, P_n = (k_1 ... k_n) P_0 + what the counts add. The nats are the logarithm of that
+    sum, in logarithms, as P_0 may be too small for a float64.
+
+    The gradients are those of ln P_n. P_i moves by P_{i-1} - f_i with k_i, what follows passes on
+    k_{i+1} ... k_n of it, and a logistic function rises by k_i (1 - k_i)::
+
+        d ln P_n / d w_i = x_i k_i (1 - k_i) (P_{i-1} - f_i) (k_{i+1} ... k_n) / P_n
+
+    A logit beyond ``STEEPEST`` counts as one of ``STEEPEST`` here too, so that it can come back.
 
     Every number is made of those of its own target alone, in the same order, so that it does not
     depend on how many targets are scored together.
 
     Args:
-        model: (targets,) log-probabilities.
-        found: (tables, targets) c_i / T_i of the target.
-        features: (features, tables, targets).
+        model: (targets,) log-probabilities, ln P_0.
+        frequency: (tables, targets) f_i.
+        features: (features, tables, targets) x_i.
         known: (tables, targets) whether a table has seen the context.
-        weights: (features, tables, 1).
+        weights: (features, tables, 1) w_i.
     """
-    share = np.where(known, _share(features, weights), 1.0)
-    added = (1 - share) * found
-    after = np.ones((len(share) + 1, len(model)))  # shares kept of what comes below
-    np.multiply.accumulate(share[::-1], out=after[1:])
-    after = after[::-1]
+    kept = np.where(known, _share(features, weights), 1.0)
+    added = (1 - kept) * frequency
+    tables = len(kept)
+    kept_from = np.ones((tables + 1, len(model)))  # row i: the product of shares from i on
+    np.multiply.accumulate(kept[::-1], out=kept_from[1:])
+    kept_from = kept_from[::-1]
     counted = np.zeros(len(model))
+    mixed = np.empty((tables + 1, len(model)))  # P_0 to P_n
     # A probability too small for a float64 has no gradient, but it has nats.
-    below = np.empty((len(share) + 1, len(model)))
-    np.maximum(np.exp(model), 1e-150, out=below[0])
-    for i in range(len(share)):
-        counted = share[i] * counted + added[i]
-        np.add(share[i] * below[i], added[i], out=below[i + 1])
-    rise = (below[:-1] - found) * after[1:] / below[-1] * share * (1 - share)
-    return -_joined(model, after[0], counted), features * rise
+    np.maximum(np.exp(model), 1e-150, out=mixed[0])
+    for i in range(tables):
+        counted = kept[i] * counted + added[i]
+        np.add(kept[i] * mixed[i], added[i], out=mixed[i + 1])
+    rise = (mixed[:-1] - frequency) * kept_from[1:] / mixed[-1] * kept * (1 - kept)
+    return -_joined(model, kept_from[0], counted), features * rise
 
 
 def _features(

@@ -117,7 +117,7 @@ class Predictor:
         return arrays | {"position": np.array(self._position)}
 
     def restore(self, state: Arrays, device: torch.device) -> None:
-        """Carry on from where :meth:`state` was taken."""
+        """Carry on, on ``device``, from where these named arrays were taken."""
         self.open()
         self._position = int(state["position"])
         for key, array in state.items():

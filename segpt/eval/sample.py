@@ -163,9 +163,10 @@ def draw(logits: Row, spec: SampleSpec, chance: np.random.Generator) -> int:
 
 
 def kept(logits: Row, spec: SampleSpec) -> tuple[NDArray[np.intp], Row]:
-    """The tokens that may come, the likeliest first, and their shares of the probability.
+    """The tokens that may come after ``logits`` (vocab,), and their shares of the probability.
 
-    Of equally likely tokens the one with the lower id comes first. Shares sum to 1.
+    Both are (kept,), the likeliest first. Of equally likely tokens the one with the lower id comes
+    first. Shares sum to 1.
     """
     with np.errstate(over="ignore", under="ignore"):  # a share of 0 is right there
         weights = np.exp((logits - logits.max()) / spec.temperature)

@@ -84,7 +84,7 @@ def score_stream(
         spec: windows and policy.
         context: tokens per window.
         report: called after each batch; a ScoreError that it raises ends the score everywhere.
-        probes: targets whose whole distribution is wanted, in order.
+        probes: targets whose whole distribution is wanted, (probes,), in order.
         pause: called after each round; what it raises ends the score.
         resume: the state that ``pause`` took, of the same model, stream and spec.
 

@@ -16,7 +16,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Spans:
-    """Stretches of tokens; number i reads tokens ``begin[i]`` to ``end[i]``.
+    """Stretches of tokens, (spans,) each; number i reads tokens ``begin[i]`` to ``end[i]``.
 
     It scores targets ``start[i]`` to ``end[i]``, which may be none, and belongs to lane
     ``lane[i]`` of those that are read side by side (all to lane 0 if there are no lanes).
@@ -34,7 +34,7 @@ class Spans:
 
     @property
     def targets(self) -> Indices:
-        """The targets that are scored, span after span."""
+        """The targets that are scored, (targets,), span after span."""
         return np.concatenate([np.arange(s, e) for s, e in zip(self.start, self.end, strict=True)])
 
     @property

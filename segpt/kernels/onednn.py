@@ -38,7 +38,7 @@ def wanted() -> Iterator[None]:
 
 
 def refusal(*tensors: Tensor) -> str | None:
-    """Why oneDNN does not multiply these tensors here and now, or None."""
+    """Why oneDNN does not multiply these tensors, in any shape, here and now; or None."""
     if not _wanted:
         return "it rounds otherwise, so it runs only in training and scoring"
     if torch.compiler.is_compiling():

@@ -34,7 +34,7 @@ class Backend(ABC, Generic[Call, Result]):
 
     @abstractmethod
     def run(self, call: Call) -> Result:
-        """The result, of the shape and dtype that the reference gives."""
+        """The result, in the shape of that of the reference, and in its dtype."""
 
 
 class Later(Backend[Call, Result]):

@@ -54,7 +54,7 @@ class Lanes(nn.Module):
         self.share = Vector(1, init=0.5) if s.merge == "learned" else None
 
     def add(self, lanes: Pair, mixed: Tensor, fed: Tensor) -> Pair:
-        """The lanes after both branches."""
+        """The lanes after both branches, each (batch, time, width) as what the branches gave."""
         keep, route = self.keep(mixed), self.route(mixed)
         first, second = (
             keep[i] * lane + route[i, 0] * mixed + route[i, 1] * fed for i, lane in enumerate(lanes)
@@ -62,12 +62,12 @@ class Lanes(nn.Module):
         return first, second
 
     def add_one(self, lanes: Pair, branch: int, y: Tensor) -> Pair:
-        """The lanes after one branch of serial order, the mixer being branch 0."""
+        """The lanes (batch, time, width) after a branch of serial order; branch 0 is the mixer."""
         keep, route = self.keep(y)[branch], self.route(y)[:, branch]
         return keep * lanes[0] + route[0] * y, keep * lanes[1] + route[1] * y
 
     def merge(self, lanes: Pair) -> Tensor:
-        """The stream as it goes on without lanes."""
+        """The stream (batch, time, width) as it goes on without lanes."""
         first, second = lanes
         if self.share is None:
             return (first + second) / 2

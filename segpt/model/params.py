@@ -81,6 +81,7 @@ class Matrix(nn.Module):
         return self.weight if transform is None else transform(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` (..., in) times the weight, (..., out)."""
         return self.product(x, self.used())
 
 
@@ -131,6 +132,7 @@ class Table(nn.Module):
         return self.weight if transform is None else transform(self.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """The rows of ``ids`` (batch, time), (batch, time, width)."""
         # What adapts a table to a document adapts what it predicts, as a head.
         return F.embedding(ids, self.used())
 
@@ -148,6 +150,7 @@ class Vector(nn.Module):
         self.weight = nn.Parameter(torch.empty(*shape))
 
     def forward(self, like: Tensor) -> Tensor:
+        """The learned tensor, of any shape, in the dtype of ``like``."""
         return self.weight.to(like.dtype)
 
 

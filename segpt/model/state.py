@@ -178,7 +178,7 @@ class ForwardState:
         return x[:, -last:]
 
     def read(self, x: Tensor) -> Tensor:
-        """``x`` by window, and of it what will be read."""
+        """``x`` (batch, time, ...) by window, (windows, time, ...), and of it what will be read."""
         x, last = self.inputs.rows(x), self.visit.last
         return x if last is None else x[:, -last:]
 

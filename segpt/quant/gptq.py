@@ -15,7 +15,7 @@ _PER_COLUMN = 4  # inputs below which a Hessian says little of some directions
 
 
 class Rounding(NamedTuple):
-    """int8 codes, and the damping that made them; None if rounding fell back to nearest."""
+    """int8 codes (rows, columns), and the damping behind them; None if all are the nearest."""
 
     codes: Tensor
     damping: float | None
@@ -89,7 +89,7 @@ def output_error(change: Tensor, hessian: Tensor) -> Tensor:
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """The upper triangular U with U^T U = (H + damping * mean(diag H) * I)^-1.
 
-    It is NaN where the damped Hessian is not positive definite.
+    Both are (columns, columns). U is NaN where the damped Hessian is not positive definite.
     """
     damped = hessian + torch.eye(len(hessian)).to(hessian) * damping * hessian.diagonal().mean()
     # With both axes reversed, the lower factor of H becomes an upper one, H = R R^T, and U is

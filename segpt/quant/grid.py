@@ -67,10 +67,10 @@ def nearest(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 
 def decode(codes: Tensor, scales: Tensor) -> Tensor:
-    """The weights that codes stand for, bit-equal to ``UniformWeight.decoded``."""
+    """The weights (rows, columns) of codes, bit-equal to ``UniformWeight.decoded``."""
     return codes.float() * widen(scales, codes.size(1))
 
 
 def to_grid(codes: Tensor, scales: Tensor, bits: int) -> UniformWeight:
-    """The coded weight as a value that can be stored."""
+    """Codes (rows, columns) and scales (rows, spans) as a value that can be stored."""
     return UniformWeight(bits, codes.cpu().numpy(), scales.cpu().numpy())

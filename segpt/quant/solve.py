@@ -1,10 +1,19 @@
 """Steps for a whole model: as fine as its bytes allow, and coded part by part.
 
+One number, the *scale*, widens the steps of all weights alike. The goal is bytes::
+
+    fit      find the scale at which the whole model, untuned, takes the goal
+    search   try other steps for one kind of weight after another; then fit again
+    code     table, layer 0, layer 1, ..., head; after each, what is still float is tuned to it
+    land     code the last part again, until the packed file is just below the budget
+
 The table comes first, then layer by layer, then the head. After each part the weights that are
 still float are tuned to what is coded, so that the errors of one part are made up for by the next.
+
+All four move along one line. A weight whose step is wider by a factor of 2, an octave, takes one
+bit less, as long as steps are fine; so n weights are n / 8 bytes an octave.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segpt.config.layout import Place, layout
 from segpt.config.quant import QuantSpec
 from segpt.errors import CheckError, CheckpointError
 from segpt.model.model import Model
@@ -22,42 +30,30 @@ from segpt.model.params import Weight, weights
 from segpt.restoring import same_kind
 from segpt.values import Float16Weight, QuantizedWeight, QuantizeProgress, TrellisWeight
 
-from .design import Design, all_to_stepped, entropy, scale_for, to_stepped
-from .tune import divergence, tune
+from .design import Design, scale_for
+from .parts import kind, parts
+from .stepped import all_to_stepped, entropy, to_stepped
+from .tune import Student, divergence, tune
 
 Batch = NDArray[np.int64] | Tensor
 Size = Callable[[Mapping[str, QuantizedWeight]], int]  # bytes of the packed file
 
 DEFAULT_RATE = 3.5  # bits per weight
 SEARCH_BATCHES = 4
+_FARTHEST = 3.0  # octaves: the most that a scale moves at once
+
+_CLOSE = 0.002  # of the goal: how near a fit has to come
+_ROUNDS = 6  # of a fit, each of which codes the whole model
+_HOPELESS = 1.1  # of the budget: coding part by part does not come down from there
+
 _NUDGE = 2**0.25  # by which the search changes the steps of one kind of weight
+_LEAST, _MOST = 0.2, 5.0  # between which it keeps what it multiplies them by
 _WORTH = 0.998  # of the loss: what a change must get it below
+
 _AIM = 0.9985  # of the budget; a landing between _SHORT and 1 will do
 _SHORT = 0.9965
-_HOPELESS = 1.1  # of the budget: coding part by part does not come down from there
-_ROUNDS = 6
+_STUCK = 0.001  # of the budget: a file that finer steps change by less is as good as it gets
 _LANDINGS = 12
-_TAIL = 0.01  # of the weights: what the last part has at least
-
-
-def parts(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The names of the weights that are coded together, in the order in which they are."""
-    table: list[str] = []
-    head: list[str] = []
-    layers: list[list[str]] = [[] for _ in model.spec.layers]
-    for weight in layout(model.spec):
-        if weight.name in names:
-            apart = head if weight.place is Place.HEAD else table
-            (apart if weight.layer is None else layers[weight.layer]).append(weight.name)
-    found = [part for part in (table, *layers, head) if part]
-    sizes = {w.name: w.size for w in layout(model.spec)}
-    # The last part is coded again to land on the budget: it has to be able to move the total.
-    while len(found) > 1 and sum(map(sizes.__getitem__, found[-1])) < _TAIL * sum(
-        map(sizes.__getitem__, names)
-    ):
-        last = found.pop()
-        found[-1] = found[-1] + last
-    return tuple(map(tuple, found))
 
 
 class Solver:
@@ -79,17 +75,17 @@ class Solver:
             spec: the method, and the budget or rate.
             plans: of :func:`segpt.quant.design.design`, by name.
             batches: batch i of training text for every i >= 0, (batch, time) token ids each.
-            size: what a model takes when packed.
+            size: the bytes that a model takes when packed.
             report: told a task, how much of it is done and how much there is.
         """
-        self.teacher, self.spec, self.plans = teacher, spec, dict(plans)
+        self.teacher, self.spec, self.plans = teacher, spec, plans
         self.batches, self.size, self.report = batches, size, report
         self.states = spec.states if spec.method == "trellis" else 1
         self.penalty = spec.penalty if spec.method == "rd" else 0.0
         self.count = sum(w.tensor.numel() for w in weights(teacher) if w.name in plans)
         self.parts = parts(teacher, [w.name for w in weights(teacher) if w.name in plans])
         rate = DEFAULT_RATE if spec.rate is None else spec.rate
-        self.goal = rate * self.count / 8 if spec.budget is None else _AIM * spec.budget
+        self.goal = rate * self.count / 8 if spec.budget is None else _AIM * spec.budget  # bytes
 
     def run(
         self,
@@ -105,47 +101,39 @@ class Solver:
         """
         if not self.plans:
             return self._halves_alone()
-        student = copy.deepcopy(self.teacher).requires_grad_(False)
-        fitted: Mapping[str, QuantizedWeight] = {}
         if before is not None and before.scale:
-            state = before
-            self._check_fits(state)
+            self._check_fits(before)
+            state, untuned = before, None
         else:
-            state, fitted = self._begin()
-            if self.spec.tune_steps or state.multipliers:
-                fitted = {}  # weights that are tuned to the parts before them are coded again
-        self.plans = {
+            state, untuned = self._begin()
+        plans = {
             name: plan.scaled(state.multipliers.get(kind(name), 1.0))
             for name, plan in self.plans.items()
         }
-        tensors = {w.name: w.tensor for w in weights(student)}
-        with torch.no_grad():
-            for name, value in state.weights.items():
-                tensors[name].copy_(torch.from_numpy(np.array(value)))
-        coded, scale, drift = dict(state.coded), state.scale, state.drift
+        student = Student(self.teacher)
+        student.restore(state.weights)
+        coded, drift, scale = dict(state.coded), state.drift, state.scale
         left = sum(self._weights(part) for part in self.parts[state.done :])
         latent: dict[str, Tensor] = {}
         for i in range(state.done, len(self.parts)):
             part = self.parts[i]
-            # What earlier parts took beyond their plan, the others make up for.
-            scale = state.scale * 2 ** float(np.clip(drift / left, -3, 3))
-            latent = {name: tensors[name].detach().clone() for name in part}
-            for name in part:
-                if name in fitted:
-                    coded[name] = fitted[name]
-                    self._load({name: fitted[name]}, tensors)
-                else:
-                    self._code(name, latent[name], scale, coded, tensors)
+            # What earlier parts took beyond their plan, the others make up for: bits per weight
+            # that is left, which are octaves.
+            scale = state.scale * _octaves(drift / left)
+            latent = student.clones(part)
+            codes = untuned or self._code(latent, plans, scale)
+            coded |= {name: codes[name] for name in part}
+            student.load({name: coded[name] for name in part})
             drift += _entropy(coded, part) - state.planned[i]
             left -= self._weights(part)
-            self._tune(student, coded, i)
+            self._tune(student.model, coded, i)
             if part is not self.parts[-1]:
-                now = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
+                now = student.arrays()
                 save(replace(state, done=i + 1, weights=now, coded=dict(coded), drift=drift))
             self.report("round", i + 1, len(self.parts))
-        coded |= self._halves(student)
+        coded |= self._halves(student.model)
         if self.spec.budget is not None:
-            self._land(coded, latent, scale, tensors)
+            coded |= self._land(coded, latent, plans, scale)
         return {weight.name: coded[weight.name] for weight in weights(self.teacher)}
 
     def _check_fits(self, state: QuantizeProgress) -> None:
@@ -171,8 +159,13 @@ class Solver:
         tensors = {name: held[name].detach().cpu().numpy() for name in state.weights}
         same_kind("the unfinished quantization", state.weights, tensors)
 
-    def _begin(self) -> tuple[QuantizeProgress, Mapping[str, QuantizedWeight]]:
-        """The scale that meets the goal without tuning, the bits of each part at it, and codes."""
+    def _begin(self) -> tuple[QuantizeProgress, Mapping[str, QuantizedWeight] | None]:
+        """The scale that meets the goal without tuning, and the bits of each part at it.
+
+        Returns:
+            The state before the first part; and the codes of all weights, or None where they are
+            coded anew, because they are tuned before that or have other steps by then.
+        """
         coded, scale = self._fit({})
         multipliers: dict[str, float] = {}
         for _ in range(self.spec.search):
@@ -180,31 +173,38 @@ class Solver:
         if multipliers:
             coded, scale = self._fit(multipliers, scale)
         planned = tuple(_entropy(coded, part) for part in self.parts)
-        return QuantizeProgress(scale=scale, multipliers=multipliers, planned=planned), coded
+        state = QuantizeProgress(scale=scale, multipliers=multipliers, planned=planned)
+        return state, None if self.spec.tune_steps or multipliers else coded
 
     def _fit(
         self, multipliers: Mapping[str, float], scale: float | None = None
     ) -> tuple[dict[str, QuantizedWeight], float]:
-        """Find the scale by which the whole model, untuned, comes to the goal."""
+        """The whole model, untuned, at the scale by which it comes to the goal; and that scale.
+
+        Newton's method for bytes(log2 scale) = goal. The first slope is that of fine steps, minus
+        one bit per weight and octave; then it is the secant of the last two turns. Where steps
+        are so coarse that most codes are 0 the bytes hardly move, and the secant would leap, so
+        that it counts for at least an eighth of the first slope.
+        """
         if scale is None:
             scale = scale_for(self.teacher, self.plans, min(8.0, 8 * self.goal / self.count))
-        seen: list[tuple[float, float]] = []  # log2 of scales, bytes
+        fine = -self.count / 8  # bytes per octave
+        previous: tuple[float, float] | None = None  # log2 of the scale a turn ago, and the bytes
         for turn in range(_ROUNDS):
             coded = self._code_all(scale, multipliers)
-            got = self._measure(coded)
+            size = self._measure(coded)
             if not multipliers:
                 self.report("fit", turn + 1, _ROUNDS)
-            if abs(got / self.goal - 1) < 0.002 or turn == _ROUNDS - 1:
+            if abs(size / self.goal - 1) < _CLOSE or turn == _ROUNDS - 1:
                 break
-            seen.append((float(np.log2(scale)), got))
-            slope = -self.count / 8  # bytes per octave, at high rate
-            if len(seen) > 1 and seen[-1][0] != seen[-2][0]:
-                secant = (seen[-1][1] - seen[-2][1]) / (seen[-1][0] - seen[-2][0])
-                slope = min(secant, slope / 8)
-            change = (self.goal - got) / slope
-            scale *= 2 ** float(np.clip(change, -3, 3))
-        if self.spec.budget is not None and got > _HOPELESS * self.spec.budget:
-            raise self._over(got)
+            place, slope = float(np.log2(scale)), fine
+            if previous is not None and place != previous[0]:
+                secant = (size - previous[1]) / (place - previous[0])
+                slope = min(secant, fine / 8)  # both fall: the steeper one
+            previous = place, size
+            scale *= _octaves((self.goal - size) / slope)
+        if self.spec.budget is not None and size > _HOPELESS * self.spec.budget:
+            raise self._over(size)
         return coded, scale
 
     def _search(
@@ -212,40 +212,51 @@ class Solver:
     ) -> tuple[dict[str, float], dict[str, QuantizedWeight]]:
         """Change the steps of one kind of weight after another while that lowers the loss.
 
-        The loss is KL on training text, at equal bytes: KL falls by 2^2 per bit of every weight.
+        Of each kind wider steps are tried first; if they do not pay, finer ones.
+
+        Returns:
+            What the steps of each kind are multiplied by, and the codes of all weights.
         """
-        best_by = dict(multipliers)
-        model = copy.deepcopy(self.teacher).requires_grad_(False)
-        tensors = {w.name: w.tensor for w in weights(model)}
-        base = _entropy(coded, self.plans)
-
-        def loss(candidate: Mapping[str, QuantizedWeight]) -> float:
-            self._load(candidate, tensors)
-            bits = _entropy(candidate, self.plans) - base
-            with torch.no_grad():
-                terms = [
-                    float(divergence(self.teacher, model, self.batches(i)))
-                    for i in range(SEARCH_BATCHES)
-                ]
-            return float(np.mean(terms)) * 2 ** (2 * bits / self.count)
-
-        best = loss(coded)
+        loss = self._loss_at_equal_bytes(coded)
+        best, chosen = loss(coded), dict(multipliers)
         kinds = sorted({kind(name) for name in self.plans})
         for number, which in enumerate(kinds):
             names = [name for name in self.plans if kind(name) == which]
             for nudge in (_NUDGE, 1 / _NUDGE):
-                while True:
-                    multiplier = best_by.get(which, 1.0) * nudge
+                pays = False
+                while _LEAST < (multiplier := chosen.get(which, 1.0) * nudge) < _MOST:
                     changed = self._code_some(dict.fromkeys(names, scale * multiplier))
                     value = loss(coded | changed)
-                    if value > _WORTH * best or not 0.2 < multiplier < 5:
+                    if value > _WORTH * best:
                         break
-                    best, coded = value, coded | changed
-                    best_by[which] = multiplier
-                if best_by.get(which, 1.0) != multipliers.get(which, 1.0):
+                    best, coded, pays = value, coded | changed, True
+                    chosen[which] = multiplier
+                if pays:
                     break
             self.report("search", number + 1, len(kinds))
-        return best_by, coded
+        return chosen, coded
+
+    def _loss_at_equal_bytes(
+        self, reference: Mapping[str, QuantizedWeight]
+    ) -> Callable[[Mapping[str, QuantizedWeight]], float]:
+        """KL on training text, as it would be in the bits of ``reference``.
+
+        Errors shrink by 2 per bit of every weight, and KL by their square: codes of b bits more
+        per weight count for 4^b times their KL.
+        """
+        student, base = Student(self.teacher), _entropy(reference, self.plans)
+
+        def loss(candidate: Mapping[str, QuantizedWeight]) -> float:
+            student.load(candidate)
+            bits = _entropy(candidate, self.plans) - base
+            with torch.no_grad():
+                terms = [
+                    float(divergence(self.teacher, student.model, self.batches(i)))
+                    for i in range(SEARCH_BATCHES)
+                ]
+            return float(np.mean(terms)) * 2 ** (2 * bits / self.count)
+
+        return loss
 
     def _code_all(
         self, scale: float, multipliers: Mapping[str, float]
@@ -261,21 +272,13 @@ class Solver:
         return dict(zip(scales, all_to_stepped(items, self.states, self.penalty), strict=True))
 
     def _code(
-        self,
-        name: str,
-        value: Tensor,
-        scale: float,
-        coded: dict[str, QuantizedWeight],
-        tensors: Mapping[str, Tensor],
-    ) -> None:
-        coded[name] = to_stepped(value, self.plans[name], scale, self.states, self.penalty)
-        self._load({name: coded[name]}, tensors)
-
-    @staticmethod
-    @torch.no_grad()
-    def _load(coded: Mapping[str, QuantizedWeight], tensors: Mapping[str, Tensor]) -> None:
-        for name, value in coded.items():
-            tensors[name].copy_(torch.from_numpy(value.decoded()))
+        self, latent: Mapping[str, Tensor], plans: Mapping[str, Design], scale: float
+    ) -> dict[str, QuantizedWeight]:
+        """Tuned weights, each by its plan, all at one scale."""
+        return {
+            name: to_stepped(value, plans[name], scale, self.states, self.penalty)
+            for name, value in latent.items()
+        }
 
     def _tune(self, student: Model, coded: Mapping[str, QuantizedWeight], number: int) -> None:
         count = self.spec.tune_steps
@@ -295,20 +298,21 @@ class Solver:
 
     def _halves_alone(self) -> dict[str, QuantizedWeight]:
         coded = self._halves(self.teacher)
-        if self.spec.budget is not None and (got := self.size(coded)) > self.spec.budget:
-            raise self._over(got)
+        if self.spec.budget is not None and (size := self.size(coded)) > self.spec.budget:
+            raise self._over(size)
         return coded
 
     def _measure(self, coded: Mapping[str, QuantizedWeight]) -> float:
+        """Bytes: of the packed file where there is a budget, otherwise of the codes alone."""
         if self.spec.budget is not None:
             return self.size(coded)
         return _entropy(coded, self.plans) / 8
 
-    def _over(self, got: float) -> CheckError:
+    def _over(self, size: float) -> CheckError:
         budget = self.spec.budget or 0
         return CheckError(
-            f"the model takes {got:,} bytes even in the coarsest steps tried, "
-            f"{got - budget:,} over the budget of {budget:,}; give more bytes, or train a "
+            f"the model takes {size:,} bytes even in the coarsest steps tried, "
+            f"{size - budget:,} over the budget of {budget:,}; give more bytes, or train a "
             "smaller model"
         )
 
@@ -317,41 +321,54 @@ class Solver:
 
     def _land(
         self,
-        coded: dict[str, QuantizedWeight],
+        coded: Mapping[str, QuantizedWeight],
         latent: Mapping[str, Tensor],
+        plans: Mapping[str, Design],
         scale: float,
-        tensors: Mapping[str, Tensor],
-    ) -> None:
-        """Code the last part anew until the packed file is just below the budget."""
+    ) -> dict[str, QuantizedWeight]:
+        """The last part, coded anew until the packed file is just below the budget.
+
+        The goal is to hit ``_AIM``; what fits well enough ends the search::
+
+                    _SHORT        _AIM        budget
+            ----------|=============|===========|----------> bytes of the file
+             to finer |       good enough       | to coarser steps
+
+        Args:
+            coded: every weight, the last part in steps of ``scale``.
+            latent: the weights of the last part before they were coded.
+            plans: what to code them by.
+            scale: what their steps are multiplied by.
+
+        Raises:
+            CheckError: if no steps are coarse enough.
+        """
         budget = self.spec.budget or 0
-        part = self.parts[-1]
-        count = self._weights(part)
-        got, aim, finest = self.size(coded), self.goal, False
-        best, below = 0, {}  # the largest that fits, should the steps swing around the budget
+        count = self._weights(self.parts[-1])
+        last = {name: coded[name] for name in self.parts[-1]}
+        size = self.size(coded)
+        largest, fits = 0, {}  # what fits best, should the steps swing around the budget
         push = 1  # doubled while the file is too large and stays as it is
+        stuck = False  # finer steps change next to nothing
         for _ in range(_LANDINGS):
-            if got <= budget and (got >= _SHORT * budget or finest):
-                return
-            if best < got <= budget:
-                best, below = got, {name: coded[name] for name in part}
-            change = float(np.clip(push * 8 * (got - aim) / count, -3, 3))
-            scale *= 2**change
-            before = got
-            for name in part:
-                self._code(name, latent[name], scale, coded, tensors)
-            got = self.size(coded)
-            push = 2 * push if got == before > budget else 1
-            finest = change < 0 and abs(got - before) < 0.001 * budget
-        if got > budget and not below:
-            raise self._over(got)
-        if got > budget:
-            coded |= below
-            self._load(below, tensors)
+            if size <= budget and (size >= _SHORT * budget or stuck):
+                break
+            if largest < size <= budget:
+                largest, fits = size, last
+            change = push * 8 * (size - self.goal) / count
+            scale *= _octaves(change)
+            last = self._code(latent, plans, scale)
+            previous, size = size, self.size({**coded, **last})
+            push = 2 * push if size == previous > budget else 1
+            stuck = change < 0 and abs(size - previous) < _STUCK * budget
+        if size > budget and not fits:
+            raise self._over(size)
+        return fits if size > budget else last
 
 
-def kind(name: str) -> str:
-    """What a weight is in its layer: ``query``, ``up``, ``table``, ``value_tables``, ..."""
-    return next(word for word in reversed(name.split(".")) if not word.isdigit())
+def _octaves(change: float) -> float:
+    """What a scale is multiplied by to move it by so many octaves, within reason."""
+    return float(2 ** float(np.clip(change, -_FARTHEST, _FARTHEST)))
 
 
 def _entropy(coded: Mapping[str, QuantizedWeight], names: Iterable[str]) -> float:

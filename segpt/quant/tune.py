@@ -1,6 +1,8 @@
 """Tuning what is still float to what is already coded: distillation from the float model."""
 
-from collections.abc import Callable, Collection, Sequence
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +12,36 @@ from torch import Tensor
 from segpt.config.layout import Role
 from segpt.model.model import Model
 from segpt.model.params import weights
+from segpt.values import QuantizedWeight
 
 _VECTOR_RATE = 0.003  # gains are of order one and few
 _WARMUP = 5
+
+
+class Student:
+    """The copy of a model that takes on codes; what is still float in it can be tuned."""
+
+    def __init__(self, teacher: Model) -> None:
+        self.model = copy.deepcopy(teacher).requires_grad_(False)
+        self._tensors = {w.name: w.tensor for w in weights(self.model)}
+
+    @torch.no_grad()
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over float weights by name, in the shapes of the model."""
+        for name, value in arrays.items():
+            self._tensors[name].copy_(torch.from_numpy(np.array(value)))
+
+    def load(self, coded: Mapping[str, QuantizedWeight]) -> None:
+        """Take on what the codes of some weights stand for."""
+        self.restore({name: value.decoded() for name, value in coded.items()})
+
+    def clones(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Some weights as they are now, in the shapes of the model."""
+        return {name: self._tensors[name].detach().clone() for name in names}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All weights as they are now, as named arrays."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self._tensors.items()}
 
 
 def tune(

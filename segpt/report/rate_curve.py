@@ -10,9 +10,10 @@ from segpt.config.quant import QuantSpec
 from segpt.data.tokenizer import load
 from segpt.model.model import Model
 from segpt.model.params import weights
-from segpt.quant.design import Design, designs, entropy, scale_for, to_stepped
+from segpt.quant.design import Design, designs, scale_for
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities
+from segpt.quant.stepped import entropy, to_stepped
 from segpt.stages.calibrate import drawn, in_order, seen
 from segpt.stages.calibration_text import CalibrationText
 from segpt.stages.open_model import from_checkpoint, from_quantized, without_unjoined_visits

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from segpt.model.params import Weight
-from segpt.quant.design import entropy
 from segpt.quant.gptq import output_error
+from segpt.quant.stepped import entropy
 from segpt.values import Float16Weight, QuantizedWeight, TrellisWeight
 
 

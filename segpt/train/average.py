@@ -34,11 +34,11 @@ class Averaged:
         self.updates += 1
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights to use: averaged if there is an average, raw otherwise."""
+        """The weights to use, as named arrays: averaged if there is an average, raw otherwise."""
         return dict(self.shadow) if self.spec else {n: t.detach() for n, t in self.live.items()}
 
     def restore(self, arrays: Mapping[str, Tensor], updates: int) -> None:
-        """Take over an average that :meth:`weights` returned after so many updates."""
+        """Take over the named arrays that :meth:`weights` returned after so many updates."""
         for name, tensor in self.shadow.items():
             tensor.copy_(arrays[name])
         self.updates = updates

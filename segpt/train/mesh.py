@@ -59,7 +59,7 @@ class Mesh:
         return [slice(start, start + share) for start in starts]
 
     def mean(self, tensors: Iterable[Tensor]) -> None:
-        """Average tensors over the processes, in place and in one float32 message."""
+        """Average tensors of any shape over the processes, in place and in one float32 message."""
         if self.size == 1:
             return
         found = list(tensors)

@@ -32,7 +32,11 @@ from .validations import Validations
 class StepResult(NamedTuple):
     """What one step was like in this process's share, still on the device.
 
-    Both losses are means over tokens; ``kurtosis`` is one number for each visit that ran.
+    Attributes:
+        loss: mean nats per token, a scalar.
+        gradient_norm: over all weights, before clipping, a scalar.
+        z_loss: the mean over tokens, a scalar.
+        kurtosis: of what entered each visit that ran, (visits,), if it was watched.
     """
 
     loss: Tensor
@@ -167,7 +171,7 @@ class Trainer:
         return loss, z, torch.stack(kurtosis).mean(0) if kurtosis else None
 
     def reduce(self) -> Tensor:
-        """Average the gradients over the processes and clip them; their norm before that."""
+        """Average the gradients over the processes and clip them; their norm before, a scalar."""
         # Visits that have not joined yet leave no gradient, and no rule touches their weights.
         learning = [w.tensor for w in weights(self.model) if w.tensor.grad is not None]
         grads = [t.grad for t in learning if t.grad is not None]
@@ -196,13 +200,13 @@ class Trainer:
         return arrays
 
     def averaged_weights(self) -> dict[str, NDArray[np.float32]]:
-        """The weights to use, as named float32 arrays."""
+        """The weights to use, as named arrays of float32."""
         return {n: t.cpu().numpy().copy() for n, t in self.average.weights().items()}
 
     def restore(
         self, step: int, used: Mapping[str, NDArray[Any]], state: Mapping[str, NDArray[Any]]
     ) -> None:
-        """Go back to where :meth:`averaged_weights` and :meth:`state` were taken.
+        """Go back to where the named arrays of the weights ``used`` and of ``state`` were taken.
 
         Raises:
             CheckpointError: if something is missing, or of another shape or type.
@@ -237,7 +241,7 @@ class Trainer:
             self.validations.restore(state["validations"])
 
     def start_from(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Begin with these weights instead of random ones; nothing else is taken over.
+        """Begin with the weights in these named arrays; nothing else is taken over.
 
         Raises:
             CheckpointError: if names or shapes are not the model's.
@@ -260,7 +264,8 @@ def compile_model(
 ) -> None:
     """Compile the forward pass where the spec asks for it, or say why it stays eager.
 
-    The probe is a forward and backward pass, because compilers fail at the first call.
+    The probe is a forward and backward pass over ``batch`` (sequences, context + 1), because
+    compilers fail at the first call.
     """
     wanted = trainer.how.compile == "on" or (
         trainer.how.compile == "auto" and trainer.mesh.device.type == "cuda"

@@ -49,11 +49,11 @@ class Validations:
         return True
 
     def state(self) -> NDArray[np.float64]:
-        """What :meth:`restore` needs."""
+        """What :meth:`restore` needs, (6,)."""
         numbers = [self.count, self.best_step, self.best_bpb, self.nats, self.tokens, self._slope]
         return np.array(numbers, np.float64)
 
     def restore(self, state: NDArray[np.float64]) -> None:
-        """Go back to where :meth:`state` was taken."""
+        """Go back to where ``state`` (6,) was taken."""
         count, step, self.best_bpb, self.nats, tokens, self._slope = map(float, state)
         self.count, self.best_step, self.tokens = int(count), int(step), int(tokens)

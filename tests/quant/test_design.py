@@ -11,9 +11,10 @@ from torch import Tensor
 
 from segpt import trellis
 from segpt.config.layout import Role
-from segpt.quant.design import Design, all_to_stepped, design, entropy, to_stepped
+from segpt.quant.design import Design, design
 from segpt.quant.gptq import inverse_factor
 from segpt.quant.sensitivity import Sensitivity
+from segpt.quant.stepped import all_to_stepped, entropy, to_stepped
 from segpt.values import TrellisWeight
 
 
@@ -53,7 +54,7 @@ def test_steps_rise_with_the_factor(power: float) -> None:
     wanted = 8 * power * (diagonal / diagonal.log().mean().exp()).log2()
     assert (plan.columns - wanted).abs().max() < 0.51
     assert len(set(plan.columns.tolist())) >= (1 if power == 0 else 10)
-    assert plan.level == pytest.approx(float(diagonal.log().mean().exp()), rel=1e-4)
+    assert plan.base_step == pytest.approx(float(diagonal.log().mean().exp()), rel=1e-4)
     freedom = (found.rows + 0.02 * found.rows.mean()) ** -0.5
     wanted = 8 * power * (freedom / freedom.log().mean().exp()).log2()
     assert (plan.rows - wanted).abs().max() < 0.51
@@ -67,8 +68,8 @@ def test_rows_of_matrices_follow_the_factor_of_the_outputs() -> None:
     assert plan.order is not None
     assert torch.equal(plan.order, order)
     factor = inverse_factor(found.outputs[order][:, order].double(), 0.05)
-    assert plan.mixing is not None
-    assert torch.allclose(plan.mixing.double(), factor, rtol=1e-4, atol=1e-5)
+    assert plan.row_factor is not None
+    assert torch.allclose(plan.row_factor.double(), factor, rtol=1e-4, atol=1e-5)
     wanted = factor.diagonal().log2()
     wanted = 8 * (wanted - wanted.mean())
     assert (plan.rows[order] - wanted).abs().max() < 0.51
@@ -83,7 +84,7 @@ def test_codes_are_in_the_planned_steps(states: int) -> None:
     assert coded.states == states
     assert coded.rows.tolist() == plan.rows.tolist()
     assert coded.columns.tolist() == plan.columns.tolist()
-    assert coded.step == pytest.approx(plan.level * 0.1 * (0.62 if states > 1 else 1))
+    assert coded.step == pytest.approx(plan.base_step * 0.1 * (0.62 if states > 1 else 1))
     assert coded.step == float(np.float32(coded.step))
     assert plan.centre is not None
     assert coded.centre is not None
@@ -295,7 +296,9 @@ def mean_damage(two_sided: bool, feedback: bool = True) -> float:
         weight, found = case(48, 40, seed)
         plan = design(weight, found, Role.MATRIX, two_sided=two_sided)
         if not feedback:
-            plan = plan._replace(factor=plan.factor.diagonal().diag(), order=None, mixing=None)
+            plan = plan._replace(
+                inverse_factor=plan.inverse_factor.diagonal().diag(), order=None, row_factor=None
+            )
         logs.append(math.log(at_rate(weight, found, to_stepped(weight, plan, 0.12, 8), 3.5)))
     return math.exp(np.mean(logs))
 
@@ -312,7 +315,9 @@ def test_feedback_is_no_worse_than_the_nearest_points_in_the_same_steps(states: 
     for seed in range(30):
         weight, found = case(8 + seed, 12 + 2 * seed, seed)
         plan = design(weight, found, Role.MATRIX)
-        nearest = plan._replace(factor=plan.factor.diagonal().diag(), order=None, mixing=None)
+        nearest = plan._replace(
+            inverse_factor=plan.inverse_factor.diagonal().diag(), order=None, row_factor=None
+        )
         ours, theirs = (
             found.damage(weight - decoded(to_stepped(weight, p, 0.1, states)))
             for p in (plan, nearest)
@@ -381,10 +386,10 @@ def test_a_plan_is_a_value() -> None:
     weight, found = case(24, 40, 7)
     one, two = (design(weight, found, Role.MATRIX) for _ in range(2))
     assert to_stepped(weight, one, 0.1, 8) == to_stepped(weight, two, 0.1, 8)
-    level = one.level
+    base_step = one.base_step
     assert isinstance(one.scaled(2.0), Design)
-    assert one.scaled(2.0).level == 2 * level
-    assert one.level == level
+    assert one.scaled(2.0).base_step == 2 * base_step
+    assert one.base_step == base_step
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.05])
@@ -410,7 +415,7 @@ def test_one_row_of_outliers_does_not_coarsen_the_others() -> None:
     found = Sensitivity(torch.eye(64).double(), torch.ones(32).double(), None)
     plan = design(weight, found, Role.MATRIX)
     usual = float(weight.square().mean().sqrt())
-    coded = to_stepped(weight, plan, usual / 40 / plan.level, 8)
+    coded = to_stepped(weight, plan, usual / 40 / plan.base_step, 8)
     error = (weight - torch.from_numpy(coded.decoded())).square().mean(1).sqrt()
     others = torch.arange(32) != 5
     assert int(coded.rows[5]) > int(coded.rows[0])

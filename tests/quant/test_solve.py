@@ -15,9 +15,11 @@ from segpt.config.quant import QuantSpec
 from segpt.errors import CheckError
 from segpt.model.model import Model
 from segpt.model.params import weights
-from segpt.quant.design import design, entropy
+from segpt.quant.design import design
+from segpt.quant.parts import kind, parts
 from segpt.quant.sensitivity import sensitivities
-from segpt.quant.solve import Solver, kind, parts
+from segpt.quant.solve import Solver
+from segpt.quant.stepped import entropy
 from segpt.quant.tune import divergence
 from segpt.values import Float16Weight, QuantizedWeight, QuantizeProgress, TrellisWeight
 
@@ -247,7 +249,7 @@ def test_without_tuning_no_part_is_coded_a_second_time(
 ) -> None:
     solver = case.solver(rate=3.0, tune_steps=0)
     whole, again = solver._code_all, []
-    monkeypatch.setattr(solver, "_code", lambda name, *_: again.append(name))
+    monkeypatch.setattr(solver, "_code", lambda latent, *_: again.append(latent))
     assert solver.run().keys() == whole(1.0, {}).keys()
     assert not again
     begun: list[QuantizeProgress] = []

@@ -18,7 +18,7 @@ from segpt.config.layout import Role, layout, parameters
 from segpt.config.quant import DEFAULT_RULES, QuantSpec, Rule
 from segpt.errors import CheckError, CheckpointError
 from segpt.model.params import weights
-from segpt.quant.design import entropy
+from segpt.quant.stepped import entropy
 from segpt.stages import unfinished
 from segpt.stages.calibrate import share
 from segpt.stages.open_model import from_quantized

@@ -18,5 +18,9 @@ def attention(
     documents: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Attend from ``q`` to ``k`` and ``v``; :class:`AttentionCall` gives the shapes."""
+    """Attend from ``q`` to ``k`` and ``v``; :class:`AttentionCall` says more.
+
+    Queries are (batch, queries, heads, channels), as is the result; keys and values are
+    (batch, keys, kv_heads, channels).
+    """
     return ATTENTION(AttentionCall(q, k, v, window, documents, scale))

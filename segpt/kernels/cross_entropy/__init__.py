@@ -61,5 +61,8 @@ def token_log_probs(
     targets: Tensor,
     probed: Tensor | None,
 ) -> LogProbs:
-    """Nats of targets, and whole rows of log-probabilities; see :class:`LogProbsCall`."""
+    """Nats of targets, and whole rows of log-probabilities, from ``hidden`` (batch, time, width).
+
+    ``targets`` are (picked,); see :class:`LogProbsCall`.
+    """
     return TOKEN_LOG_PROBS(LogProbsCall(hidden, readout, picked, targets, probed))

@@ -54,7 +54,7 @@ class LossCall(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Means over the targets that count, float32 scalars whatever the dtype of the stream.
+    """Means in nats over the targets that count, each a scalar in float32.
 
     ``total`` is what to descend. ``nats`` is -log p(target), and ``z`` what is added to that: the
     coefficient times the square of log Z, Z being the sum of exp(logit) (PaLM, arXiv 2204.02311).

@@ -99,6 +99,7 @@ class _ChunkedLoss(torch.autograd.Function):
         z_loss: float,
         size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """The three numbers of :class:`Loss`, from ``rows`` (rows, width), ``size`` at a time."""
         for_rows, for_weight = ctx.needs_input_grad[:2]
         used = weight.to(rows.dtype)
         from_rows = torch.empty_like(rows) if for_rows else None

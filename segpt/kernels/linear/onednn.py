@@ -32,6 +32,7 @@ class OneDnnLinear(Backend[LinearCall, Tensor]):
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """``x`` (..., in) by ``weight`` (out, in), (..., out)."""
         ctx.save_for_backward(x, weight)
         return onednn.multiply(x.flatten(0, -2), weight).view(*x.shape[:-1], -1)
 

@@ -13,6 +13,6 @@ class RmsNormCall(NamedTuple):
 
 
 def reference(call: RmsNormCall) -> Tensor:
-    """Divide by the root mean square over the last dimension, in float32, without a gain."""
+    """Divide (..., width) by the root mean square over the width, in float32, without a gain."""
     x = call.x
     return F.rms_norm(x.float(), (x.size(-1),)).to(x.dtype)

@@ -13,7 +13,7 @@ from .shared import StateTensor, WeightwiseOptimizer, shrink
 
 
 class Moments(NamedTuple):
-    """The state of a weight: averages of gradients and squares in its shape, and its steps ()."""
+    """Averages of gradients and of squares, in the shape of a weight, and its steps, a scalar."""
 
     mean: Tensor
     square: Tensor
@@ -35,7 +35,7 @@ def adam_step(
 
     Args:
         rule: betas, eps, and whether decay is cautious.
-        parameters: weights of any shapes; each has a gradient.
+        parameters: weights of any shape; each has a gradient.
         moments: the state of each, changed in place.
         rate: the learning rate.
         decay: the part of a weight that decay takes away.
@@ -73,7 +73,7 @@ class AdamOptimizer(WeightwiseOptimizer[Adam]):
         multiplier: float,
         progress: float,
     ) -> None:
-        """Take a step of AdamW."""
+        """Take a step of AdamW on weights of any shape, with the states of ``remembered``."""
         rate = self.rule.rate * multiplier
         decay = schedule.decay(self.rule, multiplier, progress)
         adam_step(self.rule, parameters, [Moments(*state) for state in states], rate, decay)

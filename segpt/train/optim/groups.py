@@ -88,11 +88,11 @@ class Optimizers:
             each.step(multiplier, progress, steps)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, by name."""
+        """Everything a resumed run needs, as named arrays; see :class:`.shared.GroupOptimizer`."""
         return {key: value for each in self.optimizers for key, value in each.state().items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` returned.
+        """Take over the named arrays that :meth:`state` returned.
 
         Raises:
             CheckpointError: if something is missing.

@@ -243,12 +243,12 @@ class MuonOptimizer:
                 )
 
     def state(self) -> dict[str, Tensor]:
-        """Momenta by weight, and second moments by the first weight of each joint matrix."""
+        """Named arrays: momenta by weight, second moments by the first weight of a joint matrix."""
         momenta = {f"momentum|{name}": value for name, value in self.momenta.items()}
         return momenta | {f"second|{name}": value for name, value in self.seconds.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` returned.
+        """Take over the named arrays that :meth:`state` returned.
 
         Raises:
             CheckpointError: if something is missing.

@@ -34,11 +34,11 @@ class StateTensor(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
     def zeros(self, device: torch.device) -> Tensor:
-        """The tensor before the first step; a single number stays on the CPU, which reads it."""
+        """The tensor, of any shape, before the first step; a scalar stays on the CPU to be read."""
         return torch.zeros(self.shape, dtype=self.dtype, device=device if self.shape else "cpu")
 
     def of(self, state: Mapping[str, Tensor], weight: str) -> Tensor:
-        """The tensor of a weight in the state of a checkpoint.
+        """The tensor of a weight among the named arrays of a checkpoint.
 
         Raises:
             CheckpointError: if it is missing, or of another shape or type.
@@ -72,10 +72,10 @@ class GroupOptimizer(Protocol):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, by name."""
+        """Everything a resumed run needs, as named arrays called ``kind|weight``."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` returned.
+        """Take over the named arrays that :meth:`state` returned.
 
         Raises:
             CheckpointError: if something is missing.
@@ -104,7 +104,7 @@ class WeightwiseOptimizer(ABC, Generic[R]):
         multiplier: float,
         progress: float,
     ) -> None:
-        """Change parameters, which have gradients, and their states in place."""
+        """Change parameters of any shape, which have gradients, and their states in place."""
 
     def step(self, multiplier: float, progress: float, steps: float) -> None:
         """Update every weight that has a gradient; see :class:`GroupOptimizer`."""
@@ -119,7 +119,7 @@ class WeightwiseOptimizer(ABC, Generic[R]):
         self.update([m.tensor for m in learning], states, multiplier, progress)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, by name."""
+        """Everything a resumed run needs, as named arrays called ``kind|weight``."""
         shapes = {weight.name: tuple(tensor.shape) for weight, tensor in self.members}
         return {
             f"{kept.name}|{name}": tensor
@@ -128,7 +128,7 @@ class WeightwiseOptimizer(ABC, Generic[R]):
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` returned.
+        """Take over the named arrays that :meth:`state` returned.
 
         Raises:
             CheckpointError: if a weight has a part of its state only, or one that does not fit.
@@ -152,7 +152,7 @@ def shrink(
     weights whose sign is that of the update, which is going to be subtracted, and those at zero.
 
     Args:
-        parameters: weights of any shapes.
+        parameters: weights of any shape.
         updates: what will be subtracted from each, up to a positive factor, in its shape.
         decay: the part of a weight that is taken away.
         cautious: whether some weights are spared.
