@@ -26,12 +26,14 @@ FLOW = (
     ("Checkpoint", "quantize"),
     ("Quantized", "pack"),
     ("Artifact", "score"),
-    ("Score", "leaderboard"),
-    ("Record", "page"),
+    ("Score", "record"),
+    ("Record", "render"),
+    ("Page", None),
 )
 _WIDTH, _MARGIN, _GAP = 980, 16, 10
 _LINE = 15  # height of a line of text
 _CHARACTER = 6.4  # width of one, on average
+_BOLD = 8.4  # of a character of a name
 _HEAD = 74  # height of the flow above the floors
 
 _STYLE = """
@@ -131,16 +133,19 @@ def _box(
 
 
 def _flow() -> str:
-    """The values of the flow and the arrows between them."""
-    step = (_WIDTH - 2 * _MARGIN) / (len(FLOW) + 0.4)
+    """The values of the flow, and over each arrow between two the stage that makes the next."""
+    step = (_WIDTH - 2 * _MARGIN) / (len(FLOW) - 0.5)
     parts = []
-    for number, (value, arrow) in enumerate(FLOW):
+    for number, (value, stage) in enumerate(FLOW):
         left = _MARGIN + number * step
         parts.append(f'<text class="name" x="{left:g}" y="44">{value}</text>')
-        begin, end = left + 8 * len(value), left + step - 8
+        if stage is None:
+            continue
+        begin, end = left + _BOLD * len(value) + 6, left + step - 6
         parts.append(
             f'<path class="arrow" d="M{begin:g} 40H{end:g}m-5 -4 5 4-5 4"/>'
-            f'<text class="uses" x="{begin:g}" y="28">{arrow}</text>'
+            f'<text class="uses" x="{(begin + end) / 2:g}" y="28" text-anchor="middle">'
+            f"{stage}</text>"
         )
     return "\n".join(parts)
 
