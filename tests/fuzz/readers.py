@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -854,9 +855,9 @@ def _latest(place: Path) -> Subject:
     (place / "latest.json").write_text(json.dumps(table))
 
     def read(place: Path) -> None:
-        newest._POINTER = place / "latest.json"
-        for kind in table:
-            newest.latest(kind)
+        with mock.patch.object(newest, "_POINTER", place / "latest.json"):
+            for kind in table:
+                newest.latest(kind)
 
     return of_folder(place, read, {".json": mutate.json_damage})
 
