@@ -31,11 +31,11 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         SegptError: if the disk refuses, with the old contents untouched.
     """
-    given, path = path, Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     temporary = _temporary(path)
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            with given.open("wb") as file:
+            with named.open("wb") as file:
                 file.write(data)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +50,8 @@ def write_file(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _refused(given, error, path) from error
-    _confirm(path, given)
+        raise _refused(named, error, path) from error
+    _confirm(path, named)
 
 
 @contextlib.contextmanager
@@ -68,9 +68,9 @@ def new_directory(
         SegptError: if there is something else, or the disk refuses, with the old directory
             untouched.
     """
-    given, path = path, Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     temporary, old = _temporary(path), _aside(path)
-    check_replaceable(given, replaces)
+    check_replaceable(named, replaces)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
@@ -81,7 +81,7 @@ def new_directory(
             yield temporary
             for entry in [temporary, *temporary.rglob("*")]:
                 _sync_directory(entry) if entry.is_dir() else _sync_file(entry)
-            check_replaceable(given, replaces)
+            check_replaceable(named, replaces)
             _put(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -89,8 +89,8 @@ def new_directory(
     except OSError as error:
         if error.filename is not None and not _is_about(error, path):
             raise  # something that the block read
-        raise _refused(given, error, path) from error
-    _confirm(path, given)
+        raise _refused(named, error, path) from error
+    _confirm(path, named)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -173,7 +173,7 @@ def _put(temporary: Path, path: Path) -> None:
             old.rename(temporary)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(first: Path, other: Path) -> bool:
     """Exchange two names at once; False where the system or the disk cannot."""
     if sys.platform != "linux":
         return False
@@ -181,7 +181,7 @@ def _exchange(one: Path, other: Path) -> bool:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return False
-    names = os.fsencode(one), os.fsencode(other)
+    names = os.fsencode(first), os.fsencode(other)
     return bool(rename(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
 
 
@@ -236,12 +236,12 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _confirm(path: Path, given: Path) -> None:
+def _confirm(path: Path, named: Path) -> None:
     try:
         _sync_directory(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SegptError(f"{given} is written, but not safe yet: {reason}") from error
+        raise SegptError(f"{named} is written, but not safe yet: {reason}") from error
 
 
 def _refused(name: Path, error: OSError, path: Path) -> SegptError:

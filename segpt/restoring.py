@@ -18,12 +18,12 @@ Arrays = Mapping[str, NDArray[Any]]
 _ODD = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
-def same_kind(what: str, given: Arrays, expected: Arrays, optional: Collection[str] = ()) -> None:
+def same_kind(what: str, arrays: Arrays, expected: Arrays, optional: Collection[str] = ()) -> None:
     """Check that every expected array is there, in its shape and type.
 
     Args:
         what: is taken over, for people.
-        given: arrays from a file.
+        arrays: those of a file.
         expected: arrays as they have to be; their values do not matter.
         optional: what may be missing.
 
@@ -31,14 +31,14 @@ def same_kind(what: str, given: Arrays, expected: Arrays, optional: Collection[s
         CheckpointError: naming the first that is not.
     """
     for name, array in expected.items():
-        if name not in given:
+        if name not in arrays:
             if name in optional:
                 continue
             raise CheckpointError(f"{what} lacks {name!r}; {_REMEDY}")
-        found = given[name]
-        if found.shape != array.shape or found.dtype != array.dtype:
+        actual = arrays[name]
+        if actual.shape != array.shape or actual.dtype != array.dtype:
             raise CheckpointError(
-                f"{what} has {name!r} as {found.dtype} {found.shape}, where it is {array.dtype} "
+                f"{what} has {name!r} as {actual.dtype} {actual.shape}, where it is {array.dtype} "
                 f"{array.shape}; {_REMEDY}"
             )
 
@@ -48,9 +48,9 @@ _REMEDY = "go on with the settings that it began with, or begin anew"
 
 @contextmanager
 def taking_over(
-    what: str, given: Arrays, again: Callable[[], Arrays], optional: Collection[str] = ()
+    what: str, arrays: Arrays, again: Callable[[], Arrays], optional: Collection[str] = ()
 ) -> Iterator[None]:
-    """Within the block ``given`` is taken over; after it, ``again`` says what that came to.
+    """Within the block ``arrays`` are taken over; after it, ``again`` says what that came to.
 
     Raises:
         CheckpointError: if it cannot be, or became something else on the way.
@@ -62,4 +62,4 @@ def taking_over(
     except _ODD as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{what} does not fit ({reason}); {_REMEDY}") from error
-    same_kind(what, given, came_to, optional)
+    same_kind(what, arrays, came_to, optional)

@@ -61,12 +61,12 @@ def grids(codes: NDArray[np.int8], states: int) -> NDArray[np.uint8]:
     """The grid that each code (rows, columns) is on."""
     m = machine(states)
     parity = np.ascontiguousarray((codes & 1).T)
-    found = np.zeros(parity.shape, np.uint8)
+    grid = np.zeros(parity.shape, np.uint8)
     following, state = m.following.ravel(), np.zeros(codes.shape[0], np.uint8)
     for j, column in enumerate(parity):
-        found[j] = m.grid[state]
+        grid[j] = m.grid[state]
         state = following[2 * state + column.view(np.uint8)]
-    return found.T
+    return grid.T
 
 
 def _parity(bits: int) -> int:

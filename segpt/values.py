@@ -209,13 +209,13 @@ class TrellisWeight:
 
     def decoded(self) -> NDArray[np.float32]:
         """One rounding per step, product and sum: bit-identical on every machine."""
-        found = trellis.points(self.codes, self.states).astype(np.float32) * self.steps()
+        kept = trellis.points(self.codes, self.states).astype(np.float32) * self.steps()
         if self.centre is not None:
-            found += self.centre.astype(np.float32)
+            kept += self.centre.astype(np.float32)
         if self.stored is None or self.shared is None:
-            return found
+            return kept
         whole = np.empty(self.shape, np.float32)
-        whole[self.stored], whole[~self.stored] = found, self.shared.astype(np.float32)
+        whole[self.stored], whole[~self.stored] = kept, self.shared.astype(np.float32)
         return whole
 
     def arrays(self) -> dict[str, NDArray[Any]]:

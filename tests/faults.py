@@ -81,7 +81,7 @@ class Renames(Directory):
         super().__init__(place)
         atomic._exchange = self._exchange
 
-    def _exchange(self, one: Path, other: Path) -> bool:
+    def _exchange(self, first: Path, other: Path) -> bool:
         return False
 
 

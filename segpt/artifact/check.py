@@ -56,9 +56,9 @@ def _check_stepped(entry: StoredWeight, coded: TrellisWeight) -> None:
         expected |= {"stored": (np.bool_, entry.shape[:1]), "shared": (np.float16, (width,))}
     arrays = coded.arrays()
     for part in sorted(arrays.keys() | expected.keys()):
-        found = (arrays[part].dtype, arrays[part].shape) if part in arrays else None
-        if found != expected.get(part):
-            raise ArtifactError(f"{name}: {part} are {found}; {expected.get(part)} belong there")
+        actual = (arrays[part].dtype, arrays[part].shape) if part in arrays else None
+        if actual != expected.get(part):
+            raise ArtifactError(f"{name}: {part} are {actual}; {expected.get(part)} belong there")
     _check_codes(name, coded.codes, tables.FARTHEST, "codes")
     for half in (coded.centre, coded.shared):
         if half is not None:

@@ -101,14 +101,14 @@ def _unbrotli(stored: Stored, section: str) -> bytes | None:
             f"{section}: compressed with brotli; install it with: pip install 'brotli>=1.2'"
         )
     decompressor = brotli.Decompressor()
-    pieces, size, given = [], 0, stored.data
+    pieces, size, unread = [], 0, stored.data
     try:
         while size <= stored.size and not decompressor.is_finished():
-            piece = decompressor.process(given, output_buffer_limit=stored.size - size + 1)
-            if not piece and not given:
+            piece = decompressor.process(unread, output_buffer_limit=stored.size - size + 1)
+            if not piece and not unread:
                 return None  # it waits for input that does not exist
             pieces.append(piece)
-            size, given = size + len(piece), b""
+            size, unread = size + len(piece), b""
     except brotli.error:
         return None
     return b"".join(pieces) if decompressor.is_finished() else None

@@ -82,14 +82,14 @@ def pack(quantized: Quantized, lanes: int | None = None) -> Artifact:
     stepped = [w for w in weights if isinstance(w, TrellisWeight)]
     codes = [np.ascontiguousarray(w.codes) for w in coded]
     grids = [_grids(w) for w in coded]
-    found = context_search.choose(codes, grids, [_tensor(w) for w in coded])
+    fit = context_search.choose(codes, grids, [_tensor(w) for w in coded])
     if lanes is None:
-        lanes = stream.choose_lanes([(c.shape[0], c.shape[1]) for c in codes], found.bits // 8)
+        lanes = stream.choose_lanes([(c.shape[0], c.shape[1]) for c in codes], fit.bits // 8)
     plain = {
         "header": header.write(head),
         "tokenizer": quantized.tokenizer.payload,
-        "classes": found.classes,
-        "tables": found.tables,
+        "classes": fit.classes,
+        "tables": fit.tables,
         "steps": _shuffle([np.array([w.step for w in stepped], "<f4")], "<f4"),
         "rows": b"".join(w.rows.tobytes() for w in stepped),
         "columns": b"".join(w.columns.tobytes() for w in stepped),
@@ -102,7 +102,7 @@ def pack(quantized: Quantized, lanes: int | None = None) -> Artifact:
         "halves": _shuffle([half for w in weights for half in _halves(w)], "<f2"),
     }
     stored = {name: codec.squeeze(data) for name, data in plain.items()}
-    codes_section = codec.verbatim(stream.encode(codes, grids, found.contexts, lanes))
+    codes_section = codec.verbatim(stream.encode(codes, grids, fit.contexts, lanes))
     return Artifact(frame.join(stored | {"codes": codes_section}))
 
 

@@ -171,8 +171,8 @@ def count(
 
 def clipped(rows: Classes, columns: Classes, classes: int) -> Classes:
     """The class of codes, of ``classes`` in all: what (rows, 1) and (columns,) add up to."""
-    found = rows + columns
-    return np.clip(found, 0, classes - 1, out=found)
+    sums = rows + columns
+    return np.clip(sums, 0, classes - 1, out=sums)
 
 
 def _predicted(exponents: Codes, unit: int, codes: Codes) -> Classes:

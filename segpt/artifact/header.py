@@ -97,10 +97,10 @@ class Header:
         weights = layout(self.model)
         _check_caps(weights)
         for name in ("bits", "groups", "states", "parts"):
-            given = len(getattr(self, name))
-            if given != len(weights) and (given or name in ("bits", "groups")):
+            count = len(getattr(self, name))
+            if count != len(weights) and (count or name in ("bits", "groups")):
                 raise SpecError(
-                    f"the model has {len(weights)} weights, but the header gives {name} for {given}"
+                    f"the model has {len(weights)} weights, but the header gives {name} for {count}"
                 )
         for entry in self.entries:
             _check_coding(entry)

@@ -78,7 +78,7 @@ class Opened(NamedTuple):
             "scales": {e: e.shape[0] * e.groups for e in self.coded},
             "halves": {e: sum(map(math.prod, _half_shapes(e))) for e in self.entries},
         } | {
-            name: {e: size(one) for e, one in steps.items()}
+            name: {e: size(sections) for e, sections in steps.items()}
             for name, size in _STEP_SECTIONS.items()
             if name in self.stored
         }
@@ -98,10 +98,10 @@ class Opened(NamedTuple):
 
 # How much a stepped weight has in each section of its own.
 _STEP_SECTIONS: Mapping[str, Callable[[StepSections], int]] = {
-    "steps": lambda one: 1,
-    "rows": lambda one: len(one.rows),
-    "columns": lambda one: len(one.columns),
-    "stored": lambda one: 0 if one.stored is None else len(one.stored),
+    "steps": lambda sections: 1,
+    "rows": lambda sections: len(sections.rows),
+    "columns": lambda sections: len(sections.columns),
+    "stored": lambda sections: 0 if sections.stored is None else len(sections.stored),
 }
 
 
@@ -129,14 +129,14 @@ def open_artifact(artifact: Artifact) -> Opened:
     _check_size("scales", stored["scales"], scales, scales)
     _check_size("halves", stored["halves"], halves, halves)
     stepped = _read_steps([e for e in coded if e.stepped], stored) if version > 1 else ()
-    classes, found = (codec.unpack(stored[name], name) for name in ("classes", "tables"))
+    classes, table_section = (codec.unpack(stored[name], name) for name in ("classes", "tables"))
     if version == 1:
-        known = format1.read_contexts(classes, found, [e.shape for e in coded])
+        known = format1.read_contexts(classes, table_section, [e.shape for e in coded])
     else:
         rest = iter(stepped)
         known = contexts.read(
             classes,
-            found,
+            table_section,
             [Tensor(e.states, *next(rest)[:2]) if e.stepped else uniform(e.shape) for e in coded],
         )
     return Opened(version, head, entries, stored, stepped, known)

@@ -162,11 +162,11 @@ def _blocks(band: Band) -> Iterable[slice]:
 def _bases(band: Band, columns: slice, contexts: Contexts, unit: int) -> NDArray[np.int64]:
     """The first table of each code's class, times ``unit``: (columns, lanes of the band)."""
     offsets = contexts.runs.astype(np.int64) * (contexts.grids * unit)
-    found = np.empty((columns.stop - columns.start, _width(band)), np.int64)
+    bases = np.empty((columns.stop - columns.start, _width(band)), np.int64)
     for lane, (tensor, rows) in zip(_lanes_of(band), band.pieces, strict=True):
         classes = contexts.columns[tensor][columns, None] + contexts.rows[tensor][rows]
-        found[:, lane] = offsets.take(classes, mode="clip")  # as `contexts.clipped`, but faster
-    return found
+        bases[:, lane] = offsets.take(classes, mode="clip")  # as `contexts.clipped`, but faster
+    return bases
 
 
 def _walk() -> Walk:
@@ -176,7 +176,7 @@ def _walk() -> Walk:
 
 def _starts(walk: Walk, band: Band, states: Sequence[int]) -> NDArray[np.int64]:
     """Where the machine of each lane begins."""
-    found = np.empty(_width(band), np.int64)
+    starts = np.empty(_width(band), np.int64)
     for lane, (tensor, _) in zip(_lanes_of(band), band.pieces, strict=True):
-        found[lane] = walk.starts[states[tensor]]
-    return found
+        starts[lane] = walk.starts[states[tensor]]
+    return starts

@@ -39,9 +39,9 @@ def levels(counts: Counts) -> Levels:
     """
     total = counts.sum(axis=1, keepdims=True)
     shares = (counts << (PRECISION + _FRACTION)) // np.maximum(total, 1)
-    found = np.maximum(np.searchsorted(_BETWEEN, shares, side="right"), counts > 0)
-    found[:, :1] += total == 0
-    return found.astype(np.uint8)
+    closest = np.maximum(np.searchsorted(_BETWEEN, shares, side="right"), counts > 0)
+    closest[:, :1] += total == 0
+    return closest.astype(np.uint8)
 
 
 def frequencies(levels: Levels) -> NDArray[np.uint16]:
@@ -144,9 +144,9 @@ def spread(data: bytes, reach: Counts, first: int) -> Levels:
     ``reach`` is (tables,), and the result (tables, 128 - first).
     """
     codes = np.arange(first, FARTHEST + 1)
-    found = np.zeros((len(reach), len(codes)), np.uint8)
-    found[codes <= reach[:, None]] = np.frombuffer(data, np.uint8)
-    return found
+    table = np.zeros((len(reach), len(codes)), np.uint8)
+    table[codes <= reach[:, None]] = np.frombuffer(data, np.uint8)
+    return table
 
 
 def join(reach: Counts, steps: Levels, mirror: Levels | None) -> Levels:

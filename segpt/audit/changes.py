@@ -52,10 +52,10 @@ def expected_of(ids: Ids, probed: Places, rows: NDArray[np.float64], pool: Ids) 
     then, hardly = (np.full(int(max(ids.max(), pool.max())) + 1, p, np.uint32) for p in pool[:2])
     before = ids[probed]
     for token in np.unique(before).tolist():
-        here = np.flatnonzero(before == token)
-        after = rows[here][:, pool]
-        likely[probed[here]] = pool[after.argmax(1)]
-        unlikely[probed[here]] = pool[after.argmin(1)]
+        after_token = np.flatnonzero(before == token)
+        after = rows[after_token][:, pool]
+        likely[probed[after_token]] = pool[after.argmax(1)]
+        unlikely[probed[after_token]] = pool[after.argmin(1)]
         then[token], hardly[token] = pool[after.mean(0).argmax()], pool[after.mean(0).argmin()]
     return Expected(likely, unlikely, then, hardly)
 
@@ -193,9 +193,9 @@ def _within_document(ids: Ids, start: int, generator: np.random.Generator) -> in
     first = first if len(first) and ids[0] == start else np.append(0, first)
     size = np.append(first[1:] - 1, len(ids)) - first
     roomy = np.flatnonzero(size >= min(ROOMY, int(size.max())))
-    one = int(generator.choice(roomy, p=size[roomy] / size[roomy].sum()))
-    part = int(size[one]) // 16
-    place = int(first[one]) + part + int(generator.integers(part + 1))
+    chosen = int(generator.choice(roomy, p=size[roomy] / size[roomy].sum()))
+    part = int(size[chosen]) // 16
+    place = int(first[chosen]) + part + int(generator.integers(part + 1))
     return max(place, int(movable_of(ids, start)[0]))
 
 
@@ -255,7 +255,7 @@ def flipped(
     # What picks the better of two scores decides anew where a target costs much more or less.
     likely, unlikely = int(expected.likely[token - 1]), int(expected.unlikely[token - 1])
     wanted = [likely, unlikely] if index % 2 else [unlikely, likely]
-    different = [one for one in wanted if one != ids[token]]
+    different = [option for option in wanted if option != ids[token]]
     changed[token] = different[0] if different else _other(int(ids[token]), pool)
     return what, changed
 

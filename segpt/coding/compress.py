@@ -116,44 +116,46 @@ def decompress(
         MessageError: if the file is damaged, was made by another artifact, or the floats of the
             predictions are others here, so that the bytes do not come back.
     """
-    given = message.read(data)
-    if given.artifact != value.digest:
+    compressed = message.read(data)
+    if compressed.artifact != value.digest:
         raise MessageError(
-            f"compressed by the artifact {given.artifact}; this one is {value.digest}: give the "
-            "right one with --artifact"
+            f"compressed by the artifact {compressed.artifact}; this one is {value.digest}: give "
+            "the right one with --artifact"
         )
     try:
-        documents = _decoded(value, given, report)
-        if _digest(documents) != given.digest:
+        documents = _decoded(value, compressed, report)
+        if _digest(documents) != compressed.digest:
             raise MessageError("the text does not have the SHA-256 of the original")
     except (MessageError, ScoreError) as error:
-        raise MessageError(f"{error}; {_suspicion(given)}") from error
+        raise MessageError(f"{error}; {_suspicion(compressed)}") from error
     return documents
 
 
-def _decoded(value: Artifact, given: Message, report: Report) -> list[bytes]:
+def _decoded(value: Artifact, compressed: Message, report: Report) -> list[bytes]:
     opened = open_model(value)
     codec, fingerprint = opened.codec, opened.source.tokenizer.fingerprint
-    if given.tokenizer != fingerprint:
+    if compressed.tokenizer != fingerprint:
         raise MessageError(
-            f"coded with the tokenizer {given.tokenizer}, but the artifact has {fingerprint}"
+            f"coded with the tokenizer {compressed.tokenizer}, but the artifact has {fingerprint}"
         )
-    decoder, left = ArithmeticDecoder(given.payload), given.size
+    decoder, left = ArithmeticDecoder(compressed.payload), compressed.size
     documents: list[list[int]] = [[]]
 
-    def found(borders: Cumulative) -> int:
+    def next_token(borders: Cumulative) -> int:
         nonlocal left
         token = decoder.read(borders)
         if token == codec.start:
             documents.append([])
             return token
-        left -= int(codec.sizes[token]) if token < codec.vocab else given.size + 1
+        left -= int(codec.sizes[token]) if token < codec.vocab else compressed.size + 1
         if left < 0:
-            raise MessageError(f"the tokens spell more than the {given.size:,} bytes of the text")
+            raise MessageError(
+                f"the tokens spell more than the {compressed.size:,} bytes of the text"
+            )
         documents[-1].append(token)
         return token
 
-    _walk(opened.model, given.spec, codec.start, given.tokens, found, report)
+    _walk(opened.model, compressed.spec, codec.start, compressed.tokens, next_token, report)
     decoder.finish()
     return [codec.decode(tokens) for tokens in documents]
 
@@ -211,16 +213,16 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _suspicion(given: Message) -> str:
+def _suspicion(compressed: Message) -> str:
     """Why a file whose checksum holds does not decode."""
-    here, there = _environment(), given.environment
-    names = sorted(name for name in here if there.get(name) != here[name])
+    ours, theirs = _environment(), compressed.environment
+    names = sorted(name for name in ours if theirs.get(name) != ours[name])
     if not names:
         return (
             "the artifact is the right one, so this processor rounds in another way than the "
             "one that compressed it: decompress it there"
         )
-    made, found = (
-        ", ".join(f"{name} {values.get(name)}" for name in names) for values in (there, here)
+    made, own = (
+        ", ".join(f"{name} {values.get(name)}" for name in names) for values in (theirs, ours)
     )
-    return f"it was compressed with {made} and this is {found}: decompress it where they agree"
+    return f"it was compressed with {made} and this is {own}: decompress it where they agree"

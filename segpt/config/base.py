@@ -121,9 +121,9 @@ def differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
 
     What one of them lacks is None.
     """
-    one, other = (dict(_leaves(encode(value))) for value in (before, now))
-    paths = dict.fromkeys([*one, *other])
-    return [(p, one.get(p), other.get(p)) for p in paths if one.get(p) != other.get(p)]
+    first, other = (dict(_leaves(encode(value))) for value in (before, now))
+    paths = dict.fromkeys([*first, *other])
+    return [(p, first.get(p), other.get(p)) for p in paths if first.get(p) != other.get(p)]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -231,8 +231,8 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     if isinstance(tag, str) and tag not in members:
         tag = kind_of(tag)
     if isinstance(tag, str) and tag in members:
-        given = value if isinstance(value, Mapping) else {}
-        return _decode_dataclass(members[tag], given, path)
+        table = value if isinstance(value, Mapping) else {}
+        return _decode_dataclass(members[tag], table, path)
     plain = [a for a in args if a is not type(None) and not dataclasses.is_dataclass(a)]
     words = [word for a in plain if typing.get_origin(a) is typing.Literal for word in a.__args__]
     tag = _word(tag, tuple(words))
@@ -261,17 +261,17 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     tag = value.get("kind", kind(cls))
     if tag != kind(cls) and (not isinstance(tag, str) or kind_of(tag) != kind(cls)):
         raise _unknown("kind", tag, [kind(cls)], path)
-    given = {k: v for k, v in value.items() if k != "kind"}
+    table = {k: v for k, v in value.items() if k != "kind"}
     hints = _hints(cls)
-    if unknown := sorted(map(str, given.keys() - hints.keys())):
+    if unknown := sorted(map(str, table.keys() - hints.keys())):
         raise unknown_key(unknown[0], hints, path, name)
     needed = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
-    if missing := sorted(needed - given.keys()):
+    if missing := sorted(needed - table.keys()):
         raise SpecError(f"{path}: missing key {missing[0]!r} in {name}")
     declared = {f.name: f for f in dataclasses.fields(cls)}
     fields = {
         k: _decode(hints[k], _written(declared[k], v, f"{path}.{k}"), f"{path}.{k}")
-        for k, v in given.items()
+        for k, v in table.items()
     }
     try:
         return cls(**fields)

@@ -62,8 +62,10 @@ class Windows:
     def of(self, count: int) -> list[int | None]:
         """The windows of so many layers or visits, in order."""
         sizes = {"L": self.long, "S": self.short, "long": self.long, "short": self.short}
-        found = [sizes[letter] for letter in itertools.islice(itertools.cycle(self.pattern), count)]
-        return found if self.last is None else [*found[:-1], sizes[self.last]]
+        cycled = [
+            sizes[letter] for letter in itertools.islice(itertools.cycle(self.pattern), count)
+        ]
+        return cycled if self.last is None else [*cycled[:-1], sizes[self.last]]
 
 
 def _set_windows(
@@ -125,12 +127,12 @@ def _layers(recipe: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
         raise SpecError(f"{path}.override: expected a list of tables")
     layers = [dict(base)] * depth
     for n, override in enumerate(overrides):
-        here = f"{path}.override[{n}]"
+        place = f"{path}.override[{n}]"
         if not isinstance(override, Mapping) or override.keys() != {"layers", "set"}:
-            raise SpecError(f"{here}: expected the keys 'layers' and 'set'")
+            raise SpecError(f"{place}: expected the keys 'layers' and 'set'")
         if not isinstance(override["set"], Mapping):
-            raise SpecError(f"{here}.set: expected a table of changes to a layer")
-        with _at(f"{here}.layers"):
+            raise SpecError(f"{place}.set: expected a table of changes to a layer")
+        with _at(f"{place}.layers"):
             chosen = indices(override["layers"], depth)
         for i in chosen:
             layers[i] = patch(layers[i], override["set"])

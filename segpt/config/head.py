@@ -41,9 +41,9 @@ class Head:
 
     def weights(self, vocab: int, width: int) -> tuple[Entry, ...]:
         """The gain, the matrix and what the cap learns, as far as there are any."""
-        found = [vector("gain", width)] if self.gain else []
+        entries = [vector("gain", width)] if self.gain else []
         if not self.tied:
-            found.append(Entry("matrix", Role.HEAD, (self.rows(vocab), width)))
+            entries.append(Entry("matrix", Role.HEAD, (self.rows(vocab), width)))
         if isinstance(self.softcap, Sigmoid | Algebraic | Asymmetric):
-            found += within("cap", self.softcap.weights(width))
-        return tuple(found)
+            entries += within("cap", self.softcap.weights(width))
+        return tuple(entries)

@@ -43,7 +43,7 @@ class Attention:
     def weights(self, width: int) -> tuple[Entry, ...]:
         """Its matrices, then those of the parts in its slots."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        found = [
+        entries = [
             matrix("query", queries, width),
             matrix("key", keys, width),
             matrix("value", keys, width),
@@ -51,8 +51,8 @@ class Attention:
         ]
         for slot in ("query_key", "value", "output"):
             for j, part in enumerate(getattr(self, slot)):
-                found += within(f"{slot}_parts.{j}", part.weights(width, self))
-        return tuple(found)
+                entries += within(f"{slot}_parts.{j}", part.weights(width, self))
+        return tuple(entries)
 
 
 @spec
@@ -132,8 +132,8 @@ class Lanes:
 
     def weights(self) -> tuple[Entry, ...]:
         """How much lanes keep and branches add, and how much of each is left."""
-        found = (vector("keep", 2), vector("route", 2, 2))
-        return found if self.merge == "mean" else (*found, vector("share", 1))
+        entries = (vector("keep", 2), vector("route", 2, 2))
+        return entries if self.merge == "mean" else (*entries, vector("share", 1))
 
 
 @spec
@@ -168,13 +168,13 @@ class Layer:
 
     def weights(self, width: int) -> tuple[Entry, ...]:
         """Those of its join parts, of its lanes and of its branches, with their gains."""
-        found: list[Entry] = []
+        entries: list[Entry] = []
         for j, part in enumerate(self.join):
-            found += within(f"join.{j}", part.weights(width))
+            entries += within(f"join.{j}", part.weights(width))
         if self.lanes is not None:
-            found += within("lanes", self.lanes.weights())
+            entries += within("lanes", self.lanes.weights())
         gain = () if self.gain == "none" else (vector("gain", width),)
         for name, body in (("mixer", self.mixer), ("feed", self.feed)):
             if body is not None:
-                found += within(name, (*gain, *within("body", body.weights(width))))
-        return tuple(found)
+                entries += within(name, (*gain, *within("body", body.weights(width))))
+        return tuple(entries)

@@ -56,30 +56,30 @@ class Weight(NamedTuple):
 def layout(spec: ModelSpec) -> tuple[Weight, ...]:
     """Every weight once, in canonical order: embedding, value tables, layers, visits, head."""
     uses = Counter(visit.layer for visit in spec.visits)
-    found = [
+    entries = [
         Weight(name, role, shape, None, 1, Place.EMBED)
         for name, role, shape in spec.embed_weights()
     ]
-    found += [
+    entries += [
         Weight(name, role, shape, None, count, Place.VALUE)
         for (name, role, shape), count in spec.value_table_weights()
     ]
     for i, layer in enumerate(spec.layers):
-        found += [
+        entries += [
             Weight(f"layers.{i}.{name}", role, shape, i, uses[i], Place(name.partition(".")[0]))
             for name, role, shape in layer.weights(spec.width)
         ]
     for i, visit in enumerate(spec.visits):
         for j, part in enumerate(visit.join):
-            found += [
+            entries += [
                 Weight(f"visits.{i}.{j}.{name}", role, shape, visit.layer, 1, Place.JOIN)
                 for name, role, shape in part.weights(spec.width)
             ]
-    found += [
+    entries += [
         Weight(f"head.{name}", role, shape, None, 1, Place.HEAD)
         for name, role, shape in spec.head.weights(spec.vocab, spec.width)
     ]
-    return tuple(found)
+    return tuple(entries)
 
 
 def parameters(spec: ModelSpec) -> int:

@@ -119,13 +119,13 @@ class ModelSpec:
                     "set value_tables"
                 )
             widths[number].add(columns)
-        for number, found in widths.items():
-            if not found:
+        for number, used_widths in widths.items():
+            if not used_widths:
                 raise SpecError(f"no layer uses value table {number}; lower value_tables")
-            if len(found) > 1:
+            if len(used_widths) > 1:
                 raise SpecError(
                     f"layers that share value table {number} must have values of one width, "
-                    f"got {sorted(found)}"
+                    f"got {sorted(used_widths)}"
                 )
 
     def _value_lookups(self) -> list[tuple[int, int, int]]:
@@ -140,20 +140,20 @@ class ModelSpec:
 
     def embed_weights(self) -> tuple[Entry, ...]:
         """What tokens start as: the table, then the weights of the parts that follow it."""
-        found = [table("table", self.vocab, self.width)]
+        entries = [table("table", self.vocab, self.width)]
         for j, part in enumerate(self.embed):
-            found += within(f"embed.{j}", part.weights(self.width))
-        return tuple(found)
+            entries += within(f"embed.{j}", part.weights(self.width))
+        return tuple(entries)
 
     def value_table_weights(self) -> tuple[tuple[Entry, int], ...]:
         """Each table of values, and how many lookups of it one forward pass mixes in."""
         uses = Counter(visit.layer for visit in self.visits)
-        found = []
+        tables = []
         for number in range(self.value_tables):
-            here = [(uses[i], size) for i, used, size in self._value_lookups() if used == number]
-            rows = table(f"value_tables.{number}", self.vocab, here[0][1])
-            found.append((rows, sum(count for count, _ in here)))
-        return tuple(found)
+            lookups = [(uses[i], size) for i, used, size in self._value_lookups() if used == number]
+            rows = table(f"value_tables.{number}", self.vocab, lookups[0][1])
+            tables.append((rows, sum(count for count, _ in lookups)))
+        return tuple(tables)
 
     def _check_lanes(self) -> None:
         wirings = [self.layers[visit.layer].lanes for visit in self.visits]
@@ -187,12 +187,12 @@ class ModelSpec:
 
     def windows(self, progress: float = 1.0) -> tuple[int | None, ...]:
         """How many positions the attention of each visit sees at most; None is all of them."""
-        found = []
+        sizes = []
         for visit in self.visits:
             mixer = self.layers[visit.layer].mixer
             window = narrower(visit.window, None if mixer is None else mixer.window)
-            found.append(window if self.growth is None else self.growth.at(window, progress))
-        return tuple(found)
+            sizes.append(window if self.growth is None else self.growth.at(window, progress))
+        return tuple(sizes)
 
     @property
     def loop(self) -> Loop | None:

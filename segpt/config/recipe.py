@@ -169,16 +169,16 @@ def read_setting(setting: str) -> Setting:
 def _set(table: dict[str, Any], setting: str) -> None:
     path = setting.partition("=")[0]
     steps, new = read_setting(setting)
-    here: Any = table
+    node: Any = table
     for step in steps[:-1]:
         try:
-            here = here.setdefault(step, {}) if isinstance(here, dict) else here[step]
+            node = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
         except (IndexError, TypeError, KeyError):
             raise _nothing(path, step) from None
-        if here is None:
+        if node is None:
             raise _nothing(path, step)
     try:
-        here[steps[-1]] = new
+        node[steps[-1]] = new
     except (IndexError, TypeError):
         raise _nothing(path, steps[-1]) from None
 

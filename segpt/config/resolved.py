@@ -159,15 +159,15 @@ def _origin(steps: Steps, table: Any, layers: Sequence[Setting]) -> Origin:
 def _counted(steps: Steps, table: Any) -> Steps:
     """Steps whose negative indices are counted from the start of their lists."""
     counted: list[str | int] = []
-    here = table
+    node = table
     for step in steps:
-        if isinstance(step, int) and step < 0 and isinstance(here, list):
-            step += len(here)
+        if isinstance(step, int) and step < 0 and isinstance(node, list):
+            step += len(node)
         counted.append(step)
         try:
-            here = here[step]
+            node = node[step]
         except (LookupError, TypeError):
-            here = None
+            node = None
     return tuple(counted)
 
 

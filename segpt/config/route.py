@@ -97,10 +97,10 @@ def _joins(since: str | None, times: int, step: str) -> list[float]:
     if times < 2:
         raise SpecError(f"{step!r} has no extra pass to join at '@'; write e.g. '(3:6)*2@0.35'")
     try:
-        given = [float(s) for s in since.split(",")]
+        fractions = [float(s) for s in since.split(",")]
     except ValueError:
         raise SpecError(f"cannot read the numbers after '@' in {step!r}") from None
-    extra = given * (times - 1) if len(given) == 1 else given
+    extra = fractions * (times - 1) if len(fractions) == 1 else fractions
     if len(extra) != times - 1 or sorted(extra) != extra:
         raise SpecError(
             f"{step!r} has {times - 1} extra passes; give one '@' number for all of them, "
@@ -111,12 +111,12 @@ def _joins(since: str | None, times: int, step: str) -> list[float]:
 
 @functools.lru_cache(maxsize=64)
 def longest_loop(order: tuple[int, ...]) -> Loop | None:
-    found: Loop | None = None
+    longest: Loop | None = None
     for size in range(1, len(order) // 2 + 1):
         same = 0
         for i in range(size, len(order)):
             same = same + 1 if order[i] == order[i - size] else 0
             times = same // size + 1
-            if times > 1 and (found is None or size * times > found.size * found.times):
-                found = Loop(i - same - size + 1, size, times)
-    return found
+            if times > 1 and (longest is None or size * times > longest.size * longest.times):
+                longest = Loop(i - same - size + 1, size, times)
+    return longest

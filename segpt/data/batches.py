@@ -59,14 +59,14 @@ class Blocks:
 
     def places(self, first: int, count: int) -> NDArray[np.int64]:
         """Epoch and first token of blocks number ``first`` and on, (count, 2)."""
-        found = np.empty((count, 2), np.int64)
+        pairs = np.empty((count, 2), np.int64)
         for row, index in enumerate(range(first, first + count)):
             epoch, position = divmod(index, self.epoch_blocks)
             if epoch != self._epoch:
                 self._starts = self._drawn(epoch)
                 self._epoch = epoch
-            found[row] = epoch, self._starts[position]
-        return found
+            pairs[row] = epoch, self._starts[position]
+        return pairs
 
     def check_enough(self, blocks: int) -> None:
         """Refuse to take so many blocks if that would repeat a target.

@@ -114,13 +114,13 @@ def sections(path: Path) -> list[DocumentationSection]:
         return []
     lines = source.splitlines()
     quoted: set[int] = set()
-    found: list[DocumentationSection] = []
+    docstrings: list[DocumentationSection] = []
     for node in _spread_out(tree):
         if isinstance(node, ast.Constant | ast.JoinedStr):
             quoted.update(range(node.lineno + 1, (node.end_lineno or 0) + 1))
         elif isinstance(node, _Documented) and (text := ast.get_docstring(node)):
-            found.append(_under_definition(node, text, lines))
-    return sorted([*found, *_comments(lines, quoted)])
+            docstrings.append(_under_definition(node, text, lines))
+    return sorted([*docstrings, *_comments(lines, quoted)])
 
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

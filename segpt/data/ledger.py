@@ -76,8 +76,8 @@ class CoverageLog:
         order = np.argsort(places, kind="stable")
         depths = np.cumsum(changes[order])[:-1]
         lengths = np.diff(places[order])
-        found = {int(d): int(lengths[depths == d].sum()) for d in np.unique(depths)}
-        return {often: targets for often, targets in found.items() if targets}
+        targets_by_times = {int(d): int(lengths[depths == d].sum()) for d in np.unique(depths)}
+        return {often: targets for often, targets in targets_by_times.items() if targets}
 
     @property
     def left_out(self) -> int:

@@ -220,8 +220,8 @@ def _string(number: int, value: bytes) -> bytes:
 
 
 def _encoded(value: int) -> bytes:
-    found = bytearray()
+    varint = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        varint.append(value & 127 | 128)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*varint, value])

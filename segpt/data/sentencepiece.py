@@ -205,10 +205,10 @@ def within(ids: ArrayLike, vocab: int) -> NDArray[np.int64]:
     Raises:
         DataError: if one is not.
     """
-    found = np.asarray(ids, dtype=np.int64)
-    if found.size and not 0 <= found.min() <= found.max() < vocab:
+    checked = np.asarray(ids, dtype=np.int64)
+    if checked.size and not 0 <= checked.min() <= checked.max() < vocab:
         raise DataError(f"an id outside the vocabulary of {vocab}; this text has other tokens")
-    return found
+    return checked
 
 
 def _blocks(text: str) -> Iterator[str]:

@@ -57,10 +57,10 @@ def check_shard(shard: Shard, vocab: int) -> None:
     except OSError as error:
         raise DataError(f"{shard.path}: cannot be read ({error}); {AGAIN}") from error
     if header != header_of(shard.tokens, vocab):
-        found = np.frombuffer(header[:12].ljust(12, b"\0"), dtype="<i4").tolist()
+        numbers = np.frombuffer(header[:12].ljust(12, b"\0"), dtype="<i4").tolist()
         raise DataError(
             f"{shard.path}: not a shard of {shard.tokens} tokens (magic, version and count are "
-            f"{found}); {AGAIN}"
+            f"{numbers}); {AGAIN}"
         )
     if size != HEADER + shard.tokens * id_type(vocab).itemsize:
         raise DataError(f"{shard.path}: {size} bytes are not {shard.tokens} tokens; {AGAIN}")

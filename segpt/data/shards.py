@@ -121,7 +121,7 @@ def read_shards(
         _check_operators(shards[0].path, ids, tokenizer)
         sizes = _spelt(codec, ids)
     kept = len(ids) if sequence is None else truncated(len(ids), sequence)
-    found = Shards(
+    whole = Shards(
         ids=ids[:kept],
         sizes=sizes[: kept - 1],
         starts=np.flatnonzero(ids[:kept] == codec.start),
@@ -132,12 +132,12 @@ def read_shards(
         sidecars=tuple(file.shard for file in sidecars),
         digest=_digest(ids[:kept], sizes[: kept - 1]),
     )
-    if not found.targets or not found.bytes:
+    if not whole.targets or not whole.bytes:
         raise DataError(
-            f"{shards[0].path}: {found.targets:,} targets of {found.bytes:,} bytes leave nothing "
+            f"{shards[0].path}: {whole.targets:,} targets of {whole.bytes:,} bytes leave nothing "
             "to score; give more shards, or cut to shorter sequences"
         )
-    return found
+    return whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,8 +164,8 @@ class _ByteCodec:
         return np.frombuffer(document, dtype=np.uint8).astype(np.uint32)
 
     def decode(self, ids: ArrayLike) -> bytes:
-        found = within(ids, self.vocab)
-        return found[found < self.start].astype(np.uint8).tobytes()
+        checked = within(ids, self.vocab)
+        return checked[checked < self.start].astype(np.uint8).tobytes()
 
     def piece_bytes(self, previous: ArrayLike, ids: ArrayLike) -> NDArray[np.int64]:
         counted: NDArray[np.int64] = self.sizes[np.asarray(ids)]

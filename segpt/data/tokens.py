@@ -260,18 +260,18 @@ class Stream:
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"ids [{start}, {stop}) of {len(self)}")
-        found = np.empty(stop - start, dtype=np.int64)
+        copied = np.empty(stop - start, dtype=np.int64)
         filled = 0
         index = int(np.searchsorted(self._ends, start, side="right"))
-        while filled < len(found):
+        while filled < len(copied):
             part = self._parts[index]
             begin = start + filled - (int(self._ends[index]) - len(part))
-            piece = part[begin : begin + len(found) - filled]
-            found[filled : filled + len(piece)] = piece
+            piece = part[begin : begin + len(copied) - filled]
+            copied[filled : filled + len(piece)] = piece
             filled, index = filled + len(piece), index + 1
-        if found.size and not 0 <= found.min() <= found.max() < self.vocab:
+        if copied.size and not 0 <= copied.min() <= copied.max() < self.vocab:
             raise DataError(f"an id outside the vocabulary of {self.vocab}; {AGAIN}")
-        return found
+        return copied
 
 
 def ids(tokens: Tokens) -> Stream:

@@ -117,11 +117,11 @@ def plain(findings: Sequence[CheckResult]) -> dict[str, Any]:
 
 
 def _python() -> CheckResult:
-    found = f"{platform.python_version()}, {sys.executable}, {platform.platform(terse=True)}"
+    observed = f"{platform.python_version()}, {sys.executable}, {platform.platform(terse=True)}"
     if sys.version_info < _LEAST_PYTHON:
         wanted = ".".join(map(str, _LEAST_PYTHON))
-        return CheckResult("python", "broken", found, f"use Python {wanted} or later")
-    return CheckResult("python", "good", found)
+        return CheckResult("python", "broken", observed, f"use Python {wanted} or later")
+    return CheckResult("python", "good", observed)
 
 
 class Requirement(NamedTuple):
@@ -171,13 +171,13 @@ def fitting(name: str, version: str) -> CheckResult:
 
 def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: (2, 13, 0) of 2.13.0+cpu."""
-    found: list[int] = []
+    leading: list[int] = []
     for part in version.partition("+")[0].split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        found += [int(digits)] if digits else []
+        leading += [int(digits)] if digits else []
         if digits != part:
             break
-    return tuple(found)
+    return tuple(leading)
 
 
 def _optional(name: str, deep: bool) -> CheckResult:
@@ -254,11 +254,11 @@ def _reason(done: "subprocess.CompletedProcess[str]") -> str:
 
 def _memory() -> CheckResult:
     available, total = memory()
-    found = f"{available / _GB:.1f} of {total / _GB:.1f} GB available"
+    observed = f"{available / _GB:.1f} of {total / _GB:.1f} GB available"
     if available < _LEAST_MEMORY:
         advice = "end other programs; the demo takes about 1 GB, larger recipes more"
-        return CheckResult("memory", "advice", found, advice)
-    return CheckResult("memory", "good", found)
+        return CheckResult("memory", "advice", observed, advice)
+    return CheckResult("memory", "good", observed)
 
 
 def _load() -> Iterator[CheckResult]:
@@ -268,37 +268,37 @@ def _load() -> Iterator[CheckResult]:
     except (AttributeError, OSError):
         return  # this system does not count
     cores = processors()
-    found = f"{busy:.1f} programs wanted the {cores} cores in the last minute"
+    observed = f"{busy:.1f} programs wanted the {cores} cores in the last minute"
     if busy > _CROWDED * cores:
         advice = (
             "end other programs while segpt computes; training takes fewer threads beside them, "
             "and OMP_NUM_THREADS=1 makes every command do so"
         )
-        yield CheckResult("load", "advice", found, advice)
+        yield CheckResult("load", "advice", observed, advice)
     else:
-        yield CheckResult("load", "good", found)
+        yield CheckResult("load", "good", observed)
 
 
 def _place(place: Path) -> Iterator[CheckResult]:
     """Room and the right to write where runs go."""
-    there = place.absolute()
-    while not there.exists():
-        there = there.parent
+    existing = place.absolute()
+    while not existing.exists():
+        existing = existing.parent
     try:
-        with tempfile.TemporaryFile(dir=there) as file:
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"segpt")
         yield CheckResult("writing", "good", str(place.absolute()))
     except OSError as error:
         yield CheckResult(
             "writing",
             "broken",
-            f"cannot write to {there}: {error.strerror or error}",
+            f"cannot write to {existing}: {error.strerror or error}",
             "change to a directory that you may write to",
         )
-    free = shutil.disk_usage(there).free
-    found = f"{free / _GB:.1f} GB free at {place.absolute()}"
+    free = shutil.disk_usage(existing).free
+    observed = f"{free / _GB:.1f} GB free at {place.absolute()}"
     if free < _LEAST_DISK:
         advice = "free some space; the demo writes about 0.1 GB, larger runs more"
-        yield CheckResult("disk", "advice", found, advice)
+        yield CheckResult("disk", "advice", observed, advice)
     else:
-        yield CheckResult("disk", "good", found)
+        yield CheckResult("disk", "good", observed)

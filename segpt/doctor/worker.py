@@ -68,10 +68,10 @@ def check_device() -> CheckResult:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
-        found = f"cuda: {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        observed = f"cuda: {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
         if torch.cuda.device_count() > 1:
-            found += f", one of {torch.cuda.device_count()}; torchrun uses all"
-        return CheckResult("device", "good", found)
+            observed += f", one of {torch.cuda.device_count()}; torchrun uses all"
+        return CheckResult("device", "good", observed)
     if torch.version.cuda is not None and shutil.which("nvidia-smi"):
         advice = (
             f"update the driver, or install a torch for it; this one wants {torch.version.cuda}"
@@ -86,12 +86,12 @@ def check_device() -> CheckResult:
 def check_threads() -> CheckResult:
     """Threads that wait for each other's processor are slower than fewer threads."""
     threads, usable = torch.get_num_threads(), processors()
-    given = os.environ.get("OMP_NUM_THREADS")
-    source = "" if given is None else f" (OMP_NUM_THREADS={given})"
-    found = f"{threads}{source} on {usable} processors"
+    variable = os.environ.get("OMP_NUM_THREADS")
+    source = "" if variable is None else f" (OMP_NUM_THREADS={variable})"
+    observed = f"{threads}{source} on {usable} processors"
     if threads > usable:
-        return CheckResult("threads", "advice", found, f"export OMP_NUM_THREADS={usable}")
-    return CheckResult("threads", "good", found)
+        return CheckResult("threads", "advice", observed, f"export OMP_NUM_THREADS={usable}")
+    return CheckResult("threads", "good", observed)
 
 
 def check_kernels() -> Iterator[CheckResult]:
@@ -132,11 +132,11 @@ def check_decoding() -> CheckResult:
         if not (decoder.read(np.zeros_like(symbols)) == symbols).all():
             raise SystemExit(f"{name} decodes other symbols than were encoded")
         rates.append(f"{name}, {symbols.size / (time.perf_counter() - begun) / 1e6:.0f}")
-    found = f"{'; '.join(rates)} million symbols per second"
+    observed = f"{'; '.join(rates)} million symbols per second"
     if loop is None and importlib.util.find_spec("numba") is not None:
-        reason = one_line(f"{found}; numba does not work: {reason}")
+        reason = one_line(f"{observed}; numba does not work: {reason}")
         return CheckResult("decoding", "advice", reason, WORK["decoding"])
-    return CheckResult("decoding", "good", found)
+    return CheckResult("decoding", "good", observed)
 
 
 def check_compiler() -> CheckResult:
@@ -149,12 +149,12 @@ def check_compiler() -> CheckResult:
     missing += [] if headers else ["no Python.h (apt install python3-dev)"]
     if not missing:
         return CheckResult("compiler", "good", f"{cxx}; {cc}; Python.h")
-    found = ", ".join(missing)
+    observed = ", ".join(missing)
     if torch.cuda.is_available():
         advice = "install it, or train with --set train.compile=off, which is slower"
-        return CheckResult("compiler", "advice", found, advice)
+        return CheckResult("compiler", "advice", observed, advice)
     return CheckResult(
-        "compiler", "optional", f"{found}; only torch.compile needs it, on a CPU if asked"
+        "compiler", "optional", f"{observed}; only torch.compile needs it, on a CPU if asked"
     )
 
 
@@ -168,8 +168,8 @@ def check_compile() -> CheckResult:
     error = float((compiled.x - model.hidden(ids).x).abs().max())
     if not error < _CLOSE:
         raise SystemExit(f"compiled on {device} the model is wrong by {error:.2g}")
-    found = f"{device}: within {error:.0e} of eager, compiled in {seconds:.1f} s"
-    return CheckResult("compile", "good", found)
+    observed = f"{device}: within {error:.0e} of eager, compiled in {seconds:.1f} s"
+    return CheckResult("compile", "good", observed)
 
 
 CHECKS: dict[str, Callable[[], CheckResult | Iterable[CheckResult]]] = {

@@ -86,17 +86,17 @@ class Predictor:
         done = 0
         for part in pieces(*chosen.shape):
             picked = chosen[part]
-            here = targets[done : done + int(picked.sum())]
-            if not here.size:
+            scored = targets[done : done + int(picked.sum())]
+            if not scored.size:
                 continue
-            done += len(here)
+            done += len(scored)
             learner.select(spans.lane[part[0]])
-            probed = self.probed[here]
+            probed = self.probed[scored]
             log_probs = token_log_probs(
                 hidden[part],
                 learner.model.readout(),
                 None if picked.all() else torch.from_numpy(picked.ravel()).to(device),
-                torch.from_numpy(self.ids[here + 1].astype(np.int64)).to(device),
+                torch.from_numpy(self.ids[scored + 1].astype(np.int64)).to(device),
                 torch.from_numpy(probed).to(device) if probed.any() else None,
             )
             nats.append(log_probs.nats)

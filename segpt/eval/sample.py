@@ -105,9 +105,9 @@ class _Together:
         if not due:
             return []
         rows = self.model.logits(hidden[due])[:, 0, : self.vocab].double().cpu().numpy()
-        found = [self.texts[i].draw(row, self.start) for i, row in zip(due, rows, strict=True)]
+        drawn = [self.texts[i].draw(row, self.start) for i, row in zip(due, rows, strict=True)]
         self._end()
-        return found
+        return drawn
 
     def _hidden(self, stop: int) -> Tensor:
         first = 0 if self._cache is None else self._read

@@ -32,9 +32,9 @@ def validate(
     nats, tokens, size = 0.0, 0, 0
     for block in blocks:
         ids = torch.from_numpy(block).to(model.table.weight.device)
-        found = position_nats(model, model.hidden(ids[:, :-1]).x, ids[:, 1:])
-        nats += float(found.cpu().double().sum())
-        tokens += found.numel()
+        token_nats = position_nats(model, model.hidden(ids[:, :-1]).x, ids[:, 1:])
+        nats += float(token_nats.cpu().double().sum())
+        tokens += token_nats.numel()
         size += int(sizes[block[:, 1:]].sum())
     if not size:
         raise ScoreError("no bytes to validate on; hold out more text")

@@ -40,11 +40,11 @@ def load_weights(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
     Raises:
         CheckpointError: naming the first weight that is missing, unknown or misshapen.
     """
-    found = {weight.name: weight.tensor for weight in weights(model)}
-    if odd := sorted(found.keys() ^ arrays.keys()):
+    tensors = {weight.name: weight.tensor for weight in weights(model)}
+    if odd := sorted(tensors.keys() ^ arrays.keys()):
         raise CheckpointError(f"weight {odd[0]!r} is in the model or in the file, but not in both")
     with torch.no_grad():
-        for name, tensor in found.items():
+        for name, tensor in tensors.items():
             if tensor.shape != arrays[name].shape:
                 shape = tuple(tensor.shape)
                 raise CheckpointError(f"weight {name!r} is {arrays[name].shape}, expected {shape}")

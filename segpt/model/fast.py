@@ -111,7 +111,7 @@ class FastWeight(nn.Module):
         Returns:
             (batch, last, out), and that change.
         """
-        time, first, found = hidden.size(1), hidden.size(1) - last, []
+        time, first, answers = hidden.size(1), hidden.size(1) - last, []
         for start in range(0, time, self.span):
             stop = min(start + self.span, time)
             queries, values = hidden[:, max(start, first) : stop], targets[:, start:stop]
@@ -127,8 +127,8 @@ class FastWeight(nn.Module):
             if keys.size(1) and (learn or stop < time):
                 update = (values.mT @ keys).float()
                 change = update if change is None else change + update
-            found.append(outputs)
-        return torch.cat(found, 1), change
+            answers.append(outputs)
+        return torch.cat(answers, 1), change
 
 
 def fast_parts(model: nn.Module) -> list[FastWeight]:

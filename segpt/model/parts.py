@@ -93,10 +93,10 @@ class ValueResidual(nn.Module):
         mix = self.mix(v)
         if mix.numel() == 1:
             return torch.lerp(v, first, mix if more is None else mix + more)
-        here, there = mix.unbind()
-        there = there if more is None else there + more
-        norm = torch.rsqrt(here.square() + there.square() + 1e-8)
-        mixed = (here * v + there * first) * norm
+        own, earlier = mix.unbind()
+        earlier = earlier if more is None else earlier + more
+        norm = torch.rsqrt(own.square() + earlier.square() + 1e-8)
+        mixed = (own * v + earlier * first) * norm
         return mixed if self.scale is None else self.scale(v) * mixed
 
 

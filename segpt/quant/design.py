@@ -125,7 +125,7 @@ def design(
 
 def designs(
     model: Model,
-    found: Mapping[str, Sensitivity],
+    sensitivities: Mapping[str, Sensitivity],
     spec: QuantSpec,
     seen: Tensor | None = None,
 ) -> dict[str, Design]:
@@ -137,7 +137,7 @@ def designs(
     return {
         w.name: design(
             w.tensor.detach(),
-            found[w.name],
+            sensitivities[w.name],
             w.role,
             by_row=spec.by_row,
             by_column=spec.by_column,
@@ -146,7 +146,7 @@ def designs(
             seen=None if w.name in hashed else seen,
         )
         for w in weights(model)
-        if w.name in found
+        if w.name in sensitivities
     }
 
 

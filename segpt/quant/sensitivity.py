@@ -169,12 +169,12 @@ class _Sums:
         for name, squares in self.looked_up.items():
             self._sum(self.curvature, name, torch.diag(squares.mean(0)))
             self._sum(self.rows, name, squares.mean(1))
-        found = {}
+        means = {}
         for name, total in self.curvature.items():
             outputs = self.outputs.get(name)
-            found[name] = Sensitivity(
+            means[name] = Sensitivity(
                 total / self.tokens,
                 self.rows[name] / self.tokens,
                 None if outputs is None else outputs / self.tokens,
             )
-        return found
+        return means

@@ -85,7 +85,7 @@ def training(
         TrainError: when the loss or the gradient stops being finite, or memory runs out; what
             was saved before stays.
     """
-    how, mesh = trainer.how, trainer.mesh
+    cfg, mesh = trainer.cfg, trainer.mesh
     meter = _Meter(trainer, sizes)
     done = trainer.fraction >= 1.0
     while not done:
@@ -93,7 +93,7 @@ def training(
         batch = batches(trainer.step)
         result = _step(trainer, batch)
         meter.add(batch, result)
-        if trainer.step % how.log_every == 0 or trainer.step % how.save_every == 0:
+        if trainer.step % cfg.log_every == 0 or trainer.step % cfg.save_every == 0:
             meter.check_finite()
         trainer.elapsed = mesh.first(trainer.elapsed + clock() - started)
         interrupted = mesh.any(should_stop())
@@ -102,13 +102,13 @@ def training(
             meter.check_finite()
 
         validation, best = None, False
-        if validate is not None and (done or trainer.step % how.validate_every == 0):
+        if validate is not None and (done or trainer.step % cfg.validate_every == 0):
             validation, best = _validated(trainer, validate)
             done = done or finish(trainer, validation[0])
-        logged = validation is not None or trainer.step % how.log_every == 0
+        logged = validation is not None or trainer.step % cfg.log_every == 0
         if interrupted or done or logged:
             yield meter.metrics(validation)
-        kept = (best and how.keep_best) or trainer.step % how.save_every == 0
+        kept = (best and cfg.keep_best) or trainer.step % cfg.save_every == 0
         if interrupted or done or kept:
             yield CheckpointDue(trainer.step)
         if validation is not None or kept:
@@ -118,15 +118,15 @@ def training(
 
 
 def _step(trainer: Trainer, batch: NDArray[np.int64]) -> StepResult:
-    how = trainer.how
-    watch = how.kurtosis and (trainer.step + 1) % how.log_every == 0
+    cfg = trainer.cfg
+    watch = cfg.kurtosis and (trainer.step + 1) % cfg.log_every == 0
     try:
         result = trainer.train_step(batch, watch=watch)
         trainer.threads.step()
     except torch.OutOfMemoryError as error:
         raise TrainError(
             f"the device ran out of memory at step {trainer.step}; "
-            f"set train.accumulation={2 * how.accumulation} (the result stays the same)"
+            f"set train.accumulation={2 * cfg.accumulation} (the result stays the same)"
         ) from error
     return result
 
@@ -175,7 +175,7 @@ class _Meter:
     def metrics(self, validation: tuple[float, float] | None) -> StepMetrics:
         """Means over all processes since the last time, with the last step's own numbers."""
         assert self.result is not None
-        trainer, how, kurtosis = self.trainer, self.trainer.how, self.result.kurtosis
+        trainer, cfg, kurtosis = self.trainer, self.trainer.cfg, self.result.kurtosis
         sequences = trainer.blocks - self.blocks
         means = [total / sequences for total in (self.loss, self.z)]
         trainer.mesh.mean([*means, *([] if kurtosis is None else [kurtosis])])
@@ -185,7 +185,7 @@ class _Meter:
             step=trainer.step,
             progress=trainer.fraction,
             loss=loss,
-            rate=schedule.rate(how.schedule, trainer.progress, trainer.step),
+            rate=schedule.rate(cfg.schedule, trainer.progress, trainer.step),
             gradient_norm=float(self.result.gradient_norm),
             tokens=trainer.blocks * trainer.spec.context,
             tokens_per_second=tokens / (trainer.elapsed - self.elapsed + 1e-9),
@@ -194,7 +194,7 @@ class _Meter:
             validation_bpb=validation[1] if validation else None,
             validation_slope=trainer.validations.slope if validation else None,
             bpb=loss * tokens / (math.log(2) * self.bytes) if self.bytes else None,
-            z_loss=z if how.z_loss else None,
+            z_loss=z if cfg.z_loss else None,
             kurtosis=None if kurtosis is None else kurtosis.tolist(),
         )
         self._begin()

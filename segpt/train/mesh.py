@@ -62,12 +62,12 @@ class Mesh:
         """Average tensors of any shape over the processes, in place and in one float32 message."""
         if self.size == 1:
             return
-        found = list(tensors)
-        flat = torch.cat([t.reshape(-1).float() for t in found])
+        averaged = list(tensors)
+        flat = torch.cat([t.reshape(-1).float() for t in averaged])
         dist.all_reduce(flat)
         flat /= self.size
-        parts = torch.split(flat, [t.numel() for t in found])
-        for tensor, part in zip(found, parts, strict=True):
+        parts = torch.split(flat, [t.numel() for t in averaged])
+        for tensor, part in zip(averaged, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def mean_value(self, value: float) -> float:

@@ -48,28 +48,28 @@ class StepResult(NamedTuple):
 class Trainer:
     """A model in training: everything that changes from step to step."""
 
-    def __init__(self, spec: ModelSpec, how: TrainSpec, mesh: Mesh) -> None:
-        self.spec, self.how, self.mesh = spec, how, mesh
-        self.rows = mesh.rows(how.batch, how.accumulation)
-        torch.manual_seed(how.seed)  # whatever draws during training draws the same everywhere
+    def __init__(self, spec: ModelSpec, cfg: TrainSpec, mesh: Mesh) -> None:
+        self.spec, self.cfg, self.mesh = spec, cfg, mesh
+        self.rows = mesh.rows(cfg.batch, cfg.accumulation)
+        torch.manual_seed(cfg.seed)  # whatever draws during training draws the same everywhere
         self.model = build(spec)
-        initialise(self.model, how.scaling, how.seed)
+        initialise(self.model, cfg.scaling, cfg.seed)
         self.model.to(mesh.device)
-        if how.loops is not None:
-            spec.passes(how.loops.most)  # raises if there is no loop
-        self.model.recompute = how.recompute
+        if cfg.loops is not None:
+            spec.passes(cfg.loops.most)  # raises if there is no loop
+        self.model.recompute = cfg.recompute
         self.hidden: Callable[[Tensor], Hidden] = self.model.hidden
-        rates = multipliers(spec, how.scaling, how.optimizer)
-        self.optimizers = Optimizers(self.model, how.optimizer, rates)
-        self.average = Averaged(self.model, how.average)
-        self.validations = Validations(how.best_after)
+        rates = multipliers(spec, cfg.scaling, cfg.optimizer)
+        self.optimizers = Optimizers(self.model, cfg.optimizer, rates)
+        self.average = Averaged(self.model, cfg.average)
+        self.validations = Validations(cfg.best_after)
         self.threads = Threads(mesh.device.type if mesh.size == 1 else "shared")
         self.step, self.blocks, self.elapsed = 0, 0, 0.0
 
     @property
     def fraction(self) -> float:
         """The fraction of the run that is done."""
-        match self.how.length:
+        match self.cfg.length:
             case Steps(count=steps):
                 return min(1.0, self.step / steps)
             case Seconds(count=seconds):
@@ -78,28 +78,28 @@ class Trainer:
     @property
     def progress(self) -> float:
         """How far schedules are: the fraction of their horizon, or of the run if they have none."""
-        if self.how.horizon is None:
+        if self.cfg.horizon is None:
             return self.fraction
-        return min(1.0, self.step / self.how.horizon)
+        return min(1.0, self.step / self.cfg.horizon)
 
     @property
     def schedule_progress(self) -> float:
         """Progress at the middle of the coming step, so that neither end of a ramp is lost."""
-        match self.how.length:
+        match self.cfg.length:
             case Steps(count=steps):
-                return (self.step + 0.5) / (self.how.horizon or steps)
+                return (self.step + 0.5) / (self.cfg.horizon or steps)
             case Seconds():
                 return self.progress
 
     @property
     def size(self) -> int:
         """How many sequences the coming step takes; micro-batches stay as large as they are."""
-        return self.how.batch * schedule.batch(self.how.schedule, self.schedule_progress)
+        return self.cfg.batch * schedule.batch(self.cfg.schedule, self.schedule_progress)
 
     @property
     def left(self) -> int | None:
         """How many sequences the run still takes; None if its length is in seconds."""
-        return sequences(self.how, self.step)
+        return sequences(self.cfg, self.step)
 
     def parts(self, rows: int) -> list[slice]:
         """The micro-batches that this process takes of a step's sequences.
@@ -107,20 +107,20 @@ class Trainer:
         Raises:
             TrainError: if they are no multiple of the batch of the spec.
         """
-        factor, rest = divmod(rows, self.how.batch)
+        factor, rest = divmod(rows, self.cfg.batch)
         if rest or not factor:
-            raise TrainError(f"{rows} sequences are no multiple of the batch of {self.how.batch}")
-        return self.mesh.rows(rows, self.how.accumulation * factor)
+            raise TrainError(f"{rows} sequences are no multiple of the batch of {self.cfg.batch}")
+        return self.mesh.rows(rows, self.cfg.accumulation * factor)
 
     def coming(self) -> Model:
         """The model in training mode, with the visits that run in the coming step."""
-        how, loop, progress = self.how.loops, self.spec.loop, self.progress
-        if how is None or loop is None:
+        loops, loop, progress = self.cfg.loops, self.spec.loop, self.progress
+        if loops is None or loop is None:
             return self.model.set_progress(progress).train()
         if not {*range(loop.start, loop.end)} <= {*self.spec.active(progress)}:
             return self.model.set_progress(progress).train()
-        drawn = schedule.loops(how, self.how.seed, self.step)
-        return self.model.set_progress(progress, drawn, how.back).train()
+        drawn = schedule.loops(loops, self.cfg.seed, self.step)
+        return self.model.set_progress(progress, drawn, loops.back).train()
 
     @onednn.wanted()
     def train_step(self, batch: NDArray[np.int64], *, watch: bool = False) -> StepResult:
@@ -146,9 +146,9 @@ class Trainer:
         Returns:
             The mean loss and z-loss over that share, and the kurtosis (visits,) if it is watched.
         """
-        device, how = self.mesh.device, self.how
-        bfloat16 = how.precision == "bfloat16" or (
-            how.precision == "auto" and device.type == "cuda"
+        device, cfg = self.mesh.device, self.cfg
+        bfloat16 = cfg.precision == "bfloat16" or (
+            cfg.precision == "auto" and device.type == "cuda"
         )
         loss, z = (torch.zeros((), device=device) for _ in range(2))
         kurtosis: list[Tensor] = []
@@ -161,7 +161,7 @@ class Trainer:
                     kurtosis.append(hidden.outputs.statistics["kurtosis"])
                 else:
                     hidden = self.hidden(tokens[:, :-1])
-                part = token_loss(self.model, hidden.x, tokens[:, 1:], how.z_loss)
+                part = token_loss(self.model, hidden.x, tokens[:, 1:], cfg.z_loss)
             total = part.total
             for extra in hidden.outputs.losses.values():
                 total = total + extra
@@ -177,14 +177,14 @@ class Trainer:
         grads = [t.grad for t in learning if t.grad is not None]
         self.mesh.mean(grads)
         norm = torch.nn.utils.get_total_norm(grads)
-        if self.how.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(learning, self.how.clip, norm)
+        if self.cfg.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(learning, self.cfg.clip, norm)
         return norm
 
     def update(self) -> None:
         """Move the weights by their rules, and the average after them."""
         at, steps = self.schedule_progress, self.step + 0.5
-        self.optimizers.step(schedule.rate(self.how.schedule, at, steps), at, steps)
+        self.optimizers.step(schedule.rate(self.cfg.schedule, at, steps), at, steps)
         self.average.update(self.fraction)
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -236,7 +236,7 @@ class Trainer:
         )
         torch.set_rng_state(tensors["generator"])
         self.step, self.elapsed = step, float(state["elapsed"])
-        self.blocks = int(state["blocks"]) if "blocks" in state else step * self.how.batch
+        self.blocks = int(state["blocks"]) if "blocks" in state else step * self.cfg.batch
         if "validations" in state:
             self.validations.restore(state["validations"])
 
@@ -247,16 +247,16 @@ class Trainer:
             CheckpointError: if names or shapes are not the model's.
         """
         load_weights(self.model, arrays)
-        self.average = Averaged(self.model, self.how.average)
+        self.average = Averaged(self.model, self.cfg.average)
 
 
-def sequences(how: TrainSpec, first: int = 0) -> int | None:
+def sequences(cfg: TrainSpec, first: int = 0) -> int | None:
     """How many sequences a run takes from step ``first`` on; None if its length is in seconds."""
-    if not isinstance(how.length, Steps):
+    if not isinstance(cfg.length, Steps):
         return None
-    horizon = how.horizon or how.length.count
-    at = ((step + 0.5) / horizon for step in range(first, how.length.count))
-    return how.batch * sum(schedule.batch(how.schedule, progress) for progress in at)
+    horizon = cfg.horizon or cfg.length.count
+    at = ((step + 0.5) / horizon for step in range(first, cfg.length.count))
+    return cfg.batch * sum(schedule.batch(cfg.schedule, progress) for progress in at)
 
 
 def compile_model(
@@ -267,13 +267,13 @@ def compile_model(
     The probe is a forward and backward pass over ``batch`` (sequences, context + 1), because
     compilers fail at the first call.
     """
-    wanted = trainer.how.compile == "on" or (
-        trainer.how.compile == "auto" and trainer.mesh.device.type == "cuda"
+    wanted = trainer.cfg.compile == "on" or (
+        trainer.cfg.compile == "auto" and trainer.mesh.device.type == "cuda"
     )
     if not wanted:
         return
-    if trainer.how.loops is not None:  # every number of loops is one more graph
-        numbers = trainer.how.loops.most - trainer.how.loops.least + 1
+    if trainer.cfg.loops is not None:  # every number of loops is one more graph
+        numbers = trainer.cfg.loops.most - trainer.cfg.loops.least + 1
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 8 + numbers)
     if trainer.spec.growth is not None:  # and so is every width of windows
@@ -286,7 +286,7 @@ def compile_model(
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        if trainer.how.compile == "on":
+        if trainer.cfg.compile == "on":
             reason = str(error).strip().splitlines()[0]
             raise TrainError(
                 f"torch.compile does not work here: {reason}; set train.compile=off"

@@ -45,7 +45,7 @@ def test_two_processes_equal_one_and_resume_bit_exactly(
 ) -> None:
     alone = make(optimizer=Optimizer(matrix=matrix), accumulation=accumulation, save_every=1)
     train(alone, batches)
-    ranks = run_two(alone.spec, alone.how, tmp_path / "w.npz", resume=list(range(1, 20)))
+    ranks = run_two(alone.spec, alone.cfg, tmp_path / "w.npz", resume=list(range(1, 20)))
     assert ranks[0]["digest"] == ranks[1]["digest"]
     assert set(ranks[0]["resumed"]) == {ranks[0]["digest"]}
     with np.load(tmp_path / "w.npz") as found:
@@ -58,7 +58,7 @@ def test_two_processes_draw_the_same_loops(
 ) -> None:
     alone = make(loops=Loops(most=4, back=2))
     train(alone, batches)
-    ranks = run_two(alone.spec, alone.how, tmp_path / "w.npz", resume=[5, 15])
+    ranks = run_two(alone.spec, alone.cfg, tmp_path / "w.npz", resume=[5, 15])
     assert ranks[0]["digest"] == ranks[1]["digest"]
     assert set(ranks[0]["resumed"]) == {ranks[0]["digest"]}
     with np.load(tmp_path / "w.npz") as found:
@@ -71,13 +71,13 @@ def test_ranks_with_different_clocks_agree(make: Callable[..., Trainer], tmp_pat
     from segpt.config.schedule import Seconds
 
     run = make(length=Seconds(count=1.0))
-    ranks = run_two(run.spec, run.how, tmp_path / "w.npz", skew=0.03)
+    ranks = run_two(run.spec, run.cfg, tmp_path / "w.npz", skew=0.03)
     assert ranks[0]["step"] == ranks[1]["step"] > 3
     assert ranks[0]["digest"] == ranks[1]["digest"]
 
 
 def test_a_signal_to_one_rank_stops_both(make: Callable[..., Trainer], tmp_path: Path) -> None:
     run = make()
-    ranks = run_two(run.spec, run.how, tmp_path / "w.npz", stop=6)
+    ranks = run_two(run.spec, run.cfg, tmp_path / "w.npz", stop=6)
     assert [r["step"] for r in ranks] == [6, 6]
     assert all(r["interrupted"] for r in ranks)

@@ -35,7 +35,7 @@ def drawn(run: Trainer) -> Callable[[int], NDArray[np.int64]]:
 
 def test_tokens_are_those_of_the_blocks(make: Make) -> None:
     run = make(schedule=RAMP, steps=8)
-    expected = sequences(run.how)
+    expected = sequences(run.cfg)
     reported: list[int] = []
     train(run, drawn(run), report=lambda report: reported.append(report.tokens))
     sizes = [8, 8, 16, 16, 32, 32, 32, 32]
@@ -67,11 +67,11 @@ def test_a_batch_that_does_not_divide_is_refused(make: Make, spec: ModelSpec) ->
         with pytest.raises(TrainError, match=f"{rows} sequences are no multiple"):
             run.parts(rows)
     with pytest.raises(TrainError, match="does not divide among 3 processes"):
-        Trainer(spec, run.how, Mesh(0, 3, torch.device("cpu")))
+        Trainer(spec, run.cfg, Mesh(0, 3, torch.device("cpu")))
 
 
 def test_processes_share_every_size(make: Make) -> None:
-    how = make(schedule=RAMP, accumulation=2).how
+    how = make(schedule=RAMP, accumulation=2).cfg
     spec = make().spec
     runs = [Trainer(spec, how, Mesh(rank, 2, torch.device("cpu"))) for rank in range(2)]
     for rows in (8, 16, 32):

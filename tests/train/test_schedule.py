@@ -134,8 +134,8 @@ def test_a_run_that_only_cools_down_is_the_end_of_a_whole_one(
     cooling.start_from({w.name: w.tensor.detach().numpy().copy() for w in weights(stable.model)})
     cooling.optimizers.restore(stable.optimizers.state())
     for step in range(8):
-        expected = rate(whole.how.schedule, (step + 8.5) / 16, step + 8.5)
-        assert rate(cooling.how.schedule, (step + 0.5) / 8, step + 0.5) == pytest.approx(expected)
+        expected = rate(whole.cfg.schedule, (step + 8.5) / 16, step + 8.5)
+        assert rate(cooling.cfg.schedule, (step + 0.5) / 8, step + 0.5) == pytest.approx(expected)
         whole.train_step(batches(step + 8))
         cooling.train_step(batches(step + 8))
     for ours, theirs in zip(weights(whole.model), weights(cooling.model), strict=True):
