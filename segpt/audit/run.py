@@ -224,8 +224,8 @@ def borders_of(ids: NDArray[np.uint32], spec: ScoreSpec, context: int, start: in
     """The targets of a stream before which its policy learns."""
     starts = np.flatnonzero(ids == start)
     groups = schedule(starts, len(ids) - 1, context, spec)
-    lessons = [lesson for group in groups for round_ in group for lesson in round_.lessons]
-    return sorted({lesson.stop for lesson in lessons})
+    updates = [update for group in groups for round_ in group for update in round_.updates]
+    return sorted({update.stop for update in updates})
 
 
 def chunk_of(spec: ScoreSpec) -> int:

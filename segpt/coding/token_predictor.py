@@ -8,7 +8,7 @@ from segpt.config.score import ScoreSpec
 from segpt.eval.learners import Chunk
 from segpt.eval.ngram import Mixture
 from segpt.eval.policies import learner
-from segpt.eval.schedule import BASE, Lane, progress, window_of
+from segpt.eval.schedule import BASE, Segment, progress, window_of
 from segpt.eval.windows import head
 from segpt.model.cache import KVCache
 from segpt.model.model import Model
@@ -22,7 +22,7 @@ class TokenPredictor:
     batches the same work, has them but for rounding.
     """
 
-    _lane: Lane
+    _segment: Segment
     _begun: int  # the first target of the chunk
     _origin: int  # the token that the cache begins with
     _cache: KVCache
@@ -74,9 +74,9 @@ class TokenPredictor:
         self._predict()
 
     def _open(self, first: int) -> None:
-        """A lane begins with this target."""
+        """A segment begins with this target."""
         floor = first if self.spec.boundaries == "document" else 0
-        self._lane = Lane(first, first, self.targets, floor)
+        self._segment = Segment(first, first, self.targets, floor)
         self._begun = self._origin = first
         self._cache = {}
         self.learner.open(1)
@@ -87,33 +87,33 @@ class TokenPredictor:
         if policy.update_interval is not None and not policy.per_document:
             self._learn(0, self._begun, stop)
         aims = [fraction * self.targets for fraction in policy.review_fractions]
-        if any(self._lane.first < aim <= stop for aim in aims):
+        if any(self._segment.first < aim <= stop for aim in aims):
             self._learn(BASE, 0, stop)
         self._open(stop)
 
-    def _learn(self, lane: int, first: int, stop: int) -> None:
+    def _learn(self, segment: int, first: int, stop: int) -> None:
         share = progress(first, self.targets, self.spec.policy)
-        self.learner.learn([Chunk(lane, self.ids[first : stop + 1], share)])
+        self.learner.learn([Chunk(segment, self.ids[first : stop + 1], share)])
 
     def _chunk(self, target: int) -> int:
-        """Which chunk between updates of the lane a target belongs to; 0 if it never learns."""
+        """Which chunk between updates of the segment a target belongs to; 0 if it never learns."""
         interval = self.spec.policy.update_interval
         if interval is None:
             return 0
         if self.spec.mode == "strided":
-            target = window_of(target, self._lane, self.context, self.spec.stride)
-        return (target - self._lane.first) // interval
+            target = window_of(target, self._segment, self.context, self.spec.stride)
+        return (target - self._segment.first) // interval
 
     @torch.no_grad()
     def _predict(self) -> None:
         target, model = self._done, self.learner.model
         rolls = self.spec.mode == "rolling"
         read = target
-        if not rolls and target == window_of(target, self._lane, self.context, self.spec.stride):
+        if not rolls and target == window_of(target, self._segment, self.context, self.spec.stride):
             self._cache = {}
-            reach = head(self.context, self.spec.stride, self._lane.first, self._lane.floor)
-            ahead = reach if target == self._lane.first else self.spec.stride
-            read = self._origin = max(self._lane.floor, target + ahead - self.context)
+            reach = head(self.context, self.spec.stride, self._segment.first, self._segment.floor)
+            ahead = reach if target == self._segment.first else self.spec.stride
+            read = self._origin = max(self._segment.floor, target + ahead - self.context)
         tokens = torch.from_numpy(self.ids[read : target + 1].astype(np.int64))[None]
         self.learner.select(np.zeros(1, np.int64))
         hidden = model.hidden(

@@ -22,12 +22,12 @@ from .windows import Spans, batched, plan
 
 
 class Chunk(NamedTuple):
-    """The tokens of a lesson, (targets + 1,), all of them scored.
+    """The tokens of an update, (targets + 1,), all of them scored.
 
-    ``lane`` is whose state learns, and ``progress`` how far through the stream it lies, 0 to 1.
+    ``segment`` is whose state learns, and ``progress`` how far through the stream it lies, 0 to 1.
     """
 
-    lane: int
+    segment: int
     tokens: NDArray[np.uint32]
     progress: float
 
@@ -37,14 +37,14 @@ class Learner(Protocol):
 
     model: Model
 
-    def open(self, lanes: int) -> None:
-        """So many lanes begin side by side."""
+    def open(self, segments: int) -> None:
+        """So many segments begin side by side."""
 
-    def select(self, lanes: NDArray[np.int64]) -> None:
-        """The next forward pass has one row for each of ``lanes`` (rows,)."""
+    def select(self, segments: NDArray[np.int64]) -> None:
+        """The next forward pass has one row for each of ``segments`` (rows,)."""
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
-        """Change the state; at most one chunk for each lane."""
+        """Change the state; at most one chunk for each segment."""
 
     def tensors(self) -> Iterable[Tensor]:
         """All that a prediction depends on beside the tokens, in any shape."""
@@ -62,11 +62,11 @@ class FrozenLearner:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def open(self, lanes: int) -> None:
+    def open(self, segments: int) -> None:
         """Nothing changes."""
 
-    def select(self, lanes: NDArray[np.int64]) -> None:
-        """Nothing changes: all ``lanes`` (rows,) share the weights."""
+    def select(self, segments: NDArray[np.int64]) -> None:
+        """Nothing changes: all ``segments`` (rows,) share the weights."""
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
         """Nothing changes."""

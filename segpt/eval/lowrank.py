@@ -26,7 +26,10 @@ from .surprisal import pieces
 
 
 class Factors(NamedTuple):
-    """Two thin matrices for each lane: ``down`` (lanes, rank, in) and ``up`` (lanes, out, rank)."""
+    """Two thin matrices for each segment.
+
+    They are ``down`` (segments, rank, in) and ``up`` (segments, out, rank).
+    """
 
     down: Tensor
     up: Tensor
@@ -34,10 +37,10 @@ class Factors(NamedTuple):
 
 @dataclass
 class Adapter:
-    """In the place of a weight W of (out, in) stands W + scale up[lane] @ down[lane].
+    """In the place of a weight W of (out, in) stands W + scale up[segment] @ down[segment].
 
-    ``first``, (rank, in), is where every lane's ``down`` begins; its ``up`` begins at zero, so that
-    a lane begins as the model itself. ``moments`` are Adam's: mean and mean square of the
+    ``first``, (rank, in), is where every segment's ``down`` begins; its ``up`` begins at zero, so
+    that a segment begins as the model itself. ``moments`` are Adam's: mean and mean square of the
     gradients of ``down``, then of ``up``.
     """
 
@@ -48,11 +51,12 @@ class Adapter:
 
 
 class LoraLearner:
-    """Adapters for each lane beside a float32 copy of the model, which stays as it is.
+    """Adapters for each segment beside a float32 copy of the model, which stays as it is.
 
-    A lane is a document. After each chunk its adapters take AdamW steps (arXiv 1711.05101) on the
-    mean loss of the chunk, which is read after what came before it in the document, as far as
-    the context goes back. Lanes share nothing, so that it does not matter which are side by side.
+    A segment is a document. After each chunk its adapters take AdamW steps (arXiv 1711.05101) on
+    the mean loss of the chunk, which is read after what came before it in the document, as far as
+    the context goes back. Segments share nothing, so that it does not matter which of them are
+    side by side.
     """
 
     def __init__(self, model: Model, policy: LowRank, context: int) -> None:
@@ -71,7 +75,7 @@ class LoraLearner:
                 "others in adapt.roles"
             )
         self._attach()
-        self._lanes = torch.zeros(1, dtype=torch.int64, device=self._device)
+        self._segments = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._past: dict[int, NDArray[np.uint32]] = {}
         self._steps = 0
 
@@ -79,36 +83,36 @@ class LoraLearner:
     def _device(self) -> torch.device:
         return self.model.table.weight.device
 
-    def open(self, lanes: int) -> None:
+    def open(self, segments: int) -> None:
         """So many documents begin, with fresh adapters."""
         for adapter in self._adapters:
-            down = adapter.first.expand(lanes, -1, -1).clone()
-            up = down.new_zeros(lanes, *adapter.factors.up.shape[1:])
+            down = adapter.first.expand(segments, -1, -1).clone()
+            up = down.new_zeros(segments, *adapter.factors.up.shape[1:])
             adapter.factors = Factors(down, up)
             adapter.moments = [torch.zeros_like(t) for t in (down, down, up, up)]
         self._past, self._steps = {}, 0
 
-    def select(self, lanes: NDArray[np.int64]) -> None:
-        """The next forward pass has one row for each of ``lanes`` (rows,)."""
-        self._lanes = torch.from_numpy(lanes).to(self._device)
+    def select(self, segments: NDArray[np.int64]) -> None:
+        """The next forward pass has one row for each of ``segments`` (rows,)."""
+        self._segments = torch.from_numpy(segments).to(self._device)
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
-        """Take the steps of every lane that has a chunk, all lanes at once.
+        """Take the steps of every segment that has a chunk, all segments at once.
 
-        A row of the batch is what a lane keeps of its past, then the chunk:
+        A row of the batch is what a segment keeps of its past, then the chunk:
 
             | past, at most context - chunk tokens | t0 t1 ... tn |    only t1 to tn are targets
         """
-        lanes = np.array([chunk.lane for chunk in chunks])
+        segments = np.array([chunk.segment for chunk in chunks])
         rows, sizes = [], []
-        for lane, tokens, _ in chunks:
-            before = self._past.get(lane, tokens[:0])
+        for segment, tokens, _ in chunks:
+            before = self._past.get(segment, tokens[:0])
             rows.append(np.concatenate([before, tokens]))
             sizes.append(len(tokens) - 1)
             kept = max(0, self.context - self.policy.chunk)
-            self._past[lane] = rows[-1][max(0, len(rows[-1]) - 1 - kept) : -1]
+            self._past[segment] = rows[-1][max(0, len(rows[-1]) - 1 - kept) : -1]
         padded, scored = _padded(rows, sizes)
-        self.select(lanes)
+        self.select(segments)
         for _ in range(self.policy.steps):
             self._steps += 1
             self._step(padded.to(self._device), scored.to(self._device))
@@ -121,7 +125,7 @@ class LoraLearner:
     def state(self) -> dict[str, NDArray[Any]]:
         """Named arrays: adapters, their moments, the tokens that the next chunk is read after."""
         arrays = {"steps": np.array(self._steps)}
-        arrays |= {f"past|{lane}": past for lane, past in self._past.items()}
+        arrays |= {f"past|{segment}": past for segment, past in self._past.items()}
         for i, adapter in enumerate(self._adapters):
             parts = [*adapter.factors, *adapter.moments]
             arrays |= {f"{i}|{j}": part.cpu().numpy().copy() for j, part in enumerate(parts)}
@@ -164,7 +168,7 @@ class LoraLearner:
 
         def of_selected() -> tuple[Tensor, Tensor]:
             down, up = adapter.factors
-            return down[self._lanes], scale * up[self._lanes]
+            return down[self._segments], scale * up[self._segments]
 
         return LowRankProduct(of_selected)
 
@@ -180,31 +184,31 @@ class LoraLearner:
 
     @contextmanager
     def _using(self, factors: Sequence[Factors]) -> Iterator[None]:
-        """Within, row i of a batch is adapted by entry i of ``factors`` instead of by its lane."""
-        lanes, own = self._lanes, [adapter.factors for adapter in self._adapters]
-        self._lanes = torch.arange(len(lanes), device=lanes.device)
+        """Within, row i of a batch is adapted by entry i of ``factors``, not by its segment."""
+        segments, own = self._segments, [adapter.factors for adapter in self._adapters]
+        self._segments = torch.arange(len(segments), device=segments.device)
         for adapter, rows in zip(self._adapters, factors, strict=True):
             adapter.factors = rows
         try:
             yield
         finally:
-            self._lanes = lanes
+            self._segments = segments
             for adapter, of_lanes in zip(self._adapters, own, strict=True):
                 adapter.factors = of_lanes
 
     def _step(self, tokens: Tensor, scored: Tensor) -> None:
-        """An AdamW step of the selected lanes, each on the mean loss of its own row.
+        """An AdamW step of the selected segments, each on the mean loss of its own row.
 
-        The gradient is taken at copies of the factors of these lanes, (rows, ...), and then goes
-        into the factors of all lanes. The losses of rows are summed, and as a factor is part of
+        The gradient is taken at copies of the factors of these segments, (rows, ...), and then goes
+        into the factors of all segments. The losses of rows are summed, and as a factor is part of
         one of them only, its gradient is that of its own loss.
 
         Args:
-            tokens: (rows, longest + 1), a row for each selected lane.
+            tokens: (rows, longest + 1), a row for each selected segment.
             scored: (rows, longest), which targets of a row count.
         """
         rows = [
-            Factors(*(tensor[self._lanes].requires_grad_() for tensor in adapter.factors))
+            Factors(*(tensor[self._segments].requires_grad_() for tensor in adapter.factors))
             for adapter in self._adapters
         ]
         with self._using(rows), torch.enable_grad():
@@ -220,26 +224,26 @@ class LoraLearner:
         ``tokens`` is (rows, longest + 1) and ``scored`` (rows, longest). Before the first column
         that counts in some row no logits are needed; of the others, few are there at a time.
         """
-        rows, last = self._lanes, scored.size(1) - int(scored.any(0).int().argmax())
+        rows, last = self._segments, scored.size(1) - int(scored.any(0).int().argmax())
         hidden = self.model.hidden(tokens[:, :-1], last=last).x  # (rows, last, width)
         targets, weight = tokens[:, -last:], scored / scored.sum(1, keepdim=True)
         losses = []
         for part in pieces(*targets.shape):
-            self._lanes = rows[part[0]]  # whose factors a tied head is adapted by
+            self._segments = rows[part[0]]  # whose factors a tied head is adapted by
             nats = token_nats(hidden[part], self.model.readout(), targets[part])
             losses.append((nats * weight[:, -last:][part]).flatten().sum())
         return torch.stack(losses).sum()
 
     @torch.no_grad()
     def _adam(self, tensor: Tensor, moments: Sequence[Tensor], gradient: Tensor) -> None:
-        """AdamW on the selected lanes of a factor (lanes, ...); the gradient is (rows, ...)."""
-        policy, lanes, steps = self.policy, self._lanes, self._steps
-        mean = moments[0][lanes].lerp_(gradient, 1 - policy.beta1)
-        square = moments[1][lanes].lerp_(gradient.square(), 1 - policy.beta2)
-        moments[0][lanes], moments[1][lanes] = mean, square
+        """AdamW on selected segments of a factor (segments, ...); the gradient: (rows, ...)."""
+        policy, segments, steps = self.policy, self._segments, self._steps
+        mean = moments[0][segments].lerp_(gradient, 1 - policy.beta1)
+        square = moments[1][segments].lerp_(gradient.square(), 1 - policy.beta2)
+        moments[0][segments], moments[1][segments] = mean, square
         mean, square = mean / (1 - policy.beta1**steps), square / (1 - policy.beta2**steps)
-        kept = tensor[lanes] * (1 - policy.rate * policy.decay)
-        tensor[lanes] = kept - policy.rate * mean / (square.sqrt() + 1e-10)
+        kept = tensor[segments] * (1 - policy.rate * policy.decay)
+        tensor[segments] = kept - policy.rate * mean / (square.sqrt() + 1e-10)
 
 
 class PhasedLearner(LoraLearner):
@@ -256,11 +260,11 @@ class PhasedLearner(LoraLearner):
         self._base = [weight.tensor for weight in weights(self.model)]
 
     def learn(self, chunks: Sequence[Chunk]) -> None:
-        own = [chunk for chunk in chunks if chunk.lane != BASE]
+        own = [chunk for chunk in chunks if chunk.segment != BASE]
         if own:
             super().learn(own)
         for chunk in chunks:
-            if chunk.lane == BASE:
+            if chunk.segment == BASE:
                 self._review(chunk.tokens)
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -48,16 +48,16 @@ class Predictor:
         self._position = 0
 
     def open(self) -> None:
-        """Lanes begin that have read nothing."""
+        """Segments begin that have read nothing."""
         self._cache, self._position = {}, 0
 
     @torch.no_grad()
     def read(self, learner: Learner, spans: Spans) -> TargetLogProbs:
         """The distributions of the targets of ``spans`` under the learner's model."""
         model = learner.model
-        # Lanes may differ in their weights, so only windows of one lane can share tokens.
-        shared = self.window is None and bool((spans.lane == spans.lane[:1]).all())
-        learner.select(spans.lane[:1] if shared else spans.lane)
+        # Segments may differ in their weights, so only windows of one segment can share tokens.
+        shared = self.window is None and bool((spans.segment == spans.segment[:1]).all())
+        learner.select(spans.segment[:1] if shared else spans.segment)
         device = model.table.weight.device
         lengths, scored = spans.shapes.T
         longest = int(lengths.max())
@@ -90,7 +90,7 @@ class Predictor:
             if not scored.size:
                 continue
             done += len(scored)
-            learner.select(spans.lane[part[0]])
+            learner.select(spans.segment[part[0]])
             probed = self.probed[scored]
             log_probs = token_log_probs(
                 hidden[part],

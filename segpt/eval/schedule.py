@@ -1,16 +1,16 @@
 """The order of a score, planned ahead: what is read side by side, and when a policy may learn.
 
-A lane is a run of targets that is read from left to right with a state of its own: the whole
-stream, one of its documents, or a stretch of it. Lanes of one group are read side by side, a round
-for every chunk between updates. Three documents that learn after each chunk:
+A segment is a run of targets that is read from left to right with a state of its own: the whole
+stream, one of its documents, or a stretch of it. Segments of one group are read side by side, a
+round for every chunk between updates. Three documents that learn after each chunk:
 
-              round 0        round 1        round 2
-    lane 0    |-- chunk 0 --|-- chunk 1 --|-- chunk 2 -|
-    lane 1    |-- chunk 0 --|-- chunk 1 -|
-    lane 2    |-- chunk 0 -|
-                            ^             ^
-                            lessons of    lesson of lane 0
-                            lanes 0, 1
+                 round 0        round 1        round 2
+    segment 0    |-- chunk 0 --|-- chunk 1 --|-- chunk 2 -|
+    segment 1    |-- chunk 0 --|-- chunk 1 -|
+    segment 2    |-- chunk 0 -|
+                               ^             ^
+                               updates of    update of segment 0
+                               segments 0, 1
 
 The spans of a round, windows or steps of its chunks, are read in batches.
 """
@@ -28,10 +28,10 @@ from segpt.errors import ScoreError
 from .windows import Indices, Spans, batched, head, plan
 
 ROUND: Final = 64  # batches after which a score can be interrupted, where nothing is learnt
-BASE: Final = -1  # the lane of lessons that every lane learns from
+BASE: Final = -1  # the segment of updates that every segment learns from
 
 
-class Lane(NamedTuple):
+class Segment(NamedTuple):
     """Targets ``first`` to ``stop``, read from token ``begin`` on, before ``first`` to warm up.
 
     ``floor`` is the first token that may be read: the document's, or the stream's.
@@ -43,23 +43,23 @@ class Lane(NamedTuple):
     floor: int = 0
 
 
-class Lesson(NamedTuple):
-    """Targets of one lane that a learner is given once they have been scored."""
+class Update(NamedTuple):
+    """Targets of one segment that a learner is given once they have been scored."""
 
-    lane: int
+    segment: int
     first: int
     stop: int
 
 
 class Round(NamedTuple):
-    """Batches that are scored in order, and then lessons.
+    """Batches that are scored in order, and then updates.
 
-    ``lanes`` are those of a group that begins here, or empty if the group goes on.
+    ``segments`` are those of a group that begins here, or empty if the group goes on.
     """
 
-    lanes: Sequence[Lane]
+    segments: Sequence[Segment]
     batches: Sequence[Spans]
-    lessons: Sequence[Lesson] = ()
+    updates: Sequence[Update] = ()
 
 
 def schedule(
@@ -93,22 +93,24 @@ def schedule(
         )
     policy = spec.policy
     documents = _documents(starts, targets, spec)
-    lanes = documents if spec.boundaries == "document" else [Lane(0, 0, targets)]
+    segments = documents if spec.boundaries == "document" else [Segment(0, 0, targets)]
     if policy.update_interval is None:
         if spec.mode == "strided":
-            return _windows(lanes, context, spec, processes)
+            return _windows(segments, context, spec, processes)
         if spec.boundaries == "stream":
             stretches = _stretches(targets, context, reach, processes)
             return [_rolled([stretch], context, spec) for stretch in stretches]
-        return [_rolled(group, context, spec) for group in _side_by_side(lanes, spec.batch)]
+        return [_rolled(group, context, spec) for group in _side_by_side(segments, spec.batch)]
     if policy.documents_at_once is None:
         # The end of a document teaches the next one, that of the text nobody.
-        return [_rounds([lane], context, spec, ends=lane.stop < targets) for lane in lanes]
+        return [
+            _rounds([segment], context, spec, ends=segment.stop < targets) for segment in segments
+        ]
     groups: list[list[Round]] = []
     for phase in _phases(documents, targets, policy.review_fractions):
         *others, last = _side_by_side(phase, policy.documents_at_once)
         stop = phase[-1].stop
-        review = [Lesson(BASE, 0, stop)] if stop < targets else []
+        review = [Update(BASE, 0, stop)] if stop < targets else []
         groups += [_rounds(group, context, spec) for group in others]
         groups.append(_rounds(last, context, spec, review=review))
     return groups
@@ -122,14 +124,14 @@ def progress(first: int, targets: int, policy: Policy) -> float:
     return (first // size) / max(1, -(-targets // size) - 1)
 
 
-def window_of(target: int, lane: Lane, context: int, stride: int) -> int:
-    """The first target of the window that scores a target of the lane."""
-    reach = head(context, stride, lane.first, lane.floor)
-    offset = target - lane.first
-    return lane.first + (0 if offset < reach else offset - (offset - reach) % stride)
+def window_of(target: int, segment: Segment, context: int, stride: int) -> int:
+    """The first target of the window that scores a target of the segment."""
+    reach = head(context, stride, segment.first, segment.floor)
+    offset = target - segment.first
+    return segment.first + (0 if offset < reach else offset - (offset - reach) % stride)
 
 
-def _documents(starts: Indices, targets: int, spec: ScoreSpec) -> list[Lane]:
+def _documents(starts: Indices, targets: int, spec: ScoreSpec) -> list[Segment]:
     """Each document, with the start of the next one as its last target."""
     ends = [*starts[1:].tolist(), targets]
     apart = spec.boundaries == "document"
@@ -139,103 +141,103 @@ def _documents(starts: Indices, targets: int, spec: ScoreSpec) -> list[Lane]:
             "boundaries, or strided windows"
         )
     return [
-        Lane(first, first, stop, first if apart else 0)
+        Segment(first, first, stop, first if apart else 0)
         for first, stop in zip(starts.tolist(), ends, strict=True)
         if stop > first
     ]
 
 
-def _side_by_side(lanes: Sequence[Lane], width: int) -> Iterator[Sequence[Lane]]:
-    """Groups of lanes of similar length, longest first, so that those still read come first."""
-    ordered = sorted(lanes, key=lambda lane: lane.begin - lane.stop)
+def _side_by_side(segments: Sequence[Segment], width: int) -> Iterator[Sequence[Segment]]:
+    """Groups of segments of similar length, longest first, so that those still read come first."""
+    ordered = sorted(segments, key=lambda segment: segment.begin - segment.stop)
     for i in range(0, len(ordered), width):
         yield ordered[i : i + width]
 
 
 def _windows(
-    lanes: Sequence[Lane], context: int, spec: ScoreSpec, processes: int
+    segments: Sequence[Segment], context: int, spec: ScoreSpec, processes: int
 ) -> list[list[Round]]:
     """Windows of frozen weights, which share nothing: those of a like length together."""
-    spans = _joined([_spans(lanes, row, context, spec) for row in range(len(lanes))])
-    if len(lanes) > 1:
+    spans = _joined([_spans(segments, row, context, spec) for row in range(len(segments))])
+    if len(segments) > 1:
         order = np.lexsort([-spans.shapes[:, 1], -spans.shapes[:, 0]])
         ordered = spans[order]
         batches = [ordered[slice(i, i + spec.batch)] for i in range(0, len(spans), spec.batch)]
     else:
         batches = list(batched(spans, spec.batch))
     size = min(ROUND, -(-len(batches) // processes))
-    return [[Round(lanes, batches[i : i + size])] for i in range(0, len(batches), size)]
+    return [[Round(segments, batches[i : i + size])] for i in range(0, len(batches), size)]
 
 
-def _stretches(targets: int, context: int, reach: int | None, processes: int) -> list[Lane]:
+def _stretches(targets: int, context: int, reach: int | None, processes: int) -> list[Segment]:
     """A stretch for each process, which begins early enough for its first targets to be exact."""
     if reach is None:
-        return [Lane(0, 0, targets)]
+        return [Segment(0, 0, targets)]
     length = max(-(-targets // processes), 4 * reach, context)
     return [
-        Lane(max(0, first - reach), first, min(first + length, targets))
+        Segment(max(0, first - reach), first, min(first + length, targets))
         for first in range(0, targets, length)
     ]
 
 
-def _rolled(lanes: Sequence[Lane], context: int, spec: ScoreSpec) -> list[Round]:
+def _rolled(segments: Sequence[Segment], context: int, spec: ScoreSpec) -> list[Round]:
     """The steps of a group that learns nothing, some to a round."""
-    batches = _steps([_spans(lanes, row, context, spec) for row in range(len(lanes))])
+    batches = _steps([_spans(segments, row, context, spec) for row in range(len(segments))])
     return [
-        Round(() if i else lanes, batches[i : i + ROUND]) for i in range(0, len(batches), ROUND)
+        Round(() if i else segments, batches[i : i + ROUND]) for i in range(0, len(batches), ROUND)
     ]
 
 
 def _rounds(
-    lanes: Sequence[Lane],
+    segments: Sequence[Segment],
     context: int,
     spec: ScoreSpec,
     *,
     ends: bool = False,
-    review: Sequence[Lesson] = (),
+    review: Sequence[Update] = (),
 ) -> list[Round]:
-    """A round for each chunk number: that chunk of every lane which is so long, then lessons.
+    """A round for each chunk number: that chunk of every segment which is so long, then updates.
 
     Args:
-        lanes: those of the group.
+        segments: those of the group.
         context: tokens per window, or those that attention looks back over.
         spec: how to read, and the policy.
-        ends: whether the last chunk of a lane teaches something, too.
-        review: lessons after those of the last round.
+        ends: whether the last chunk of a segment teaches something, too.
+        review: updates after those of the last round.
     """
-    chunks = [_chunks(lanes, row, context, spec) for row in range(len(lanes))]
+    chunks = [_chunks(segments, row, context, spec) for row in range(len(segments))]
     rounds: list[Round] = []
     for number in range(max(map(len, chunks))):
         parts = {row: spans[number] for row, spans in enumerate(chunks) if number < len(spans)}
-        lessons = [
-            Lesson(row, part.first, part.stop)
+        updates = [
+            Update(row, part.first, part.stop)
             for row, part in parts.items()
-            if ends or part.stop < lanes[row].stop
+            if ends or part.stop < segments[row].stop
         ]
-        rounds.append(Round(() if number else lanes, _batches([*parts.values()], spec), lessons))
+        rounds.append(Round(() if number else segments, _batches([*parts.values()], spec), updates))
     *before, last = rounds
-    return [*before, last._replace(lessons=[*last.lessons, *review])]
+    return [*before, last._replace(updates=[*last.updates, *review])]
 
 
-def _chunks(lanes: Sequence[Lane], row: int, context: int, spec: ScoreSpec) -> list[Spans]:
-    """The spans of a lane by chunk: a window belongs to that of the first target it scores."""
+def _chunks(segments: Sequence[Segment], row: int, context: int, spec: ScoreSpec) -> list[Spans]:
+    """The spans of a segment by chunk: a window belongs to that of the first target it scores."""
     size = spec.policy.update_interval
     assert size is not None
-    spans = _spans(lanes, row, context, spec, size)
-    number = (spans.start - lanes[row].first) // size
+    spans = _spans(segments, row, context, spec, size)
+    number = (spans.start - segments[row].first) // size
     return [spans[np.flatnonzero(number == n)] for n in np.unique(number)]
 
 
 def _batches(parts: Sequence[Spans], spec: ScoreSpec) -> list[Spans]:
-    """Spans of several lanes as they are read: a step of each at a time, or windows in order."""
+    """Spans of several segments as they are read: a step of each at a time, or windows in order."""
     return _steps(parts) if spec.mode == "rolling" else list(batched(_joined(parts), spec.batch))
 
 
 def _phases(
-    documents: Sequence[Lane], targets: int, fractions: Sequence[float]
-) -> Iterator[Sequence[Lane]]:
+    documents: Sequence[Segment], targets: int, fractions: Sequence[float]
+) -> Iterator[Sequence[Segment]]:
     """Runs of documents, each ending with the first that completes a fraction of the targets."""
-    stops = np.array([lane.stop for lane in documents])
+    stops = np.array([segment.stop for segment in documents])
     ends = [int(np.searchsorted(stops, f * targets)) + 1 for f in fractions]
     for i, j in pairwise([0, *ends, len(documents)]):
         if j > i:
@@ -243,36 +245,38 @@ def _phases(
 
 
 def _spans(
-    lanes: Sequence[Lane], row: int, context: int, spec: ScoreSpec, chunk: int | None = None
+    segments: Sequence[Segment], row: int, context: int, spec: ScoreSpec, chunk: int | None = None
 ) -> Spans:
-    """The windows of a lane, or the steps in which it rolls: never over the border of a chunk.
+    """The windows of a segment, or the steps in which it rolls: never over the border of a chunk.
 
-    A step is as long as makes a batch of those of all lanes. With chunks of 5 and steps of 2, in a
-    lane that begins with token 0, whose first target is 3 and that stops before 13:
+    A step is as long as makes a batch of those of all segments. With chunks of 5 and steps of 2,
+    in a segment that begins with token 0, whose first target is 3 and that stops before 13:
 
         read      0  1 | 2  3 | 4    5  6 | 7  8 | 9    10 11 | 12
         scored               3 | 4    5  6 | 7  8 | 9    10 11 | 12
     """
-    lane = lanes[row]
+    segment = segments[row]
     if spec.mode == "strided":
-        windows = plan(lane.stop - lane.first, context, spec.stride, lane.first, lane.floor)
-        return replace(windows, lane=np.full(len(windows), row))
-    step = context * max(1, spec.batch // len(lanes))
+        windows = plan(
+            segment.stop - segment.first, context, spec.stride, segment.first, segment.floor
+        )
+        return replace(windows, segment=np.full(len(windows), row))
+    step = context * max(1, spec.batch // len(segments))
     chunk = chunk or step
-    length = lane.stop - lane.begin
+    length = segment.stop - segment.begin
     # (chunks, steps of a chunk), of which the last chunk may have fewer
     offsets = np.arange(0, length, chunk)[:, None] + np.arange(0, chunk, min(chunk, step))
-    begin = lane.begin + offsets[offsets < length]
-    end = np.append(begin[1:], lane.stop)
-    start = np.minimum(np.maximum(begin, lane.first), end)
+    begin = segment.begin + offsets[offsets < length]
+    end = np.append(begin[1:], segment.stop)
+    start = np.minimum(np.maximum(begin, segment.first), end)
     return Spans(begin, start, end, np.full(len(begin), row))
 
 
-def _steps(lanes: Sequence[Spans]) -> list[Spans]:
-    """Step k of every lane that has one, lanes in order, for each k."""
+def _steps(segments: Sequence[Spans]) -> list[Spans]:
+    """Step k of every segment that has one, segments in order, for each k."""
     return [
-        _joined([spans[slice(k, k + 1)] for spans in lanes if k < len(spans)])
-        for k in range(max(map(len, lanes)))
+        _joined([spans[slice(k, k + 1)] for spans in segments if k < len(spans)])
+        for k in range(max(map(len, segments)))
     ]
 
 
@@ -281,5 +285,5 @@ def _joined(parts: Sequence[Spans]) -> Spans:
         np.concatenate([part.begin for part in parts]),
         np.concatenate([part.start for part in parts]),
         np.concatenate([part.end for part in parts]),
-        np.concatenate([part.lane for part in parts]),
+        np.concatenate([part.segment for part in parts]),
     )

@@ -17,13 +17,13 @@ from segpt.model.model import Model
 from segpt.restoring import same_kind, taking_over
 from segpt.values import Arrays
 
-from .frontier import ScoreEvent, ScoreOrderGuard
 from .learners import Chunk, Learner
 from .ledger import EncodedText
 from .ngram import Mixture
 from .policies import learner, reach
 from .predictor import Predictor
 from .schedule import Round, progress, schedule
+from .score_order import ScoreEvent, ScoreOrderGuard
 from .windows import Indices, Spans
 
 NONE: Indices = np.zeros(0, np.int64)
@@ -91,30 +91,30 @@ def score_stream(
     Raises:
         ScoreError: if any process cannot prove its part of the score.
     """
-    walk = _Walk(model, ledger, spec, context, probes)
+    scorer = _StreamScorer(model, ledger, spec, context, probes)
     failure: ScoreError | CheckpointError | None = None
     try:
         with onednn.wanted():
-            walk.run(report, pause, resume)
+            scorer.run(report, pause, resume)
     except (ScoreError, CheckpointError) as error:
         failure = error
-        walk.nats[:], walk.counting = np.nan, True  # which tells the other processes
-    walk.share()
+        scorer.nats[:], scorer.counting = np.nan, True  # which tells the other processes
+    scorer.share()
     if failure is not None:
         raise failure
-    if np.isnan(walk.nats).any():
+    if np.isnan(scorer.nats).any():
         raise ScoreError("another process could not score its part; see its message")
-    walk.frontier.finish(walk.counts)
-    nats, rows = walk.mixed()
+    scorer.guard.finish(scorer.counts)
+    nats, rows = scorer.mixed()
     return Tally(
-        nats, walk.counts, rows, walk.frontier.version, walk.frontier.ledger, walk.processes
+        nats, scorer.counts, rows, scorer.guard.version, scorer.guard.ledger, scorer.processes
     )
 
 
 _BEGUN = "the score that was begun"
 
 
-class _Walk:
+class _StreamScorer:
     """One process's way through the groups of a score."""
 
     def __init__(
@@ -125,7 +125,7 @@ class _Walk:
         rank = dist.get_rank() if _shared() else 0
         targets = ledger.targets
         self.learner: Learner = learner(model, spec, context)
-        self.frontier = ScoreOrderGuard(ledger.ids, self.learner.tensors())
+        self.guard = ScoreOrderGuard(ledger.ids, self.learner.tensors())
         groups = schedule(
             ledger.starts, targets, context, spec, reach(model, context, spec), self.processes
         )
@@ -157,12 +157,12 @@ class _Walk:
 
     def play(self, round_: Round, report: Callable[[ScoreProgress], None], total: int) -> None:
         """Score the batches of a round, and only then learn from what they scored."""
-        if round_.lanes:
-            self.learner.open(len(round_.lanes))
+        if round_.segments:
+            self.learner.open(len(round_.segments))
             self.reader.open()
-            self.frontier.open(self.learner.tensors(), persists=not self.spec.policy.per_document)
+            self.guard.open(self.learner.tensors(), persists=not self.spec.policy.per_document)
         for spans in round_.batches:
-            self.frontier.score(spans)
+            self.guard.score(spans)
             reading = self.reader.read(self.learner, spans)
             if not np.isfinite(reading.nats).all():
                 target = int(reading.targets[~np.isfinite(reading.nats)][0])
@@ -176,19 +176,19 @@ class _Walk:
             self.rows[np.searchsorted(self.probes, asked)] = reading.rows
             self.count(spans, reading.nats)
             report(ScoreProgress(self.scored, total, self.sum / (math.log(2) * max(1, self.size))))
-        if round_.lessons:
+        if round_.updates:
             size, policy = self.ledger.targets, self.spec.policy
             self.learner.learn(
                 [
                     Chunk(
-                        lesson.lane,
-                        self.frontier.lesson(lesson),
-                        progress(lesson.first, size, policy),
+                        update.segment,
+                        self.guard.update(update),
+                        progress(update.first, size, policy),
                     )
-                    for lesson in round_.lessons
+                    for update in round_.updates
                 ]
             )
-            self.frontier.learnt()
+            self.guard.learnt()
 
     def count(self, spans: Spans, nats: NDArray[np.float32]) -> None:
         """Count what a batch adds to the figures of progress."""
@@ -198,7 +198,7 @@ class _Walk:
 
     def share(self) -> None:
         """Add up what the processes found; exact, as all but one of them hold zero."""
-        self.counts = self.frontier.counts
+        self.counts = self.guard.counts
         if not _shared():
             return
         for name in ("nats", "rows", "counts"):
@@ -230,7 +230,7 @@ class _Walk:
             "done": np.array(self.done),
             "nats": self.nats.copy(),
             "rows": self.rows.copy(),
-            **{f"frontier|{name}": a for name, a in self.frontier.state().items()},
+            **{f"frontier|{name}": a for name, a in self.guard.state().items()},
             **{f"learner|{name}": a for name, a in self.learner.state().items()},
             **{f"reader|{name}": a for name, a in self.reader.state().items()},
         }
@@ -257,8 +257,8 @@ class _Walk:
         self.nats, self.rows = (np.array(state[name], np.float64) for name in ("nats", "rows"))
         self.learner.restore(parts["learner"])
         self.reader.restore(parts["reader"], self.place)
-        self.frontier.restore(parts["frontier"], self.learner.tensors())
-        scored = self.frontier.counts.view(np.bool_)
+        self.guard.restore(parts["frontier"], self.learner.tensors())
+        scored = self.guard.counts.view(np.bool_)
         self.scored, self.sum = int(scored.sum()), float(self.nats[scored].sum())
         self.size = int(self.ledger.sizes[scored].sum())
 

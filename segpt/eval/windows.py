@@ -18,14 +18,14 @@ Indices = NDArray[np.int64]
 class Spans:
     """Stretches of tokens, (spans,) each; number i reads tokens ``begin[i]`` to ``end[i]``.
 
-    It scores targets ``start[i]`` to ``end[i]``, which may be none, and belongs to lane
-    ``lane[i]`` of those that are read side by side (all to lane 0 if there are no lanes).
+    It scores targets ``start[i]`` to ``end[i]``, which may be none, and belongs to segment
+    ``segment[i]`` of those that are read side by side (all to segment 0 if there are no segments).
     """
 
     begin: Indices
     start: Indices
     end: Indices
-    lane: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
+    segment: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def shapes(self) -> Indices:
@@ -49,8 +49,8 @@ class Spans:
         return len(self.start)
 
     def __getitem__(self, which: slice | Indices) -> "Spans":
-        lane = self.lane[which] if len(self.lane) else self.lane
-        return Spans(self.begin[which], self.start[which], self.end[which], lane)
+        segment = self.segment[which] if len(self.segment) else self.segment
+        return Spans(self.begin[which], self.start[which], self.end[which], segment)
 
 
 def plan(targets: int, context: int, stride: int, first: int = 0, floor: int = 0) -> Spans:

@@ -28,10 +28,10 @@ POLICY = LowRank(rank=2, chunk=8, rate=0.02, documents=4)
 SPEC = ScoreSpec(mode="rolling", boundaries="document", stride=6, batch=4, policy=POLICY)
 
 
-def logits(learner: LoraLearner, lanes: list[int], tokens: NDArray[np.uint32]) -> torch.Tensor:
-    """What each of the lanes predicts for the same tokens, (lanes, time, vocab)."""
-    learner.select(np.array(lanes))
-    rows = torch.from_numpy(tokens.astype(np.int64)).expand(len(lanes), -1)
+def logits(learner: LoraLearner, segments: list[int], tokens: NDArray[np.uint32]) -> torch.Tensor:
+    """What each of the segments predicts for the same tokens, (segments, time, vocab)."""
+    learner.select(np.array(segments))
+    rows = torch.from_numpy(tokens.astype(np.int64)).expand(len(segments), -1)
     with torch.no_grad():
         return learner.model(rows)
 
@@ -226,7 +226,7 @@ def test_phases_learn_from_documents_that_are_done(
     phased = Phased(adapters=POLICY, fractions=(0.2, 0.5), chunk=32, rate=0.1)
     found = tallied(model, whole, replace(SPEC, policy=phased))
     # A fifth of 300 targets is completed by the third document, half of them by the fourth.
-    reviews = [(e.first, e.stop) for e in found.ledger if e.event == "learn" and e.lane == BASE]
+    reviews = [(e.first, e.stop) for e in found.ledger if e.event == "learn" and e.segment == BASE]
     assert reviews == [(0, 90), (0, 200)]
     assert np.abs(found.nats[:90] - plain.nats[:90]).max() < 1e-4
     assert not np.isclose(found.nats[90:], plain.nats[90:]).any()

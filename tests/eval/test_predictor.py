@@ -124,7 +124,7 @@ def ids_of(ledger: EncodedText, ids: NDArray[np.uint32]) -> EncodedText:
 
 
 def spans(*places: tuple[int, int, int]) -> Spans:
-    """Spans that begin, score from and end at ``places``, each in a lane of its own."""
+    """Spans that begin, score from and end at ``places``, each in a segment of its own."""
     begin, start, end = np.array(places).T
     return Spans(begin, start, end, np.arange(len(places)))
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.errors import ScoreError
-from segpt.eval.frontier import ScoreOrderGuard
-from segpt.eval.schedule import BASE, Lane, Round, schedule, window_of
+from segpt.eval.schedule import BASE, Round, Segment, schedule, window_of
+from segpt.eval.score_order import ScoreOrderGuard
 from segpt.eval.windows import Spans, plan
 
 Groups = Sequence[Sequence[Round]]
@@ -74,72 +74,74 @@ def drawn(seed: int) -> Case:
     return Case(starts, targets, context, spec, reach, number(1, 4))
 
 
-def check_spans(case: Case, spans: Spans, lanes: Sequence[Lane], ends: dict[int, int]) -> None:
-    """Spans of a batch stay within their lanes, and read what the mode says they do."""
+def check_spans(
+    case: Case, spans: Spans, segments: Sequence[Segment], ends: dict[int, int]
+) -> None:
+    """Spans of a batch stay within their segments, and read what the mode says they do."""
     strided, spec = case.spec.mode == "strided", case.spec
-    places = np.stack([spans.lane, spans.begin, spans.start, spans.end], 1)
+    places = np.stack([spans.segment, spans.begin, spans.start, spans.end], 1)
     for row, begin, start, end in places.tolist():
-        lane = lanes[row]
-        assert lane.floor <= lane.begin <= lane.first < lane.stop
+        segment = segments[row]
+        assert segment.floor <= segment.begin <= segment.first < segment.stop
         if strided:
-            assert lane.floor <= begin <= start < end <= lane.stop
+            assert segment.floor <= begin <= start < end <= segment.stop
             assert end - begin <= case.context
-            assert begin == lane.floor or start - begin + 1 > case.context - spec.stride
+            assert begin == segment.floor or start - begin + 1 > case.context - spec.stride
         else:
-            assert begin == ends.get(row, lane.begin) < end <= lane.stop
-            assert start == min(max(begin, lane.first), end)
+            assert begin == ends.get(row, segment.begin) < end <= segment.stop
+            assert start == min(max(begin, segment.first), end)
         ends[row] = end
     if not strided:
         # In lock-step, and those that are still read come first, so that no state moves.
-        assert spans.lane.tolist() == list(range(len(spans)))
-        assert len({int(b) - lanes[i].begin for i, b in enumerate(spans.begin)}) == 1
+        assert spans.segment.tolist() == list(range(len(spans)))
+        assert len({int(b) - segments[i].begin for i, b in enumerate(spans.begin)}) == 1
         lengths = spans.shapes[:, 0]
         for row, length in enumerate(lengths.tolist()):
-            assert length == lengths.max() or ends[row] == lanes[row].stop
+            assert length == lengths.max() or ends[row] == segments[row].stop
 
 
 def check(case: Case, groups: Groups) -> None:
     """Every target once, and nothing is learnt from before it was scored, or scored after."""
     counts = np.zeros(case.targets, np.int64)
     persists = isinstance(case.spec.policy, Sgd | Frozen | InPlace)
-    frontier = ScoreOrderGuard(np.zeros(case.targets + 1, np.uint32))
+    guard = ScoreOrderGuard(np.zeros(case.targets + 1, np.uint32))
     base = 0
     for group in groups:
-        assert group[0].lanes
-        lanes, ends, learnt = group[0].lanes, dict[int, int](), dict[int, int]()
-        rows = len(lanes)
+        assert group[0].segments
+        segments, ends, learnt = group[0].segments, dict[int, int](), dict[int, int]()
+        rows = len(segments)
         for index, one in enumerate(group):
-            assert index == 0 or not one.lanes
-            if one.lanes:
-                frontier.open((), persists=persists)
+            assert index == 0 or not one.segments
+            if one.segments:
+                guard.open((), persists=persists)
             for spans in one.batches:
-                check_spans(case, spans, lanes, ends)
+                check_spans(case, spans, segments, ends)
                 if case.spec.mode == "rolling":
                     assert len(spans) <= rows
                     rows = len(spans)
                 else:
                     assert len(spans) <= case.spec.batch
-                for row, start, end in zip(spans.lane, spans.start, spans.end, strict=True):
+                for row, start, end in zip(spans.segment, spans.start, spans.end, strict=True):
                     assert end == start or max(base, learnt.get(int(row), 0)) <= start
                     counts[start:end] += 1
-                frontier.score(spans)
-            for lesson in one.lessons:
-                assert (counts[lesson.first : lesson.stop] == 1).all()
-                assert lesson.stop < case.targets
-                if lesson.lane == BASE:
-                    base = max(base, lesson.stop)
+                guard.score(spans)
+            for update in one.updates:
+                assert (counts[update.first : update.stop] == 1).all()
+                assert update.stop < case.targets
+                if update.segment == BASE:
+                    base = max(base, update.stop)
                 else:
-                    assert lanes[lesson.lane].first <= lesson.first < lesson.stop
-                    assert lesson.stop <= lanes[lesson.lane].stop
-                    learnt[lesson.lane] = lesson.stop
-                frontier.lesson(lesson)
+                    assert segments[update.segment].first <= update.first < update.stop
+                    assert update.stop <= segments[update.segment].stop
+                    learnt[update.segment] = update.stop
+                guard.update(update)
         if persists:
             base = max([base, *learnt.values()])
         for row, end in ends.items():
             if case.spec.mode == "rolling":
-                assert end == lanes[row].stop
+                assert end == segments[row].stop
     assert (counts == 1).all()
-    frontier.finish(frontier.counts)
+    guard.finish(guard.counts)
 
 
 @pytest.mark.parametrize("part", range(10))
@@ -156,16 +158,16 @@ def origins(groups: Groups, mode: str) -> dict[int, tuple[int, int]]:
         for one in group:
             for spans in one.batches:
                 for row, begin, start, end in zip(
-                    spans.lane, spans.begin, spans.start, spans.end, strict=True
+                    spans.segment, spans.begin, spans.start, spans.end, strict=True
                 ):
-                    lane = group[0].lanes[row]
-                    origin = (begin, start) if mode == "strided" else (lane.begin, lane.first)
+                    segment = group[0].segments[row]
+                    origin = (begin, start) if mode == "strided" else (segment.begin, segment.first)
                     found |= dict.fromkeys(range(start, end), origin)
     return found
 
 
 def test_no_window_depends_on_where_the_text_ends() -> None:
-    """Nor where it is cut into lanes: whoever has not seen the rest plans the same."""
+    """Nor where it is cut into segments: whoever has not seen the rest plans the same."""
     generator = np.random.default_rng(0)
     for seed in range(1_000):
         case = replace(drawn(seed), processes=1)
@@ -181,9 +183,9 @@ def test_lessons_of_a_stream_do_not_depend_on_where_it_ends() -> None:
     for seed in range(300):
         case = drawn(seed)
         case = replace(case, spec=replace(case.spec, policy=Sgd(chunk=1 + seed % 50)))
-        longer = [x for group in case.groups() for one in group for x in one.lessons]
+        longer = [x for group in case.groups() for one in group for x in one.updates]
         shorter = case.until(max(1, case.targets - seed % 90))
-        for x in (x for group in shorter.groups() for one in group for x in one.lessons):
+        for x in (x for group in shorter.groups() for one in group for x in one.updates):
             assert x in longer
 
 
@@ -212,24 +214,24 @@ def test_the_window_of_a_target_is_the_one_that_is_planned() -> None:
         stride = int(generator.integers(1, context + 1))
         first = int(generator.integers(0, 30))
         floor = first if generator.random() < 0.5 else int(generator.integers(0, first + 1))
-        lane = Lane(first, first, first + int(generator.integers(1, 150)), floor)
-        windows = plan(lane.stop - first, context, stride, first, floor)
+        segment = Segment(first, first, first + int(generator.integers(1, 150)), floor)
+        windows = plan(segment.stop - first, context, stride, first, floor)
         for start, end in zip(windows.start, windows.end, strict=True):
             for target in range(start, end):
-                assert window_of(target, lane, context, stride) == start
+                assert window_of(target, segment, context, stride) == start
 
 
 def test_processes_share_a_stream_in_stretches_that_warm_up() -> None:
     spec = ScoreSpec(mode="rolling", batch=2)
     groups = schedule(np.zeros(1, np.int64), 1000, 16, spec, reach=30, processes=3)
-    assert [group[0].lanes for group in groups] == [
-        [Lane(0, 0, 334)],
-        [Lane(304, 334, 668)],
-        [Lane(638, 668, 1000)],
+    assert [group[0].segments for group in groups] == [
+        [Segment(0, 0, 334)],
+        [Segment(304, 334, 668)],
+        [Segment(638, 668, 1000)],
     ]
     assert spec.policy.resets
     alone = schedule(np.zeros(1, np.int64), 1000, 16, spec, reach=30)
-    assert [group[0].lanes for group in alone] == [[Lane(0, 0, 1000)]]
+    assert [group[0].segments for group in alone] == [[Segment(0, 0, 1000)]]
 
 
 def test_a_stride_beyond_the_context_is_refused() -> None:

@@ -1108,7 +1108,7 @@ OWN: Mapping[str, str] = {
     "data.tokenizer:_ByteCodec.encode": _MEMORY,
     "eval.ngram:NgramTable.observe": _MEMORY,
     "coding.token_predictor:TokenPredictor._open": "opens a learner, not a file",
-    "eval.tally:_Walk.play": "opens a learner, not a file",
+    "eval.tally:_StreamScorer.play": "opens a learner, not a file",
     "stages.train:train": "opens the metrics of a run to write them, which session.rewind reads",
     "tasks.pretrained:load": "read by transformers, all of whose errors become one line; "
     "tests/tasks/test_pretrained.py damages its folders",

@@ -10,16 +10,16 @@ from torch import Tensor
 from segpt.errors import ScoreError
 from segpt.values import Arrays
 
-from .schedule import BASE, Lesson
+from .schedule import BASE, Update
 from .windows import Spans
 
 
 class ScoreEvent(NamedTuple):
-    """Targets ``first`` to ``stop`` of a lane were scored or learnt from, in ``version``."""
+    """Targets ``first`` to ``stop`` of a segment were scored or learnt from, in ``version``."""
 
     event: Literal["score", "learn"]
     version: int
-    lane: int
+    segment: int
     first: int
     stop: int
 
@@ -28,7 +28,7 @@ class ScoreOrderGuard:
     """Holds a stream of tokens, and keeps who scores it from looking ahead.
 
     A target is scored once, by a state that has learnt only from targets before it, each of them
-    scored by then: whoever keeps to :meth:`score` and :meth:`lesson` can do nothing else, and
+    scored by then: whoever keeps to :meth:`score` and :meth:`update` can do nothing else, and
     the tensors that make up the state are watched for changes in between.
     """
 
@@ -43,7 +43,7 @@ class ScoreOrderGuard:
         self._writes = self._count_writes()
 
     def open(self, state: Iterable[Tensor], *, persists: bool) -> None:
-        """Lanes begin; if the state ``persists``, with all that was learnt in lanes before.
+        """Segments begin; if the state ``persists``, with all that was learnt in segments before.
 
         ``state`` is every tensor that predicts from now on, of any shape.
         """
@@ -64,31 +64,31 @@ class ScoreOrderGuard:
                 "from what was scored before"
             )
         base = self._learnt[BASE]
-        for lane, first, stop in zip(spans.lane, spans.start, spans.end, strict=True):
+        for segment, first, stop in zip(spans.segment, spans.start, spans.end, strict=True):
             if self.counts[first:stop].any():
                 twice = first + int(np.flatnonzero(self.counts[first:stop])[0])
                 raise ScoreError(f"target {twice} would be scored twice")
-            if stop > first and max(base, self._learnt.get(int(lane), 0)) > first:
+            if stop > first and max(base, self._learnt.get(int(segment), 0)) > first:
                 raise ScoreError(
                     f"target {first} would be scored by a state that has learnt from later ones"
                 )
             self.counts[first:stop] = 1
-            self._record("score", int(lane), int(first), int(stop))
+            self._record("score", int(segment), int(first), int(stop))
 
-    def lesson(self, lesson: Lesson) -> NDArray[np.uint32]:
-        """The tokens of a lesson, (targets + 1,): each is predicted from those before it.
+    def update(self, update: Update) -> NDArray[np.uint32]:
+        """The tokens of an update, (targets + 1,): each is predicted from those before it.
 
         Raises:
             ScoreError: if one of them has not been scored yet.
         """
-        lane, first, stop = lesson
+        segment, first, stop = update
         if not self.counts[first:stop].all():
             missing = first + int(np.flatnonzero(self.counts[first:stop] == 0)[0])
             raise ScoreError(
                 f"learning from targets {first} to {stop}, of which {missing} has not been scored"
             )
-        self._learnt[lane] = max(self._learnt.get(lane, 0), stop)
-        self._record("learn", lane, first, stop)
+        self._learnt[segment] = max(self._learnt.get(segment, 0), stop)
+        self._record("learn", segment, first, stop)
         return self.ids[first : stop + 1]
 
     def learnt(self) -> None:
@@ -126,7 +126,7 @@ class ScoreOrderGuard:
         """Go back to where these named arrays were taken; ``tensors`` are what predicts now."""
         self.counts = np.array(state["counts"], np.uint8)
         self.version = int(state["version"])
-        self._learnt = {int(lane): int(stop) for lane, stop in state["learnt"]}
+        self._learnt = {int(segment): int(stop) for segment, stop in state["learnt"]}
         self.ledger = [
             ScoreEvent("learn" if learn else "score", *map(int, entry))
             for learn, *entry in state["ledger"].tolist()
@@ -134,11 +134,13 @@ class ScoreOrderGuard:
         self._state = list(tensors)
         self._writes = self._count_writes()
 
-    def _record(self, event: Literal["score", "learn"], lane: int, first: int, stop: int) -> None:
+    def _record(
+        self, event: Literal["score", "learn"], segment: int, first: int, stop: int
+    ) -> None:
         if stop == first:
             return
         last = self.ledger[-1] if self.ledger else None
-        entry = ScoreEvent(event, self.version, lane, first, stop)
+        entry = ScoreEvent(event, self.version, segment, first, stop)
         if last and last[:3] == entry[:3] and last.stop == first:
             entry = self.ledger.pop()._replace(stop=stop)
         self.ledger.append(entry)
