@@ -1,10 +1,12 @@
 """The line that ``segpt demo`` runs, stage by stage."""
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from segpt.config.base import PlainSpec, spec
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe
 from segpt.config.sample import SampleSpec
@@ -28,18 +30,66 @@ REPORT_TOKENS = 8192
 PROMPTS = (b"Return the ", b"class ", b".. function:: ", b"The ")
 
 
+@spec
+class DemoRow(PlainSpec):
+    """A way to store the text: in so many ``bytes``, beside which a model may be needed."""
+
+    step: str
+    bytes: int
+    artifact: int | None
+    bpb: float
+    what: str
+
+
+@spec
+class DemoText(PlainSpec):
+    """The text that was scored: its name, its bytes, and the mode of reading."""
+
+    name: str
+    bytes: int
+    mode: str
+
+
+@spec
+class DemoResult(PlainSpec):
+    """What ``segpt demo --json`` says, and the demo keeps in its directory.
+
+    Figures in bits per byte: ``bpb_float`` and ``bpb_quantized`` before and after quantization on
+    what ``measured_on`` says, ``bpb`` and ``bpb_ttt`` of the packed file on ``text``, and
+    ``compressors`` of others on the same. ``bytes`` are those of the packed file.
+    """
+
+    rows: tuple[DemoRow, ...]
+    text: DemoText
+    measured_on: str
+    artifact: str
+    bytes: int
+    budget: int
+    parameters: int
+    bpb_float: float
+    bpb_quantized: float
+    quantization_cost: float
+    bpb: float
+    bpb_ttt: float
+    tokens_per_second: float | None
+    compressors: Mapping[str, float]
+    seed: int
+    seconds: float
+
+
 def run(
     recipe: Recipe, out: Path, device: str, *, resume: _training.Begun | None = None
-) -> dict[str, Any]:
-    """Everything from text to scores, as the fields of ``segpt demo --json``.
+) -> DemoResult:
+    """Everything from text to scores.
 
     Where a run is resumed, what is there already is kept.
     """
+    started = time.perf_counter()
     tokens, held_out = _texts.builtin_splits(recipe)
     _texts.say(_texts.of_tokens(tokens, held_out))
     trained = _train(recipe, tokens, held_out, out, device, resume)
     assert trained is not None  # of other processes than the leading one, which there are not
-    checkpoint = checkpoint_io.read_checkpoint(Path(trained["checkpoint"]))
+    checkpoint = checkpoint_io.read_checkpoint(Path(trained.checkpoint))
     quantized = _quantize(recipe, checkpoint, tokens, held_out, out, device)
     artifact_path = out / gather.ARTIFACT
     artifact, _ = pack(quantized, artifact_path, recipe.pack.budget)
@@ -49,14 +99,16 @@ def run(
     adapted = _score(recipe, artifact_path, artifact, gather.SCORE_TTT, device)
     yardstick = compressors(text)
     size = plain.bytes
-    quality = quantized.report["quality"]
-    cost = quality["bpb_after"] - quality["bpb_before"]
+    assert quantized.report is not None
+    quality = quantized.report.quality
+    assert quality is not None  # the damage is measured on held-out text
+    cost = quality.bpb_after - quality.bpb_before
     gain = 100 * (1 - adapted.bpb / plain.bpb)
     rows = [
         _row(name, round(bpb * size / 8), None, bpb, f"{name} at its best, on the text alone")
         for name, bpb in sorted(yardstick.items(), key=lambda item: -item[1])
     ]
-    packed = 8 * artifact.size / trained["parameters"]
+    packed = 8 * artifact.size / trained.parameters
     rows += [
         _row(
             "score",
@@ -73,24 +125,26 @@ def run(
             f"it learns from what it has scored: {gain:.1f} % fewer bits",
         ),
     ]
-    return {
-        "rows": rows,
-        "text": {"name": plain.text, "bytes": size, "mode": plain.mode},
-        "measured_on": _report.in_chunks(
+    return DemoResult(
+        rows=tuple(rows),
+        text=DemoText(name=plain.text, bytes=size, mode=plain.mode),
+        measured_on=_report.in_chunks(
             held_out.split, held_out.count, _quick(recipe).report_tokens, recipe.model.context
         ),
-        "artifact": str(artifact_path),
-        "bytes": artifact.size,
-        "budget": recipe.pack.budget,
-        "parameters": trained["parameters"],
-        "bpb_float": quality["bpb_before"],
-        "bpb_quantized": quality["bpb_after"],
-        "quantization_cost": cost,
-        "bpb": plain.bpb,
-        "bpb_ttt": adapted.bpb,
-        "tokens_per_second": trained["tokens_per_second"],
-        "compressors": yardstick,
-    }
+        artifact=str(artifact_path),
+        bytes=artifact.size,
+        budget=recipe.pack.budget,
+        parameters=trained.parameters,
+        bpb_float=quality.bpb_before,
+        bpb_quantized=quality.bpb_after,
+        quantization_cost=cost,
+        bpb=plain.bpb,
+        bpb_ttt=adapted.bpb,
+        tokens_per_second=trained.tokens_per_second,
+        compressors=yardstick,
+        seed=recipe.train.seed,
+        seconds=time.perf_counter() - started,
+    )
 
 
 class Measured(NamedTuple):
@@ -109,13 +163,13 @@ def _train(
     out: Path,
     device: str,
     resume: _training.Begun | None,
-) -> dict[str, Any] | None:
+) -> _training.Trained | None:
     """The run, from its beginning or where it stopped."""
     plan = _training.Plan(recipe, lambda: (tokens, held_out), out, resume)
     return _training.run(lambda: plan, device, again=None)
 
 
-def report_on(result: Mapping[str, Any], out: Path, device: str) -> Path:
+def report_on(result: DemoResult, out: Path, device: str) -> Path:
     """Store the result and samples of the packed model, and write the page about them."""
     _sample(read_artifact(out / gather.ARTIFACT), out, device)
     json_files.write_json(out / gather.DEMO, result)
@@ -188,7 +242,7 @@ def _score(recipe: Recipe, path: Path, artifact: Artifact, name: str, device: st
             report=lambda p: bar(p.done / p.total, f"BPB {p.bpb:.4f}"),
         )
     json_files.write_score(place, result)
-    return Measured(result.text, result.bytes, result.bpb, result.conditions["mode"])
+    return Measured(result.text, result.bytes, result.bpb, result.conditions.reading.mode)
 
 
 def _scored(place: Path, artifact: Artifact) -> Measured | None:
@@ -208,6 +262,5 @@ def _sample(artifact: Artifact, out: Path, device: str) -> None:
     json_files.write_json(out / gather.SAMPLES, found.plain())
 
 
-def _row(step: str, text: int, artifact: int | None, bpb: float, what: str) -> dict[str, Any]:
-    """A way to store the text: in so many ``bytes``, beside which a model may be needed."""
-    return {"step": step, "bytes": text, "artifact": artifact, "bpb": bpb, "what": what}
+def _row(step: str, text: int, artifact: int | None, bpb: float, what: str) -> DemoRow:
+    return DemoRow(step=step, bytes=text, artifact=artifact, bpb=bpb, what=what)

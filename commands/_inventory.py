@@ -10,7 +10,13 @@ from segpt.artifact.reader import open_artifact
 from segpt.data.manifest import read as read_manifest
 from segpt.errors import SegptError
 from segpt.locks import is_locked
-from segpt.stages import json_files, run_directory, value_directory
+from segpt.stages import (
+    checkpoint_io,
+    json_files,
+    quantized_io,
+    run_directory,
+    value_directory,
+)
 
 from . import _latest
 
@@ -99,17 +105,19 @@ def _run(place: Path) -> Row:
 
 def _checkpoint(place: Path) -> Row:
     header = value_directory.read_header(place, "checkpoint")
-    about = header["about"]
-    ended = bool(about.get("finished")) or _reached(header) or "average" in about
+    about = checkpoint_io.about_of(header)
+    recipe = about.recipe or {}
+    ended = bool(about.finished) or about.average is not None
+    ended = ended or _reached(int(header["step"]), recipe, about.seconds or 0.0)
     in_run = place.name == run_directory.checkpoint_name(int(header["step"]))
     if in_run and not ended and (last := run_directory.checkpoints(place.parent)[-1]) != place:
         with contextlib.suppress(*_ODD):  # which is said in the row of the last one
             ended = _checkpoint(last)["state"] == "finished"  # an earlier one of an ended run
     bpb = _validated(place.parent, int(header["step"])) if in_run else None
     return {
-        "text": about.get("text", {}).get("name"),
+        "text": None if about.text is None else about.text.training.name,
         **_origin(header["origin"]),
-        "recipe": about.get("recipe", {}).get("name"),
+        "recipe": recipe.get("name"),
         "bpb": bpb,
         "bpb_of": None if bpb is None else PART,
         "state": "finished" if ended else "interrupted",
@@ -121,11 +129,10 @@ def _origin(origin: Mapping[str, str]) -> Row:
     return {"text_digest": origin.get("tokens"), "recipe_digest": origin.get("recipe")}
 
 
-def _reached(header: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is the last one of its run, as its recipe says."""
-    about = header["about"]
-    length = about.get("recipe", {}).get("train", {}).get("length", {})
-    done = header["step"] if length.get("kind") == "steps" else about.get("seconds", 0.0)
+def _reached(step: int, recipe: Mapping[str, Any], seconds: float) -> bool:
+    """Whether a checkpoint is the last one of its run, as its stored recipe says."""
+    length = recipe.get("train", {}).get("length", {})
+    done = step if length.get("kind") == "steps" else seconds
     return bool(length) and done >= length["count"]
 
 
@@ -146,15 +153,16 @@ def _partial(place: Path) -> Row:
 
 def _quantized(place: Path) -> Row:
     header = value_directory.read_header(place, "quantized")
-    report = header["report"]
-    quality = report.get("quality")
-    about = report.get("text")
+    report = quantized_io.report_of(header)
+    if report is None:
+        return _origin(header["origin"])
+    text, quality = report.text, report.quality
     return {
-        "text": about.get("name") if about else None,
+        "text": None if text is None else text.training.name,
         **_origin(header["origin"]),
-        "recipe": report.get("recipe"),
-        "bpb": quality["bpb_after"] if quality else None,
-        "bpb_of": PART if quality else None,
+        "recipe": report.recipe,
+        "bpb": None if quality is None else quality.bpb_after,
+        "bpb_of": None if quality is None else PART,
     }
 
 

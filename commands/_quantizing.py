@@ -59,15 +59,17 @@ def run(
             resume=resume,
             save=lambda state: unfinished.save_partial(partial, state, origin),
         )
-    report = dict(quantized.report) | {
-        "budget": budget,
-        "spec": encode(spec),
-        "text": checkpoint.about.get("text"),
-        "recipe": recipe,
-        "measured_on": _report.in_chunks(
+    assert quantized.report is not None  # of what was just quantized
+    report = dataclasses.replace(
+        quantized.report,
+        budget=budget,
+        spec=encode(spec),
+        text=checkpoint.about.text,
+        recipe=recipe,
+        measured_on=_report.in_chunks(
             held_out.split, held_out.count, spec.report_tokens, checkpoint.spec.context
         ),
-    }
+    )
     quantized = dataclasses.replace(quantized, report=report)
     quantized_io.save_quantized(place, quantized)
     remove_directory(partial)

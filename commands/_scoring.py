@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from segpt.atomic import remove_directory
 from segpt.audit.run import audited
 from segpt.coding.prove import packed, prove
 from segpt.config.base import encode, fingerprint
+from segpt.config.environment import Environment, Versions
 from segpt.config.model import ModelSpec
 from segpt.config.recipe import read_recipe
 from segpt.config.score import ScoreSpec
@@ -23,6 +23,7 @@ from segpt.data.text import read_text
 from segpt.errors import CheckpointError, InterruptError, SpecError
 from segpt.locks import locked
 from segpt.stages import json_files, resolve_spec, score, unfinished, value_directory
+from segpt.stages.environment import environment
 from segpt.stages.open_model import OpenedModel, Value, identity_of, open_model, read_model
 from segpt.stages.score import Accounted
 from segpt.stages.threads import rounded_otherwise
@@ -48,7 +49,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                     "--audit and --prove run in one process; start them without torchrun"
                 )
             opened = open_model(read_model(path), str(mesh.device))
-            text, plain_text = _read(opened.source, path, texts, options)
+            text, already = _read(opened.source, path, texts, options)
             _check_checks(opened.value, text, options)
             counts = _loops(options["loops"])
             spec = _spec(opened.spec, options, counts[0] if len(counts) == 1 else None)
@@ -62,8 +63,8 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
                 **{f"--{name}": options[name] for name in ("resume", "gain")},
             }
         )
-        named = [plain_text or _plain_text(accounted)]
-        _texts.say(named)
+        named = already or _name(accounted)
+        _texts.say([named])
         if mesh.leads:
             _report.notice(f"model: {path}")
         call = _call(path, texts, options)
@@ -75,7 +76,7 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
             _report.notice("this score is finished: nothing is left to do")
             return known
         result = runner.score(spec, resume=options["resume"])
-        plain = dict(result.plain()) | {"texts": named}
+        plain = result.plain() | {"texts": [encode(named)]}
         lines = _lines(result, verbose=options["verbose"])
         if len(counts) > 1:
             curve = [runner.score(dataclasses.replace(spec, loops=n)).bpb for n in counts]
@@ -187,7 +188,7 @@ class _Runner:
                 "part; resume with as many, or leave out --resume"
             )
         state = unfinished.read_scoring(place, origin)
-        line = rounded_otherwise("the score", _surroundings(state), _here(self.device))
+        line = rounded_otherwise("the score", _surroundings(state), environment(self.device))
         if self.leads and line is not None:
             _report.notice(line)
         return state
@@ -242,24 +243,25 @@ class _Runner:
         ]
 
 
-def _here(device: str) -> dict[str, str]:
-    """What a score depends on in its last bits."""
-    threads = str(torch.get_num_threads())
-    return {"device": device, "threads": threads, "torch": torch.__version__}
-
-
 def _with_surroundings(state: Arrays, device: str) -> Arrays:
     """The state of a score, and what it was computed on as bytes of JSON."""
-    text = json.dumps(_here(device)).encode()
-    return {**state, "surroundings": np.frombuffer(text, np.uint8)}
+    here = environment(device)
+    assert here.versions is not None
+    table = {"device": here.device, "threads": str(here.threads), "torch": here.versions.torch}
+    return {**state, "surroundings": np.frombuffer(json.dumps(table).encode(), np.uint8)}
 
 
-def _surroundings(state: Arrays) -> dict[str, str]:
+def _surroundings(state: Arrays) -> Environment:
     """What a state says it was computed on; nothing if it does not."""
     try:
-        return dict(json.loads(bytes(state["surroundings"])))
+        table = json.loads(bytes(state["surroundings"]))
+        return Environment(
+            device=str(table["device"]),
+            threads=int(table["threads"]),
+            versions=Versions(torch=str(table["torch"])),
+        )
     except (KeyError, ValueError, TypeError, RecursionError):
-        return {}
+        return Environment()
 
 
 def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any]) -> None:
@@ -310,14 +312,14 @@ def begun(
     )
 
 
-def _plain_text(text: Accounted) -> dict[str, Any]:
+def _name(text: Accounted) -> _texts.NamedText:
     size = text.ledger.raw or text.ledger.bytes
-    return {"name": text.name, "split": None, "bytes": size, "digest": text.digest, "place": None}
+    return _texts.NamedText(name=text.name, split=None, bytes=size, digest=text.digest, place=None)
 
 
 def _read(
     source: Quantized | Checkpoint, path: Path, texts: Sequence[Path], options: Mapping[str, Any]
-) -> tuple[Text | Shards, dict[str, Any] | None]:
+) -> tuple[Text | Shards, _texts.NamedText | None]:
     """The text, and what is known of it before it is read."""
     shards = [text for text in texts if text.suffix == ".bin"]
     if not shards:
@@ -380,7 +382,7 @@ def _lines(result: Score, *, verbose: bool) -> list[str]:
     conditions, policy = result.conditions, result.policy
     learnt = [] if policy["kind"] == "frozen" else [policy["kind"]]
     learnt += ["ngram"] * ("ngram" in policy)
-    how = str(conditions["mode"]) + (f", --ttt {'+'.join(learnt)}" if learnt else "")
+    how = conditions.reading.mode + (f", --ttt {'+'.join(learnt)}" if learnt else "")
     lines = [
         f"{result.bpb:.4f} bits per byte on {result.text} ({result.bytes:,} bytes, {how})",
         f"{result.nats_per_token:.4f} nats per token, {result.tokens:,} tokens, "
@@ -388,23 +390,22 @@ def _lines(result: Score, *, verbose: bool) -> list[str]:
         _checks(result),
     ]
     if verbose:
-        lines += [f"  {name}: {state}" for name, state in conditions.items()]
+        lines += [f"  {name}: {state}" for name, state in encode(conditions).items()]
     return lines
 
 
 def _checks(result: Score) -> str:
     """Which conditions hold, and what is to be said of the others."""
     conditions = result.conditions
-    passed = [n for n in ("coverage", "causal", "normalised", "order") if n in conditions]
-    others = []
+    passed, others = ["coverage", "causal", "normalised", "order"], []
     if result.denominator == "bytes":
         passed.append("bytes")
     else:
-        others.append(f"bytes: {conditions['bytes']}")
-    if conditions["overlap"] == "none":
+        others.append(f"bytes: {conditions.bytes}")
+    if conditions.overlap == "none":
         passed.append("overlap")
     else:
-        others.append(f"overlap: {conditions['overlap']}")
-    if "contest" in conditions:
-        others.append(f"contest: {conditions['contest']}")
+        others.append(f"overlap: {conditions.overlap}")
+    if conditions.contest:
+        others.append(f"contest: {conditions.contest}")
     return "; ".join([f"checks: {', '.join(passed)} ok", *others])

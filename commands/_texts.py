@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segpt.config.base import ADDED, PlainSpec, spec
+from segpt.config.quant_report import QuantReport
 from segpt.config.recipe import Bpe, Bytes, Recipe
+from segpt.config.run_about import RunAbout, TextAbout
 from segpt.data.corpus import builtin
 from segpt.data.manifest import Manifest
 from segpt.data.manifest import read as read_manifest
@@ -22,7 +25,7 @@ from segpt.data.text import document_hash, text_digest
 from segpt.data.tokenizer import load
 from segpt.errors import DataError, SegptError, SpecError
 from segpt.locks import locked
-from segpt.stages import prepare, run_directory, value_directory
+from segpt.stages import checkpoint_io, prepare, quantized_io, run_directory, value_directory
 from segpt.values import Checkpoint, Origin, Quantized, Text, Tokenizer, Tokens, documents_digest
 
 from . import _latest, _processes, _report
@@ -34,15 +37,32 @@ _PREPARING = 600.0  # seconds for another command that prepares the built-in tex
 Splits = tuple[Tokens, Tokens]
 
 
+@spec
+class NamedText(PlainSpec):
+    """A text, or a split of one, as commands name it.
+
+    ``digest`` names the bytes of its documents and ``tokens_digest`` its tokens, None of a text
+    that is not prepared and empty where texts have no tokens of their own. ``place`` is where it
+    lies, None of what lies in no directory of its own.
+    """
+
+    name: str
+    split: str | None
+    bytes: int
+    digest: str
+    tokens_digest: str | None = dataclasses.field(default="", metadata=ADDED)
+    place: str | None
+
+
 class TextReading(NamedTuple):
-    """A text that will be read: how to open it, and what is said of it before, as JSON values."""
+    """A text that will be read: how to open it, and the names of its splits."""
 
     open: Callable[[], Splits]
-    plain: list[dict[str, Any]]
+    names: Sequence[NamedText]
 
     def say(self) -> None:
         """Name the text in the leading process."""
-        say(self.plain)
+        say(self.names)
 
 
 class Prepared(NamedTuple):
@@ -62,9 +82,9 @@ class Prepared(NamedTuple):
     def built_in(self) -> bool:
         return self.train.text.startswith(f"{BUILTIN}/")
 
-    def plain(self) -> list[dict[str, Any]]:
-        """Both splits as JSON values."""
-        return [_plain(m, self.place) for m in (self.train, self.validation)]
+    def names(self) -> list[NamedText]:
+        """Both splits by their names."""
+        return [_name(m, self.place) for m in (self.train, self.validation)]
 
     def open(self) -> Splits:
         """The tokens, verified.
@@ -75,37 +95,37 @@ class Prepared(NamedTuple):
         return prepare.open_splits(self.place)
 
 
-def say(texts: Iterable[Mapping[str, Any]]) -> None:
+def say(texts: Iterable[NamedText]) -> None:
     """Name what is read, as the first line of a command; once, however many processes there are."""
     if _processes.leads():
         _report.notice(line(texts))
 
 
-def line(texts: Iterable[Mapping[str, Any]]) -> str:
+def line(texts: Iterable[NamedText]) -> str:
     """One line about texts."""
     parts = [
-        f"{text['name']} ({text['split']} split, {text['bytes']:,} bytes, digest "
-        f"{text['digest'][:DIGITS]})".replace("None split, ", "")
+        f"{text.name} ({text.split} split, {text.bytes:,} bytes, digest "
+        f"{text.digest[:DIGITS]})".replace("None split, ", "")
         for text in texts
     ]
-    places = dict.fromkeys(text["place"] for text in texts if text.get("place"))
+    places = dict.fromkeys(text.place for text in texts if text.place)
     return f"text: {'; '.join(parts)}" + "".join(f", in {place}" for place in places)
 
 
-def of_tokens(*splits: Tokens) -> list[dict[str, Any]]:
-    """Open splits as JSON values."""
-    return [_plain(tokens, tokens.shards[0].path.parent.parent) for tokens in splits]
+def of_tokens(*splits: Tokens) -> list[NamedText]:
+    """Open splits by their names."""
+    return [_name(tokens, tokens.shards[0].path.parent.parent) for tokens in splits]
 
 
-def _plain(split: Manifest | Tokens, place: Path) -> dict[str, Any]:
-    return {
-        "name": split.text,
-        "split": split.split,
-        "bytes": split.bytes,
-        "digest": split.text_digest,
-        "tokens_digest": split.digest,
-        "place": str(place),
-    }
+def _name(split: Manifest | Tokens, place: Path) -> NamedText:
+    return NamedText(
+        name=split.text,
+        split=split.split,
+        bytes=split.bytes,
+        digest=split.text_digest,
+        tokens_digest=split.digest,
+        place=str(place),
+    )
 
 
 def named(data: Path) -> Prepared:
@@ -167,7 +187,7 @@ def for_training(
         text = newest() if data is None else named(data)
     if data is None and text is not None and text.built_in and not adapt:
         text = None if text.tokenizer.vocab != recipe.model.vocab else text  # of the same text
-    reading = _built_in(recipe) if text is None else TextReading(text.open, text.plain())
+    reading = _built_in(recipe) if text is None else TextReading(text.open, text.names())
     reading.say()
     if text is not None:
         try:
@@ -224,27 +244,27 @@ def _vocabulary(vocab: int, start: int | None) -> str:
 
 def _built_in(recipe: Recipe) -> TextReading:
     text = _sound(_builtin_place(recipe))
-    plain = _plain_builtin() if text is None or not text.built_in else text.plain()
-    return TextReading(lambda: builtin_splits(recipe), plain)
+    names = _builtin_names() if text is None or not text.built_in else text.names()
+    return TextReading(lambda: builtin_splits(recipe), names)
 
 
-def _plain_builtin() -> list[dict[str, Any]]:
+def _builtin_names() -> list[NamedText]:
     return [
-        _plain_text(builtin("train"), "train"),
-        _plain_text(builtin("validation"), "validation"),
+        _text_name(builtin("train"), "train"),
+        _text_name(builtin("validation"), "validation"),
     ]
 
 
-def _plain_text(text: Text, split: str) -> dict[str, Any]:
+def _text_name(text: Text, split: str) -> NamedText:
     documents = list(text)
-    return {
-        "name": text.name,
-        "split": split,
-        "bytes": sum(map(len, documents)),
-        "digest": text_digest(documents),
-        "tokens_digest": None,
-        "place": None,
-    }
+    return NamedText(
+        name=text.name,
+        split=split,
+        bytes=sum(map(len, documents)),
+        digest=text_digest(documents),
+        tokens_digest=None,
+        place=None,
+    )
 
 
 def _builtin_place(recipe: Recipe) -> Path:
@@ -291,14 +311,12 @@ def known(source: Checkpoint | Quantized, model: Path) -> Known:
     tokens = source.origin.get("tokens")
     if not tokens:
         raise DataError(f"{model} does not say which text it was trained on; name a text")
-    about = _about(source) or _about_of_kin(source.origin, model) or {}
-    validation = about.get("validation")
-    place = about.get("place")
+    text = _text_of(source) or _text_of_kin(source.origin, model) or TextAbout()
     return Known(
         tokens=tokens,
-        validation=_text(validation.get("text_digest")) if isinstance(validation, dict) else None,
-        place=Path(place) if isinstance(place, str) else None,
-        name=_text(about.get("name")),
+        validation=None if text.validation is None else text.validation.text_digest,
+        place=None if text.place is None else Path(text.place),
+        name=text.training.name,
         documents=source.origin.get("documents"),
     )
 
@@ -322,16 +340,16 @@ def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> 
                 "leave --data out"
             )
     if text is not None:
-        return TextReading(text.open, text.plain())
+        return TextReading(text.open, text.names())
     if _is_of_builtin(wanted):
-        return TextReading(lambda: _rebuilt(source, wanted), _plain_builtin())
+        return TextReading(lambda: _rebuilt(source, wanted), _builtin_names())
     raise DataError(
         f"{model} was trained on {_describe(wanted)}, which is not here any more; prepare it "
         "again in the same way, or name its directory with --data"
     )
 
 
-def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, dict[str, Any]]:
+def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, NamedText]:
     """The validation split of the text that a model was trained on, and what to say of it.
 
     Raises:
@@ -340,7 +358,7 @@ def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, dict[
     wanted = known(source, model)
     if (text := _find(wanted, model)) is not None:
         _, held_out = text.open()
-        return prepare.as_text(held_out), _plain(held_out, text.place)
+        return prepare.as_text(held_out), _name(held_out, text.place)
     if _is_of_builtin(wanted):
         return builtin_validation()
     line = f"segpt score {shlex.quote(str(model))} TEXT"
@@ -350,20 +368,20 @@ def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, dict[
     )
 
 
-def held_out(place: Path) -> tuple[Text, dict[str, Any]]:
+def held_out(place: Path) -> tuple[Text, NamedText]:
     """The held-out part of a prepared text that was named, and what to say of it.
 
     Raises:
         DataError: if it is damaged, or its tokenizer loses text.
     """
     _, tokens = _prepared(place).open()
-    return prepare.as_text(tokens), _plain(tokens, place)
+    return prepare.as_text(tokens), _name(tokens, place)
 
 
-def builtin_validation() -> tuple[Text, dict[str, Any]]:
+def builtin_validation() -> tuple[Text, NamedText]:
     """The held-out part of the built-in text, and what to say of it."""
     text = builtin("validation")
-    return text, _plain_text(text, "validation")
+    return text, _text_name(text, "validation")
 
 
 def _find(wanted: Known, model: Path) -> Prepared | None:
@@ -425,25 +443,34 @@ def _rebuilt(source: Checkpoint | Quantized, wanted: Known) -> Splits:
     return splits
 
 
-def _about(source: Checkpoint | Quantized) -> Mapping[str, Any] | None:
+def _text_of(source: Checkpoint | Quantized) -> TextAbout | None:
     about = source.about if isinstance(source, Checkpoint) else source.report
-    text = about.get("text")
-    return text if isinstance(text, dict) else None
+    return None if about is None or about.text == TextAbout() else about.text
 
 
-def _about_of_kin(origin: Origin, model: Path) -> Mapping[str, Any] | None:
+def _text_of_kin(origin: Origin, model: Path) -> TextAbout | None:
     """What the checkpoint or quantized model that an artifact came from says of its text."""
     wanted = origin.get("checkpoint")
     if not wanted:
         return None
     for header in _headers(model):
-        about = header.get("about", header.get("report"))
         origin_there = header.get("origin")
         source = origin_there.get("checkpoint") if isinstance(origin_there, dict) else None
-        made = wanted in (header.get("fingerprint"), source)
-        if made and isinstance(about, dict) and isinstance(about.get("text"), dict):
-            return dict(about["text"])
+        if wanted not in (header.get("fingerprint"), source):
+            continue
+        about = _decoded(header)
+        if about is not None and about.text not in (None, TextAbout()):
+            return about.text
     return None
+
+
+def _decoded(header: Mapping[str, Any]) -> RunAbout | QuantReport | None:
+    """What a header says of its run or of its quality; None if it is not as segpt writes it."""
+    try:
+        known = "about" in header
+        return checkpoint_io.about_of(header) if known else quantized_io.report_of(header)
+    except (SpecError, KeyError):
+        return None
 
 
 def _headers(model: Path) -> Iterator[Mapping[str, Any]]:
@@ -458,10 +485,6 @@ def _headers(model: Path) -> Iterator[Mapping[str, Any]]:
             yield value_directory.read_header(
                 at, "quantized" if kind == "quantized" else "checkpoint"
             )
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _prepared(place: Path) -> Prepared:

@@ -5,12 +5,13 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from segpt.config.base import encode
+from segpt.config.base import PlainSpec, encode, spec
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe, names, read_recipe
 from segpt.config.rules import Rules
+from segpt.config.run_about import Coverage, RulesAbout, RunAbout
 from segpt.errors import CheckpointError, InterruptError, SegptError, SpecError, TrainError
 from segpt.locks import claim, locked
 from segpt.stages import checkpoint_io, resolve_spec, run_directory
@@ -89,8 +90,40 @@ def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str])
     return dataclasses.replace(asked, train=dataclasses.replace(asked.train, **mine))
 
 
-def finished(run: Begun) -> dict[str, Any]:
-    """What ``segpt train --json`` says of a run that has come to its end."""
+@spec
+class BestCheckpoint(PlainSpec):
+    """The checkpoint of the best validation, its step and its bits per byte."""
+
+    checkpoint: str
+    step: int
+    bpb: float
+
+
+@spec
+class Trained(PlainSpec):
+    """What came of a run, as ``segpt train --json`` says it.
+
+    ``loss`` is in nats per token, ``bpb`` of the last validation, on what ``bpb_of`` says. None is
+    what the metrics of a run that ended before do not tell. ``read`` is what was trained on,
+    ``best`` the checkpoint of the best validation if the recipe keeps it.
+    """
+
+    checkpoint: str
+    steps: int
+    tokens: int | None
+    loss: float | None
+    bpb: float | None
+    bpb_of: str | None
+    tokens_per_second: float | None
+    seconds: float | None
+    parameters: int
+    read: Coverage | None
+    best: BestCheckpoint | None
+    rules: RulesAbout | None
+
+
+def finished(run: Begun) -> Trained:
+    """What came of a run that has come to its end."""
     checkpoint = run.checkpoint
     logged = list(run_directory.logged(run.run))
     last = logged[-1] if logged else {}
@@ -99,29 +132,30 @@ def finished(run: Begun) -> dict[str, Any]:
         f"{run.run} is trained to its end, step {checkpoint.step}: nothing is left to do"
     )
     measured = [line["validation_bpb"] for line in logged if line.get("validation_bpb") is not None]
-    return {
-        "checkpoint": str(run_directory.checkpoints(run.run)[-1]),
-        "steps": checkpoint.step,
-        "tokens": about.get("tokens"),
-        "loss": last.get("loss"),
-        "bpb": measured[-1] if measured else None,
-        "bpb_of": _measured_on(checkpoint),
-        "tokens_per_second": last.get("tokens_per_second"),
-        "seconds": about.get("seconds"),
-        "parameters": parameters(checkpoint.spec),
-        "read": about.get("read"),
-        "best": _best(run.run, about),
-        "rules": about.get("rules"),
-    }
+    return Trained(
+        checkpoint=str(run_directory.checkpoints(run.run)[-1]),
+        steps=checkpoint.step,
+        tokens=about.tokens,
+        loss=last.get("loss"),
+        bpb=measured[-1] if measured else None,
+        bpb_of=_measured_on(checkpoint),
+        tokens_per_second=last.get("tokens_per_second"),
+        seconds=about.seconds,
+        parameters=parameters(checkpoint.spec),
+        read=about.read,
+        best=_best(run.run, about),
+        rules=about.rules,
+    )
 
 
 def _measured_on(checkpoint: Checkpoint) -> str | None:
     """What the validations of a run were of, as its checkpoint remembers it."""
-    split = checkpoint.about.get("text", {}).get("validation")
-    if not isinstance(split, dict):
+    text = checkpoint.about.text
+    split = None if text is None else text.validation
+    if split is None or split.split is None or split.tokens is None:
         return None
     most = resolve_spec.of_checkpoint(checkpoint).train.validate_tokens
-    return _report.in_chunks(split["split"], int(split["tokens"]), most, checkpoint.spec.context)
+    return _report.in_chunks(split.split, split.tokens, most, checkpoint.spec.context)
 
 
 def nothing() -> tuple[Tokens, Tokens]:
@@ -156,9 +190,9 @@ def run(
     device: str,
     *,
     again: str | None = "segpt train",
-    asked: Mapping[str, Any] | None = None,
-) -> dict[str, Any] | None:
-    """Train as planned, and say what came of it as ``segpt train --json`` does.
+    asked: Mapping[str, object] | None = None,
+) -> Trained | None:
+    """Train as planned, and say what came of it.
 
     Under torchrun every process makes the plan, and they have to agree. The leading one speaks;
     the others return None.
@@ -237,7 +271,7 @@ def _directory(plan: Plan, mesh: Mesh, *, lock: bool) -> Iterator[Path]:
 
 def _train(
     plan: Plan, tokens: Tokens, held_out: Tokens, out: Path, mesh: Mesh, init: Checkpoint | None
-) -> dict[str, Any] | None:
+) -> Trained | None:
     start: Start = Scratch()
     if plan.resume is not None:
         start = Resume(plan.resume.checkpoint)
@@ -258,28 +292,29 @@ def _train(
     if not mesh.leads:
         return None
     last, about = shown.last, shown.about
+    assert about is not None  # which is told at the end of every run
     if last is None:
         assert plan.resume is not None  # a run that begins takes a step
         return finished(plan.resume)
-    return {
-        "checkpoint": str(path),
-        "steps": last.step,
-        "tokens": last.tokens,
-        "loss": last.loss,
-        "bpb": shown.bpb,
-        "bpb_of": _report.in_chunks(
+    return Trained(
+        checkpoint=str(path),
+        steps=last.step,
+        tokens=last.tokens,
+        loss=last.loss,
+        bpb=shown.bpb,
+        bpb_of=_report.in_chunks(
             held_out.split,
             held_out.count,
             plan.recipe.train.validate_tokens,
             plan.recipe.model.context,
         ),
-        "tokens_per_second": last.tokens_per_second,
-        "seconds": last.seconds,
-        "parameters": parameters(plan.recipe.model),
-        "read": about["read"],
-        "best": _best(out, about),
-        "rules": about.get("rules"),
-    }
+        tokens_per_second=last.tokens_per_second,
+        seconds=last.seconds,
+        parameters=parameters(plan.recipe.model),
+        read=about.read,
+        best=_best(out, about),
+        rules=about.rules,
+    )
 
 
 class _Shown(Observer):
@@ -292,7 +327,7 @@ class _Shown(Observer):
         self.bar, self.stop, self.out = bar, stop, out
         self.last: StepMetrics | None = None
         self.bpb: float | None = None
-        self.about: dict[str, Any] = {}
+        self.about: RunAbout | None = None
         self._remembered = False
 
     def notice(self, line: str) -> None:
@@ -313,16 +348,16 @@ class _Shown(Observer):
             for kind in ("checkpoint", "run"):
                 _latest.remember(kind, self.out)
 
-    def finished(self, about: Mapping[str, Any]) -> None:
-        self.about.update(about)
+    def finished(self, about: RunAbout) -> None:
+        self.about = about
 
     def should_stop(self) -> bool:
         return self.stop()
 
 
-def _best(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+def _best(out: Path, about: RunAbout) -> BestCheckpoint | None:
     """The checkpoint of the best validation, if the recipe keeps it."""
-    best = about.get("best")
-    if best is None:
+    if (best := about.best) is None:
         return None
-    return {"checkpoint": str(out / run_directory.checkpoint_name(best["step"]))} | best
+    path = out / run_directory.checkpoint_name(best.step)
+    return BestCheckpoint(checkpoint=str(path), step=best.step, bpb=best.bpb)

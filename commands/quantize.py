@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -18,7 +18,10 @@ from segpt.locks import locked
 from . import _latest, _options, _out, _report
 
 if TYPE_CHECKING:
+    from segpt.config.quant_report import QuantReport
     from segpt.values import Checkpoint, Quantized
+
+    from ._texts import NamedText
 
 
 @click.command("quantize")
@@ -125,10 +128,11 @@ def command(
                 curve = rate_curve.curve(
                     value, quantized, spec, *splits, device=pick(device), report=bar
                 )
-            report = dict(quantized.report) | {"curve": curve.plain()}
+            assert quantized.report is not None  # of what was just quantized
+            report = dataclasses.replace(quantized.report, curve=curve.report())
             quantized_io.save_quantized(place, dataclasses.replace(quantized, report=report))
             pictures.quantized(plot, curve, report, spec.method)
-    _tell(place, quantized, plot, as_json, texts=reading.plain)
+    _tell(place, quantized, plot, as_json, texts=reading.names)
 
 
 class Asked(NamedTuple):
@@ -246,31 +250,31 @@ def _tell(
     quantized: "Quantized",
     plot: Path | None,
     as_json: bool,
-    texts: Sequence[Mapping[str, Any]] = (),
+    texts: "Sequence[NamedText]" = (),
 ) -> None:
     """Print what came of it."""
     from segpt.artifact.container import pack
 
     report, size = quantized.report, pack(quantized).size
-    spec = decode(QuantSpec, report["spec"], "$.spec") if "spec" in report else None
+    if report is None:
+        raise CheckpointError(f"{place} does not say what coding cost; quantize it anew")
+    spec = None if report.spec is None else decode(QuantSpec, report.spec, "$.spec")
     result = {
         "out": str(place),
         "method": None if spec is None else spec.method,
         "rules": [] if spec is None or spec.designed else [rule_text(r) for r in spec.rules],
         "budget": None if spec is None else spec.budget,
-        "bits_per_weight": 8 * size / report["parameters"],
-        "roles": report["roles"],
-        "layers": report["layers"],
-        "fallbacks": report["fallbacks"],
-        **(report["quality"] or {}),
+        "bits_per_weight": 8 * size / report.parameters,
+        "roles": encode(report.roles),
+        "layers": encode(report.layers),
+        "fallbacks": list(report.fallbacks),
+        **(encode(report.quality) or {}),
         "bytes": size,
-        "bpb_of": report.get("measured_on"),
-        "texts": list(texts),
+        "bpb_of": report.measured_on,
+        "texts": encode(texts),
     }
     lines = [f"method {result['method']}"] + [f"rule {text}" for text in result["rules"]]
-    lines += [f"fell back to rounding: {', '.join(report['fallbacks'])}"] * bool(
-        result["fallbacks"]
-    )
+    lines += [f"fell back to rounding: {', '.join(report.fallbacks)}"] * bool(result["fallbacks"])
     lines += [
         f"{size:,} bytes packed, {result['bits_per_weight']:.3f} bits per weight",
         f"BPB {result['bpb_before']:.4f} -> {result['bpb_after']:.4f} on {result['bpb_of']}",
@@ -280,7 +284,7 @@ def _tell(
     if plot is not None:
         lines.append(f"{plot} shows it")
     if not as_json:
-        _show(result)
+        _show(report)
     _report.emit(result, as_json, lines)
 
 
@@ -297,17 +301,17 @@ def _told(partial: Path, again: str) -> Iterator[None]:
         ) from None
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(report: "QuantReport") -> None:
     """A row for each role and each layer."""
-    named = list(result["roles"].items())
-    named += [(f"layer {name}", row) for name, row in result["layers"].items()]
+    named = list(report.roles.items())
+    named += [(f"layer {name}", row) for name, row in report.layers.items()]
     rows = [
         [
             name,
-            f"{row['parameters']:,}",
-            f"{row['bits_per_weight']:.3f}",
-            "" if row["error"] is None else f"{row['error']:.2e}",
-            f"{row['damage']:.5f}" if row["damage"] else "",
+            f"{row.parameters:,}",
+            f"{row.bits_per_weight:.3f}",
+            "" if row.error is None else f"{row.error:.2e}",
+            f"{row.damage:.5f}" if row.damage else "",
         ]
         for name, row in named
     ]

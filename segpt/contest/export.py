@@ -26,7 +26,7 @@ from segpt.values import Quantized
 from . import bundle
 from .folder_texts import LICENCE, MODEL, About, metadata, page, requirements
 from .read_folder import check_folder
-from .scored_artifacts import ScoredArtifact, reading_of, scored_artifacts
+from .scored_artifacts import ScoredArtifact, scored_artifacts
 from .submission import lines
 from .submission_folder import METADATA, NEEDS, PAGE, SCRIPT
 
@@ -114,7 +114,7 @@ def _script(
     first: ScoredArtifact, model: ModelSpec, recipe: Recipe
 ) -> tuple[bytes, dict[str, str]]:
     """The script that evaluates an artifact and trains it anew, and the modules that it carries."""
-    reading = reading_of(first.score)
+    reading, environment = first.reading, first.score.conditions.environment
     plan = {
         "artifact": MODEL,
         "digest": first.artifact.digest,
@@ -122,8 +122,8 @@ def _script(
         "recipe": encode(recipe),
         "quantize": encode(quant_spec(recipe)),
         "text": first.score.text,
-        "device": first.score.conditions.get("device", "auto"),
-        "threads": first.score.conditions.get("threads"),
+        "device": environment.device or "auto",
+        "threads": environment.threads,
         "truncate": None,
     }
     found = sorted({*_kinds(model), *_kinds(recipe), *_kinds(reading)})

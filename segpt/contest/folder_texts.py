@@ -10,6 +10,7 @@ from typing import Any
 
 import segpt
 from segpt.artifact import container
+from segpt.config.base import encode
 from segpt.leaderboard.render import inert
 from segpt.values import Artifact
 
@@ -104,7 +105,7 @@ def page(runs: Sequence[ScoredArtifact], about: Mapping[str, Any]) -> str:
         rows.append(f"| Mean | {about['val_bpb']:.8f} | {about['val_loss']:.8f} | | |")
     conditions = [
         f"- {inert(key)}: {inert(str(state))}"
-        for key, state in sorted(score.conditions.items())
+        for key, state in sorted(encode(score.conditions).items())
         if isinstance(state, str | int | float) and state is not None
     ]
     parts = [
