@@ -1,11 +1,14 @@
 """``segpt runs``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import _latest, _options, _report
+
+if TYPE_CHECKING:
+    from ._inventory import InventoryRow
 
 
 @click.command("runs")
@@ -42,10 +45,10 @@ def command(directory: Path | None, as_json: bool) -> None:
 _COLUMNS = ("kind", "path", "text", "recipe", "bpb", "bytes", "state")
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
-    value = row[name]
+def _cell(row: "InventoryRow", name: str) -> str:
+    value = getattr(row, name)
     if value is None:
         return ""
     if name == "bpb":
-        return f"{value:.4f} ({row['bpb_of']})"
+        return f"{value:.4f} ({row.bpb_of})"
     return f"{value:,}" if name == "bytes" else str(value)
