@@ -153,6 +153,7 @@ def measured(subject: Subject, scheme: Scheme) -> dict[str, Any]:
     train = subject.train
     quantized = quantize_on(subject.checkpoint, scheme.spec, train, train, device=subject.device)
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
+    assert quantized.report is not None  # of what was just quantized
     sizes, shared = _sizes(quantized, scheme)
     cost = held_out.cost(from_quantized(quantized))
     divergence, gap = held_out.divergence(cost), held_out.gap(cost)
@@ -173,8 +174,8 @@ def measured(subject: Subject, scheme: Scheme) -> dict[str, Any]:
         "cpu_seconds": worked,
         "coders": sizes,
         "weights": {
-            role: {"parameters": row["parameters"], "bits_per_weight": row["bits_per_weight"]}
-            for role, row in quantized.report["roles"].items()
+            role: {"parameters": row.parameters, "bits_per_weight": row.bits_per_weight}
+            for role, row in quantized.report.roles.items()
         },
         "settings": encode(scheme.spec),
         "fingerprint": fingerprint(scheme.spec),
@@ -277,9 +278,9 @@ def _entry(result: dict[str, Any], name: str, subject: Subject) -> dict[str, Any
         "fingerprint": checkpoint.fingerprint,
         "parameters": parameters(checkpoint.spec),
         "steps": checkpoint.step,
-        "tokens": about.get("tokens"),
-        "seed": about.get("recipe", {}).get("train", {}).get("seed"),
-        "seconds": about.get("seconds"),
+        "tokens": about.tokens,
+        "seed": (about.recipe or {}).get("train", {}).get("seed"),
+        "seconds": about.seconds,
         "bpb": round_figures(subject.held_out.bpb),
         "points": [],
     }

@@ -18,12 +18,13 @@ import torch
 
 from segpt.atomic import write_file
 from segpt.config.base import encode
+from segpt.config.conditions import stored_policy
 from segpt.config.layout import parameters
 from segpt.data.corpus import builtin
 from segpt.errors import SegptError
 from segpt.stages import checkpoint_io, run_directory
-from segpt.stages.resolve_spec import Reading, score_spec
-from segpt.stages.score import policy_of, score
+from segpt.stages.resolve_spec import Reading, of_checkpoint, score_spec
+from segpt.stages.score import score
 from segpt.values import Checkpoint
 
 from . import facts
@@ -127,7 +128,7 @@ def scored(checkpoint: Checkpoint, way: str) -> dict[str, Any]:
         "tokens": found.tokens,
         "seconds": found.seconds,
         "score": encode(spec),
-        "policy": policy_of(spec),
+        "policy": stored_policy(spec),
         "commit": facts.commit(),
     }
 
@@ -176,7 +177,7 @@ def _error(values: Sequence[float]) -> str:
 
 
 def _seed(checkpoint: Checkpoint) -> int:
-    return int(checkpoint.about["recipe"]["train"]["seed"])
+    return of_checkpoint(checkpoint).train.seed
 
 
 def _empty() -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The line that ``segpt demo`` runs, stage by stage."""
 
 import dataclasses
-from collections.abc import Mapping
+import time
 from pathlib import Path
-from typing import Any
 
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe
@@ -36,52 +35,57 @@ REPORT_TOKENS = 8192
 PROMPTS = (b"Return the ", b"class ", b".. function:: ", b"The ")
 
 
-def run(recipe: Recipe, out: Path, device: str, *, resume: Begun | None = None) -> dict[str, Any]:
-    """Everything from text to scores, as the fields of ``segpt demo --json``.
+def run(recipe: Recipe, out: Path, device: str, *, resume: Begun | None = None) -> demo.DemoResult:
+    """Everything from text to scores.
 
     Where a run is resumed, what is there already is kept.
     """
+    started = time.perf_counter()
     with _report.Bar("prepare built-in text") as bar:
         splits = prepared.builtin_splits(recipe, bar.say)
     _texts.say(prepared.of_tokens(*splits))
     plan = _training.Plan(recipe, lambda: splits, out, resume)
     trained = _training.run(lambda: plan, device, again=None)
     assert trained is not None  # of other processes than the leading one, which there are not
-    quantized = _quantize(recipe, Path(trained["checkpoint"]), splits, out, device)
+    quantized = _quantize(recipe, Path(trained.checkpoint), splits, out, device)
     place = out / gather.ARTIFACT
     artifact, _ = pack(quantized, place, recipe.pack.budget)
     remember("artifact", place)
     plain = _score(recipe, place, artifact, gather.SCORE, device)
     adapted = _score(recipe, place, artifact, gather.SCORE_TTT, device)
     yardstick, held_out = compressors(builtin("validation")), splits[1]
-    quality = quantized.report["quality"]
-    return {
-        "rows": demo.rows(
+    assert quantized.report is not None
+    quality = quantized.report.quality
+    assert quality is not None  # the damage is measured on held-out text
+    return demo.DemoResult(
+        rows=demo.rows(
             plain,
             adapted,
             yardstick,
             artifact=artifact.size,
-            parameters=trained["parameters"],
+            parameters=trained.parameters,
         ),
-        "text": {"name": plain.text, "bytes": plain.bytes, "mode": plain.mode},
-        "measured_on": in_chunks(
+        text=demo.DemoText(name=plain.text, bytes=plain.bytes, mode=plain.mode),
+        measured_on=in_chunks(
             held_out.split, held_out.count, _quick(recipe).report_tokens, recipe.model.context
         ),
-        "artifact": str(place),
-        "bytes": artifact.size,
-        "budget": recipe.pack.budget,
-        "parameters": trained["parameters"],
-        "bpb_float": quality["bpb_before"],
-        "bpb_quantized": quality["bpb_after"],
-        "quantization_cost": quality["bpb_after"] - quality["bpb_before"],
-        "bpb": plain.bpb,
-        "bpb_ttt": adapted.bpb,
-        "tokens_per_second": trained["tokens_per_second"],
-        "compressors": yardstick,
-    }
+        artifact=str(place),
+        bytes=artifact.size,
+        budget=recipe.pack.budget,
+        parameters=trained.parameters,
+        bpb_float=quality.bpb_before,
+        bpb_quantized=quality.bpb_after,
+        quantization_cost=quality.bpb_after - quality.bpb_before,
+        bpb=plain.bpb,
+        bpb_ttt=adapted.bpb,
+        tokens_per_second=trained.tokens_per_second,
+        compressors=yardstick,
+        seed=recipe.train.seed,
+        seconds=time.perf_counter() - started,
+    )
 
 
-def report_on(result: Mapping[str, Any], out: Path, device: str) -> Path:
+def report_on(result: demo.DemoResult, out: Path, device: str) -> Path:
     """Store the result and samples of the packed model, and write the page about them."""
     _sample(read_artifact(out / gather.ARTIFACT), out, device)
     json_files.write_json(out / gather.DEMO, result)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from segpt.config.base import PlainSpec, encode
+
 if TYPE_CHECKING:  # rich is imported when something is drawn, and doctor runs without it
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -110,11 +112,11 @@ class Bar:
         notice(f"{self.title}:{share}  {self.detail}{eta}")
 
 
-def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None:
+def emit(result: Mapping[str, Any] | PlainSpec, as_json: bool, lines: Sequence[str]) -> None:
     """Print the result: one JSON object, or ``lines`` for people."""
     if as_json:
         unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
-        click.echo(json.dumps(result, ensure_ascii=not unicode))
+        click.echo(json.dumps(encode(result), ensure_ascii=not unicode))
     else:
         for line in lines:
             click.echo(line)

@@ -25,6 +25,7 @@ from segpt.train.mesh import Mesh, joined
 from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
 from segpt.workspace import model_text, newest, prepared
 from segpt.workspace.begun_score import Result, ScoreCall, ScoreTask
+from segpt.workspace.prepared import NamedText
 
 from . import _report, _signals, _texts
 
@@ -42,7 +43,7 @@ def run(call: ScoreCall, value: Value) -> Result | None:
                     "--audit and --prove run in one process; start them without torchrun"
                 )
             opened = open_model(value, str(mesh.device))
-            text, facts = _read(opened.source, call)
+            text, already = _read(opened.source, call)
             _check_checks(opened.value, text, options)
             counts = _loops(options["loops"])
             spec = _spec(opened.spec, options, counts[0] if len(counts) == 1 else None)
@@ -56,8 +57,8 @@ def run(call: ScoreCall, value: Value) -> Result | None:
                 **{f"--{name}": options[name] for name in ("resume", "gain")},
             }
         )
-        named = [facts or _facts_of(accounted)]
-        _texts.say(named)
+        named = already or _name(accounted)
+        _texts.say([named])
         if mesh.leads:
             _report.notice(f"model: {call.model}")
         runner = _Runner(call, opened, accounted, mesh)
@@ -68,7 +69,7 @@ def run(call: ScoreCall, value: Value) -> Result | None:
             _report.notice("this score is finished: nothing is left to do")
             return kept
         result = runner.score(spec, resume=options["resume"])
-        plain = dict(result.plain()) | {"texts": named}
+        plain = result.plain() | {"texts": [encode(named)]}
         lines = _lines(result, verbose=options["verbose"])
         for more, said in _beside(runner, spec, result, text, counts):
             plain |= more
@@ -215,14 +216,14 @@ def _check_checks(value: Value, text: Text | Shards, options: Mapping[str, Any])
         packed(value)
 
 
-def _facts_of(text: Accounted) -> dict[str, Any]:
+def _name(text: Accounted) -> NamedText:
     size = text.ledger.raw or text.ledger.bytes
-    return {"name": text.name, "split": None, "bytes": size, "digest": text.digest, "place": None}
+    return NamedText(name=text.name, split=None, bytes=size, digest=text.digest, place=None)
 
 
 def _read(
     source: Quantized | Checkpoint, call: ScoreCall
-) -> tuple[Text | Shards, dict[str, Any] | None]:
+) -> tuple[Text | Shards, NamedText | None]:
     """The text, and what is known of it before it is read."""
     texts, options = call.texts, call.options
     shards = [text for text in texts if text.suffix == ".bin"]
@@ -286,7 +287,7 @@ def _lines(result: Score, *, verbose: bool) -> list[str]:
     conditions, policy = result.conditions, result.policy
     learnt = [] if policy["kind"] == "frozen" else [policy["kind"]]
     learnt += ["ngram"] * ("ngram" in policy)
-    how = str(conditions["mode"]) + (f", --ttt {'+'.join(learnt)}" if learnt else "")
+    how = conditions.reading.mode + (f", --ttt {'+'.join(learnt)}" if learnt else "")
     lines = [
         f"{result.bpb:.4f} bits per byte on {result.text} ({result.bytes:,} bytes, {how})",
         f"{result.nats_per_token:.4f} nats per token, {result.tokens:,} tokens, "
@@ -294,23 +295,22 @@ def _lines(result: Score, *, verbose: bool) -> list[str]:
         _checks(result),
     ]
     if verbose:
-        lines += [f"  {name}: {state}" for name, state in conditions.items()]
+        lines += [f"  {name}: {state}" for name, state in encode(conditions).items()]
     return lines
 
 
 def _checks(result: Score) -> str:
     """Which conditions hold, and what is to be said of the others."""
     conditions = result.conditions
-    passed = [n for n in ("coverage", "causal", "normalised", "order") if n in conditions]
-    others = []
+    passed, others = ["coverage", "causal", "normalised", "order"], []
     if result.denominator == "bytes":
         passed.append("bytes")
     else:
-        others.append(f"bytes: {conditions['bytes']}")
-    if conditions["overlap"] == "none":
+        others.append(f"bytes: {conditions.bytes}")
+    if conditions.overlap == "none":
         passed.append("overlap")
     else:
-        others.append(f"overlap: {conditions['overlap']}")
-    if "contest" in conditions:
-        others.append(f"contest: {conditions['contest']}")
+        others.append(f"overlap: {conditions.overlap}")
+    if conditions.contest:
+        others.append(f"contest: {conditions.contest}")
     return "; ".join([f"checks: {', '.join(passed)} ok", *others])

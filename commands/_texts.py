@@ -1,18 +1,17 @@
 """How the commands name the text that they read, and how they open it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from segpt.config.recipe import Recipe
 from segpt.errors import SpecError
 from segpt.workspace import prepared, training_text
-from segpt.workspace.prepared import Splits, TextReading
+from segpt.workspace.prepared import NamedText, Splits, TextReading
 
 from . import _processes, _report
 
 
-def say(texts: Sequence[Mapping[str, Any]]) -> None:
+def say(texts: Sequence[NamedText]) -> None:
     """Name what is read, as the first line of a command; once, however many processes there are."""
     if _processes.leads():
         _report.notice(prepared.line(texts))
@@ -38,7 +37,7 @@ def for_training(
         DataError: if there is no such text.
     """
     chosen = training_text.choose(recipe, data, adapt=adapt)
-    say(chosen.reading.plain)
+    say(chosen.reading.names)
     try:
         fitted = training_text.fit(recipe, chosen, settings, adapt=adapt)
     except SpecError as error:

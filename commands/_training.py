@@ -4,12 +4,13 @@ import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from segpt.config.base import encode
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules
+from segpt.config.run_about import RunAbout
 from segpt.data.batches import in_chunks
 from segpt.errors import InterruptError, SegptError, TrainError
 from segpt.locks import claim, locked
@@ -21,6 +22,7 @@ from segpt.train.loop import StepMetrics
 from segpt.train.mesh import Mesh, joined
 from segpt.values import Checkpoint, Tokens
 from segpt.workspace import begun_run
+from segpt.workspace.begun_run import Trained
 
 from . import _processes, _report
 from ._remember import remember
@@ -39,8 +41,8 @@ def begun(run: Path) -> begun_run.Begun:
     return there
 
 
-def finished(run: begun_run.Begun) -> dict[str, Any]:
-    """What ``segpt train --json`` says of a run that has come to its end, which a line says."""
+def finished(run: begun_run.Begun) -> Trained:
+    """What came of a run that has come to its end, which a line says."""
     _report.notice(
         f"{run.run} is trained to its end, step {run.checkpoint.step}: nothing is left to do"
     )
@@ -79,9 +81,9 @@ def run(
     device: str,
     *,
     again: str | None = "segpt train",
-    asked: Mapping[str, Any] | None = None,
-) -> dict[str, Any] | None:
-    """Train as planned, and say what came of it as ``segpt train --json`` does.
+    asked: Mapping[str, object] | None = None,
+) -> Trained | None:
+    """Train as planned, and say what came of it.
 
     Under torchrun every process makes the plan, and they have to agree. The leading one speaks;
     the others return None.
@@ -149,7 +151,7 @@ def _directory(plan: Plan, mesh: Mesh, *, lock: bool) -> Iterator[Path]:
 
 def _train(
     plan: Plan, tokens: Tokens, held_out: Tokens, out: Path, mesh: Mesh, init: Checkpoint | None
-) -> dict[str, Any] | None:
+) -> Trained | None:
     start: Start = Scratch()
     if plan.resume is not None:
         start = Resume(plan.resume.checkpoint)
@@ -170,28 +172,29 @@ def _train(
     if not mesh.leads:
         return None
     last, about = shown.last, shown.about
+    assert about is not None  # which is told at the end of every run
     if last is None:
         assert plan.resume is not None  # a run that begins takes a step
         return finished(plan.resume)
-    return {
-        "checkpoint": str(path),
-        "steps": last.step,
-        "tokens": last.tokens,
-        "loss": last.loss,
-        "bpb": shown.bpb,
-        "bpb_of": in_chunks(
+    return Trained(
+        checkpoint=str(path),
+        steps=last.step,
+        tokens=last.tokens,
+        loss=last.loss,
+        bpb=shown.bpb,
+        bpb_of=in_chunks(
             held_out.split,
             held_out.count,
             plan.recipe.train.validate_tokens,
             plan.recipe.model.context,
         ),
-        "tokens_per_second": last.tokens_per_second,
-        "seconds": last.seconds,
-        "parameters": parameters(plan.recipe.model),
-        "read": about["read"],
-        "best": begun_run.best_of(out, about),
-        "rules": about.get("rules"),
-    }
+        tokens_per_second=last.tokens_per_second,
+        seconds=last.seconds,
+        parameters=parameters(plan.recipe.model),
+        read=about.read,
+        best=begun_run.best_of(out, about),
+        rules=about.rules,
+    )
 
 
 class _Shown(Observer):
@@ -204,7 +207,7 @@ class _Shown(Observer):
         self.bar, self.stop, self.out = bar, stop, out
         self.last: StepMetrics | None = None
         self.bpb: float | None = None
-        self.about: dict[str, Any] = {}
+        self.about: RunAbout | None = None
         self._remembered = False
 
     def notice(self, line: str) -> None:
@@ -225,8 +228,8 @@ class _Shown(Observer):
             for kind in ("checkpoint", "run"):
                 remember(kind, self.out)
 
-    def finished(self, about: Mapping[str, Any]) -> None:
-        self.about.update(about)
+    def finished(self, about: RunAbout) -> None:
+        self.about = about
 
     def should_stop(self) -> bool:
         return self.stop()

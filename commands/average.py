@@ -58,13 +58,13 @@ def command(
         value = average(found, decay=chosen, report=bar)
     checkpoint_io.save_checkpoint(place, value)
     remember("checkpoint", place)
-    about = value.about["average"]
+    assert value.about.average is not None  # as it was just made
+    steps = value.about.average.steps
     result = {
         "checkpoint": str(place),
-        "steps": about["steps"],
+        "steps": list(steps),
         "decay": chosen,
         "fingerprint": value.fingerprint,
     }
     how = "mean" if chosen is None else f"moving average with decay {chosen:g}"
-    steps = ", ".join(map(str, about["steps"]))
-    _report.emit(result, as_json, [f"{place}: {how} of steps {steps}"])
+    _report.emit(result, as_json, [f"{place}: {how} of steps {', '.join(map(str, steps))}"])

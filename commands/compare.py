@@ -1,11 +1,14 @@
 """``segpt compare``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import _options, _report
+
+if TYPE_CHECKING:
+    from segpt.leaderboard.comparison import ComparisonReport
 
 UNITS = {"bpb": "bits per byte", "nats_per_token": "nats per token"}
 TESTS = {"runs": "paired runs", "welch": "Welch", "documents": "documents of this text"}
@@ -26,50 +29,50 @@ def command(a: Path, b: Path, as_json: bool) -> None:
     found = compare(a, b)
     if not as_json:
         _show(found)
-    contest = found["contest"]
-    state = "cannot be tested" if contest["met"] is None else f"p = {contest['p']:.2g}"
+    contest = found.contest
+    state = "cannot be tested" if contest.p is None else f"p = {contest.p:.2g}"
     lines = [
-        f"contest: whether B is better by {contest['nats_per_token']:g} nats per token, which are "
-        f"{contest['bpb']:.5f} bits per byte at {contest['bytes_per_token']:.4f} bytes per token: "
-        + {True: f"met ({state})", False: f"not met ({state})", None: state}[contest["met"]],
-        *(f"note: {flag}" for flag in found["flags"]),
-        found["verdict"],
+        f"contest: whether B is better by {contest.nats_per_token:g} nats per token, which are "
+        f"{contest.bpb:.5f} bits per byte at {contest.bytes_per_token:.4f} bytes per token: "
+        + {True: f"met ({state})", False: f"not met ({state})", None: state}[contest.met],
+        *(f"note: {flag}" for flag in found.flags),
+        found.verdict,
     ]
     _report.emit(found, as_json, lines)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: "ComparisonReport") -> None:
     sides = [
         [
-            f"{side.upper()} {name}",
-            str(found[side]["n"]),
-            " ".join("?" if seed is None else str(seed) for seed in found[side]["seeds"]),
-            f"{row['mean']:.5f}",
-            "" if row["sd"] is None else f"{row['sd']:.5f}",
-            "" if row["sd"] is None else f"{row['low']:.5f} to {row['high']:.5f}",
+            f"{letter} {name}",
+            str(side.n),
+            " ".join("?" if seed is None else str(seed) for seed in side.seeds),
+            f"{row.mean:.5f}",
+            "" if row.sd is None else f"{row.sd:.5f}",
+            "" if row.sd is None else f"{row.low:.5f} to {row.high:.5f}",
         ]
         for unit, name in UNITS.items()
-        for side in ("a", "b")
-        for row in [found[side][unit]]
+        for letter, side in (("A", found.a), ("B", found.b))
+        for row in [getattr(side, unit)]
     ]
     _report.table("Scores", ["", "n", "seeds", "mean", "sd", "95 % of the mean"], sides)
     tests = [
         [
             f"{UNITS[unit]}, {TESTS[name]}",
-            f"{row['mean']:+.5f}",
-            f"{row['low']:+.5f} to {row['high']:+.5f}",
-            f"{row['t']:.2f}",
-            f"{row['freedom']:.1f}",
-            f"{row['p']:.2g}",
-            f"{row['p_better']:.2g}",
+            f"{row.mean:+.5f}",
+            f"{row.low:+.5f} to {row.high:+.5f}",
+            f"{row.t:.2f}",
+            f"{row.freedom:.1f}",
+            f"{row.p:.2g}",
+            f"{row.p_better:.2g}",
         ]
-        for unit, difference in found["difference"].items()
-        if difference is not None
+        for unit in UNITS
+        if (difference := getattr(found.difference, unit)) is not None
         for name in TESTS
-        if (row := difference[name]) is not None
+        if (row := getattr(difference, name)) is not None
     ]
     if not tests:
-        mean = found["difference"]["bpb"]["mean"]
+        mean = found.difference.bpb.mean
         tests = [["bits per byte, untested", f"{mean:+.5f}", *[""] * 5]]
     columns = ["", "mean", "95 % interval", "t", "freedom", "p", "p (B better)"]
     _report.table("B - A", columns, tests)

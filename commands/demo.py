@@ -2,16 +2,19 @@
 
 import contextlib
 import shlex
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from segpt.config.base import decode, encode
 from segpt.errors import InterruptError
 
 from . import _options, _report
+
+if TYPE_CHECKING:
+    from segpt.report.demo import DemoResult
 
 RECIPE = "demo"
 
@@ -40,7 +43,7 @@ def command(
     directory shows all of it. What was done when it is interrupted is kept, and --resume goes on.
     """
     from segpt.config.recipe import read_recipe
-    from segpt.report import gather
+    from segpt.report import demo, gather
     from segpt.stages import json_files
 
     from . import _resume
@@ -68,21 +71,19 @@ def command(
             if as_json:
                 _report.emit(stored | {"report": str(begun.run / gather.PAGE)}, True, [])
             else:
-                _show(stored)
+                _show(decode(demo.DemoResult, stored, str(begun.run / gather.DEMO)))
                 page = begun.run / gather.PAGE
                 _report.emit({}, False, [f"{page} shows the run: open it in a browser."])
             return
-    started = time.perf_counter()
     with _place(out if begun is None else begun.run, device) as place:
-        result = _demo.run(recipe, place, device, resume=begun) | {"seed": recipe.train.seed}
-        result["seconds"] = time.perf_counter() - started
+        result = _demo.run(recipe, place, device, resume=begun)
         if not as_json:
             _show(result)
-        result["report"] = str(_demo.report_on(result, place, device))
+        written = str(_demo.report_on(result, place, device))
     if as_json:
-        _report.emit(result, True, [])
+        _report.emit(encode(result) | {"report": written}, True, [])
     else:
-        _report.emit({}, False, [f"{result['report']} shows the run: open it in a browser."])
+        _report.emit({}, False, [f"{written} shows the run: open it in a browser."])
 
 
 @contextlib.contextmanager
@@ -108,20 +109,20 @@ def _place(out: Path | None, device: str) -> Iterator[Path]:
                 place.rmdir()
 
 
-def _show(result: dict[str, Any]) -> None:
-    text = result["text"]
+def _show(result: "DemoResult") -> None:
+    text = result.text
     rows = [
         [
-            row["step"],
-            f"{row['bytes']:,}",
-            "" if row["artifact"] is None else f"{row['artifact']:,}",
-            f"{row['bpb']:.4f}",
-            row["what"],
+            row.step,
+            f"{row.bytes:,}",
+            "" if row.artifact is None else f"{row.artifact:,}",
+            f"{row.bpb:.4f}",
+            row.what,
         ]
-        for row in result["rows"]
+        for row in result.rows
     ]
     _report.table(
-        f"{text['bytes']:,} bytes of held-out text ({text['name']}), read {text['mode']}: bits per "
+        f"{text.bytes:,} bytes of held-out text ({text.name}), read {text.mode}: bits per "
         "byte (BPB), lower is better",
         ["", "text, bytes", "model, bytes", "BPB", "what it means"],
         rows,
@@ -130,10 +131,10 @@ def _show(result: dict[str, Any]) -> None:
         {},
         False,
         [
-            f"Quantizing cost {result['quantization_cost']:+.4f} BPB on {result['measured_on']}: "
-            f"{result['bpb_float']:.4f} before, {result['bpb_quantized']:.4f} after.",
-            f"{result['artifact']} is the whole model in {result['bytes']:,} bytes, "
-            f"{result['budget'] - result['bytes']:,} below the budget.",
-            f"Done in {result['seconds']:.0f} s. Try: segpt inspect {result['artifact']}",
+            f"Quantizing cost {result.quantization_cost:+.4f} BPB on {result.measured_on}: "
+            f"{result.bpb_float:.4f} before, {result.bpb_quantized:.4f} after.",
+            f"{result.artifact} is the whole model in {result.bytes:,} bytes, "
+            f"{result.budget - result.bytes:,} below the budget.",
+            f"Done in {result.seconds:.0f} s. Try: segpt inspect {result.artifact}",
         ],
     )

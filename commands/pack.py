@@ -34,7 +34,8 @@ def command(
     place = out or source.with_name(source.name.removesuffix("-quantized") + ".segpt")
     _out.check_file(place, _out.begins_with(MAGIC), forced=force)
     value = quantized_io.read_quantized(source)
-    limit = budget or int(value.report.get("budget", DEFAULT_BUDGET))
+    asked = None if value.report is None else value.report.budget
+    limit = budget or (DEFAULT_BUDGET if asked is None else asked)
     artifact, sections = pack(value, place, limit)
     remember("artifact", place)
     result = {

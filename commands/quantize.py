@@ -2,16 +2,16 @@
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from segpt.config.base import decode
+from segpt.config.base import decode, encode
 from segpt.config.quant import Method, QuantSpec, Rule
-from segpt.errors import InterruptError
+from segpt.errors import CheckpointError, InterruptError
 from segpt.locks import locked
 from segpt.workspace import newest
 
@@ -19,7 +19,9 @@ from . import _options, _out, _report
 from ._remember import remember
 
 if TYPE_CHECKING:
+    from segpt.config.quant_report import QuantReport
     from segpt.values import Quantized
+    from segpt.workspace.prepared import NamedText
 
 
 @click.command("quantize")
@@ -98,7 +100,7 @@ def command(
     place, value, spec = task.place, task.checkpoint, task.spec
     check_replaceable(place, lambda there: value_directory.holds(there, "quantized"))
     reading = model_text.of_model(value, task.path, data)
-    _texts.say(reading.plain)
+    _texts.say(reading.names)
     _report.notice(f"model: {task.path}")
 
     from segpt.report import rate_curve
@@ -116,10 +118,11 @@ def command(
                 curve = rate_curve.curve(
                     value, quantized, spec, *splits, device=pick(device), report=bar
                 )
-            report = dict(quantized.report) | {"curve": curve.plain()}
+            assert quantized.report is not None  # of what was just quantized
+            report = dataclasses.replace(quantized.report, curve=curve.report())
             quantized_io.save_quantized(place, dataclasses.replace(quantized, report=report))
             pictures.quantized(plot, curve, report, spec.method)
-    _tell(place, quantized, plot, as_json, texts=reading.plain)
+    _tell(place, quantized, plot, as_json, texts=reading.names)
 
 
 def _again(place: Path, data: Path | None, device: str) -> str:
@@ -135,31 +138,31 @@ def _tell(
     quantized: "Quantized",
     plot: Path | None,
     as_json: bool,
-    texts: Sequence[Mapping[str, Any]] = (),
+    texts: "Sequence[NamedText]" = (),
 ) -> None:
     """Print what came of it."""
     from segpt.artifact.container import pack
 
     report, size = quantized.report, pack(quantized).size
-    spec = decode(QuantSpec, report["spec"], "$.spec") if "spec" in report else None
+    if report is None:
+        raise CheckpointError(f"{place} does not say what coding cost; quantize it anew")
+    spec = None if report.spec is None else decode(QuantSpec, report.spec, "$.spec")
     result = {
         "out": str(place),
         "method": None if spec is None else spec.method,
         "rules": [] if spec is None or spec.designed else [rule_text(r) for r in spec.rules],
         "budget": None if spec is None else spec.budget,
-        "bits_per_weight": 8 * size / report["parameters"],
-        "roles": report["roles"],
-        "layers": report["layers"],
-        "fallbacks": report["fallbacks"],
-        **(report["quality"] or {}),
+        "bits_per_weight": 8 * size / report.parameters,
+        "roles": encode(report.roles),
+        "layers": encode(report.layers),
+        "fallbacks": list(report.fallbacks),
+        **(encode(report.quality) or {}),
         "bytes": size,
-        "bpb_of": report.get("measured_on"),
-        "texts": list(texts),
+        "bpb_of": report.measured_on,
+        "texts": encode(texts),
     }
     lines = [f"method {result['method']}"] + [f"rule {text}" for text in result["rules"]]
-    lines += [f"fell back to rounding: {', '.join(report['fallbacks'])}"] * bool(
-        result["fallbacks"]
-    )
+    lines += [f"fell back to rounding: {', '.join(report.fallbacks)}"] * bool(result["fallbacks"])
     lines += [
         f"{size:,} bytes packed, {result['bits_per_weight']:.3f} bits per weight",
         f"BPB {result['bpb_before']:.4f} -> {result['bpb_after']:.4f} on {result['bpb_of']}",
@@ -169,7 +172,7 @@ def _tell(
     if plot is not None:
         lines.append(f"{plot} shows it")
     if not as_json:
-        _show(result)
+        _show(report)
     _report.emit(result, as_json, lines)
 
 
@@ -186,17 +189,17 @@ def _told(partial: Path, again: str) -> Iterator[None]:
         ) from None
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(report: "QuantReport") -> None:
     """A row for each role and each layer."""
-    named = list(result["roles"].items())
-    named += [(f"layer {name}", row) for name, row in result["layers"].items()]
+    named = list(report.roles.items())
+    named += [(f"layer {name}", row) for name, row in report.layers.items()]
     rows = [
         [
             name,
-            f"{row['parameters']:,}",
-            f"{row['bits_per_weight']:.3f}",
-            "" if row["error"] is None else f"{row['error']:.2e}",
-            f"{row['damage']:.5f}" if row["damage"] else "",
+            f"{row.parameters:,}",
+            f"{row.bits_per_weight:.3f}",
+            "" if row.error is None else f"{row.error:.2e}",
+            f"{row.damage:.5f}" if row.damage else "",
         ]
         for name, row in named
     ]

@@ -1,13 +1,16 @@
 """``segpt runs``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from segpt.workspace import newest
 
 from . import _options, _report
+
+if TYPE_CHECKING:
+    from segpt.workspace.inventory import InventoryRow
 
 
 @click.command("runs")
@@ -43,10 +46,10 @@ def command(directory: Path | None, as_json: bool) -> None:
 _COLUMNS = ("kind", "path", "text", "recipe", "bpb", "bytes", "state")
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
-    value = row[name]
+def _cell(row: "InventoryRow", name: str) -> str:
+    value = getattr(row, name)
     if value is None:
         return ""
     if name == "bpb":
-        return f"{value:.4f} ({row['bpb_of']})"
+        return f"{value:.4f} ({row.bpb_of})"
     return f"{value:,}" if name == "bytes" else str(value)

@@ -4,13 +4,18 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from segpt.config.base import encode
 from segpt.workspace import newest
 
 from . import _options, _report
+
+if TYPE_CHECKING:
+    from segpt.workspace.begun_run import Trained
+    from segpt.workspace.prepared import NamedText
 
 DEFAULT = "demo"  # the recipe where none is named
 
@@ -116,7 +121,7 @@ def command(
 
     from . import _training
 
-    texts: list[dict[str, Any]] = []
+    texts: list[NamedText] = []
 
     def plan() -> _training.Plan:
         """What the command line asks for: a run that goes on, or one that begins."""
@@ -125,7 +130,7 @@ def command(
             chosen, reading = _texts.for_training(
                 wanted, data, changes, adapt=recipe is None, dry=dry_run
             )
-            texts[:] = reading.plain
+            texts[:] = reading.names
             place = out or newest.RUNS / chosen.name
             return _training.Plan(
                 chosen, partial(_texts.read, reading), place, None, out is None, init, held
@@ -135,8 +140,8 @@ def command(
         if not dry_run and is_finished(begun.checkpoint, chosen):
             return _training.Plan(chosen, _training.nothing, begun.run, begun)
         reading = model_text.of_model(begun.checkpoint, begun.run, data)
-        _texts.say(reading.plain)
-        texts[:] = reading.plain
+        _texts.say(reading.names)
+        texts[:] = reading.names
         return _training.Plan(chosen, partial(_texts.read, reading), begun.run, begun, rules=held)
 
     if dry_run:
@@ -147,53 +152,53 @@ def command(
             return  # one of the processes that torchrun starts speaks
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         about = describe(plan().recipe, pick(device), held, processes)
-        known = {key: value for key, value in about.items() if value not in (None, [])}
-        warnings, checked = known.pop("warnings", []), known.pop("rules", None)
-        shown = [f"{key}: {_plain(value, _unit(key))}" for key, value in known.items()]
-        if checked is not None:
+        table = encode(about)
+        shown = [
+            f"{key}: {_plain(value, _unit(key))}"
+            for key, value in table.items()
+            if value not in (None, []) and key not in ("warnings", "rules")
+        ]
+        if about.rules is not None:
             from segpt.stages.rules import lines
 
-            shown.append(f"rules: {checked['name']}")
-            shown += lines([contests.Finding(**finding) for finding in checked["findings"]])
-        _report.emit(about | {"texts": texts}, as_json, shown)
-        for warning in warnings:
+            shown.append(f"rules: {about.rules.name}")
+            shown += lines(about.rules.findings)
+        _report.emit(table | {"texts": encode(texts)}, as_json, shown)
+        for warning in about.warnings:
             _report.notice(f"warning: {warning}")
         return
     asked = {"--resume": resume is not None, "--init": init is not None}
     result = _training.run(plan, device, asked=asked)
     if result is None:
         return
-    result["texts"] = texts
-    _report.emit(result, as_json, _lines(result))
-    if result["rules"] is not None and texts:  # not of a run that has come to its end before
+    _report.emit(encode(result) | {"texts": encode(texts)}, as_json, _lines(result))
+    if result.rules is not None and texts:  # not of a run that has come to its end before
         from segpt.stages.rules import lines as rule_lines
 
-        findings = [contests.Finding(**finding) for finding in result["rules"]["findings"]]
         if not as_json:
-            _report.emit({}, False, rule_lines(findings))
-        if wrong := contests.broken(findings):
+            _report.emit({}, False, rule_lines(result.rules.findings))
+        if wrong := contests.broken(result.rules.findings):
             raise CheckError(
-                f"the rules {result['rules']['name']} are broken: {contests.told(wrong)}; "
-                f"{result['checkpoint']} is saved"
+                f"the rules {result.rules.name} are broken: {contests.told(wrong)}; "
+                f"{result.checkpoint} is saved"
             )
 
 
-def _lines(result: Mapping[str, Any]) -> list[str]:
-    read, best = result["read"], result["best"]
-    if result["loss"] is None or read is None:  # a run that has ended, without its metrics
-        return [f"{result['checkpoint']}: {result['parameters']:,} parameters"]
+def _lines(result: "Trained") -> list[str]:
+    read, best = result.read, result.best
+    if result.loss is None or read is None:  # a run that has ended, without its metrics
+        return [f"{result.checkpoint}: {result.parameters:,} parameters"]
     lines = [
-        f"{result['checkpoint']}: {result['parameters']:,} parameters, "
-        f"{result['steps']:,} steps, {result['tokens']:,} tokens",
-        f"training loss {result['loss']:.4f} nats per token, "
-        f"{result['tokens_per_second']:,.0f} tokens/s",
-        f"{read['distinct']:,} targets of the text in {read['epochs']:.2f} epochs, none twice in "
-        f"one; {read['left_out']:,} left out by the cuts of whole epochs",
+        f"{result.checkpoint}: {result.parameters:,} parameters, "
+        f"{result.steps:,} steps, {result.tokens:,} tokens",
+        f"training loss {result.loss:.4f} nats per token, {result.tokens_per_second:,.0f} tokens/s",
+        f"{read.distinct:,} targets of the text in {read.epochs:.2f} epochs, none twice in "
+        f"one; {read.left_out:,} left out by the cuts of whole epochs",
     ]
-    if result["bpb"] is not None:
-        lines.insert(1, f"BPB {result['bpb']:.4f} on {result['bpb_of']}")
+    if result.bpb is not None:
+        lines.insert(1, f"BPB {result.bpb:.4f} on {result.bpb_of}")
     if best is not None:
-        lines.append(f"best: {best['checkpoint']}, BPB {best['bpb']:.4f} on the same")
+        lines.append(f"best: {best.checkpoint}, BPB {best.bpb:.4f} on the same")
     return lines
 
 

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from segpt import trellis
 from segpt.config.base import canonical, encode, fingerprint
+from segpt.config.conditions import Conditions
 from segpt.config.model import ModelSpec
+from segpt.config.quant_report import QuantReport
+from segpt.config.run_about import RunAbout
 
 Origin = Mapping[str, str]
 
@@ -110,7 +113,7 @@ class Checkpoint:
     ``weights`` are the float32 weights to use: the average, if the run keeps one. ``state``
     holds what resuming needs beside them: raw weights, optimizer moments, generator states.
     ``documents`` are the hashes of the documents trained on, as in :class:`Tokens`.
-    ``about`` holds the recipe and the counters of the run as plain values.
+    ``about`` says what the run was up to there.
     """
 
     spec: ModelSpec
@@ -121,7 +124,7 @@ class Checkpoint:
     documents: NDArray[np.uint64]
     origin: Origin
     state: Arrays | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: RunAbout = field(default=RunAbout())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -265,15 +268,15 @@ class Quantized:
     """A model whose every weight is coded: what the artifact stores, bit for bit.
 
     ``weights`` has one entry per weight of ``segpt.config.layout.layout(spec)``, in that order.
-    ``report`` is the quality report and ``documents`` the hashes of the documents the model saw;
-    neither is part of the artifact.
+    ``report`` says what coding cost, None of what an artifact holds, and ``documents`` are the
+    hashes of the documents the model saw; neither is part of the artifact.
     """
 
     spec: ModelSpec
     weights: Mapping[str, QuantizedWeight]
     tokenizer: Tokenizer
     origin: Origin
-    report: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    report: QuantReport | None = field(default=None, compare=False)
     documents: NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
@@ -337,7 +340,9 @@ class Score:
 
     ``denominator`` is ``bytes`` when ``bytes`` counts the raw UTF-8 of the text, and ``pieces``
     when a foreign tokenizer loses text and it counts what the tokens spell, and ``sidecar`` when
-    it counts what a file of sizes says. ``seed`` is that of the training run, if known.
+    it counts what a file of sizes says. ``policy`` is that of the spec as
+    :func:`segpt.config.conditions.stored_policy` makes it. ``seed`` is that of the training run,
+    if known.
     ``by_document`` holds the nats and bytes of each document with the start after it, and
     ``by_target`` the nats of each target (targets,).
     """
@@ -350,7 +355,7 @@ class Score:
     text: str
     denominator: str
     policy: Mapping[str, Any]
-    conditions: Mapping[str, Any]
+    conditions: Conditions
     origin: Origin
     seed: int | None = None
     by_document: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)

@@ -7,23 +7,23 @@ token came, the other finds out. Nothing but the artifact and the file goes into
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-import segpt
+from segpt.config.base import encode
 from segpt.config.score import ScoreSpec
 from segpt.data.tokenizer import Codec
 from segpt.errors import DataError, MessageError, ScoreError
 from segpt.model.model import Model
+from segpt.stages.environment import versions
 from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.threads import one_thread
 from segpt.values import Artifact
 
 from . import message
 from .arithmetic import ArithmeticDecoder, ArithmeticEncoder, Cumulative, cumulative, price
-from .message import MOST_BYTES, Message
+from .message import MOST_BYTES, CoderEnvironment, Message
 from .token_predictor import TokenPredictor
 
 REPORT_EVERY = 64  # tokens
@@ -202,20 +202,16 @@ def _digest(documents: Sequence[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> CoderEnvironment:
     """What the floats depend on, beside the artifact and the spec."""
-    return {
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "numpy": np.__version__,
-        "segpt": segpt.__version__,
-        "threads": 1,
-        "torch": torch.__version__,
-    }
+    return CoderEnvironment(
+        cpu=torch.backends.cpu.get_cpu_capability(), threads=1, versions=versions()
+    )
 
 
 def _suspicion(compressed: Message) -> str:
     """Why a file whose checksum holds does not decode."""
-    ours, theirs = _environment(), compressed.environment
+    ours, theirs = encode(_environment()), encode(compressed.environment)
     names = sorted(name for name in ours if theirs.get(name) != ours[name])
     if not names:
         return (

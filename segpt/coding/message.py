@@ -7,6 +7,7 @@ floats depend on; it is deflated with a dictionary, which is part of the format,
 whole head is some 160 bytes. The checksum is the first 8 bytes of the SHA-256 of all before it.
 """
 
+import dataclasses
 import hashlib
 import json
 import struct
@@ -15,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from segpt.config.base import canonical, decode, encode
+from segpt.config.base import ADDED, INLINE, PlainSpec, canonical, decode, encode, spec
+from segpt.config.environment import Versions
 from segpt.config.score import ScoreSpec
 from segpt.errors import MessageError, SpecError
 
@@ -44,6 +46,18 @@ _DICTIONARY = (  # part of the format, whatever else may become common
 )
 
 
+@spec
+class CoderEnvironment(PlainSpec):
+    """What the floats of predictions depend on, beside the artifact and the spec.
+
+    ``cpu`` is the best set of instructions that torch uses.
+    """
+
+    cpu: str = dataclasses.field(default="", metadata=ADDED)
+    threads: int | None = dataclasses.field(default=None, metadata=ADDED)
+    versions: Versions = dataclasses.field(default=Versions(), metadata=INLINE)
+
+
 @dataclass(frozen=True)
 class Message:
     """One compressed text.
@@ -67,7 +81,7 @@ class Message:
     documents: int
     tokens: int
     spec: ScoreSpec
-    environment: Mapping[str, Any]
+    environment: CoderEnvironment
     payload: bytes
 
 
@@ -78,7 +92,7 @@ def write(message: Message) -> bytes:
         MessageError: if no reader would accept it.
     """
     _check(message)
-    about = _deflated({"environment": dict(message.environment), "spec": encode(message.spec)})
+    about = _deflated({"environment": encode(message.environment), "spec": encode(message.spec)})
     head = _HEAD.pack(
         MAGIC,
         VERSION,
@@ -120,7 +134,7 @@ def read(data: bytes) -> Message:
             documents=documents,
             tokens=tokens,
             spec=decode(ScoreSpec, about["spec"], "$.spec"),
-            environment=dict(about["environment"]),
+            environment=decode(CoderEnvironment, about["environment"], "$.environment"),
             payload=payload,
         )
     except (KeyError, TypeError, ValueError, SpecError) as error:

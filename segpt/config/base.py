@@ -47,7 +47,17 @@ ADDED: Mapping[str, bool] = types.MappingProxyType({"added": True})
 # The metadata of a field of several kinds that may be written without one: that of the default.
 UNTAGGED: Mapping[str, bool] = types.MappingProxyType({"untagged": True})
 
+# The metadata of a field that holds a plain spec whose own fields are stored among those around it.
+# One that may be None adds nothing then.
+INLINE: Mapping[str, bool] = types.MappingProxyType({"inline": True})
+
 _hints = functools.cache(typing.get_type_hints)
+
+
+class PlainSpec:
+    """A spec that stands where nothing else can, so that it is stored without its kind."""
+
+    __slots__ = ()
 
 
 @typing.dataclass_transform(
@@ -82,16 +92,18 @@ def kind_of(word: str) -> str:
 
 
 def encode(value: Any) -> Any:
-    """Turn a spec into plain JSON values, tagging every dataclass with its kind."""
+    """Turn a spec into plain JSON values, tagging every dataclass with its kind, unless plain."""
     if word := bare_word(value):
         return word
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            f.name: encode(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if not (f.metadata.get("added") and getattr(value, f.name) == f.default)
-        }
-        return {"kind": kind(value)} | fields
+        table = {} if isinstance(value, PlainSpec) else {"kind": kind(value)}
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if field.metadata.get("inline"):
+                table |= encode(inner) or {}
+            elif not (field.metadata.get("added") and inner == field.default):
+                table[field.name] = encode(inner)
+        return table
     if isinstance(value, (list, tuple)):
         return [encode(v) for v in value]
     if isinstance(value, Mapping):
@@ -186,6 +198,8 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
     if origin in (dict, Mapping) or hint in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise SpecError(f"{path}: expected a table, got {_QUOTE.repr(value)}")
+        if args and dataclasses.is_dataclass(args[1]):
+            return {k: _decode(args[1], v, f"{path}.{k}") for k, v in value.items()}
         return dict(value)
     if dataclasses.is_dataclass(hint):
         return _decode_dataclass(hint, value, path)
@@ -254,29 +268,57 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     if isinstance(value, cls):
         return value
     name = kind(cls).removesuffix("_spec")  # as people write it: train, not train_spec
-    if isinstance(value, str):
+    tagged = not issubclass(cls, PlainSpec)
+    if tagged and isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping):
         raise SpecError(f"{path}: expected a table for {name}, got {_QUOTE.repr(value)}")
-    tag = value.get("kind", kind(cls))
+    tag = value.get("kind", kind(cls)) if tagged else kind(cls)
     if tag != kind(cls) and (not isinstance(tag, str) or kind_of(tag) != kind(cls)):
         raise _unknown("kind", tag, [kind(cls)], path)
-    table = {k: v for k, v in value.items() if k != "kind"}
-    hints = _hints(cls)
-    if unknown := sorted(map(str, table.keys() - hints.keys())):
-        raise unknown_key(unknown[0], hints, path, name)
+    table = {k: v for k, v in value.items() if not (tagged and k == "kind")}
+    hints, known = _hints(cls), _keys(cls)
+    if unknown := sorted(map(str, table.keys() - known)):
+        raise unknown_key(unknown[0], known, path, name)
+    table = _gathered(cls, table)
     needed = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
     if missing := sorted(needed - table.keys()):
         raise SpecError(f"{path}: missing key {missing[0]!r} in {name}")
     declared = {f.name: f for f in dataclasses.fields(cls)}
+    places = {k: path if f.metadata.get("inline") else f"{path}.{k}" for k, f in declared.items()}
     fields = {
-        k: _decode(hints[k], _written(declared[k], v, f"{path}.{k}"), f"{path}.{k}")
+        k: _decode(hints[k], _written(declared[k], v, places[k]), places[k])
         for k, v in table.items()
     }
     try:
         return cls(**fields)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
+
+
+@functools.cache
+def _inlined(cls: Any) -> Mapping[str, tuple[Any, bool]]:
+    """The fields that are stored by those of a plain spec: which that is, and if it may be None."""
+    names = [field.name for field in dataclasses.fields(cls) if field.metadata.get("inline")]
+    members = {name: typing.get_args(_hints(cls)[name]) or (_hints(cls)[name],) for name in names}
+    return {name: (those[0], type(None) in those) for name, those in members.items()}
+
+
+@functools.cache
+def _keys(cls: Any) -> frozenset[str]:
+    """The keys under which the fields of a spec are stored."""
+    inlined = _inlined(cls)
+    within = [key for inner, _ in inlined.values() for key in _keys(inner)]
+    return frozenset([*(_hints(cls).keys() - inlined), *within])
+
+
+def _gathered(cls: Any, table: dict[str, Any]) -> dict[str, Any]:
+    """A stored table with a table for each plain spec whose fields were stored among the others."""
+    for name, (inner, optional) in _inlined(cls).items():
+        own = {key: table.pop(key) for key in _keys(inner) & table.keys()}
+        if own or not optional:
+            table[name] = own
+    return table
 
 
 def _written(field: "dataclasses.Field[Any]", value: Any, path: str) -> Any:

@@ -1,12 +1,13 @@
 """The rules of contests as data: what a training run must keep to, and what was found about it."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from segpt.errors import SpecError
 
-from .base import nearest, spec
+from .base import PlainSpec, nearest, spec
 
 
 @spec
@@ -85,7 +86,8 @@ RULES = (
 )
 
 
-class Finding(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding(PlainSpec):
     """What was found about one rule; ``holds`` is None while, or where, that is not known."""
 
     rule: str
@@ -93,10 +95,6 @@ class Finding(NamedTuple):
     measured: str
     holds: bool | None
     note: str = ""
-
-    def plain(self) -> dict[str, Any]:
-        """The finding as JSON values."""
-        return self._asdict()
 
 
 def find(name: str) -> Rules:

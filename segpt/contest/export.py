@@ -24,10 +24,10 @@ from segpt.stages.run_directory import checkpoints
 from segpt.values import Quantized
 
 from . import bundle
-from .folder_texts import LICENCE, MODEL, About, metadata, page, requirements
+from .folder_texts import LICENCE, MODEL, About, Metadata, metadata, page, requirements
 from .read_folder import check_folder
-from .scored_artifacts import ScoredArtifact, reading_of, scored_artifacts
-from .submission import lines
+from .scored_artifacts import ScoredArtifact, scored_artifacts
+from .submission import ScriptPlan, lines
 from .submission_folder import METADATA, NEEDS, PAGE, SCRIPT
 
 CONTESTS = ("parameter-golf",)
@@ -107,25 +107,25 @@ def export(
             what = "; ".join(f"{one.file}: {one.text}" for one in wrong)
             raise CheckError(f"nothing was written: the folder would contradict itself: {what}")
     seeds = tuple(run.seed for run in runs)
-    return Exported(out, float(told["val_bpb"]), largest, len(script), seeds)
+    return Exported(out, told.val_bpb, largest, len(script), seeds)
 
 
 def _script(
     first: ScoredArtifact, model: ModelSpec, recipe: Recipe
 ) -> tuple[bytes, dict[str, str]]:
     """The script that evaluates an artifact and trains it anew, and the modules that it carries."""
-    reading = reading_of(first.score)
-    plan = {
-        "artifact": MODEL,
-        "digest": first.artifact.digest,
-        "score": encode(reading),
-        "recipe": encode(recipe),
-        "quantize": encode(quant_spec(recipe)),
-        "text": first.score.text,
-        "device": first.score.conditions.get("device", "auto"),
-        "threads": first.score.conditions.get("threads"),
-        "truncate": None,
-    }
+    reading, environment = first.reading, first.score.conditions.environment
+    plan = ScriptPlan(
+        artifact=MODEL,
+        digest=first.artifact.digest,
+        score=reading,
+        recipe=recipe,
+        quantize=quant_spec(recipe),
+        text=first.score.text,
+        device=environment.device or "auto",
+        threads=environment.threads,
+        truncate=None,
+    )
     found = sorted({*_kinds(model), *_kinds(recipe), *_kinds(reading)})
     main = _MAIN.format(plan=canonical(plan).decode())
     modules = bundle.sources(Path(segpt.__file__).parent, ENTRIES, found, main)
@@ -136,12 +136,12 @@ def _write(
     place: Path,
     runs: Sequence[ScoredArtifact],
     script: bytes,
-    about: Mapping[str, Any],
+    about: Metadata,
     logs: Sequence[Path],
     modules: Mapping[str, str],
 ) -> None:
     texts = {
-        METADATA: json.dumps(about, indent=2, ensure_ascii=False) + "\n",
+        METADATA: json.dumps(encode(about), indent=2, ensure_ascii=False) + "\n",
         PAGE: page(runs, about),
         NEEDS: "\n".join(requirements(modules, runs[0].artifact)) + "\n",
         "LICENSE": LICENCE,

@@ -1,15 +1,16 @@
 """The texts of an exported folder: metadata, page, requirements and licence."""
 
+import dataclasses
 import importlib.metadata
 import re
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import segpt
 from segpt.artifact import container
+from segpt.config.base import ADDED, PlainSpec, encode, spec
 from segpt.leaderboard.render import inert
 from segpt.values import Artifact
 
@@ -59,59 +60,99 @@ class About:
     github: str = ""
 
 
-def metadata(runs: Sequence[ScoredArtifact], code: int, about: About) -> dict[str, Any]:
+@spec
+class SeedMetadata(PlainSpec):
+    """What metadata says of one seed: loss in nats per token, bits per byte, sizes and seconds."""
+
+    val_loss: float
+    val_bpb: float
+    bytes_total: int
+    eval_time_s: float
+
+
+@spec
+class TextMetadata(PlainSpec):
+    """The text that was scored."""
+
+    name: str
+    sha256: str | None
+
+
+@spec
+class Metadata(PlainSpec):
+    """The metadata of a folder, under the names of the contest; means are over seeds.
+
+    The deviations are None of a single seed. ``bytes_total`` is of the largest model with the code.
+    """
+
+    author: str
+    github_id: str
+    name: str
+    date: str
+    val_loss: float
+    val_bpb: float
+    val_loss_std: float | None = dataclasses.field(default=None, metadata=ADDED)
+    val_bpb_std: float | None = dataclasses.field(default=None, metadata=ADDED)
+    seeds: tuple[int, ...]
+    seed_results: Mapping[str, SeedMetadata]
+    bytes_total: int
+    bytes_code: int
+    text: TextMetadata
+    segpt: str
+
+
+def metadata(runs: Sequence[ScoredArtifact], code: int, about: About) -> Metadata:
     """The metadata of a folder whose script takes ``code`` bytes."""
     bpbs = [run.score.bpb for run in runs]
     losses = [run.score.nats_per_token for run in runs]
     results = {
-        str(run.seed): {
-            "val_loss": run.score.nats_per_token,
-            "val_bpb": run.score.bpb,
-            "bytes_total": run.artifact.size + code,
-            "eval_time_s": round(run.score.seconds, 3),
-        }
+        str(run.seed): SeedMetadata(
+            val_loss=run.score.nats_per_token,
+            val_bpb=run.score.bpb,
+            bytes_total=run.artifact.size + code,
+            eval_time_s=round(run.score.seconds, 3),
+        )
         for run in runs
     }
-    spread = {}
-    if len(runs) > 1:
-        spread = {"val_loss_std": statistics.stdev(losses), "val_bpb_std": statistics.stdev(bpbs)}
-    return {
-        "author": about.author,
-        "github_id": about.github,
-        "name": about.name,
-        "date": about.date,
-        "val_loss": statistics.fmean(losses),
-        "val_bpb": statistics.fmean(bpbs),
-        **spread,
-        "seeds": [run.seed for run in runs],
-        "seed_results": results,
-        "bytes_total": max(run.artifact.size for run in runs) + code,
-        "bytes_code": code,
-        "text": {"name": runs[0].score.text, "sha256": runs[0].score.origin.get("text")},
-        "segpt": segpt.__version__,
-    }
+    several, first = len(runs) > 1, runs[0].score
+    return Metadata(
+        author=about.author,
+        github_id=about.github,
+        name=about.name,
+        date=about.date,
+        val_loss=statistics.fmean(losses),
+        val_bpb=statistics.fmean(bpbs),
+        val_loss_std=statistics.stdev(losses) if several else None,
+        val_bpb_std=statistics.stdev(bpbs) if several else None,
+        seeds=tuple(run.seed for run in runs),
+        seed_results=results,
+        bytes_total=max(run.artifact.size for run in runs) + code,
+        bytes_code=code,
+        text=TextMetadata(name=first.text, sha256=first.origin.get("text")),
+        segpt=segpt.__version__,
+    )
 
 
-def page(runs: Sequence[ScoredArtifact], about: Mapping[str, Any]) -> str:
+def page(runs: Sequence[ScoredArtifact], about: Metadata) -> str:
     """The page of a folder with the metadata ``about``."""
     score = runs[0].score
     rows = [
         f"| {run.seed} | {run.score.bpb:.8f} | {run.score.nats_per_token:.8f} | "
-        f"{run.artifact.size + about['bytes_code']:,} | {run.score.seconds:.1f} s |"
+        f"{run.artifact.size + about.bytes_code:,} | {run.score.seconds:.1f} s |"
         for run in runs
     ]
     if len(runs) > 1:
-        rows.append(f"| Mean | {about['val_bpb']:.8f} | {about['val_loss']:.8f} | | |")
+        rows.append(f"| Mean | {about.val_bpb:.8f} | {about.val_loss:.8f} | | |")
     conditions = [
         f"- {inert(key)}: {inert(str(state))}"
-        for key, state in sorted(score.conditions.items())
+        for key, state in sorted(encode(score.conditions).items())
         if isinstance(state, str | int | float) and state is not None
     ]
     parts = [
-        f"# {inert(about['name'])}",
-        f"val_bpb: {about['val_bpb']:.8f}, by {inert(about['author'])}, {about['date']}",
-        f"{about['bytes_code']:,} bytes of code are `{SCRIPT}`, and the model is `{MODEL}`: "
-        f"{about['bytes_total']:,} bytes together at most.",
+        f"# {inert(about.name)}",
+        f"val_bpb: {about.val_bpb:.8f}, by {inert(about.author)}, {about.date}",
+        f"{about.bytes_code:,} bytes of code are `{SCRIPT}`, and the model is `{MODEL}`: "
+        f"{about.bytes_total:,} bytes together at most.",
         "\n".join(
             [
                 "| Seed | val_bpb | val_loss (nats per token) | bytes_total | eval time |",

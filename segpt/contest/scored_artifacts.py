@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from segpt.artifact import container
 from segpt.config.base import decode
+from segpt.config.conditions import Conditions
 from segpt.config.score import ScoreSpec
-from segpt.errors import SegptError
+from segpt.errors import SegptError, SpecError
 from segpt.stages import json_files
 from segpt.values import Artifact, Score
 
@@ -20,6 +21,11 @@ class ScoredArtifact(NamedTuple):
     artifact: Artifact
     score: Score
     source: Path
+
+    @property
+    def reading(self) -> ScoreSpec:
+        """How the score was made."""
+        return self.score.conditions.reading.spec(self.score.policy)
 
 
 def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[ScoredArtifact]:
@@ -48,12 +54,12 @@ def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[
         raise SegptError(f"{source} is of none of these artifacts; leave it out")
     if len({run.seed for run in runs}) < len(runs):
         raise SegptError("two artifacts have the same seed; give one of each")
-    one = runs[0].score
+    first = runs[0]
     for run in runs[1:]:
-        same = run.score.origin.get("text") == one.origin.get("text")
-        if not same or reading_of(run.score) != reading_of(one):
+        same = run.score.origin.get("text") == first.score.origin.get("text")
+        if not same or run.reading != first.reading:
             raise SegptError(
-                f"{run.source} and {runs[0].source} are of different texts or were read in "
+                f"{run.source} and {first.source} are of different texts or were read in "
                 "different ways; score both alike"
             )
     return runs
@@ -63,19 +69,11 @@ def _score(table: Any, path: Path) -> tuple[Score, str]:
     names = {f.name for f in dataclasses.fields(Score)}
     try:
         given = {name: value for name, value in table.items() if name in names}
+        given["conditions"] = decode(Conditions, table["conditions"], "$.conditions")
         return Score(**given), str(table["origin"]["artifact"])
+    except SpecError as error:
+        raise SegptError(f"{path}: {error}; score it anew") from None
     except (AttributeError, KeyError, TypeError):
         raise SegptError(
             f"{path}: not a score of an artifact; make one with: segpt score ARTIFACT --out FILE"
         ) from None
-
-
-def reading_of(score: Score) -> ScoreSpec:
-    """How the score was made, from what it says about that."""
-    table = dict(score.conditions)
-    policy = dict(score.policy)
-    ngram = policy.pop("ngram", None)
-    given = {name: table[name] for name in ("mode", "boundaries", "batch", "context", "loops")}
-    if table.get("stride") is not None:
-        given["stride"] = table["stride"]
-    return decode(ScoreSpec, given | {"policy": policy, "ngram": ngram}, "$.score")

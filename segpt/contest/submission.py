@@ -8,13 +8,13 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from segpt.config.base import decode
+from segpt.config.base import PlainSpec, decode, spec
+from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe
 from segpt.config.score import ScoreSpec
 from segpt.data.corpus import builtin
@@ -40,7 +40,27 @@ SHARDS = "fineweb_val_*.bin"  # of the contest, below its data directory
 DATA = Path("data", "datasets")
 
 
-def run(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say: Say) -> int:
+@spec
+class ScriptPlan(PlainSpec):
+    """What a script evaluates, how, and how that was made.
+
+    ``artifact`` is the name of the file beside the script and ``digest`` its SHA-256. ``text``
+    names the text of the claim; ``threads`` is None for as many as torch takes, and ``truncate``
+    for sequences that are not cut.
+    """
+
+    artifact: str
+    digest: str
+    score: ScoreSpec
+    recipe: Recipe
+    quantize: QuantSpec
+    text: str
+    device: str
+    threads: int | None
+    truncate: int | None
+
+
+def run(script: Path, plan: ScriptPlan, arguments: Sequence[str], say: Say) -> int:
     """Run the script of a submission; the exit code.
 
     ``arguments`` are texts to evaluate on, or ``train [OUT [DATA]]``. Without any, the text is
@@ -52,9 +72,9 @@ def run(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say: Sa
         if arguments[:1] == ["train"]:
             _train(script, plan, arguments[1:], say)
         else:
-            artifact = read_artifact(script.parent / plan["artifact"])
-            if artifact.digest != plan["digest"]:
-                raise CheckError(f"{plan['artifact']} is not the artifact of this submission")
+            artifact = read_artifact(script.parent / plan.artifact)
+            if artifact.digest != plan.digest:
+                raise CheckError(f"{plan.artifact} is not the artifact of this submission")
             opened = open_model(artifact)
             text = _text(opened.source, [Path(a) for a in arguments] or _given(), plan)
             if text is None:
@@ -80,15 +100,15 @@ def lines(result: Score, *, seed: int | None, model: int, code: int) -> list[str
 
 
 def _evaluate(
-    script: Path, plan: Mapping[str, Any], opened: OpenedModel, text: Text | Shards, say: Say
+    script: Path, plan: ScriptPlan, opened: OpenedModel, text: Text | Shards, say: Say
 ) -> None:
     assert isinstance(opened.value, Artifact)
-    if plan["threads"]:
-        torch.set_num_threads(plan["threads"])
-    with joined(os.environ.get("DEVICE", plan["device"])) as mesh:
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+    with joined(os.environ.get("DEVICE", plan.device)) as mesh:
         mesh.agree({"artifact": opened.identity})
         here = opened.on(str(mesh.device))
-        result = score(here, text, decode(ScoreSpec, plan["score"]))
+        result = score(here, text, plan.score)
     if mesh.leads:
         size = script.stat().st_size
         for line in lines(result, seed=result.seed, model=opened.value.size, code=size):
@@ -105,22 +125,20 @@ def _given() -> list[Path]:
 
 
 def _text(
-    source: Quantized | Checkpoint, paths: list[Path], plan: Mapping[str, Any]
+    source: Quantized | Checkpoint, paths: list[Path], plan: ScriptPlan
 ) -> Text | Shards | None:
     """The text of some files, or else that of the claim if it is built in."""
     if not paths:
-        return builtin("validation") if plan["text"] == BUILT_IN else None
+        return builtin("validation") if plan.text == BUILT_IN else None
     if all(path.suffix == ".bin" for path in paths):
-        return read_shards(
-            paths, source.tokenizer, vocab=source.spec.vocab, sequence=plan["truncate"]
-        )
+        return read_shards(paths, source.tokenizer, vocab=source.spec.vocab, sequence=plan.truncate)
     return read_text(paths)
 
 
-def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say: Say) -> None:
+def _train(script: Path, plan: ScriptPlan, arguments: Sequence[str], say: Say) -> None:
     """Train, quantize and pack into a directory, and evaluate what came of it."""
     out = Path(arguments[0]) if arguments else Path("run")
-    recipe = decode(Recipe, plan["recipe"])
+    recipe = plan.recipe
     if "SEED" in os.environ:
         how = dataclasses.replace(recipe.train, seed=int(os.environ["SEED"]))
         recipe = dataclasses.replace(recipe, train=how)
@@ -138,13 +156,12 @@ def _train(script: Path, plan: Mapping[str, Any], arguments: Sequence[str], say:
         path = train(recipe, tokens, held_out, out, mesh, observer=_Spoken(say, begun))
         if not mesh.leads:
             return
-        spec = decode(type(recipe.quantize), plan["quantize"])
         device = str(mesh.device)
         checkpoint = read_checkpoint(path)
-        quantized = quantize_on(checkpoint, spec, tokens, held_out, device=device)
+        quantized = quantize_on(checkpoint, plan.quantize, tokens, held_out, device=device)
         save_quantized(out / "quantized", quantized)
         budget = recipe.pack.budget
-        artifact, _ = pack(quantized, out / plan["artifact"], budget)
+        artifact, _ = pack(quantized, out / plan.artifact, budget)
     opened = open_model(artifact)
     text = _text(opened.source, _given(), plan)
     _evaluate(script, plan, opened, text or as_text(held_out), say)
@@ -164,6 +181,6 @@ class _Spoken(Observer):
         self.say(f"step:{metrics.step} train_loss:{metrics.loss:.4f} train_time:{spent:.0f}ms")
 
 
-def read_plan(text: str) -> dict[str, Any]:
+def read_plan(text: str) -> ScriptPlan:
     """The plan that a script carries."""
-    return dict(json.loads(text))
+    return decode(ScriptPlan, json.loads(text), "$.plan")

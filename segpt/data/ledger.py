@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segpt.config.run_about import Coverage
 from segpt.errors import DataError
 from segpt.values import arrays_digest
 
@@ -96,19 +97,19 @@ class CoverageLog:
         text = np.array([self.targets, self.context], np.int64)
         return arrays_digest({"runs": runs, "text": text})
 
-    def plain(self) -> dict[str, Any]:
-        """What a checkpoint says: every figure counts targets, except blocks and epochs."""
+    def coverage(self) -> Coverage:
+        """What a checkpoint says of it."""
         times = self.times()
-        return {
-            "tokens": self.tokens,
-            "blocks": self.blocks,
-            "epochs": self.tokens / self.targets,
-            "distinct": self.targets - times.get(0, 0),
-            "times": {str(often): targets for often, targets in sorted(times.items())},
-            "left_out": self.left_out,
-            "in_order": self.in_order,
-            "digest": self.digest,
-        }
+        return Coverage(
+            tokens=self.tokens,
+            blocks=self.blocks,
+            epochs=self.tokens / self.targets,
+            distinct=self.targets - times.get(0, 0),
+            times={str(often): targets for often, targets in sorted(times.items())},
+            left_out=self.left_out,
+            in_order=self.in_order,
+            digest=self.digest,
+        )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What :meth:`restore` needs, as named arrays."""

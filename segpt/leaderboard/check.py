@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import assert_never
 
 from segpt.config.base import canonical, nearest
+from segpt.config.conditions import READING
 from segpt.errors import SpecError
 
 from .entry import Baseline, Claim, Entry, Link, Record, Run, ScoreLine, Verification, figure
@@ -19,9 +20,6 @@ UNPROVED = ("failed", "unchecked")  # how a condition begins that scoring could 
 
 # The conditions that say where a text was scored: no other machine can find them again.
 MEASURED_ON = ("device", "processes", "threads", "versions")
-
-# The conditions that say how a text was read: with the policy, all that a score depends on.
-READING = ("mode", "boundaries", "context", "stride", "batch", "loops")
 
 
 def check(track: Track, entry: Entry) -> list[str]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from segpt.config.base import canonical, decode
 from segpt.config.parameter_golf import MARGIN, SIGNIFICANCE, margin
@@ -14,7 +14,15 @@ from segpt.stages.json_files import read_json
 
 from . import statistics
 from .check import UNPROVED
-from .comparison import Scored
+from .comparison import (
+    ComparisonReport,
+    ContestReport,
+    DifferenceReport,
+    Scored,
+    SideReport,
+    TestedDifference,
+    UnitDifferences,
+)
 from .record import score_line
 from .statistics import FEWEST, Difference
 
@@ -53,8 +61,8 @@ class ComparedSide:
         return [score.line.nats / score.line.tokens for score in self.scores]
 
 
-def compare(a: Path, b: Path) -> dict[str, Any]:
-    """What the scores of B are against those of A, as JSON values; lower is better.
+def compare(a: Path, b: Path) -> ComparisonReport:
+    """What the scores of B are against those of A; lower is better.
 
     Differences are B - A. They are paired over runs if both sides have the same models or seeds,
     and over documents if each side is a single score of the same documents: then they are about
@@ -82,18 +90,20 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     better = None
     if hindrance is None and test is not None and test.p < SIGNIFICANCE:
         better = "B" if test.mean < 0 else "A"
-    difference = {"bpb": _difference(*sides, "bpb"), "nats_per_token": None}
-    if sides[0].first.tokenizer == sides[1].first.tokenizer:
-        difference["nats_per_token"] = _difference(*sides, "nats_per_token")
-    return {
-        **{side.name.lower(): _side(side) for side in sides},
-        "difference": difference,
-        "over": over,
-        "contest": _contest(*sides, tests["welch"] if hindrance is None else None),
-        "better": better,
-        "verdict": _verdict(better, hindrance, over, test),
-        "flags": list(_flags(*sides)),
-    }
+    alike = sides[0].first.tokenizer == sides[1].first.tokenizer
+    return ComparisonReport(
+        a=_side(sides[0]),
+        b=_side(sides[1]),
+        difference=UnitDifferences(
+            bpb=_difference(*sides, "bpb"),
+            nats_per_token=_difference(*sides, "nats_per_token") if alike else None,
+        ),
+        over=over,
+        contest=_contest(*sides, tests["welch"] if hindrance is None else None),
+        better=better,
+        verdict=_verdict(better, hindrance, over, test),
+        flags=tuple(_flags(*sides)),
+    )
 
 
 def read_side(name: str, path: Path) -> ComparedSide:
@@ -217,48 +227,51 @@ def _documents(
     return before.nats, after.nats, [math.log(2) * size for size in before.bytes]
 
 
-def _side(side: ComparedSide) -> dict[str, Any]:
+def _side(side: ComparedSide) -> SideReport:
     first = side.first
-    return {
-        "files": [str(path) for path in side.files],
-        "n": side.size,
-        "seeds": list(side.seeds),
-        "policy": dict(first.line.policy),
-        "text": first.line.text,
-        "bytes": first.line.bytes,
-        "tokens": first.line.tokens,
-        "denominator": first.line.denominator,
-        "tokenizer": first.tokenizer,
-        "bpb": _summary(side.figures("bpb")),
-        "nats_per_token": _summary(side.figures("nats_per_token")),
-    }
+    return SideReport(
+        files=tuple(str(path) for path in side.files),
+        n=side.size,
+        seeds=side.seeds,
+        policy=first.line.policy,
+        text=first.line.text,
+        bytes=first.line.bytes,
+        tokens=first.line.tokens,
+        denominator=first.line.denominator,
+        tokenizer=first.tokenizer,
+        bpb=statistics.summary(side.figures("bpb")),
+        nats_per_token=statistics.summary(side.figures("nats_per_token")),
+    )
 
 
-def _summary(figures: list[float]) -> dict[str, Any]:
-    return dataclasses.asdict(statistics.summary(figures)) | {"values": figures}
-
-
-def _difference(a: ComparedSide, b: ComparedSide, unit: Unit) -> dict[str, Any]:
+def _difference(a: ComparedSide, b: ComparedSide, unit: Unit) -> DifferenceReport:
     tests = _tests(a, b, unit)
     mean = statistics.summary(b.figures(unit)).mean - statistics.summary(a.figures(unit)).mean
-    return {"mean": mean, **{name: test and _plain(test) for name, test in tests.items()}}
+    return DifferenceReport(
+        mean=mean,
+        runs=_tested(tests["runs"]),
+        welch=_tested(tests["welch"]),
+        documents=_tested(tests["documents"]),
+    )
 
 
-def _plain(test: Difference) -> dict[str, float]:
-    names = ("mean", "error", "freedom", "t", "low", "high", "p", "p_better")
-    return {name: getattr(test, name) for name in names}
+def _tested(test: Difference | None) -> TestedDifference | None:
+    if test is None:
+        return None
+    names = [field.name for field in dataclasses.fields(TestedDifference)]
+    return TestedDifference(**{name: getattr(test, name) for name in names})
 
 
-def _contest(a: ComparedSide, b: ComparedSide, test: Difference | None) -> dict[str, Any]:
+def _contest(a: ComparedSide, b: ComparedSide, test: Difference | None) -> ContestReport:
     bits = margin(min(a.bytes_per_token, b.bytes_per_token))
     p = None if test is None else test.p_beyond(bits)
-    return {
-        "nats_per_token": MARGIN,
-        "bytes_per_token": min(a.bytes_per_token, b.bytes_per_token),
-        "bpb": bits,
-        "p": p,
-        "met": None if p is None else p < SIGNIFICANCE,
-    }
+    return ContestReport(
+        nats_per_token=MARGIN,
+        bytes_per_token=min(a.bytes_per_token, b.bytes_per_token),
+        bpb=bits,
+        p=p,
+        met=None if p is None else p < SIGNIFICANCE,
+    )
 
 
 def _hindrance(a: ComparedSide, b: ComparedSide) -> str | None:

@@ -1,12 +1,15 @@
-"""One score as comparing needs it: what ``segpt score --out`` wrote, strictly read."""
+"""What is compared, read strictly from what ``segpt score --out`` wrote, and what comes of it."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from segpt.config.base import spec
+from segpt.config.base import PlainSpec, spec
 from segpt.errors import SpecError
 
 from .entry import ScoreLine
 from .fields import MOST
+from .statistics import Summary
 
 TOLERANCE = 1e-6  # relative, of the sum over documents
 ROUNDING = 1e-9  # relative, of bits per byte that are nats over bytes
@@ -80,3 +83,84 @@ class Scored:
         count, stated = len(self.by_document.bytes), self.line.conditions.get("documents")
         if stated is not None and stated != count:
             raise SpecError(f"there are {count:,} documents, but its conditions say {stated}")
+
+
+@spec
+class SideReport(PlainSpec):
+    """The scores of a side: ``n`` of them, from ``files``, and their figures by unit."""
+
+    files: tuple[str, ...]
+    n: int
+    seeds: tuple[int | None, ...]
+    policy: Mapping[str, Any]
+    text: str
+    bytes: int
+    tokens: int
+    denominator: str
+    tokenizer: str | None
+    bpb: Summary
+    nats_per_token: Summary
+
+
+@spec
+class TestedDifference(PlainSpec):
+    """A :class:`segpt.leaderboard.statistics.Difference` with all that follows from it."""
+
+    mean: float
+    error: float
+    freedom: float
+    t: float
+    low: float
+    high: float
+    p: float
+    p_better: float
+
+
+@spec
+class DifferenceReport(PlainSpec):
+    """B - A in one unit, and every test of it; None is one that the scores do not allow."""
+
+    mean: float
+    runs: TestedDifference | None
+    welch: TestedDifference | None
+    documents: TestedDifference | None
+
+
+@spec
+class UnitDifferences(PlainSpec):
+    """B - A by unit; None in nats per token if the tokenizers differ."""
+
+    bpb: DifferenceReport
+    nats_per_token: DifferenceReport | None
+
+
+@spec
+class ContestReport(PlainSpec):
+    """The threshold of the contest in both units, and whether it is ``met`` by B.
+
+    ``p`` is how often chance alone goes that far; both are None where that cannot be tested.
+    """
+
+    nats_per_token: float
+    bytes_per_token: float
+    bpb: float
+    p: float | None
+    met: bool | None
+
+
+@spec
+class ComparisonReport(PlainSpec):
+    """What the scores of B are against those of A, as ``segpt compare --json`` says it.
+
+    ``over`` names the test that tells most, None without any, and ``better`` the side that is
+    better, None where that is not shown. ``flags`` are what a reader should know before.
+    """
+
+    a: SideReport
+    b: SideReport
+    difference: UnitDifferences
+    over: str | None
+    contest: ContestReport
+    better: str | None
+    verdict: str
+    flags: tuple[str, ...]

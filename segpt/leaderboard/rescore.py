@@ -6,25 +6,22 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import torch
-
-import segpt
 from segpt.artifact.container import unpack
 from segpt.artifact.reader import open_artifact
-from segpt.config.base import decode
-from segpt.config.score import ScoreSpec
+from segpt.config.conditions import ReadingConditions
+from segpt.config.environment import Environment
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, ScoreError, SegptError, SpecError
 from segpt.eval.tally import ScoreProgress
+from segpt.stages.environment import environment
 from segpt.stages.open_model import open_model
 from segpt.stages.pack import read_artifact
 from segpt.stages.score import account_for, score
 from segpt.values import Artifact, Quantized, Score, Text
 
-from .check import READING, agrees, check
+from .check import agrees, check
 from .compressors import compressed
 from .derive import (
     Derived,
@@ -42,28 +39,13 @@ from .duration import MAKING, counted, seconds
 from .entry import Baseline, Record, Run, ScoreLine, figure
 from .rerun_recipe import remake
 from .track import Track
-from .verdict import Comparison, Verdict, Verifiable
+from .verdict import Comparison, Verdict, VerdictConditions, Verifiable
 
 Report = Callable[[float, str], None]  # told how many seconds' worth is done, and a detail
 
 # What a record's commands may have made something else of than when it was added: a recipe is known
 # by its name, and what ships under that name changes; the built-in text comes with Python.
 OTHERS = {"recipe": "by another recipe", "tokens": "from other text"}
-
-
-def reading_of(line: ScoreLine) -> ScoreSpec:
-    """How a text was scored: the inverse of what a score says of its spec.
-
-    Raises:
-        SpecError: if the line does not say all of it, or it is not sound.
-    """
-    if unsaid := sorted(set(READING) - line.conditions.keys()):
-        raise SpecError(f"its conditions do not say {', '.join(unsaid)}; score it anew")
-    policy = dict(line.policy)
-    table = {name: line.conditions[name] for name in READING}
-    if table["stride"] is None:  # of a rolling pass
-        del table["stride"]
-    return decode(ScoreSpec, table | {"ngram": policy.pop("ngram", None), "policy": policy})
 
 
 @dataclass(frozen=True)
@@ -95,7 +77,7 @@ class Bench:
             (Comparison(entry.program, entry.value, found.bpb, same),),
             facts=tuple(baseline_facts(entry, text_digest(self.text), found)),
             bpb=found.bpb,
-            conditions={"version": found.version},
+            conditions=VerdictConditions(version=found.version),
         )
 
     def check(self, record: Record, paths: Mapping[str, Path]) -> Verdict:
@@ -130,7 +112,7 @@ class Bench:
             missing=_absent(record, tested.keys()),
             bpb=None if again is None else again.bpb,
             artifact=record.artifact,
-            conditions=self._conditions(),
+            conditions=VerdictConditions(environment=self._environment()),
         )
 
     def remake(self, record: Record) -> Verdict:
@@ -159,7 +141,7 @@ class Bench:
             bpb=None if again is None else again.bpb,
             artifact=artifact.digest,
             remade=True,
-            conditions=self._conditions() | {"same_bytes": same},
+            conditions=VerdictConditions(environment=self._environment(), same_bytes=same),
         )
 
     def _score(
@@ -185,7 +167,7 @@ class Bench:
             what = f"{which}{line.policy_kind}"
             telling = self._telling(before + seconds(lines[:place]), line.seconds, what)
             try:
-                reading = reading_of(line)
+                reading = ReadingConditions.read(line.conditions).spec(line.policy)
                 found = score(opened, accounted, reading, report=telling)
             except (SpecError, ScoreError) as error:
                 findings = (*tested.findings, f"{field}policy or conditions: {error}")
@@ -210,17 +192,8 @@ class Bench:
                 "give its own with --text"
             )
 
-    def _conditions(self) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "versions": {
-                "segpt": segpt.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-        }
+    def _environment(self) -> Environment:
+        return dataclasses.replace(environment(self.device), machine=platform.machine())
 
 
 class _Tested(NamedTuple):

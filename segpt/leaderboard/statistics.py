@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from segpt.config.base import PlainSpec
+
 CONFIDENCE = 0.95
 FEWEST = 3  # runs of a side that a verdict rests on
 
@@ -75,7 +77,7 @@ def quantile(tail: float, freedom: float) -> float:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(PlainSpec):
     """Figures and their mean, with a 95 % confidence interval of it.
 
     ``sd`` is the standard deviation over the figures (n - 1 in its denominator). It and the

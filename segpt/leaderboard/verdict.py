@@ -2,7 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from segpt.config.base import ADDED, INLINE, PlainSpec, spec
+from segpt.config.environment import Environment
 
 from .derive import Fact
 from .entry import Baseline, Record
@@ -21,6 +24,19 @@ class Comparison(NamedTuple):
     @property
     def difference(self) -> float:
         return self.measured - self.claimed
+
+
+@spec
+class VerdictConditions(PlainSpec):
+    """Where an entry was derived again, and with which versions.
+
+    ``version`` is that of a compressor, empty without one, and ``same_bytes`` whether an artifact
+    that was made anew is that of the record, None if none was made.
+    """
+
+    version: str = dataclasses.field(default="", metadata=ADDED)
+    environment: Environment = dataclasses.field(default=Environment(), metadata=INLINE)
+    same_bytes: bool | None = dataclasses.field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,7 @@ class Verdict:
     bpb: float | None = None
     artifact: str | None = None
     remade: bool = False
-    conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
+    conditions: VerdictConditions = dataclasses.field(default=VerdictConditions())
 
     @property
     def refuted(self) -> tuple[Fact, ...]:

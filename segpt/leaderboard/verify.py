@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from segpt.config.base import nearest
+from segpt.config.base import encode, nearest
 from segpt.errors import CheckError, SegptError, SpecError
 from segpt.values import Text
 
@@ -113,7 +113,7 @@ def append(
         state=verdict.state,
         artifact=verdict.artifact,
         bpb=verdict.bpb,
-        conditions=verdict.conditions,
+        conditions=encode(verdict.conditions),
     )
     # Others may have taken the name in the meantime.
     return append_entry(

@@ -2,38 +2,17 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segpt.config.quant_report import Quality
 from segpt.errors import CheckpointError, DataError
 from segpt.model.model import Model
 
 POSITIONS = 1024  # whose logits are held at once, for both models
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Two models on the same text: ``before`` and ``after`` quantization.
-
-    Losses are nats per token and ``bpb`` is bits per byte, both over windows that do not
-    overlap, so a score that gives each token more context is lower. ``kl_mean`` and ``kl_p99``
-    are nats per token of KL(before || after); ``top1_agreement`` is the fraction of positions
-    at which both hold the same token most likely.
-    """
-
-    bpb_before: float
-    bpb_after: float
-    loss_before: float
-    loss_after: float
-    kl_mean: float
-    kl_p99: float
-    top1_agreement: float
-    tokens: int
-    bytes: int
 
 
 @torch.no_grad()

@@ -2,11 +2,59 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from segpt.config.base import PlainSpec, spec
 from segpt.errors import SegptError
 from segpt.stages import json_files
 from segpt.values import Artifact, Score
+
+
+@spec
+class DemoRow(PlainSpec):
+    """A way to store the text: in so many ``bytes``, beside which a model may be needed."""
+
+    step: str
+    bytes: int
+    artifact: int | None
+    bpb: float
+    what: str
+
+
+@spec
+class DemoText(PlainSpec):
+    """The text that was scored: its name, its bytes, and the mode of reading."""
+
+    name: str
+    bytes: int
+    mode: str
+
+
+@spec
+class DemoResult(PlainSpec):
+    """What ``segpt demo --json`` says, and the demo keeps in its directory.
+
+    Figures in bits per byte: ``bpb_float`` and ``bpb_quantized`` before and after quantization on
+    what ``measured_on`` says, ``bpb`` and ``bpb_ttt`` of the packed file on ``text``, and
+    ``compressors`` of others on the same. ``bytes`` are those of the packed file.
+    """
+
+    rows: tuple[DemoRow, ...]
+    text: DemoText
+    measured_on: str
+    artifact: str
+    bytes: int
+    budget: int
+    parameters: int
+    bpb_float: float
+    bpb_quantized: float
+    quantization_cost: float
+    bpb: float
+    bpb_ttt: float
+    tokens_per_second: float | None
+    compressors: Mapping[str, float]
+    seed: int
+    seconds: float
 
 
 class ScoreFigures(NamedTuple):
@@ -20,7 +68,7 @@ class ScoreFigures(NamedTuple):
     @classmethod
     def of(cls, score: Score) -> "ScoreFigures":
         """The figures of a score that was just made."""
-        return cls(score.text, score.bytes, score.bpb, score.conditions["mode"])
+        return cls(score.text, score.bytes, score.bpb, score.conditions.reading.mode)
 
 
 def stored(place: Path, artifact: Artifact) -> ScoreFigures | None:
@@ -42,8 +90,8 @@ def rows(
     *,
     artifact: int,
     parameters: int,
-) -> list[dict[str, Any]]:
-    """The ways to store the text, from the worst compressor to the adapted model, as JSON values.
+) -> tuple[DemoRow, ...]:
+    """The ways to store the text, from the worst compressor to the adapted model.
 
     Args:
         plain: the score of the packed model.
@@ -63,10 +111,10 @@ def rows(
     table.append(_row("score", size, artifact, plain.bpb, about))
     about = f"it learns from what it has scored: {gain:.1f} % fewer bits"
     table.append(_row("score --ttt", size, artifact, adapted.bpb, about))
-    return table
+    return tuple(table)
 
 
-def _row(step: str, text: int, artifact: int | None, bpb: float, about: str) -> dict[str, Any]:
+def _row(step: str, text: int, artifact: int | None, bpb: float, about: str) -> DemoRow:
     """A way to store ``text`` bytes, beside which a model of ``artifact`` bytes may be needed."""
     size = round(bpb * text / 8)
-    return {"step": step, "bytes": size, "artifact": artifact, "bpb": bpb, "what": about}
+    return DemoRow(step=step, bytes=size, artifact=artifact, bpb=bpb, what=about)

@@ -17,8 +17,19 @@ import yaml
 from segpt.artifact import container
 from segpt.artifact.reader import open_artifact
 from segpt.atomic import write_file
+from segpt.config.base import decode
+from segpt.config.environment import Environment
+from segpt.config.quant_report import QuantReport
+from segpt.config.recipe import Recipe
+from segpt.config.run_about import RunAbout
 from segpt.errors import ArtifactError, SegptError
-from segpt.stages import json_files, run_directory, value_directory
+from segpt.stages import (
+    checkpoint_io,
+    json_files,
+    quantized_io,
+    run_directory,
+    value_directory,
+)
 from segpt.values import Artifact
 
 from . import load_run
@@ -32,6 +43,7 @@ QUANTIZED, ARTIFACT, PAGE = "quantized", "model.segpt", "report.html"
 
 _MOST_SCORES = 8
 _LONGEST_RECIPE = 40_000
+_PLURALS = {"process": "processes", "thread": "threads"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,10 @@ class _Run:
     place: Path
     checkpoint_at: Path
     checkpoint: Mapping[str, Any] | None
+    about: RunAbout
     quantized_at: Path
     quantized: Mapping[str, Any] | None
+    quality: QuantReport | None
     artifact_at: Path
     artifact: Artifact | None
     scores: tuple[tuple[ReportedScore, Mapping[str, Any]], ...]
@@ -56,10 +70,6 @@ class _Run:
     def empty(self) -> bool:
         parts = (self.checkpoint, self.quantized, self.artifact, self.curves)
         return all(part is None for part in parts) and not self.scores
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        return {} if self.checkpoint is None else self.checkpoint["about"]
 
     @property
     def origins(self) -> Iterator[Mapping[str, Any]]:
@@ -85,17 +95,17 @@ def gather(run: Path) -> Report:
     rows, took = load_run.demo(found.place / DEMO)
     samples, drawn = load_run.samples(found.place / SAMPLES)
     with sound(found.checkpoint_at / "header.json"):
-        training = load_run.training(found.checkpoint, found.curves)
-        recipe = found.about.get("recipe", {})
-        told = text(recipe.get("about", ""))
-        trained_on = tuple(_trained_on(found.about))
-        limit = recipe.get("pack", {}).get("budget")
+        table = found.about.recipe
+        recipe = None if table is None else decode(Recipe, table, "$.about.recipe")
+        training = load_run.training(found.checkpoint, found.about, recipe, found.curves)
+        trained_on = tuple(_trained_on(found.about.environment))
+    budget = None if recipe is None else recipe.pack.budget
     with sound(found.quantized_at / "header.json"):
         quantization = None
-        if found.quantized is not None:
-            quantization = load_run.quantization(found.quantized["report"])
-            limit = found.quantized["report"].get("budget", limit)
-        budget = None if limit is None else count(limit)
+        if found.quality is not None:
+            quantization = load_run.quantization(found.quality)
+            budget = budget if found.quality.budget is None else found.quality.budget
+        budget = None if budget is None else count(budget)
     packed = None
     if found.artifact is not None:
         packed = load_run.packed(found.artifact_at, found.artifact, budget)
@@ -103,7 +113,7 @@ def gather(run: Path) -> Report:
         lineage, notices = tuple(_lineage(found)), tuple(_notices(found, training))
     report = Report(
         name=text(found.place.resolve().name),
-        about=told,
+        about="" if recipe is None else text(recipe.about),
         training=training,
         quantization=quantization,
         packed=packed,
@@ -113,7 +123,7 @@ def gather(run: Path) -> Report:
         sampled=drawn,
         environment=(*trained_on, *_scored_on(found), *took),
         lineage=lineage,
-        recipe=_readable(recipe),
+        recipe=_readable(found.about.recipe),
         notices=notices,
     )
     return dataclasses.replace(report, missing=_missing(found, report))
@@ -145,12 +155,19 @@ def _read(run: Path) -> _Run:
     quantized_at, quantized = _quantized(run, newest)
     artifact_at, artifact = _artifact(run, newest)
     metrics = run / run_directory.METRICS
+    checkpoint_at = saved[-1] if saved else run
+    with sound(checkpoint_at / "header.json"):
+        about = RunAbout() if header is None else checkpoint_io.about_of(header)
+    with sound(quantized_at / "header.json"):
+        quality = None if quantized is None else quantized_io.report_of(quantized)
     found = _Run(
         place=run,
-        checkpoint_at=saved[-1] if saved else run,
+        checkpoint_at=checkpoint_at,
         checkpoint=header,
+        about=about,
         quantized_at=quantized_at,
         quantized=quantized,
+        quality=quality,
         artifact_at=artifact_at,
         artifact=artifact,
         scores=tuple(_scores(run)),
@@ -211,23 +228,19 @@ def _scores(run: Path) -> list[tuple[ReportedScore, Mapping[str, Any]]]:
     return found[:_MOST_SCORES]
 
 
-def _trained_on(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if "device" in about:
-        yield "trained on", _machine(about)
-    if "versions" in about:
-        yield "trained with", load_run.versions(about["versions"])
-    if about.get("commit") is not None:
-        yield "commit of segpt", text(about["commit"])
-
-
-def _machine(about: Mapping[str, Any]) -> str:
-    counts = {"processes": "process", "threads": "thread"}
-    known = [
-        f"{count(about[name])} {one if about[name] == 1 else name}"
-        for name, one in counts.items()
-        if about.get(name) is not None
-    ]
-    return ", ".join([text(about["device"]), *known])
+def _trained_on(environment: Environment) -> Iterator[tuple[str, str]]:
+    if environment.device is not None:
+        counts = {"process": environment.processes, "thread": environment.threads}
+        known = [
+            f"{count(number)} {one if number == 1 else _PLURALS[one]}"
+            for one, number in counts.items()
+            if number is not None
+        ]
+        yield "trained on", ", ".join([text(environment.device), *known])
+    if environment.versions is not None:
+        yield "trained with", load_run.versions(environment.versions)
+    if environment.commit:
+        yield "commit of segpt", text(environment.commit)
 
 
 def _scored_on(found: _Run) -> Iterator[tuple[str, str]]:
@@ -245,8 +258,8 @@ def _lineage(found: _Run) -> Iterator[tuple[str, str]]:
         known |= origin
     if found.checkpoint is not None:
         known["checkpoint"] = found.checkpoint["fingerprint"]
-        trained = found.about.get("text", {})
-        known |= {"training text": trained["digest"]} if "digest" in trained else {}
+        if found.about.text is not None and found.about.text.training.digest is not None:
+            known["training text"] = found.about.text.training.digest
     for name, value in itertools.islice(sorted(known.items()), load_run.MOST_ROWS):
         yield text(name), load_run.said(value)
 
@@ -294,7 +307,7 @@ def _missing(found: _Run, report: Report) -> dict[str, str]:
     return {part: line for part, (known, line) in commands.items() if not known}
 
 
-def _readable(recipe: Mapping[str, Any]) -> str:
+def _readable(recipe: Mapping[str, Any] | None) -> str:
     told = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
     return told[:_LONGEST_RECIPE]
 

@@ -14,10 +14,15 @@ from typing import Any
 
 from segpt.artifact import container
 from segpt.artifact.reader import open_artifact
-from segpt.config.base import decode
+from segpt.config.base import decode, encode
+from segpt.config.environment import Versions
 from segpt.config.layout import layout, parameters
 from segpt.config.model import ModelSpec
-from segpt.errors import SegptError
+from segpt.config.quant_report import GroupReport, QuantReport, WeightReport
+from segpt.config.recipe import Recipe
+from segpt.config.role import Role
+from segpt.config.run_about import RunAbout
+from segpt.errors import SegptError, SpecError
 from segpt.stages import json_files
 from segpt.values import Artifact
 
@@ -40,6 +45,8 @@ MOST = 2**63  # of anything counted
 _MOST_LAYERS, _MOST_WEIGHTS, _MOST_SAMPLES = 200, 100_000, 12
 _LONGEST_SAMPLE = 2_000
 
+_ODD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SpecError)
+_LEARNT = (Role.MATRIX, Role.TABLE, Role.HEAD, Role.VECTOR)  # as the optimizer names them
 _ROLES = {"matrix": "matrices", "table": "tables", "head": "head", "vector": "vectors"}
 
 
@@ -69,17 +76,24 @@ def logged(path: Path) -> Training:
     return Training(tuple(kept), unfit, repeated)
 
 
-def training(header: Mapping[str, Any] | None, curves: Training | None) -> Training | None:
-    """What the header of the newest checkpoint and the metrics say together."""
+def training(
+    header: Mapping[str, Any] | None,
+    about: RunAbout,
+    recipe: Recipe | None,
+    curves: Training | None,
+) -> Training | None:
+    """What the header of the newest checkpoint, its run and recipe and the metrics say together."""
     if header is None:
         return curves
     spec = decode(ModelSpec, header["spec"], "$.spec")
-    about, lines = header["about"], curves or Training()
-    roles = {weight.role.value for weight in layout(spec)}
+    lines = curves or Training()
+    roles = {weight.role for weight in layout(spec)}
     names: dict[float, list[str]] = {}
-    for role, rule in about.get("recipe", {}).get("train", {}).get("optimizer", {}).items():
-        if role in roles:
-            names.setdefault(_sure(rule["rate"]), []).append(_ROLES[role])
+    if recipe is not None:
+        rules = recipe.train.optimizer
+        for role in filter(roles.__contains__, _LEARNT):
+            rate = getattr(rules, role.value).rate
+            names.setdefault(rate, []).append(_ROLES[role.value])
     return Training(
         lines=lines.lines,
         unfit=lines.unfit,
@@ -87,23 +101,29 @@ def training(header: Mapping[str, Any] | None, curves: Training | None) -> Train
         rates={", ".join(alike): rate for rate, alike in names.items()},
         parameters=parameters(spec),
         steps=count(header["step"]),
-        tokens=count(about["tokens"]) if "tokens" in about else None,
-        seconds=_sure(about["seconds"]) if "seconds" in about else None,
+        tokens=None if about.tokens is None else count(about.tokens),
+        seconds=about.seconds,
     )
 
 
-def quantization(report: Mapping[str, Any]) -> Quantization:
-    """The report of a quantized model, with a row for what lies outside its layers."""
-    quality, curve = report["quality"], report.get("curve")
+def quantization(report: QuantReport) -> Quantization:
+    """The report of a quantized model, with a row for what lies outside its layers.
+
+    Raises:
+        ValueError: if it does not say what the model loses.
+    """
+    quality, curve = report.quality, report.curve
+    if quality is None:
+        raise ValueError("the quality was not measured")
     weights = [
-        _coded(name, row["role"], row)
-        for name, row in itertools.islice(report.get("weights", {}).items(), _MOST_WEIGHTS)
+        _coded(name, row.role, row)
+        for name, row in itertools.islice(report.weights.items(), _MOST_WEIGHTS)
     ]
-    layers = [_coded(f"layer {name}", "layer", row) for name, row in report["layers"].items()]
+    layers = [_coded(f"layer {name}", "layer", row) for name, row in report.layers.items()]
     outside = [
         weight
-        for weight, row in zip(weights, report.get("weights", {}).values(), strict=False)
-        if row["layer"] is None
+        for weight, row in zip(weights, report.weights.values(), strict=False)
+        if row.layer is None
     ]
     if outside:
         size = sum(row.parameters for row in outside)
@@ -113,39 +133,33 @@ def quantization(report: Mapping[str, Any]) -> Quantization:
             0, CodedRow("embeddings, head", "outside", size, bits, None, sum(damage) or None)
         )
     return Quantization(
-        bits=_sure(report["bits_per_weight"]),
-        bpb_before=_sure(quality["bpb_before"]),
-        bpb_after=_sure(quality["bpb_after"]),
-        kl_mean=_sure(quality["kl_mean"]),
-        kl_p99=_sure(quality["kl_p99"]),
-        top1=_sure(quality["top1_agreement"]),
-        tokens=count(quality["tokens"]),
+        bits=report.bits_per_weight,
+        bpb_before=quality.bpb_before,
+        bpb_after=quality.bpb_after,
+        kl_mean=quality.kl_mean,
+        kl_p99=quality.kl_p99,
+        top1=quality.top1_agreement,
+        tokens=count(quality.tokens),
         roles=tuple(
             _coded(_ROLES.get(name, text(name)), "role", row)
-            for name, row in itertools.islice(report["roles"].items(), MOST_ROWS)
+            for name, row in itertools.islice(report.roles.items(), MOST_ROWS)
         ),
         layers=tuple(layers[:_MOST_LAYERS]),
         weights=tuple(weights),
-        curve=() if curve is None else tuple(_dot(dot) for dot in curve["dots"][:MOST_ROWS]),
-        here=None if curve is None else _dot(curve["here"]),
-        curve_tokens=0 if curve is None else count(curve["tokens"]),
+        curve=() if curve is None else tuple(map(_dot, curve.dots[:MOST_ROWS])),
+        here=None if curve is None else _dot(curve.here),
+        curve_tokens=0 if curve is None else count(curve.tokens),
     )
 
 
-def _coded(name: str, kind: str, row: Mapping[str, Any]) -> CodedRow:
-    return CodedRow(
-        text(name),
-        text(kind),
-        count(row["parameters"]),
-        _sure(row["bits_per_weight"]),
-        _finite(_number(row["error"])),
-        _finite(_number(row["damage"])),
-    )
+def _coded(name: str, kind: str, row: WeightReport | GroupReport) -> CodedRow:
+    parameters, bits = count(row.parameters), row.bits_per_weight
+    return CodedRow(text(name), text(kind), parameters, bits, row.error, row.damage)
 
 
-def _dot(dot: Sequence[Any]) -> tuple[float, float]:
+def _dot(dot: Sequence[float]) -> tuple[float, float]:
     bits, kl = dot
-    return _sure(bits), _sure(kl)
+    return bits, kl
 
 
 def packed(path: Path, artifact: Artifact, budget: int | None) -> Packed:
@@ -236,7 +250,7 @@ def sound(path: Path, where: str = "") -> Iterator[None]:
     """Turn whatever a file of another shape leads to into one error that names it."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
+    except _ODD as e:
         what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
         raise SegptError(f"{path} is not what segpt writes{where}: {what}") from None
 
@@ -292,5 +306,6 @@ def said(value: Any) -> str:
             return text(json.dumps(value, sort_keys=True))
 
 
-def versions(versions: Mapping[str, Any]) -> str:
-    return text(", ".join(f"{name} {version}" for name, version in versions.items()))
+def versions(present: Mapping[str, Any] | Versions) -> str:
+    table = encode(present)
+    return text(", ".join(f"{name} {version}" for name, version in table.items()))

@@ -1,9 +1,9 @@
 """Pictures of what quantization costs. They need matplotlib, which is optional."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segpt.atomic import write_file
 from segpt.errors import SegptError
@@ -11,6 +11,8 @@ from segpt.errors import SegptError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from segpt.config.quant_report import QuantReport
 
     from .rate_curve import Curve
 
@@ -77,7 +79,7 @@ def kl_axes(axes: "Axes", what: str) -> None:
     axes.set_ylabel(what)
 
 
-def quantized(path: Path, curve: "Curve", report: Mapping[str, Any], method: str) -> None:
+def quantized(path: Path, curve: "Curve", report: "QuantReport", method: str) -> None:
     """Draw KL over bits per weight, and what every role and layer takes and loses.
 
     Args:
@@ -86,10 +88,10 @@ def quantized(path: Path, curve: "Curve", report: Mapping[str, Any], method: str
         report: of the quantized model.
         method: by which it was made.
     """
-    rows = [(name, row, BLUE) for name, row in report["roles"].items() if name != "vector"]
-    rows += [(f"layer {name}", row, GREEN) for name, row in report["layers"].items()]
+    rows = [(name, row, BLUE) for name, row in report.roles.items() if name != "vector"]
+    rows += [(f"layer {name}", row, GREEN) for name, row in report.layers.items()]
     panels = [("bits per weight", "bits_per_weight"), ("squared error, relative", "error")]
-    panels += [("damage, nats per token", "damage")] * any(row["damage"] for _, row, _ in rows)
+    panels += [("damage, nats per token", "damage")] * any(row.damage for _, row, _ in rows)
     picture = figure(11.0, 5.2)
     grid = picture.add_gridspec(len(panels), 2, width_ratios=(1.15, 1.0))
     left = picture.add_subplot(grid[:, 0])
@@ -115,7 +117,7 @@ def quantized(path: Path, curve: "Curve", report: Mapping[str, Any], method: str
     left.legend(frameon=False, fontsize=9)
     for i, (title, key) in enumerate(panels):
         axes = picture.add_subplot(grid[i, 1])
-        _bars(axes, title, [(name, row[key] or 0.0, colour) for name, row, colour in rows])
+        _bars(axes, title, [(name, getattr(row, key) or 0.0, colour) for name, row, colour in rows])
         axes.tick_params(axis="x", labelbottom=i == len(panels) - 1)
     save(picture, path)
 

@@ -1,12 +1,13 @@
 """What a model loses at every rate, roughly: steps by design, with neither search nor tuning."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from segpt.config.quant import QuantSpec
+from segpt.config.quant_report import CurveReport
 from segpt.data.tokenizer import load
 from segpt.model.model import Model
 from segpt.model.params import weights
@@ -44,9 +45,9 @@ class Curve(NamedTuple):
     here: Dot
     tokens: int
 
-    def plain(self) -> dict[str, Any]:
-        """JSON values, as the report of a quantized model holds them."""
-        return {"dots": list(map(list, self.dots)), "here": list(self.here), "tokens": self.tokens}
+    def report(self) -> CurveReport:
+        """As the report of a quantized model holds it."""
+        return CurveReport(dots=self.dots, here=self.here, tokens=self.tokens)
 
 
 def curve(
@@ -92,7 +93,8 @@ def curve(
         whole = Quantized(now.spec, coded, checkpoint.tokenizer, checkpoint.origin)
         dots.append(Dot(_bits(coded), kl(whole)))
         missed += dots[-1].bits - rate
-    here = Dot(quantized.report["bits_per_weight"], kl(quantized))
+    assert quantized.report is not None  # as it comes from quantizing
+    here = Dot(quantized.report.bits_per_weight, kl(quantized))
     blocks = in_order(held_out, context, HELD_OUT_TOKENS)
     return Curve(tuple(sorted(dots)), here, sum(b[:, 1:].size for b in blocks))
 

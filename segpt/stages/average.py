@@ -4,12 +4,12 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpt.config.base import encode, fingerprint
+from segpt.config.run_about import AverageAbout
 from segpt.errors import CheckpointError
 from segpt.values import Checkpoint, documents_digest
 
@@ -85,14 +85,14 @@ def average(
         steps.append(newest.step)
         documents = np.union1d(documents, newest.documents)
         origin = {k: v for k, v in origin.items() if newest.origin.get(k) == v}
-    about: dict[str, Any] = {"steps": steps, "decay": decay, "checkpoints": prints}
+    about = AverageAbout(steps=tuple(steps), decay=decay, checkpoints=tuple(prints))
     named = {"documents": documents_digest(documents), "checkpoints": fingerprint(prints)}
     return dataclasses.replace(
         newest,
         weights={name: total.astype(np.float32) for name, total in sums.items()},
         documents=documents,
         origin=origin | named,
-        about=dict(newest.about) | {"average": about},
+        about=dataclasses.replace(newest.about, average=about),
     )
 
 

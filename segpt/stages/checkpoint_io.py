@@ -1,11 +1,14 @@
 """Checkpoints on disk: written whole or not at all, and verified when they are read."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segpt.config.base import decode, encode
 from segpt.config.model import ModelSpec
+from segpt.config.run_about import RunAbout
 from segpt.errors import CheckpointError
 from segpt.values import Checkpoint, Tokenizer
 
@@ -36,7 +39,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.step,
         "progress": checkpoint.progress,
         "origin": dict(checkpoint.origin),
-        "about": dict(checkpoint.about),
+        "about": encode(checkpoint.about),
         "fingerprint": checkpoint.fingerprint,
     }
     write_value(path, "checkpoint", header, files)
@@ -61,8 +64,17 @@ def read_checkpoint(path: Path, *, state: bool = False) -> Checkpoint:
             documents=np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64),
             origin=dict(header["origin"]),
             state=unpack_arrays(path, "state.safetensors", files) if state else None,
-            about=dict(header["about"]),
+            about=about_of(header),
         )
+
+
+def about_of(header: Mapping[str, Any]) -> RunAbout:
+    """What the header of a checkpoint says about its run.
+
+    Raises:
+        SpecError: if it is not as segpt writes it.
+    """
+    return decode(RunAbout, header["about"], "$.about")
 
 
 def checkpoint_step(path: Path) -> int:

@@ -1,16 +1,16 @@
 """What a training run would be, without running it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from segpt.config.base import encode, fingerprint, kind
+from segpt.config.base import PlainSpec, fingerprint, kind, spec
 from segpt.config.flops import flops
 from segpt.config.layout import layout
 from segpt.config.recipe import Recipe
-from segpt.config.rules import Rules
+from segpt.config.rules import Finding, Rules
 from segpt.config.schedule import Steps
+from segpt.config.train import Loops
 from segpt.train.mesh import Mesh
 from segpt.train.optim import Group
 from segpt.train.trainer import sequences
@@ -39,10 +39,53 @@ def group_table(groups: Sequence[Group]) -> list[str]:
     return aligned(rows, right=(2, 3, 4, 5))
 
 
+@spec
+class RulesBefore(PlainSpec):
+    """The rules of a contest, and what is known of each before a run."""
+
+    name: str
+    findings: tuple[Finding, ...]
+
+
+@spec
+class DryRun(PlainSpec):
+    """What a run would be, as ``segpt train --dry-run --json`` says it.
+
+    ``loop`` is where the route repeats itself, and ``loops`` how passes through it are drawn.
+    ``seconds`` is the time of the whole run and ``step_seconds`` that of a step, which
+    ``step_seconds_source`` was measured or estimated by; ``tokens`` is what the run trains on.
+    ``memory_bytes`` and ``artifact_bytes`` are estimates. None is what is not known before.
+    """
+
+    recipe: str
+    parameters: int
+    parameters_by_role: Mapping[str, int]
+    layers: int
+    visits: int
+    loop: Mapping[str, int] | None
+    loops: Loops | None
+    tokens_per_step: int
+    steps: int | None
+    seconds: float | None
+    step_seconds: float | None
+    step_seconds_source: str | None
+    tokens: int | None
+    flops_per_token: Mapping[str, int]
+    memory: estimate.MemoryEstimate
+    memory_bytes: int
+    processes: int
+    artifact_bytes: int
+    artifact_bytes_source: str | None
+    budget: int
+    rules: RulesBefore | None
+    warnings: tuple[str, ...]
+    fingerprint: str
+
+
 def describe(
     recipe: Recipe, device: str | None = None, rules: Rules | None = None, processes: int = 1
-) -> dict[str, Any]:
-    """What a run would be, without running it; all in JSON values.
+) -> DryRun:
+    """What a run would be, without running it.
 
     Memory counts float32 weights, gradients, optimizer state by rule and average, and what a
     micro-batch keeps for its backward pass. Time is measured or estimated on ``device``; without
@@ -72,32 +115,35 @@ def describe(
     work = flops(recipe.model)
     size, assumed = estimate.artifact_bytes(recipe)
     given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
-    kept = None if rules is None else _kept(rules, recipe, given)
-    return {
-        "recipe": recipe.name,
-        "parameters": sum(by_role.values()),
-        "parameters_by_role": by_role,
-        "layers": len(recipe.model.layers),
-        "visits": len(recipe.model.visits),
-        "loop": None if recipe.model.loop is None else recipe.model.loop._asdict(),
-        "loops": None if how.loops is None else encode(how.loops),
-        "tokens_per_step": how.batch * recipe.model.context,
-        "steps": steps,
-        "seconds": seconds,
-        "step_seconds": None if pace is None else pace.seconds,
-        "step_seconds_source": None if pace is None else pace.source,
-        "tokens": None if reads is None else reads * recipe.model.context,
-        "flops_per_token": work._asdict() | {"forward": work.forward, "training": work.training},
-        "memory": memory,
-        "memory_bytes": estimate.total(memory),
-        "processes": processes,
-        "artifact_bytes": size,
-        "artifact_bytes_source": assumed,
-        "budget": recipe.pack.budget,
-        "rules": kept,
-        "warnings": estimate.warnings(recipe, estimate.total(memory), size, device or "cpu"),
-        "fingerprint": fingerprint(recipe),
-    }
+    kept = None
+    if rules is not None:
+        findings = tuple(referee.before(rules, recipe, given))
+        kept = RulesBefore(name=rules.name, findings=findings)
+    return DryRun(
+        recipe=recipe.name,
+        parameters=sum(by_role.values()),
+        parameters_by_role=by_role,
+        layers=len(recipe.model.layers),
+        visits=len(recipe.model.visits),
+        loop=None if recipe.model.loop is None else recipe.model.loop._asdict(),
+        loops=how.loops,
+        tokens_per_step=how.batch * recipe.model.context,
+        steps=steps,
+        seconds=seconds,
+        step_seconds=None if pace is None else pace.seconds,
+        step_seconds_source=None if pace is None else pace.source,
+        tokens=None if reads is None else reads * recipe.model.context,
+        flops_per_token=work._asdict() | {"forward": work.forward, "training": work.training},
+        memory=memory,
+        memory_bytes=memory.total,
+        processes=processes,
+        artifact_bytes=size,
+        artifact_bytes_source=assumed,
+        budget=recipe.pack.budget,
+        rules=kept,
+        warnings=tuple(estimate.warnings(recipe, memory.total, size, device or "cpu")),
+        fingerprint=fingerprint(recipe),
+    )
 
 
 def _by_role(recipe: Recipe) -> dict[str, int]:
@@ -114,12 +160,6 @@ def _check(recipe: Recipe, processes: int) -> None:
     if how.loops is not None:
         recipe.model.passes(how.loops.most)
     Mesh(0, processes, torch.device("cpu")).rows(how.batch, how.accumulation)
-
-
-def _kept(rules: Rules, recipe: Recipe, given: referee.Given) -> dict[str, Any]:
-    """Which rules are kept, as JSON values."""
-    findings = referee.before(rules, recipe, given)
-    return {"name": rules.name, "findings": [finding.plain() for finding in findings]}
 
 
 def estimate_given(

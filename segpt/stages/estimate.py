@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from segpt.config.base import kind
+from segpt.config.base import PlainSpec, kind, spec
 from segpt.config.flops import flops
 from segpt.config.layout import Role, layout, parameters
 from segpt.config.quant import QuantSpec, Rule
@@ -91,7 +91,27 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
     return sum(storage.nbytes() for storage in kept.values()) + again * stream + loss
 
 
-def memory(recipe: Recipe, device: str = "cpu", processes: int = 1) -> dict[str, Any]:
+@spec
+class MemoryEstimate(PlainSpec):
+    """Bytes of a process in training by what they hold.
+
+    ``optimizer`` maps kinds of rules to bytes; ``activations`` is None where it is not known.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: Mapping[str, int]
+    average: int
+    activations: int | None
+
+    @property
+    def total(self) -> int:
+        """The sum, as far as it is known."""
+        kept = self.weights + self.gradients + self.average + (self.activations or 0)
+        return sum(self.optimizer.values()) + kept
+
+
+def memory(recipe: Recipe, device: str = "cpu", processes: int = 1) -> MemoryEstimate:
     """Bytes of a process in training by what they hold, those of the optimizer by rule.
 
     Single numbers, such as counts of steps, are left out.
@@ -102,19 +122,13 @@ def memory(recipe: Recipe, device: str = "cpu", processes: int = 1) -> dict[str,
         size += 4 * weight.size
         kept = sum(part.bytes for part in remembered(rule, weight.shape) if part.shape)
         optimizer[kind(rule)] = optimizer.get(kind(rule), 0) + kept
-    return {
-        "weights": size,
-        "gradients": size,
-        "optimizer": optimizer,
-        "average": size if recipe.train.average is not None else 0,
-        "activations": activations(recipe, device, processes),
-    }
-
-
-def total(memory: Mapping[str, Any]) -> int:
-    """The sum of what :func:`memory` returns, as far as it is known."""
-    rest = (value for name, value in memory.items() if name != "optimizer")
-    return sum(memory["optimizer"].values()) + sum(value or 0 for value in rest)
+    return MemoryEstimate(
+        weights=size,
+        gradients=size,
+        optimizer=optimizer,
+        average=size if recipe.train.average is not None else 0,
+        activations=activations(recipe, device, processes),
+    )
 
 
 def warnings(recipe: Recipe, needed: int, artifact: int, device: str) -> list[str]:

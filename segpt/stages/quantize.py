@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from segpt.artifact.container import pack
 from segpt.config.base import fingerprint
 from segpt.config.layout import layout
 from segpt.config.quant import QuantSpec, Rule
+from segpt.config.quant_report import GridCoding, Quality, TrellisCoding, WeightReport
 from segpt.errors import CheckpointError
 from segpt.model.model import Model
 from segpt.model.params import Weight, weights
@@ -86,9 +87,6 @@ def quantize(
 ) -> Quantized:
     """Code every weight of a checkpoint by the method of the spec.
 
-    The ``report`` of the result is that of :func:`segpt.stages.quantize_report.summary` and
-    ``quality``: the fields of :class:`segpt.quant.quality.Quality`, or None.
-
     On a CPU it runs on one thread, so that the same input gives the same codes everywhere.
 
     Args:
@@ -124,14 +122,14 @@ def quantize(
         )
         work = _Work(model, spec, rules, text, report, resumption)
         if spec.designed:
-            coded, about = _designed(work, quantized, seen)
+            coded, reports = _designed(work, quantized, seen)
         else:
-            coded, about = _ruled(work)
+            coded, reports = _ruled(work)
         quantized = dataclasses.replace(quantized, weights=coded)
         quality = None
         if held_out is not None:
             quality = _quality(work, from_quantized(quantized, device), held_out)
-        return dataclasses.replace(quantized, report=summary(about) | {"quality": quality})
+        return dataclasses.replace(quantized, report=summary(reports, quality))
 
 
 class _Work(NamedTuple):
@@ -149,7 +147,7 @@ class _Work(NamedTuple):
         return self.text.first(tokens, lambda d: self.report(PartProgress("calibrate", d, tokens)))
 
 
-Coding = tuple[dict[str, QuantizedWeight], dict[str, dict[str, Any]]]
+Coding = tuple[dict[str, QuantizedWeight], dict[str, WeightReport]]
 
 
 def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> Coding:
@@ -177,20 +175,20 @@ def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> 
         lambda task, done, total: work.report(PartProgress(cast("Task", task), done, total)),
     )
     coded = solver.run(work.resumption.before, work.resumption.save)
-    about = {}
+    reports = {}
     for weight in weights(work.model):
         value, plan = coded[weight.name], plans.get(weight.name)
-        entry = about_weight(weight, value, found[weight.name].curvature if plan else None)
+        report = about_weight(weight, value, found[weight.name].curvature if plan else None)
         if plan is not None and isinstance(value, TrellisWeight):
             change = change_of(weight, value)
-            entry |= {
-                "states": value.states,
-                "step": value.step,
-                "damage": found[weight.name].damage(change),
-                "fallback": plan.fallback,
-            }
-        about[weight.name] = entry
-    return coded, about
+            report = dataclasses.replace(
+                report,
+                damage=found[weight.name].damage(change),
+                fallback=plan.fallback,
+                trellis=TrellisCoding(states=value.states, step=value.step),
+            )
+        reports[weight.name] = report
+    return coded, reports
 
 
 def _ruled(work: _Work) -> Coding:
@@ -201,7 +199,7 @@ def _ruled(work: _Work) -> Coding:
     if spec.method == "gptq":
         moments = hessians(model, samples.counted(work.calibration()))
     coded, dampings = dict(work.resumption.before.coded), dict(work.resumption.before.dampings)
-    about: dict[str, dict[str, Any]] = {}
+    reports: dict[str, WeightReport] = {}
     done, parameters = 0, sum(w.tensor.numel() for w in weights(model))
     for weight in weights(model):
         rule, moment = work.rules[weight.name], moments.get(weight.name)
@@ -213,19 +211,23 @@ def _ruled(work: _Work) -> Coding:
                 QuantizeProgress(len(coded), coded=dict(coded), dampings=dict(dampings))
             )
         value, damping = coded[weight.name], dampings[weight.name]
-        about[weight.name] = about_weight(weight, value, moment) | {
-            "bits": rule.bits,
-            "k": rule.k if isinstance(value, UniformWeight) else None,
-            "group": rule.group,
-            "damping": damping,
-            "fallback": isinstance(value, UniformWeight) and moment is not None and damping is None,
-        }
+        on_grid = isinstance(value, UniformWeight)
+        reports[weight.name] = dataclasses.replace(
+            about_weight(weight, value, moment),
+            fallback=on_grid and moment is not None and damping is None,
+            grid=GridCoding(
+                bits=rule.bits,
+                k=rule.k if on_grid else None,
+                group=rule.group,
+                damping=damping,
+            ),
+        )
         done += weight.tensor.numel()
         work.report(PartProgress("round", done, parameters))
-    return coded, about
+    return coded, reports
 
 
-def _quality(work: _Work, after: Model, held_out: HeldOut) -> dict[str, Any]:
+def _quality(work: _Work, after: Model, held_out: HeldOut) -> Quality:
     """How a quantized model differs from what it was made of on the first held-out tokens."""
     most = work.spec.report_tokens
     blocks = first_rows(
@@ -234,7 +236,7 @@ def _quality(work: _Work, after: Model, held_out: HeldOut) -> dict[str, Any]:
         work.model.spec.vocab,
         lambda done: work.report(PartProgress("measure", done, most)),
     )
-    return dataclasses.asdict(compare(work.model, after, blocks, held_out.sizes))
+    return compare(work.model, after, blocks, held_out.sizes)
 
 
 def _check_finite(model: Model) -> None:

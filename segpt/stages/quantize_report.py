@@ -1,57 +1,51 @@
 """What a quantization says of its weights: bits, errors and damage, each alone and by groups."""
 
 import math
+import operator
 from collections import defaultdict
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from segpt.config.quant_report import GroupReport, Quality, QuantReport, WeightReport
 from segpt.model.params import Weight
 from segpt.quant.gptq import output_error
 from segpt.quant.stepped import entropy
 from segpt.values import Float16Weight, QuantizedWeight, TrellisWeight
 
 
-def summary(about: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The report of a quantized model but for its quality, all as JSON values.
-
-    * ``weights``: by name the rule or the states of the trellis, ``bits_per_weight``, ``error``
-      and ``output_error`` (squared, relative to the weight and to its outputs on the calibration
-      text), ``damage`` (nats per token that the sensitivity of the weight predicts), the
-      ``damping`` that GPTQ needed, and ``fallback``, true if errors could not be fed back;
-    * ``roles`` and ``layers``: ``parameters``, ``bits_per_weight``, ``error`` and ``damage`` of
-      each; the first two again for the whole. Bits are the entropy of each weight's codes plus
-      16 per scale, or 16 for float16;
-    * ``fallbacks``: the names of the weights that fell back.
-    """
-    return {
-        "weights": about,
-        "roles": _grouped(about, "role"),
-        "layers": _grouped(about, "layer"),
-        **_size(about.values()),
-        "fallbacks": [name for name, entry in about.items() if entry["fallback"]],
-    }
+def summary(weights: Mapping[str, WeightReport], quality: Quality | None) -> QuantReport:
+    """The report of a quantized model, from those of its weights by name."""
+    reports = weights.values()
+    return QuantReport(
+        weights=weights,
+        roles=_grouped((report.role, report) for report in reports),
+        layers=_grouped((report.layer, report) for report in reports if report.layer is not None),
+        parameters=sum(report.parameters for report in reports),
+        bits_per_weight=_mean_bits(reports),
+        fallbacks=tuple(name for name, report in weights.items() if report.fallback),
+        quality=quality,
+    )
 
 
-def about_weight(weight: Weight, coded: QuantizedWeight, moment: Tensor | None) -> dict[str, Any]:
+def about_weight(weight: Weight, coded: QuantizedWeight, moment: Tensor | None) -> WeightReport:
     """What the report says about any coded weight."""
     tensor, change = weight.tensor.detach(), change_of(weight, coded)
     outputs = None
     if moment is not None:
         outputs = _ratio(output_error(change, moment), output_error(tensor, moment))
-    return {
-        "role": weight.role.value,
-        "layer": weight.name.split(".")[1] if weight.name.startswith("layers.") else None,
-        "parameters": tensor.numel(),
-        "bits_per_weight": _bits(coded) / tensor.numel(),
-        "error": _ratio(change.square(), tensor.square()),
-        "output_error": outputs,
-        "damage": None,
-        "fallback": False,
-    }
+    return WeightReport(
+        role=weight.role.value,
+        layer=weight.name.split(".")[1] if weight.name.startswith("layers.") else None,
+        parameters=tensor.numel(),
+        bits_per_weight=_bits(coded) / tensor.numel(),
+        error=_ratio(change.square(), tensor.square()),
+        output_error=outputs,
+        damage=None,
+        fallback=False,
+    )
 
 
 def change_of(weight: Weight, coded: QuantizedWeight) -> Tensor:
@@ -78,27 +72,32 @@ def _bits(coded: QuantizedWeight) -> float:
     return float(-(shares * np.log2(shares)).sum() * coded.codes.size + 16 * coded.scales.size)
 
 
-def _grouped(about: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for entry in about.values():
-        if entry[key] is not None:
-            groups[entry[key]].append(entry)
+def _grouped(named: Iterable[tuple[str, WeightReport]]) -> dict[str, GroupReport]:
+    """A report for each group, from those of its weights with the name of the group."""
+    groups: dict[str, list[WeightReport]] = defaultdict(list)
+    for name, report in named:
+        groups[name].append(report)
     return {
-        name: _size(entries)
-        | {"error": _mean_error(entries), "damage": sum(e["damage"] or 0.0 for e in entries)}
-        for name, entries in groups.items()
+        name: GroupReport(
+            parameters=sum(report.parameters for report in reports),
+            bits_per_weight=_mean_bits(reports),
+            error=_mean_error(reports),
+            damage=sum(report.damage or 0.0 for report in reports),
+        )
+        for name, reports in groups.items()
     }
 
 
-def _mean_error(entries: Collection[dict[str, Any]]) -> float | None:
+def _mean_error(reports: Collection[WeightReport]) -> float | None:
     """The mean over weights, each counted as often as it has parameters; None if any is."""
-    if any(entry["error"] is None for entry in entries):
+    sizes = [report.parameters for report in reports]
+    errors = [report.error for report in reports if report.error is not None]
+    if len(errors) < len(sizes):
         return None
-    total = sum(entry["parameters"] * entry["error"] for entry in entries)
-    return float(total / sum(entry["parameters"] for entry in entries))
+    return sum(map(operator.mul, sizes, errors)) / sum(sizes)
 
 
-def _size(entries: Collection[dict[str, Any]]) -> dict[str, float]:
-    parameters = sum(entry["parameters"] for entry in entries)
-    bits = sum(entry["parameters"] * entry["bits_per_weight"] for entry in entries)
-    return {"parameters": parameters, "bits_per_weight": bits / parameters}
+def _mean_bits(reports: Collection[WeightReport]) -> float:
+    """Bits per weight, over all weights."""
+    bits = sum(report.parameters * report.bits_per_weight for report in reports)
+    return bits / sum(report.parameters for report in reports)

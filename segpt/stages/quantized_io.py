@@ -11,6 +11,7 @@ from segpt import trellis
 from segpt.artifact.container import validate
 from segpt.config.base import decode, encode
 from segpt.config.model import ModelSpec
+from segpt.config.quant_report import QuantReport
 from segpt.values import (
     STEPPED_ARRAYS,
     Float16Weight,
@@ -50,7 +51,7 @@ def save_quantized(path: Path, quantized: Quantized) -> None:
         "tokenizer": {"kind": quantized.tokenizer.kind, "vocab": quantized.tokenizer.vocab},
         **coding,
         "origin": dict(quantized.origin),
-        "report": dict(quantized.report),
+        "report": {} if quantized.report is None else encode(quantized.report),
         "listed": documents is not None,
     }
     write_value(path, "quantized", header, files)
@@ -71,11 +72,21 @@ def read_quantized(path: Path) -> Quantized:
             weights=coded_of(header, arrays),
             tokenizer=tokenizer_of(header, files),
             origin=dict(header["origin"]),
-            report=dict(header["report"]),
+            report=report_of(header),
             documents=documents if header["listed"] else None,
         )
         validate(quantized)
     return quantized
+
+
+def report_of(header: Mapping[str, Any]) -> QuantReport | None:
+    """What the header of a quantized model says of its quality; None of what came from elsewhere.
+
+    Raises:
+        SpecError: if it is not as segpt writes it.
+    """
+    table = header["report"]
+    return decode(QuantReport, table, "$.report") if table else None
 
 
 def coded_arrays(

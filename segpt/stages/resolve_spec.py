@@ -45,8 +45,8 @@ def of_checkpoint(checkpoint: Checkpoint, settings: Sequence[str] = ()) -> Recip
     Raises:
         CheckpointError: if it carries none.
     """
-    table = checkpoint.about.get("recipe")
-    if not isinstance(table, dict):
+    table = checkpoint.about.recipe
+    if table is None:
         raise CheckpointError("the checkpoint carries no recipe, so its settings are unknown")
     return decode(Recipe, apply_settings(table, settings), "$.recipe")
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from segpt.config.base import differences as spec_differences
 from segpt.config.layout import layout
 from segpt.config.recipe import Recipe
@@ -14,6 +12,7 @@ from segpt.errors import CheckpointError, TrainError
 from segpt.train.mesh import Mesh
 from segpt.values import Checkpoint, Tokens
 
+from .environment import environment
 from .resolve_spec import of_checkpoint
 from .threads import rounded_otherwise
 
@@ -107,27 +106,18 @@ def is_finished(checkpoint: Checkpoint, recipe: Recipe) -> bool:
     if isinstance(length, Steps):
         reached = checkpoint.step >= length.count
     else:
-        reached = float(checkpoint.about.get("seconds", 0.0)) >= length.count
-    ended = checkpoint.about.get("finished") is True  # by rules, or with the text
-    return reached or (ended and length == of_checkpoint(checkpoint).train.length)
+        reached = (checkpoint.about.seconds or 0.0) >= length.count
+    ended = checkpoint.about.finished  # by rules, or with the text
+    return reached or (bool(ended) and length == of_checkpoint(checkpoint).train.length)
 
 
 def rules_of(resume: Checkpoint) -> Rules | None:
-    held = resume.about.get("rules")
-    return find(str(held.get("name"))) if isinstance(held, dict) else None
+    held = resume.about.rules
+    return None if held is None else find(held.name)
 
 
 def inexact(resume: Checkpoint, mesh: Mesh) -> list[str]:
     """A line if a resumed run adds up its sums in another order than it did."""
-    about = resume.about
-    versions = about.get("versions")
-    then = {key: about.get(key) for key in ("processes", "device", "threads")}
-    then["torch"] = versions.get("torch") if isinstance(versions, Mapping) else None
-    now = {
-        "processes": mesh.size,
-        "device": mesh.device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    line = rounded_otherwise("the run", then, now)
+    now = environment(mesh.device.type, mesh.size)
+    line = rounded_otherwise("the run", resume.about.environment, now)
     return [] if line is None else [line]

@@ -5,14 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
-import torch
-
-import segpt
-from segpt.config.base import encode
-from segpt.config.kernels import Kernels
+from segpt.config.conditions import Conditions, ReadingConditions, stored_policy
 from segpt.config.parameter_golf import reference
 from segpt.config.score import ScoreSpec
 from segpt.data.shards import Shards
@@ -24,6 +18,7 @@ from segpt.eval.tally import ScoreProgress, Tally, score_stream
 from segpt.kernels import use_recipe
 from segpt.values import Arrays, Checkpoint, Quantized, Score, Text
 
+from .environment import environment
 from .open_model import OpenedModel, open_model
 from .read_model import Value
 
@@ -147,7 +142,7 @@ def _score_of(
         model=opened.source.fingerprint,
         text=accounted.name,
         denominator=ledger.denominator,
-        policy=policy_of(spec),
+        policy=stored_policy(spec),
         seed=opened.seed,
         conditions=_conditions(opened, accounted, spec, scored),
         origin={
@@ -165,39 +160,25 @@ def _score_of(
 
 def _conditions(
     opened: OpenedModel, accounted: Accounted, spec: ScoreSpec, scored: Tally
-) -> dict[str, Any]:
-    """What was proved or is known about a score, by the names under which it is kept."""
-    ledger, trained = accounted.ledger, opened.spec.context
-    context = spec.reach(trained)
-    return {
-        "coverage": f"each of {ledger.targets:,} targets scored once",
-        "causal": "by construction: a target is scored before it is shown to anything",
-        "normalised": _normalised(spec),
-        "order": _order(spec, scored),
-        "bytes": _proof(ledger),
-        "overlap": accounted.overlap,
-        "text": accounted.digest,
-        "documents": ledger.documents,
-        "denominator": ledger.denominator,
-        "raw_bytes": ledger.raw,
-        **_contest(ledger),
-        "boundary_nats": float(scored.nats[ledger.borders].sum()),
-        "mode": spec.mode,
-        "boundaries": spec.boundaries,
-        "context": context,
-        "model_context": trained,
-        "beyond_model_context": context > trained,
-        "stride": spec.stride if spec.mode == "strided" else None,
-        "batch": spec.batch,
-        "loops": spec.loops,
-        **({} if spec.kernels == Kernels() else {"kernels": encode(spec.kernels)}),
-        **_surroundings(opened.device, scored),
-    }
-
-
-def policy_of(spec: ScoreSpec) -> dict[str, Any]:
-    """The policy as plain values, with the n-gram mixture if there is one."""
-    return encode(spec.policy) | ({} if spec.ngram is None else {"ngram": encode(spec.ngram)})
+) -> Conditions:
+    """What was proved or is known about a score."""
+    ledger = accounted.ledger
+    return Conditions(
+        coverage=f"each of {ledger.targets:,} targets scored once",
+        causal="by construction: a target is scored before it is shown to anything",
+        normalised=_normalised(spec),
+        order=_order(spec, scored),
+        bytes=_proof(ledger),
+        overlap=accounted.overlap,
+        text=accounted.digest,
+        documents=ledger.documents,
+        denominator=ledger.denominator,
+        raw_bytes=ledger.raw,
+        contest=_contest(ledger),
+        boundary_nats=float(scored.nats[ledger.borders].sum()),
+        reading=ReadingConditions.of(spec, opened.spec.context),
+        environment=environment(opened.device, scored.processes),
+    )
 
 
 def account_for(opened: OpenedModel, text: Text | Shards) -> Accounted:
@@ -269,22 +250,9 @@ def _proof(ledger: EncodedText) -> str:
             return "what the pieces spell; the raw bytes are not known"
 
 
-def _contest(ledger: EncodedText) -> dict[str, str]:
-    """Whether the counts are those of the Parameter Golf contest, if they look like them."""
+def _contest(ledger: EncodedText) -> str:
+    """Whether the counts are those of the Parameter Golf contest; empty if not like them at all."""
     name, warning = reference(ledger.targets, ledger.bytes, ledger.documents)
     if warning is not None:
-        return {"contest": f"failed: {warning}"}
-    return {} if name is None else {"contest": f"the targets and bytes of {name}"}
-
-
-def _surroundings(device: str, scored: Tally) -> dict[str, Any]:
-    return {
-        "processes": scored.processes,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "segpt": segpt.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-    }
+        return f"failed: {warning}"
+    return "" if name is None else f"the targets and bytes of {name}"

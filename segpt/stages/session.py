@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import segpt
 from segpt.atomic import remove_directory, write_file
 from segpt.config.base import encode, fingerprint
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules
+from segpt.config.run_about import BestStep, RulesAbout, RunAbout, SplitAbout, TextAbout
 from segpt.data.batches import Blocks
 from segpt.data.ledger import CoverageLog
 from segpt.data.tokens import ids
@@ -28,6 +27,7 @@ from segpt.values import Arrays, Checkpoint, Tokens, documents_digest
 from . import rules as referee
 from .checkpoint_io import save_checkpoint
 from .commit import commit
+from .environment import environment, versions
 from .run_directory import METRICS, checkpoint_name, checkpoints, clean_run
 from .start import From, Resume, Start
 
@@ -139,14 +139,13 @@ class Referee:
         self.over |= cursor.is_exhausted(trainer)
         return self.over
 
-    def about(self, trainer: Trainer, ledger: CoverageLog) -> dict[str, Any]:
-        """What a checkpoint says about the rules; nothing without any."""
+    def about(self, trainer: Trainer, ledger: CoverageLog) -> RulesAbout | None:
+        """What a checkpoint says about the rules; None without any."""
         if self.rules is None:
-            return {}
+            return None
         now = (self.rules, self.recipe, self.given, trainer, ledger)
         self.findings = referee.after(*now, finished=self.over)
-        findings = [finding.plain() for finding in self.findings]
-        return {"rules": {"name": self.rules.name, "finished": self.over, "findings": findings}}
+        return RulesAbout(name=self.rules.name, finished=self.over, findings=tuple(self.findings))
 
     def lines(self) -> list[str]:
         """The findings so far, for people."""
@@ -193,7 +192,7 @@ class RunWriter:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def save(self, trainer: Trainer, cursor: DataCursor, about: Mapping[str, Any]) -> Path:
+    def save(self, trainer: Trainer, cursor: DataCursor, about: RunAbout) -> Path:
         """Write a checkpoint with all that resuming needs."""
         checkpoint = Checkpoint(
             spec=self.recipe.model,
@@ -219,48 +218,45 @@ class RunWriter:
             if old.name != best:
                 remove_directory(old)
 
-    def about(self, trainer: Trainer, cursor: DataCursor, judge: Referee) -> dict[str, Any]:
+    def about(self, trainer: Trainer, cursor: DataCursor, judge: Referee) -> RunAbout:
         """What a checkpoint says about the run so far."""
-        validations = trainer.validations
-        about = {
-            "recipe": encode(self.recipe),
-            "seconds": trainer.elapsed,
-            "tokens": cursor.ledger.tokens,
-            "read": cursor.ledger.plain(),
-            "text": _text(self.tokens)
-            | {
-                "place": str(_place(self.tokens)),
-                "validation": None if self.held_out is None else _text(self.held_out),
-            },
-            "finished": judge.over or trainer.fraction >= 1.0,
-            "processes": trainer.mesh.size,
-            "device": trainer.mesh.device.type,
-            "threads": trainer.threads.most,
-            "fewest_threads": trainer.threads.fewest,
-            "commit": commit(),
-            "versions": {
-                "segpt": segpt.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-        }
+        validations, best = trainer.validations, None
         if self.recipe.train.keep_best and validations.best_step:
-            about["best"] = {"step": validations.best_step, "bpb": validations.best_bpb}
-        return about | judge.about(trainer, cursor.ledger)
+            best = BestStep(step=validations.best_step, bpb=validations.best_bpb)
+        return RunAbout(
+            recipe=encode(self.recipe),
+            seconds=trainer.elapsed,
+            tokens=cursor.ledger.tokens,
+            read=cursor.ledger.coverage(),
+            text=TextAbout(
+                training=_split(self.tokens),
+                place=str(_place(self.tokens)),
+                validation=None if self.held_out is None else _split(self.held_out),
+            ),
+            finished=judge.over or trainer.fraction >= 1.0,
+            environment=dataclasses.replace(
+                environment(trainer.mesh.device.type, trainer.mesh.size),
+                threads=trainer.threads.most,
+                fewest_threads=trainer.threads.fewest,
+                commit=commit(),
+                versions=dataclasses.replace(versions(), python=platform.python_version()),
+            ),
+            best=best,
+            rules=judge.about(trainer, cursor.ledger),
+        )
 
 
-def _text(tokens: Tokens) -> dict[str, Any]:
+def _split(tokens: Tokens) -> SplitAbout:
     """What a checkpoint remembers of a split."""
-    return {
-        "name": tokens.text,
-        "split": tokens.split,
-        "tokens": tokens.count,
-        "bytes": tokens.bytes,
-        "digest": tokens.digest,
-        "text_digest": tokens.text_digest,
-        "tokenizer": tokens.tokenizer.fingerprint,
-    }
+    return SplitAbout(
+        name=tokens.text,
+        split=tokens.split,
+        tokens=tokens.count,
+        bytes=tokens.bytes,
+        digest=tokens.digest,
+        text_digest=tokens.text_digest,
+        tokenizer=tokens.tokenizer.fingerprint,
+    )
 
 
 def _place(tokens: Tokens) -> Path:

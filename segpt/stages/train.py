@@ -1,12 +1,12 @@
 """Tokens to Checkpoint: a run directory with metrics and the last checkpoints."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segpt.config.base import encode
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules
+from segpt.config.run_about import RunAbout
 from segpt.data.tokenizer import load
 from segpt.errors import TrainError
 from segpt.eval.validate import validate
@@ -36,7 +36,7 @@ class Observer:
     def saved(self, checkpoint: Path) -> None:
         """A checkpoint that is on the disk, in the leading process."""
 
-    def finished(self, about: Mapping[str, Any]) -> None:
+    def finished(self, about: RunAbout) -> None:
         """The ``about`` of the last checkpoint, when the run is over."""
 
     def should_stop(self) -> bool:
@@ -182,7 +182,7 @@ class _Session:
             line = {"step": 0, "tokens": 0, "validation_loss": nats, "validation_bpb": bpb}
             self.writer.append(line)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunAbout:
         """What a checkpoint says about the run so far."""
         return self.writer.about(self.trainer, self.cursor, self.referee)
 

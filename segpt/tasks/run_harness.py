@@ -1,6 +1,7 @@
 """A model to its results on tasks of lm-evaluation-harness, offline and in silence."""
 
 import contextlib
+import dataclasses
 import difflib
 import fnmatch
 import importlib.util
@@ -14,10 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
-import segpt
+from segpt.config.base import encode
 from segpt.errors import ScoreError, SegptError
+from segpt.stages.environment import versions
 from segpt.values import Artifact, Checkpoint, Quantized
 
 # A task's data comes from files or the local cache; HF_HUB_OFFLINE=0 allows downloads.
@@ -51,18 +51,14 @@ class Evaluation:
 
     def plain(self) -> dict[str, Any]:
         """As plain data, with the versions of what took part."""
+        took_part = dataclasses.replace(versions(), lm_eval=version("lm_eval"), numpy="")
         return {
             "model": self.model,
             "tokenizer": self.tokenizer,
             "results": {task: dict(found) for task, found in self.results.items()},
             "shots": dict(self.shots),
             "samples": dict(self.samples),
-            "versions": {
-                "segpt": segpt.__version__,
-                "lm_eval": version("lm_eval"),
-                "torch": torch.__version__,
-                "tasks": dict(self.tasks),
-            },
+            "versions": {**encode(took_part), "tasks": dict(self.tasks)},
             "seconds": self.seconds,
         }
 

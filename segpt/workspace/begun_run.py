@@ -1,12 +1,14 @@
 """A run that was begun here: where it goes on, with which recipe, and what came of it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from segpt.config.base import PlainSpec, spec
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe, names, read_recipe
+from segpt.config.run_about import Coverage, RulesAbout, RunAbout
 from segpt.data.batches import in_chunks
 from segpt.errors import CheckpointError, SpecError
 from segpt.stages import checkpoint_io, resolve_spec, run_directory
@@ -81,44 +83,77 @@ def _named_again(own: Recipe, name: str, adapted: bool, settings: Sequence[str])
     return dataclasses.replace(asked, train=dataclasses.replace(asked.train, **mine))
 
 
-def finished(run: Begun) -> dict[str, Any]:
-    """What ``segpt train --json`` says of a run that has come to its end."""
+@spec
+class BestCheckpoint(PlainSpec):
+    """The checkpoint of the best validation, its step and its bits per byte."""
+
+    checkpoint: str
+    step: int
+    bpb: float
+
+
+@spec
+class Trained(PlainSpec):
+    """What came of a run, as ``segpt train --json`` says it.
+
+    ``loss`` is in nats per token, ``bpb`` of the last validation, on what ``bpb_of`` says. None is
+    what the metrics of a run that ended before do not tell. ``read`` is what was trained on,
+    ``best`` the checkpoint of the best validation if the recipe keeps it.
+    """
+
+    checkpoint: str
+    steps: int
+    tokens: int | None
+    loss: float | None
+    bpb: float | None
+    bpb_of: str | None
+    tokens_per_second: float | None
+    seconds: float | None
+    parameters: int
+    read: Coverage | None
+    best: BestCheckpoint | None
+    rules: RulesAbout | None
+
+
+def finished(run: Begun) -> Trained:
+    """What came of a run that has come to its end."""
     checkpoint = run.checkpoint
     logged = list(run_directory.logged(run.run))
     last = logged[-1] if logged else {}
     about = checkpoint.about
     measured = [line["validation_bpb"] for line in logged if line.get("validation_bpb") is not None]
-    return {
-        "checkpoint": str(run_directory.checkpoints(run.run)[-1]),
-        "steps": checkpoint.step,
-        "tokens": about.get("tokens"),
-        "loss": last.get("loss"),
-        "bpb": measured[-1] if measured else None,
-        "bpb_of": _measured_on(checkpoint),
-        "tokens_per_second": last.get("tokens_per_second"),
-        "seconds": about.get("seconds"),
-        "parameters": parameters(checkpoint.spec),
-        "read": about.get("read"),
-        "best": best_of(run.run, about),
-        "rules": about.get("rules"),
-    }
+    return Trained(
+        checkpoint=str(run_directory.checkpoints(run.run)[-1]),
+        steps=checkpoint.step,
+        tokens=about.tokens,
+        loss=last.get("loss"),
+        bpb=measured[-1] if measured else None,
+        bpb_of=_measured_on(checkpoint),
+        tokens_per_second=last.get("tokens_per_second"),
+        seconds=about.seconds,
+        parameters=parameters(checkpoint.spec),
+        read=about.read,
+        best=best_of(run.run, about),
+        rules=about.rules,
+    )
 
 
 def _measured_on(checkpoint: Checkpoint) -> str | None:
     """What the validations of a run were of, as its checkpoint remembers it."""
-    split = checkpoint.about.get("text", {}).get("validation")
-    if not isinstance(split, dict):
+    text = checkpoint.about.text
+    split = None if text is None else text.validation
+    if split is None or split.split is None or split.tokens is None:
         return None
     most = resolve_spec.of_checkpoint(checkpoint).train.validate_tokens
-    return in_chunks(split["split"], int(split["tokens"]), most, checkpoint.spec.context)
+    return in_chunks(split.split, split.tokens, most, checkpoint.spec.context)
 
 
-def best_of(out: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+def best_of(out: Path, about: RunAbout) -> BestCheckpoint | None:
     """The checkpoint of the best validation, if the recipe keeps it."""
-    best = about.get("best")
-    if best is None:
+    if (best := about.best) is None:
         return None
-    return {"checkpoint": str(out / run_directory.checkpoint_name(best["step"]))} | best
+    path = out / run_directory.checkpoint_name(best.step)
+    return BestCheckpoint(checkpoint=str(path), step=best.step, bpb=best.bpb)
 
 
 def check_vacant(out: Path) -> None:

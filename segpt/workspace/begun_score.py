@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from segpt.config.base import fingerprint
+from segpt.config.environment import Environment, Versions
 from segpt.config.score import ScoreSpec
 from segpt.errors import CheckpointError
 from segpt.stages import unfinished, value_directory
+from segpt.stages.environment import environment
 from segpt.stages.read_model import identity_of, read_model
 from segpt.stages.threads import rounded_otherwise
 from segpt.values import Arrays
@@ -72,7 +73,10 @@ class ScoreTask(NamedTuple):
         Raises:
             SegptError: if the disk refuses.
         """
-        surroundings = np.frombuffer(json.dumps(_surroundings(self.device)).encode(), np.uint8)
+        now = environment(self.device)
+        assert now.versions is not None
+        table = {"device": now.device, "threads": str(now.threads), "torch": now.versions.torch}
+        surroundings = np.frombuffer(json.dumps(table).encode(), np.uint8)
         unfinished.save_scoring(
             self.place,
             {**state, "surroundings": surroundings},
@@ -98,7 +102,7 @@ class ScoreTask(NamedTuple):
 
     def rounded_otherwise(self, state: Arrays) -> str | None:
         """A line if the sums of a state were added up in another order than they will be now."""
-        return rounded_otherwise("the score", surroundings_of(state), _surroundings(self.device))
+        return rounded_otherwise("the score", surroundings_of(state), environment(self.device))
 
     def keep(self, plain: Mapping[str, Any], lines: Sequence[str]) -> None:
         """Keep the result of a score that was resumed, so that a loop that resumes it can end.
@@ -161,15 +165,14 @@ def interrupted(model: Path | None, options: Mapping[str, Any]) -> ScoreCall:
     )
 
 
-def surroundings_of(state: Arrays) -> dict[str, str]:
+def surroundings_of(state: Arrays) -> Environment:
     """What a state says it was computed on; nothing if it does not."""
     try:
-        return dict(json.loads(bytes(state["surroundings"])))
+        table = json.loads(bytes(state["surroundings"]))
+        return Environment(
+            device=str(table["device"]),
+            threads=int(table["threads"]),
+            versions=Versions(torch=str(table["torch"])),
+        )
     except (KeyError, ValueError, TypeError, RecursionError):
-        return {}
-
-
-def _surroundings(device: str) -> dict[str, str]:
-    """What a score depends on in its last bits."""
-    threads = str(torch.get_num_threads())
-    return {"device": device, "threads": threads, "torch": torch.__version__}
+        return Environment()

@@ -1,20 +1,26 @@
 """What lies below a directory, as rows: from headers, manifests and logs alone, without torch."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from segpt.artifact.container import load
 from segpt.artifact.reader import open_artifact
+from segpt.config.base import ADDED, PlainSpec, spec
 from segpt.data.manifest import read as read_manifest
 from segpt.errors import SegptError
 from segpt.locks import is_locked
-from segpt.stages import json_files, run_directory, value_directory
+from segpt.stages import (
+    checkpoint_io,
+    json_files,
+    quantized_io,
+    run_directory,
+    value_directory,
+)
 
 from . import newest
-
-Row = dict[str, Any]
 
 PART = "part of validation"  # what training and quantizing measure on, in chunks
 
@@ -22,9 +28,31 @@ PART = "part of validation"  # what training and quantizing measure on, in chunk
 _ODD = (SegptError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
-def rows(below: Path) -> list[Row]:
+@spec
+class InventoryRow(PlainSpec):
+    """What lies at a path.
+
+    ``bytes`` is what it takes on the disk and ``state`` finished, interrupted, running or damaged,
+    of which ``error`` says why. Text and recipe are what it was made from, by name and by
+    fingerprint; ``bpb`` is measured on what ``bpb_of`` says. None is what is not known.
+    """
+
+    kind: str
+    path: str
+    bytes: int
+    state: str
+    text: str | None = None
+    text_digest: str | None = None
+    recipe: str | None = None
+    recipe_digest: str | None = None
+    bpb: float | None = None
+    bpb_of: str | None = None
+    error: str = dataclasses.field(default="", metadata=ADDED)
+
+
+def rows(below: Path) -> list[InventoryRow]:
     """A row for each text, run, checkpoint, quantized model and artifact below a directory."""
-    makers: dict[str, Callable[[Path], Row]] = {
+    makers: dict[str, Callable[[InventoryRow, Path], InventoryRow]] = {
         "text": _text,
         "run": _run,
         "checkpoint": _checkpoint,
@@ -38,16 +66,16 @@ def rows(below: Path) -> list[Row]:
         for place in dict.fromkeys(_places(kind, below)):
             row = _row(kind, place)
             try:
-                row |= make(place)
+                row = make(row, place)
             except _ODD as error:
-                row |= {"state": "damaged", "error": " ".join(str(error).split())}
-            for name in ("text", "recipe"):
-                known = (name, str(row[f"{name}_digest"]))
-                if row[name] is None:
-                    row[name] = names.get(known)
-                else:
-                    names[known] = row[name]
-            table.append(row)
+                told = " ".join(str(error).split())
+                row = dataclasses.replace(row, state="damaged", error=told)
+            text, recipe = ("text", str(row.text_digest)), ("recipe", str(row.recipe_digest))
+            if row.text is not None:
+                names[text] = row.text
+            if row.recipe is not None:
+                names[recipe] = row.recipe
+            table.append(dataclasses.replace(row, text=names.get(text), recipe=names.get(recipe)))
     return table
 
 
@@ -67,11 +95,9 @@ def _places(kind: str, below: Path) -> Iterator[Path]:
             yield from newest.on_disk(kind, below)
 
 
-def _row(kind: str, place: Path) -> Row:
-    names = ("text", "text_digest", "recipe", "recipe_digest", "bpb", "bpb_of")
-    empty = dict.fromkeys(names)
+def _row(kind: str, place: Path) -> InventoryRow:
     state = "running" if is_locked(place) else "finished"
-    return {"kind": kind, "path": str(place), "bytes": _size(place), "state": state, **empty}
+    return InventoryRow(kind=kind, path=str(place), bytes=_size(place), state=state)
 
 
 def _size(place: Path) -> int:
@@ -81,51 +107,53 @@ def _size(place: Path) -> int:
     return sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
 
 
-def _text(place: Path) -> Row:
+def _text(row: InventoryRow, place: Path) -> InventoryRow:
     train, _ = read_manifest(place / "train")
     read_manifest(place / "validation")
-    return {"text": train.text, "text_digest": train.digest[:16]}
+    return dataclasses.replace(row, text=train.text, text_digest=train.digest[:16])
 
 
-def _run(place: Path) -> Row:
+def _run(row: InventoryRow, place: Path) -> InventoryRow:
     saved = run_directory.checkpoints(place)
-    running = is_locked(place)
-    if not saved:
-        return {"state": "running" if running else "interrupted"}
-    row = _checkpoint(saved[-1])
-    row["state"] = "running" if running else row["state"]
-    return row
+    state = "interrupted"
+    if saved:
+        row = _checkpoint(row, saved[-1])
+        state = row.state
+    return dataclasses.replace(row, state="running" if is_locked(place) else state)
 
 
-def _checkpoint(place: Path) -> Row:
+def _checkpoint(row: InventoryRow, place: Path) -> InventoryRow:
     header = value_directory.read_header(place, "checkpoint")
-    about = header["about"]
-    ended = bool(about.get("finished")) or _reached(header) or "average" in about
+    about = checkpoint_io.about_of(header)
+    recipe = about.recipe or {}
+    ended = bool(about.finished) or about.average is not None
+    ended = ended or _reached(int(header["step"]), recipe, about.seconds or 0.0)
     in_run = place.name == run_directory.checkpoint_name(int(header["step"]))
     if in_run and not ended and (last := run_directory.checkpoints(place.parent)[-1]) != place:
         with contextlib.suppress(*_ODD):  # which is said in the row of the last one
-            ended = _checkpoint(last)["state"] == "finished"  # an earlier one of an ended run
+            ended = _checkpoint(row, last).state == "finished"  # an earlier one of an ended run
     bpb = _validated(place.parent, int(header["step"])) if in_run else None
-    return {
-        "text": about.get("text", {}).get("name"),
-        **_origin(header["origin"]),
-        "recipe": about.get("recipe", {}).get("name"),
-        "bpb": bpb,
-        "bpb_of": None if bpb is None else PART,
-        "state": "finished" if ended else "interrupted",
-    }
+    return dataclasses.replace(
+        _made_from(row, header["origin"]),
+        text=None if about.text is None else about.text.training.name,
+        recipe=recipe.get("name"),
+        bpb=bpb,
+        bpb_of=None if bpb is None else PART,
+        state="finished" if ended else "interrupted",
+    )
 
 
-def _origin(origin: Mapping[str, str]) -> Row:
-    """The text and recipe that a model was made from, by their fingerprints."""
-    return {"text_digest": origin.get("tokens"), "recipe_digest": origin.get("recipe")}
+def _made_from(row: InventoryRow, origin: Mapping[str, str]) -> InventoryRow:
+    """The row with the text and the recipe that a model was made from, by their fingerprints."""
+    return dataclasses.replace(
+        row, text_digest=origin.get("tokens"), recipe_digest=origin.get("recipe")
+    )
 
 
-def _reached(header: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is the last one of its run, as its recipe says."""
-    about = header["about"]
-    length = about.get("recipe", {}).get("train", {}).get("length", {})
-    done = header["step"] if length.get("kind") == "steps" else about.get("seconds", 0.0)
+def _reached(step: int, recipe: Mapping[str, Any], seconds: float) -> bool:
+    """Whether a checkpoint is the last one of its run, as its stored recipe says."""
+    length = recipe.get("train", {}).get("length", {})
+    done = step if length.get("kind") == "steps" else seconds
     return bool(length) and done >= length["count"]
 
 
@@ -139,32 +167,35 @@ def _validated(run: Path, step: int) -> float | None:
     return bpb
 
 
-def _partial(place: Path) -> Row:
+def _partial(row: InventoryRow, place: Path) -> InventoryRow:
     value_directory.read_header(place, "partial")
-    return {"state": "interrupted"}
+    return dataclasses.replace(row, state="interrupted")
 
 
-def _quantized(place: Path) -> Row:
+def _quantized(row: InventoryRow, place: Path) -> InventoryRow:
     header = value_directory.read_header(place, "quantized")
-    report = header["report"]
-    quality = report.get("quality")
-    about = report.get("text")
-    return {
-        "text": about.get("name") if about else None,
-        **_origin(header["origin"]),
-        "recipe": report.get("recipe"),
-        "bpb": quality["bpb_after"] if quality else None,
-        "bpb_of": PART if quality else None,
-    }
+    report = quantized_io.report_of(header)
+    row = _made_from(row, header["origin"])
+    if report is None:
+        return row
+    text, quality = report.text, report.quality
+    return dataclasses.replace(
+        row,
+        text=None if text is None else text.training.name,
+        recipe=report.recipe,
+        bpb=None if quality is None else quality.bpb_after,
+        bpb_of=None if quality is None else PART,
+    )
 
 
-def _artifact(place: Path) -> Row:
+def _artifact(row: InventoryRow, place: Path) -> InventoryRow:
     artifact = load(place)
-    row: Row = _origin(open_artifact(artifact).header.origin)
+    row = _made_from(row, open_artifact(artifact).header.origin)
     for folder in (place.parent, place.with_suffix("")):  # beside it, or in the run it came from
         for name in ("score.json", "score-ttt.json"):
             if (folder / name).is_file():
                 score = json_files.read_json(folder / name, "the score")
                 if score["origin"].get("artifact") == artifact.digest:
-                    return row | {"bpb": float(score["bpb"]), "bpb_of": str(score["text"])}
+                    bpb, text = float(score["bpb"]), str(score["text"])
+                    return dataclasses.replace(row, bpb=bpb, bpb_of=text)
     return row

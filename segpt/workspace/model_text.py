@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segpt.config.quant_report import QuantReport
+from segpt.config.run_about import RunAbout, TextAbout
 from segpt.data.corpus import builtin
 from segpt.data.text import document_hash
-from segpt.errors import DataError, SegptError
+from segpt.errors import DataError, SegptError, SpecError
 from segpt.locks import locked
-from segpt.stages import prepare, run_directory, value_directory
+from segpt.stages import checkpoint_io, prepare, quantized_io, run_directory, value_directory
 from segpt.values import Checkpoint, Origin, Quantized, Text, documents_digest
 
 from . import newest, prepared
-from .prepared import BUILTIN, DIGITS, Prepared, TextReading
+from .prepared import BUILTIN, DIGITS, NamedText, Prepared, TextReading
 
 
 class Known(NamedTuple):
@@ -44,14 +46,12 @@ def known(source: Checkpoint | Quantized, model: Path) -> Known:
     tokens = source.origin.get("tokens")
     if not tokens:
         raise DataError(f"{model} does not say which text it was trained on; name a text")
-    about = _about(source) or _about_of_kin(source.origin, model) or {}
-    validation = about.get("validation")
-    place = about.get("place")
+    text = _text_of(source) or _text_of_kin(source.origin, model) or TextAbout()
     return Known(
         tokens=tokens,
-        validation=_text(validation.get("text_digest")) if isinstance(validation, dict) else None,
-        place=Path(place) if isinstance(place, str) else None,
-        name=_text(about.get("name")),
+        validation=None if text.validation is None else text.validation.text_digest,
+        place=None if text.place is None else Path(text.place),
+        name=text.training.name,
         documents=source.origin.get("documents"),
     )
 
@@ -78,7 +78,7 @@ def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> 
         return text.reading()
     if _is_of_builtin(wanted):
         return TextReading(
-            prepared.builtin_facts(),
+            prepared.builtin_names(),
             lambda report: _rebuilt(source, wanted, report),
             "built-in text",
         )
@@ -88,7 +88,7 @@ def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> 
     )
 
 
-def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, dict[str, Any]]:
+def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, NamedText]:
     """The validation split of the text that a model was trained on, and what to say of it.
 
     Raises:
@@ -168,25 +168,34 @@ def _rebuilt(
     return splits
 
 
-def _about(source: Checkpoint | Quantized) -> Mapping[str, Any] | None:
+def _text_of(source: Checkpoint | Quantized) -> TextAbout | None:
     about = source.about if isinstance(source, Checkpoint) else source.report
-    text = about.get("text")
-    return text if isinstance(text, dict) else None
+    return None if about is None or about.text == TextAbout() else about.text
 
 
-def _about_of_kin(origin: Origin, model: Path) -> Mapping[str, Any] | None:
+def _text_of_kin(origin: Origin, model: Path) -> TextAbout | None:
     """What the checkpoint or quantized model that an artifact came from says of its text."""
     wanted = origin.get("checkpoint")
     if not wanted:
         return None
     for header in _headers(model):
-        about = header.get("about", header.get("report"))
         origin_there = header.get("origin")
         source = origin_there.get("checkpoint") if isinstance(origin_there, dict) else None
-        made = wanted in (header.get("fingerprint"), source)
-        if made and isinstance(about, dict) and isinstance(about.get("text"), dict):
-            return dict(about["text"])
+        if wanted not in (header.get("fingerprint"), source):
+            continue
+        about = _decoded(header)
+        if about is not None and about.text not in (None, TextAbout()):
+            return about.text
     return None
+
+
+def _decoded(header: Mapping[str, Any]) -> RunAbout | QuantReport | None:
+    """What a header says of its run or of its quality; None if it is not as segpt writes it."""
+    try:
+        known = "about" in header
+        return checkpoint_io.about_of(header) if known else quantized_io.report_of(header)
+    except (SpecError, KeyError):
+        return None
 
 
 def _headers(model: Path) -> Iterator[Mapping[str, Any]]:
@@ -201,7 +210,3 @@ def _headers(model: Path) -> Iterator[Mapping[str, Any]]:
             yield value_directory.read_header(
                 at, "quantized" if kind == "quantized" else "checkpoint"
             )
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

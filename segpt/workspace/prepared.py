@@ -4,10 +4,12 @@ A text is known by digests, wherever it lies: that of its bytes, which any token
 is, and that of its tokens, which is in the origin of every model that was trained on them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from segpt.config.base import ADDED, PlainSpec, spec
 from segpt.config.recipe import Bpe, Recipe
 from segpt.data.corpus import builtin
 from segpt.data.manifest import Manifest
@@ -28,13 +30,30 @@ Splits = tuple[Tokens, Tokens]
 Report = Callable[[str], None]  # is told how far preparing is
 
 
+@spec
+class NamedText(PlainSpec):
+    """A text, or a split of one, as commands name it.
+
+    ``digest`` names the bytes of its documents and ``tokens_digest`` its tokens, None of a text
+    that is not prepared and empty where texts have no tokens of their own. ``place`` is where it
+    lies, None of what lies in no directory of its own.
+    """
+
+    name: str
+    split: str | None
+    bytes: int
+    digest: str
+    tokens_digest: str | None = dataclasses.field(default="", metadata=ADDED)
+    place: str | None
+
+
 class TextReading(NamedTuple):
-    """A text that will be read: what is said of it before, as JSON values, and how to open it.
+    """A text that will be read: the names of its splits, and how to open it.
 
     ``prepares`` says what has to be prepared for that, if anything has.
     """
 
-    plain: list[dict[str, Any]]
+    names: Sequence[NamedText]
     open: Callable[[Report], Splits]
     prepares: str | None = None
 
@@ -56,13 +75,13 @@ class Prepared(NamedTuple):
     def built_in(self) -> bool:
         return self.train.text.startswith(f"{BUILTIN}/")
 
-    def plain(self) -> list[dict[str, Any]]:
-        """Both splits as JSON values."""
+    def names(self) -> list[NamedText]:
+        """Both splits by their names."""
         return [of_split(m, self.place) for m in (self.train, self.validation)]
 
     def reading(self) -> TextReading:
         """The text as one that will be read."""
-        return TextReading(self.plain(), lambda _: self.open())
+        return TextReading(self.names(), lambda _: self.open())
 
     def open(self) -> Splits:
         """The tokens, verified.
@@ -73,32 +92,32 @@ class Prepared(NamedTuple):
         return prepare.open_splits(self.place)
 
 
-def line(texts: Iterable[Mapping[str, Any]]) -> str:
+def line(texts: Iterable[NamedText]) -> str:
     """One line about texts."""
     parts = [
-        f"{text['name']} ({text['split']} split, {text['bytes']:,} bytes, digest "
-        f"{text['digest'][:DIGITS]})".replace("None split, ", "")
+        f"{text.name} ({text.split} split, {text.bytes:,} bytes, digest "
+        f"{text.digest[:DIGITS]})".replace("None split, ", "")
         for text in texts
     ]
-    places = dict.fromkeys(text["place"] for text in texts if text.get("place"))
+    places = dict.fromkeys(text.place for text in texts if text.place)
     return f"text: {'; '.join(parts)}" + "".join(f", in {place}" for place in places)
 
 
-def of_tokens(*splits: Tokens) -> list[dict[str, Any]]:
-    """Open splits as JSON values."""
+def of_tokens(*splits: Tokens) -> list[NamedText]:
+    """Open splits by their names."""
     return [of_split(tokens, tokens.shards[0].path.parent.parent) for tokens in splits]
 
 
-def of_split(split: Manifest | Tokens, place: Path) -> dict[str, Any]:
-    """A split of a text that is prepared at ``place``, as JSON values."""
-    return {
-        "name": split.text,
-        "split": split.split,
-        "bytes": split.bytes,
-        "digest": split.text_digest,
-        "tokens_digest": split.digest,
-        "place": str(place),
-    }
+def of_split(split: Manifest | Tokens, place: Path) -> NamedText:
+    """The name of a split of a text that is prepared at ``place``."""
+    return NamedText(
+        name=split.text,
+        split=split.split,
+        bytes=split.bytes,
+        digest=split.text_digest,
+        tokens_digest=split.digest,
+        place=str(place),
+    )
 
 
 def named(data: Path) -> Prepared:
@@ -155,24 +174,24 @@ def is_builtin(data: Path | None) -> bool:
     return data is not None and str(data) == BUILTIN and not data.exists()
 
 
-def builtin_facts() -> list[dict[str, Any]]:
-    """Both splits of the built-in text, which is not prepared, as JSON values."""
+def builtin_names() -> list[NamedText]:
+    """Both splits of the built-in text, which is not prepared, by their names."""
     return [
         _of_text(builtin("train"), "train"),
         _of_text(builtin("validation"), "validation"),
     ]
 
 
-def _of_text(text: Text, split: str) -> dict[str, Any]:
+def _of_text(text: Text, split: str) -> NamedText:
     documents = list(text)
-    return {
-        "name": text.name,
-        "split": split,
-        "bytes": sum(map(len, documents)),
-        "digest": text_digest(documents),
-        "tokens_digest": None,
-        "place": None,
-    }
+    return NamedText(
+        name=text.name,
+        split=split,
+        bytes=sum(map(len, documents)),
+        digest=text_digest(documents),
+        tokens_digest=None,
+        place=None,
+    )
 
 
 def _builtin_place(recipe: Recipe) -> Path:
@@ -193,8 +212,8 @@ def builtin_splits(recipe: Recipe, report: Report) -> Splits:
 def builtin_reading(recipe: Recipe) -> TextReading:
     """The built-in text under the recipe's tokenizer, as one that will be read."""
     text = sound(_builtin_place(recipe))
-    facts = builtin_facts() if text is None or not text.built_in else text.plain()
-    return TextReading(facts, lambda report: builtin_splits(recipe, report), "built-in text")
+    names = builtin_names() if text is None or not text.built_in else text.names()
+    return TextReading(names, lambda report: builtin_splits(recipe, report), "built-in text")
 
 
 def progress(report: Report) -> Callable[[str, int], None]:
@@ -202,7 +221,7 @@ def progress(report: Report) -> Callable[[str, int], None]:
     return lambda split, done: report(f"{split}: {done:,} bytes")
 
 
-def held_out(place: Path) -> tuple[Text, dict[str, Any]]:
+def held_out(place: Path) -> tuple[Text, NamedText]:
     """The held-out part of a prepared text that was named, and what to say of it.
 
     Raises:
@@ -212,7 +231,7 @@ def held_out(place: Path) -> tuple[Text, dict[str, Any]]:
     return prepare.as_text(tokens), of_split(tokens, place)
 
 
-def builtin_validation() -> tuple[Text, dict[str, Any]]:
+def builtin_validation() -> tuple[Text, NamedText]:
     """The held-out part of the built-in text, and what to say of it."""
     text = builtin("validation")
     return text, _of_text(text, "validation")

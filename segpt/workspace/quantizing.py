@@ -42,15 +42,17 @@ def quantize(
         resume=before,
         save=lambda state: unfinished.save_partial(task.partial, state, origin),
     )
-    about = dict(quantized.report) | {
-        "budget": task.budget,
-        "spec": encode(spec),
-        "text": checkpoint.about.get("text"),
-        "recipe": task.recipe,
-        "measured_on": in_chunks(
+    assert quantized.report is not None  # of what was just quantized
+    about = dataclasses.replace(
+        quantized.report,
+        budget=task.budget,
+        spec=encode(spec),
+        text=checkpoint.about.text,
+        recipe=task.recipe,
+        measured_on=in_chunks(
             held_out.split, held_out.count, spec.report_tokens, checkpoint.spec.context
         ),
-    }
+    )
     quantized = dataclasses.replace(quantized, report=about)
     quantized_io.save_quantized(task.place, quantized)
     remove_directory(task.partial)

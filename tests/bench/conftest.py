@@ -10,6 +10,7 @@ import pytest
 from bench.codec import Subject
 from bench.measure import HeldOut
 from segpt.config.expand import expand
+from segpt.config.run_about import RunAbout
 from segpt.config.train import Scaling
 from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import write_tokens
@@ -76,7 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         progress=1.0,
         documents=splits[0].documents,
         origin={"tokens": splits[0].fingerprint},
-        about={"tokens": 16, "seconds": 1.0, "recipe": {"train": {"seed": 0}}},
+        about=RunAbout(tokens=16, seconds=1.0, recipe={"train": {"seed": 0}}),
     )
     return Made(checkpoint, *splits)
 

@@ -162,13 +162,15 @@ def test_another_artifact_is_refused_by_name() -> None:
 
 def test_where_floats_differ_the_message_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     data = compress(artifact(), DOCUMENTS, SPEC).data
-    there = {**message.read(data).environment, "cpu": "ABACUS", "torch": "0.1"}
+    here = message.read(data).environment
+    versions = dataclasses.replace(here.versions, torch="0.1")
+    there = dataclasses.replace(here, cpu="ABACUS", versions=versions)
     elsewhere = changed(data, environment=there)
     assert decompress(artifact(), elsewhere) == DOCUMENTS
     wide = cumulative
     monkeypatch.setattr(stage, "cumulative", lambda logits: wide(logits + logits * 1e-4))
-    here = re.escape(torch.__version__)
-    with pytest.raises(MessageError, match=rf"ABACUS, torch 0\.1 and this is .*torch {here}"):
+    installed = re.escape(torch.__version__)
+    with pytest.raises(MessageError, match=rf"ABACUS, torch 0\.1 and this is .*torch {installed}"):
         decompress(artifact(), elsewhere)
     with pytest.raises(MessageError, match="rounds in another way"):
         decompress(artifact(), data)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from segpt.coding import message
 from segpt.coding.message import CHECKSUM, MAGIC, Message, read, write
-from segpt.config.base import canonical, encode
+from segpt.config.base import canonical, decode, encode
 from segpt.config.ngram import Ngram
 from segpt.config.score import InPlace, LowRank, Phased, ScoreSpec, Sgd
 from segpt.errors import MessageError
@@ -40,7 +40,7 @@ def make(**changes: Any) -> Message:
         documents=1,
         tokens=400,
         spec=SPECS[1],
-        environment=ENVIRONMENT,
+        environment=decode(message.CoderEnvironment, ENVIRONMENT),
         payload=bytes(range(200)),
     )
     return dataclasses.replace(whole, **changes)

@@ -10,8 +10,10 @@ import pytest
 from click.testing import Result
 
 from segpt.artifact.container import load, pack, unpack
+from segpt.config.base import encode
 from segpt.stages import quantized_io, run_directory, unfinished
 from segpt.values import QuantizeProgress, TrellisWeight, UniformWeight
+from tests.reports import report_of
 
 Command = Callable[..., Result]
 FAST = ("quantize.search=0", "quantize.tune_steps=1", "quantize.report_tokens=256")
@@ -58,7 +60,7 @@ def test_by_default_the_budget_of_the_recipe_is_the_limit(quantize: Command) -> 
     quantized = quantized_io.read_quantized(Path("out"))
     assert pack(quantized).size == found["bytes"] > 7900
     assert {w.states for w in quantized.weights.values() if isinstance(w, TrellisWeight)} == {8}
-    assert quantized.report["budget"] == 8000
+    assert report_of(quantized).budget == 8000
     assert not Path("out.partial").exists()
 
 
@@ -73,7 +75,7 @@ def test_json_and_report_say_what_it_costs(quantize: Command) -> None:
     assert found["roles"]["table"]["damage"] > 0
     measured = {"bpb_before", "bpb_after", "kl_mean", "kl_p99", "top1_agreement", "tokens"}
     assert measured | {"bits_per_weight", "bytes", "budget", "method"} <= found.keys()
-    report = quantized_io.read_quantized(Path("out")).report
+    report = encode(quantized_io.read_quantized(Path("out")).report)
     assert report["roles"] == found["roles"]
     assert report["layers"] == found["layers"]
     assert report["weights"]["layers.0.feed.body.up"]["damage"] > 0

@@ -68,7 +68,7 @@ def model(recipe: Recipe, seed: int) -> Quantized:
         for w in layout(recipe.model)
     }
     origin = {"recipe": fingerprint(recipe), "seed": str(seed)}
-    return Quantized(recipe.model, weights, Tokenizer("bytes", 257), origin, {})
+    return Quantized(recipe.model, weights, Tokenizer("bytes", 257), origin)
 
 
 class Place:

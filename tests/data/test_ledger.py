@@ -44,7 +44,7 @@ def test_counts_are_those_of_the_targets_themselves(
     expected = np.bincount(seen)
     assert ledger.times() == {n: int(c) for n, c in enumerate(expected) if c}
     assert ledger.tokens == seen.sum() == count * context
-    assert ledger.plain()["distinct"] == (seen > 0).sum()
+    assert ledger.coverage().distinct == (seen > 0).sum()
     epochs = count // blocks.epoch_blocks
     assert ledger.left_out == epochs * (blocks.targets - blocks.epoch_blocks * context)
 
@@ -61,7 +61,7 @@ def test_the_digest_and_the_state_do_not_depend_on_batches(order: Order) -> None
     assert in_parts.digest != at_once.digest
     in_parts.record(blocks.places(208, 92))
     assert in_parts.digest == at_once.digest
-    assert in_parts.plain() == at_once.plain()
+    assert in_parts.coverage() == at_once.coverage()
     assert at_once.in_order is (order == "sequential")
 
 

@@ -35,6 +35,7 @@ from segpt.artifact import codec, container, frame
 from segpt.artifact.codec import SectionCodec
 from segpt.coding import message
 from segpt.config.base import canonical
+from segpt.config.environment import Versions
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe, apply_settings, read_recipe
 from segpt.config.score import ScoreSpec, Sgd
@@ -444,7 +445,7 @@ def _written_message() -> bytes:
             documents=2,
             tokens=300,
             spec=ScoreSpec(stride=8),
-            environment={"torch": "2"},
+            environment=message.CoderEnvironment(versions=Versions(torch="2")),
             payload=b"x" * 90,
         )
     )

@@ -37,7 +37,7 @@ def packed(out: Path, seed: int) -> Path:
         "documents": documents_digest(seen),
         "seed": str(seed),
     }
-    pack(Quantized(spec, weights, Tokenizer("bytes", 257), origin, {}, seen), out)
+    pack(Quantized(spec, weights, Tokenizer("bytes", 257), origin, None, seen), out)
     return out
 
 

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segpt.config.base import encode
 from segpt.errors import SegptError
-from segpt.leaderboard.compare import compare
+from segpt.leaderboard import compare as comparing
 from segpt.stages.json_files import write_json
 from segpt.values import Score
+
+
+def compare(a: Path, b: Path) -> dict[str, Any]:
+    """What the command says of two sides, as JSON values."""
+    return dict(encode(comparing.compare(a, b)))
+
 
 TEXT, OTHER = "a" * 64, "b" * 64
 TOKENS = 40_000

@@ -122,7 +122,7 @@ def test_a_record_is_reproduced(tmp_path: Path) -> None:
     assert verdict.state == "reproduced", verdict.missing
     assert verdict.artifact == entry.artifact
     assert [c.what for c in verdict.comparisons] == ["made anew, the same bytes, frozen"]
-    assert verdict.conditions["same_bytes"]
+    assert verdict.conditions.same_bytes
     since = dataclasses.replace(entry, origin={**entry.origin, "recipe": "0", "tokens": "1"})
     (other,) = verify.verify(board, whole, [since], remade=True)
     assert other.comparisons[0].what == (

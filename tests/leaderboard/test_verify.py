@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from segpt.config.base import encode
+from segpt.config.conditions import ReadingConditions, stored_policy
 from segpt.config.ngram import Ngram
 from segpt.config.score import Frozen, InPlace, LowRank, Phased, Policy, ScoreSpec, Sgd
 from segpt.data.text import text_digest
 from segpt.errors import CheckError, SpecError
 from segpt.leaderboard import duration, record, store, verify
 from segpt.leaderboard.entry import Baseline, Record, ScoreLine, Verification, figure
-from segpt.leaderboard.rescore import reading_of
 from segpt.leaderboard.verdict import Verdict
 from segpt.stages.json_files import read_json
 from tests.leaderboard import entries
@@ -102,6 +102,10 @@ def forged(board: Path, of: Record, **changes: Any) -> Record:
     return entry
 
 
+def reading_of(line: ScoreLine) -> ScoreSpec:
+    return ReadingConditions.read(line.conditions).spec(line.policy)
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -113,19 +117,8 @@ def forged(board: Path, of: Record, **changes: Any) -> Record:
     ],
 )
 def test_how_a_text_was_read_is_found_again(spec: ScoreSpec) -> None:
-    rolling = spec.mode == "rolling"
-    conditions = {
-        "mode": spec.mode,
-        "boundaries": spec.boundaries,
-        "context": spec.reach(16),
-        "stride": None if rolling else spec.stride,
-        "batch": spec.batch,
-        "loops": spec.loops,
-        "causal": "by construction",
-    }
-    policy = json.loads(json.dumps(encode(spec.policy)))
-    if spec.ngram is not None:
-        policy["ngram"] = json.loads(json.dumps(encode(spec.ngram)))
+    conditions = encode(ReadingConditions.of(spec, 16)) | {"causal": "by construction"}
+    policy = json.loads(json.dumps(stored_policy(spec)))
     line = entries.line(policy=policy, conditions=conditions)
     assert reading_of(line) == dataclasses.replace(spec, context=spec.reach(16))
 

@@ -27,6 +27,7 @@ from segpt.stages import (
     read_model,
     resolve_spec,
     run_directory,
+    value_directory,
 )
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.commit import commit
@@ -35,6 +36,7 @@ from segpt.stages.prepare import prepare
 from segpt.stages.score import score
 from segpt.train.mesh import Mesh
 from segpt.values import Text
+from tests.reports import report_of
 from tests.stages.running import train
 
 RECIPE = """
@@ -80,8 +82,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = QuantSpec(search=0, tune_steps=0, rate=4.0, calibration_tokens=1024, report_tokens=512)
     quantized = quantize_on(checkpoint, spec, tokens, held_out)
     curve = rate_curve.curve(checkpoint, quantized, spec, tokens, held_out, rates=(3.0, 5.0))
-    more = {"budget": 100_000, "curve": curve.plain()}
-    quantized = dataclasses.replace(quantized, report=dict(quantized.report) | more)
+    report = dataclasses.replace(report_of(quantized), budget=100_000, curve=curve.report())
+    quantized = dataclasses.replace(quantized, report=report)
     quantized_io.save_quantized(run / gather.QUANTIZED, quantized)
     artifact, _ = pack(quantized, run / gather.ARTIFACT, 100_000)
     for name, policy in ((gather.SCORE, "none"), (gather.SCORE_TTT, "sgd")):
@@ -309,18 +311,15 @@ def test_files_of_any_shape_are_shown_or_refused(whole: Path, run: Path, seed: i
     if name == "metrics":
         rows = [spoilt(row, chance, odds) for row in lines(whole)]
         rewrite(run, rows)
-    elif name == "quantized":
-        quantized = quantized_io.read_quantized(run / gather.QUANTIZED)
-        changed = spoilt(quantized.report, chance, odds)
+    elif name in ("quantized", "checkpoint"):
+        key, place = "report", run / gather.QUANTIZED
+        if name == "checkpoint":
+            key, place = "about", run / "step-00000012"
+        header, files = value_directory.read_value(place, name)
+        changed = spoilt(header[key], chance, odds)
         if isinstance(changed, dict):
-            quantized = dataclasses.replace(quantized, report=changed)
-        quantized_io.save_quantized(run / gather.QUANTIZED, quantized)
-    elif name == "checkpoint":
-        checkpoint = checkpoint_io.read_checkpoint(run / "step-00000012")
-        changed = spoilt(checkpoint.about, chance, odds)
-        if isinstance(changed, dict):
-            checkpoint = dataclasses.replace(checkpoint, about=changed)
-        checkpoint_io.save_checkpoint(run / "step-00000012", checkpoint)
+            header[key] = changed
+        value_directory.write_value(place, name, header, files)
     else:
         path = run / f"{name}.json"
         path.write_text(json.dumps(spoilt(json.loads(path.read_text()), chance, odds)))

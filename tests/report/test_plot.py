@@ -1,5 +1,6 @@
 """The curve around a quantized model, its picture, and what happens without matplotlib."""
 
+import dataclasses
 import itertools
 import json
 from functools import partial
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from segpt.__main__ import load_commands
 from segpt.config.quant import QuantSpec
+from segpt.config.quant_report import GroupReport, QuantReport
 from segpt.config.recipe import read_recipe
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
@@ -21,6 +23,7 @@ from segpt.stages.prepare import open_splits, prepare
 from segpt.stages.run_directory import newest_checkpoint
 from segpt.train.mesh import Mesh
 from segpt.values import Text
+from tests.reports import quality_of, report_of
 from tests.stages.running import train
 
 RECIPE = """
@@ -67,8 +70,8 @@ def test_the_curve_falls_with_bits_and_meets_the_point(place: Path) -> None:
     quantized = quantize_on(checkpoint, spec, tokens, held_out)
     curve = rate_curve.curve(checkpoint, quantized, spec, tokens, held_out)
     assert len(curve.dots) == len(rate_curve.RATES)
-    assert curve.here.kl == pytest.approx(quantized.report["quality"]["kl_mean"])
-    assert curve.here.bits == quantized.report["bits_per_weight"]
+    assert curve.here.kl == pytest.approx(quality_of(quantized).kl_mean)
+    assert curve.here.bits == report_of(quantized).bits_per_weight
     for low, high in itertools.pairwise(curve.dots):
         assert low.bits < high.bits
         assert low.kl > high.kl
@@ -93,14 +96,21 @@ def test_a_picture_is_drawn(place: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_every_kind_of_report_can_be_drawn(tmp_path: Path) -> None:
     dots = tuple(rate_curve.Dot(bits, 2**-bits) for bits in (2.5, 3.0, 5.0))
     curve = rate_curve.Curve(dots, rate_curve.Dot(3.2, 0.1), 8192)
-    row = {"parameters": 10, "bits_per_weight": 3.0, "error": None, "damage": 0.0}
-    layers = {str(i): row for i in range(17)}
-    roles = {"table": row, "matrix": row | {"error": 0.1}, "vector": row}
+    row = GroupReport(parameters=10, bits_per_weight=3.0, error=None, damage=0.0)
     for damage in (0.0, 0.01):
-        roles["matrix"] = roles["matrix"] | {"damage": damage}
-        plot.quantized(tmp_path / "a.png", curve, {"roles": roles, "layers": layers}, "gptq")
+        matrix = dataclasses.replace(row, error=0.1, damage=damage)
+        report = QuantReport(
+            weights={},
+            roles={"table": row, "matrix": matrix, "vector": row},
+            layers={str(i): row for i in range(17)},
+            parameters=10,
+            bits_per_weight=3.0,
+            fallbacks=(),
+            quality=None,
+        )
+        plot.quantized(tmp_path / "a.png", curve, report, "gptq")
     first = (tmp_path / "a.png").read_bytes()
-    plot.quantized(tmp_path / "a.png", curve, {"roles": roles, "layers": layers}, "gptq")
+    plot.quantized(tmp_path / "a.png", curve, report, "gptq")
     assert (tmp_path / "a.png").read_bytes() == first
 
 

@@ -68,7 +68,8 @@ def test_what_comes_out_is_the_last_checkpoint_without_state(run: Path, tmp_path
     checkpoint_io.save_checkpoint(tmp_path / "out", value)
     again = checkpoint_io.read_checkpoint(tmp_path / "out")
     assert (again.step, again.progress) == (800, 1.0)
-    assert again.about["average"]["steps"] == [600, 700, 800]
+    assert again.about.average is not None
+    assert again.about.average.steps == (600, 700, 800)
     assert again.origin["tokens"] == "0123456789abcdef"
     assert again.fingerprint == value.fingerprint
     logits = from_checkpoint(again)(torch.arange(12)[None])

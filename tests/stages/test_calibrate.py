@@ -17,6 +17,7 @@ from segpt.stages.calibrate import drawn, in_order, quantize_on, seen
 from segpt.stages.calibration_text import BATCH_TOKENS, CalibrationText
 from segpt.values import QuantizeProgress, Tokens, TrellisWeight
 from segpt.values import Text as Documents
+from tests.reports import quality_of
 from tests.stages.random_models import CONTEXT, blocks, checkpoint
 
 WORDS = [f"Document {i} about the number {i * i}.".encode() for i in range(400)]
@@ -114,7 +115,7 @@ def test_a_checkpoint_is_quantized_on_its_text(tokens: Tokens, tmp_path: Path) -
     saved: list[QuantizeProgress] = []
     spec = QuantSpec(rate=3.0, search=0, tune_steps=1, calibration_tokens=2048, report_tokens=512)
     found = quantize_on(source, spec, tokens, held_out, save=saved.append)
-    assert found.report["quality"]["tokens"] == 512
+    assert quality_of(found).tokens == 512
     table = found.weights["table"]
     assert isinstance(table, TrellisWeight)
     assert table.stored is None  # random rows have nothing in common

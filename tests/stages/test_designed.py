@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from segpt.artifact.container import pack, unpack
+from segpt.config.base import decode, encode
 from segpt.config.layout import Role, layout, parameters
 from segpt.config.quant import DEFAULT_RULES, QuantSpec, Rule
+from segpt.config.quant_report import QuantReport
 from segpt.errors import CheckError, CheckpointError
 from segpt.model.params import weights
 from segpt.quant.stepped import entropy
@@ -24,6 +26,7 @@ from segpt.stages.calibrate import share
 from segpt.stages.open_model import from_quantized
 from segpt.stages.quantize import HeldOut, PartProgress, Resumption, quantize
 from segpt.values import Checkpoint, Float16Weight, Quantized, QuantizeProgress, TrellisWeight
+from tests.reports import quality_of
 from tests.stages.random_models import blocks, checkpoint
 
 SCRIPT, ROOT = Path(__file__).with_name("one_quantizer.py"), Path(__file__).parents[2]
@@ -113,7 +116,7 @@ def test_more_bytes_than_the_finest_steps_take(share: float) -> None:
     found = quantize(source, QuantSpec(**FAST, budget=budget), blocks(120), held_out(120))
     assert pack(found).size <= budget
     assert rate(found) > 5.3
-    assert found.report["quality"]["kl_mean"] < 1e-3
+    assert quality_of(found).kl_mean < 1e-3
 
 
 def test_a_budget_that_nothing_fits_is_refused_with_what_to_do() -> None:
@@ -142,8 +145,8 @@ def test_the_report_says_what_each_weight_takes_and_loses() -> None:
     rules = (*DEFAULT_RULES, Rule(role="matrix", bits=16, layers="1"))
     spec = QuantSpec(**FAST, rate=3.0, rules=rules)
     found = quantize(source, spec, blocks(120), held_out(120))
-    report = json.loads(json.dumps(found.report, allow_nan=False))
-    assert report == found.report
+    report = json.loads(json.dumps(encode(found.report), allow_nan=False))
+    assert decode(QuantReport, report) == found.report
     assert list(report["weights"]) == [w.name for w in layout(source.spec)]
     for name, entry in report["weights"].items():
         coded = found.weights[name]
@@ -319,7 +322,7 @@ def test_a_budget_holds_on_a_gpu() -> None:
     found = quantize(source, spec, blocks(120), held_out(120), device="cuda")
     lands(found, budget)
     on_cpu = quantize(source, spec, blocks(120), held_out(120))
-    kl = [q.report["quality"]["kl_mean"] for q in (found, on_cpu)]
+    kl = [quality_of(q).kl_mean for q in (found, on_cpu)]
     assert kl[0] == pytest.approx(kl[1], rel=0.1)
 
 

@@ -23,6 +23,7 @@ from segpt.stages.quantize import quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Float16Weight, Quantized, Tokenizer
+from tests.reports import report_of
 
 VOCAB, CONTEXT = 40, 32
 FAST = "layers.1.feed.body.fast"
@@ -100,7 +101,7 @@ def test_they_survive_quantization_and_packing(checkpoint: Checkpoint, how: dict
     assert found.weights.keys() == {weight.name for weight in layout(checkpoint.spec)}
     assert isinstance(found.weights[f"{FAST}.taps"], Float16Weight)
     assert not isinstance(found.weights[f"{FAST}.projection"], Float16Weight)
-    assert not found.report["fallbacks"]
+    assert not report_of(found).fallbacks
     read: Quantized = unpack(pack(found))
     assert read.spec == checkpoint.spec
     before, after = from_quantized(found), from_quantized(read)

@@ -28,7 +28,7 @@ def model(seed: int, *, listed: bool = True) -> Quantized:
     documents = np.arange(seed, seed + 3, dtype=np.uint64)
     origin = {"documents": documents_digest(documents), "seed": str(seed)}
     tokenizer = Tokenizer("bytes", 257)
-    return Quantized(spec, weights, tokenizer, origin, {}, documents if listed else None)
+    return Quantized(spec, weights, tokenizer, origin, None, documents if listed else None)
 
 
 class Killed(BaseException):

@@ -107,7 +107,7 @@ def quantized() -> Quantized:
         )
         for w in layout(source.spec)
     }
-    return Quantized(source.spec, weights, source.tokenizer, {"tokens": "x"}, {"quality": None})
+    return Quantized(source.spec, weights, source.tokenizer, {"tokens": "x"})
 
 
 @pytest.mark.parametrize("documents", [None, np.array([1, 2], np.uint64)])

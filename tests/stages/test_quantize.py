@@ -11,11 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from segpt.config.base import fingerprint
+from segpt.config.base import decode, encode, fingerprint
 from segpt.config.expand import expand
 from segpt.config.layout import Role, Weight, layout
 from segpt.config.model import ModelSpec
 from segpt.config.quant import Method, QuantSpec, Rule
+from segpt.config.quant_report import QuantReport
 from segpt.errors import CheckpointError, DataError, SpecError
 from segpt.quant.gptq import gptq
 from segpt.quant.grid import scales
@@ -30,6 +31,7 @@ from segpt.values import (
     Tokenizer,
     UniformWeight,
 )
+from tests.reports import quality_of, report_of
 
 VOCAB, CONTEXT = 96, 24
 SIZES = 1 + np.arange(VOCAB) % 4
@@ -106,24 +108,24 @@ def run(source: Checkpoint, spec: QuantSpec = GPTQ) -> Quantized:
 def test_the_quality_report_orders_bits_and_methods() -> None:
     source = checkpoint()
     quality = {
-        (bits, method): run(source, everything(bits, method)).report["quality"]
+        (bits, method): quality_of(run(source, everything(bits, method)))
         for bits, method in [
             (8, "gptq"), (6, "gptq"), (4, "gptq"), (4, "nearest"), (3, "gptq"), (3, "nearest")
         ]
     }  # fmt: skip
-    assert quality[8, "gptq"]["top1_agreement"] > 0.95
-    assert quality[8, "gptq"]["kl_mean"] < 0.003
-    divergences = [quality[bits, "gptq"]["kl_mean"] for bits in (8, 6, 4, 3)]
+    assert quality[8, "gptq"].top1_agreement > 0.95
+    assert quality[8, "gptq"].kl_mean < 0.003
+    divergences = [quality[bits, "gptq"].kl_mean for bits in (8, 6, 4, 3)]
     assert divergences == sorted(divergences)
     for bits in (3, 4):
-        assert quality[bits, "gptq"]["kl_mean"] < 0.9 * quality[bits, "nearest"]["kl_mean"]
+        assert quality[bits, "gptq"].kl_mean < 0.9 * quality[bits, "nearest"].kl_mean
     for found in quality.values():
-        assert found["tokens"] == 8 * 8 * CONTEXT
-        assert found["kl_p99"] > found["kl_mean"] > 0
-        assert found["bpb_before"] == pytest.approx(
-            found["loss_before"] * found["tokens"] / math.log(2) / found["bytes"]
+        assert found.tokens == 8 * 8 * CONTEXT
+        assert found.kl_p99 > found.kl_mean > 0
+        assert found.bpb_before == pytest.approx(
+            found.loss_before * found.tokens / math.log(2) / found.bytes
         )
-        assert found["bpb_after"] != found["bpb_before"]
+        assert found.bpb_after != found.bpb_before
 
 
 NARROW = {  # calibration texts that leave inputs, or directions of them, unseen
@@ -144,7 +146,7 @@ def test_a_narrow_calibration_text_does_no_harm(text: str, bits: int) -> None:
         source = checkpoint(seed, layer={"mixer": mixer, "feed": feed})
         for method in damage:
             coded = quantize(source, everything(bits, method), [NARROW[text]], held_out())
-            damage[method] += coded.report["quality"]["kl_mean"]
+            damage[method] += quality_of(coded).kl_mean
     assert damage["gptq"] < 1.05 * damage["nearest"]  # two roundings differ by chance, too
 
 
@@ -164,7 +166,7 @@ def test_weights_follow_the_layout_and_decode_to_the_measured_model() -> None:
         logits = from_quantized(found)(tokens[:, :-1]).flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
     one = quantize(source, GPTQ, blocks(1), HeldOut(blocks(2)[:1], SIZES))
-    assert float(loss) == pytest.approx(one.report["quality"]["loss_after"], rel=1e-5)
+    assert float(loss) == pytest.approx(quality_of(one).loss_after, rel=1e-5)
 
 
 def test_provenance() -> None:
@@ -177,7 +179,7 @@ def test_provenance() -> None:
     }
     assert found.tokenizer == source.tokenizer
     assert found.documents is source.documents
-    assert found.report["quality"] is None
+    assert report_of(found).quality is None
     assert quantize(source, spec).fingerprint == found.fingerprint
 
 
@@ -190,8 +192,8 @@ def test_the_report_names_every_weight_with_its_rule_as_plain_json() -> None:
     )
     spec = QuantSpec(method="gptq", rules=rules)
     found = run(source, spec)
-    report = json.loads(json.dumps(found.report, allow_nan=False))
-    assert report == found.report
+    report = json.loads(json.dumps(encode(found.report), allow_nan=False))
+    assert decode(QuantReport, report) == found.report
     assert list(report["weights"]) == [w.name for w in layout(source.spec)]
     for weight in layout(source.spec):
         entry, rule = report["weights"][weight.name], spec.rule(weight, 2)
@@ -217,17 +219,17 @@ def test_the_report_names_every_weight_with_its_rule_as_plain_json() -> None:
 
 def test_bits_per_weight_are_measured() -> None:
     found = run(checkpoint())
-    roles = found.report["roles"]
+    roles = report_of(found).roles
     table = found.weights["table"]
     assert isinstance(table, UniformWeight)
     shares = np.unique(table.codes, return_counts=True)[1] / table.codes.size
     expected = -(shares * np.log2(shares)).sum() + 16 * VOCAB / table.codes.size
-    assert roles["table"]["bits_per_weight"] == pytest.approx(expected)
-    assert roles["vector"]["bits_per_weight"] == 16
-    assert 3.2 < roles["matrix"]["bits_per_weight"] - 16 / 48 < 3.5
-    assert found.report["parameters"] == sum(r["parameters"] for r in roles.values())
-    bits = sum(r["parameters"] * r["bits_per_weight"] for r in roles.values())
-    assert found.report["bits_per_weight"] == pytest.approx(bits / found.report["parameters"])
+    assert roles["table"].bits_per_weight == pytest.approx(expected)
+    assert roles["vector"].bits_per_weight == 16
+    assert 3.2 < roles["matrix"].bits_per_weight - 16 / 48 < 3.5
+    assert report_of(found).parameters == sum(r.parameters for r in roles.values())
+    bits = sum(r.parameters * r.bits_per_weight for r in roles.values())
+    assert report_of(found).bits_per_weight == pytest.approx(bits / report_of(found).parameters)
 
 
 @pytest.mark.parametrize("bits", [1, 9, 12, 15])
@@ -307,7 +309,7 @@ def test_visits_that_have_not_joined_are_left_out() -> None:
     found = run(source, everything(8))
     assert len(found.spec.visits) == 3
     assert list(found.weights) == [w.name for w in layout(found.spec)]
-    assert found.report["quality"]["kl_mean"] < 0.005
+    assert quality_of(found).kl_mean < 0.005
     tokens = torch.from_numpy(np.concatenate(blocks(2)))
 
     @torch.no_grad()
@@ -315,20 +317,21 @@ def test_visits_that_have_not_joined_are_left_out() -> None:
         logits = from_checkpoint(source).set_progress(progress)(tokens[:, :-1]).flatten(0, 1)
         return float(torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()))
 
-    assert found.report["quality"]["loss_before"] == pytest.approx(loss(0.5), rel=1e-5)
-    assert found.report["quality"]["loss_before"] != pytest.approx(loss(1.0), rel=1e-5)
+    assert quality_of(found).loss_before == pytest.approx(loss(0.5), rel=1e-5)
+    assert quality_of(found).loss_before != pytest.approx(loss(1.0), rel=1e-5)
 
 
 def test_a_hessian_that_overflows_falls_back_and_is_recorded() -> None:
     spec = model_spec(route=":", override=[{"layers": "1", "set": {"norm_scale": 1e9}}])
     source = dataclasses.replace(checkpoint(), spec=spec, weights=checkpoint(route=":").weights)
     found = run(source)
-    assert found.report["fallbacks"] == ["layers.1.feed.body.down"]
-    entry = found.report["weights"]["layers.1.feed.body.down"]
-    assert entry["fallback"]
-    assert entry["damping"] is None
-    assert entry["output_error"] is None
-    json.dumps(found.report, allow_nan=False)
+    assert report_of(found).fallbacks == ("layers.1.feed.body.down",)
+    entry = report_of(found).weights["layers.1.feed.body.down"]
+    assert entry.fallback
+    assert entry.grid is not None
+    assert entry.grid.damping is None
+    assert entry.output_error is None
+    json.dumps(encode(found.report), allow_nan=False)
     plain = quantize(source, QuantSpec(method="nearest"))
     for name in ("layers.1.feed.body.down", "layers.1.feed.body.up"):
         same = plain.weights[name] == found.weights[name]
@@ -353,11 +356,11 @@ def test_only_the_asked_number_of_tokens_is_read() -> None:
         report=steps.append,
     )
     assert read == ["calibrate"] * 3 + ["measure"] * 2  # blocks of 8 x 24
-    assert found.report["quality"]["tokens"] == 9 * CONTEXT
+    assert quality_of(found).tokens == 9 * CONTEXT
     assert {step.task for step in steps} == {"calibrate", "round", "measure"}
     assert [s.done for s in steps if s.task == "calibrate"] == [192, 384, 500]
     last = [step for step in steps if step.task == "round"][-1]
-    assert last.done == last.total == found.report["parameters"]
+    assert last.done == last.total == report_of(found).parameters
 
 
 METHODS: tuple[Method, ...] = ("trellis", "rd", "gptq")

@@ -123,9 +123,10 @@ def test_a_score_states_its_conditions() -> None:
         "device": "cpu",
         "threads": torch.get_num_threads(),
     }
-    assert expected.items() <= result.conditions.items()
-    assert result.conditions["versions"]["torch"] == torch.__version__
-    assert result.conditions["text"] == result.origin["text"]
+    assert expected.items() <= encode(result.conditions).items()
+    assert result.conditions.environment.versions is not None
+    assert result.conditions.environment.versions.torch == torch.__version__
+    assert result.conditions.text == result.origin["text"]
     assert json.loads(json.dumps(result.plain()))["bpb"] == result.bpb
 
 
@@ -144,7 +145,7 @@ def test_a_uniform_model_costs_the_entropy_of_its_alphabet() -> None:
 def test_test_time_training_says_how_often_it_learnt() -> None:
     result = score(checkpoint(), text(), ADAPTIVE)
     chunks = math.ceil(result.tokens / 64)
-    assert result.conditions["order"] == (
+    assert result.conditions.order == (
         f"one pass, {chunks - 1} updates from chunks that had been scored"
     )
     assert result.policy == encode(ADAPTIVE.policy)
@@ -156,7 +157,7 @@ def test_documents_that_were_trained_on_are_refused() -> None:
     source = dataclasses.replace(checkpoint(), documents=hashes)
     with pytest.raises(ScoreError, match=r"trained on 2 of the 4 documents .* held out"):
         score(source, text(), SPEC)
-    assert score(source, text(*DOCUMENTS[2:]), SPEC).conditions["overlap"] == "none"
+    assert score(source, text(*DOCUMENTS[2:]), SPEC).conditions.overlap == "none"
     coded = dataclasses.replace(quantized(checkpoint()), documents=hashes)
     with pytest.raises(ScoreError, match="trained on 2 of the 4"):
         score(coded, text(), SPEC)
@@ -164,9 +165,9 @@ def test_documents_that_were_trained_on_are_refused() -> None:
 
 def test_an_artifact_has_no_list_of_documents_and_the_score_says_so() -> None:
     result = score(pack(quantized(checkpoint())), text(), SPEC)
-    assert result.conditions["overlap"] == "unchecked: no document list"
+    assert result.conditions.overlap == "unchecked: no document list"
     nothing = dataclasses.replace(checkpoint(), documents=np.zeros(0, np.uint64))
-    assert score(nothing, text(), SPEC).conditions["overlap"] == "unchecked: no document list"
+    assert score(nothing, text(), SPEC).conditions.overlap == "unchecked: no document list"
 
 
 def test_a_learnt_tokenizer_is_scored_by_raw_bytes() -> None:
@@ -179,9 +180,9 @@ def test_a_learnt_tokenizer_is_scored_by_raw_bytes() -> None:
 
 def test_a_context_beyond_the_model_is_allowed_and_stated() -> None:
     result = score(checkpoint(), text(), ScoreSpec(context=40, stride=6))
-    assert result.conditions["context"] == 40
-    assert result.conditions["model_context"] == 16
-    assert result.conditions["beyond_model_context"] is True
+    assert result.conditions.reading.context == 40
+    assert result.conditions.reading.model_context == 16
+    assert result.conditions.reading.beyond_model_context is True
 
 
 def test_a_stride_beyond_the_context_of_the_model_is_refused() -> None:
@@ -246,7 +247,7 @@ def test_threads_do_not_change_the_score() -> None:
     torch.set_num_threads(1)
     one = score(checkpoint(), text(), SPEC)
     assert abs(one.bpb - two.bpb) < 1e-6
-    assert two.conditions["threads"] == 2
+    assert two.conditions.environment.threads == 2
 
 
 WAYS = {
@@ -316,7 +317,7 @@ def test_a_score_that_was_stopped_goes_on_exactly(way: str, tmp_path: Path) -> N
         result = score(checkpoint(), text(), spec, breaks=Breaks(resume=state))
         assert result.nats == whole.nats
         assert result.by_document == whole.by_document
-        assert result.conditions["order"] == whole.conditions["order"]
+        assert result.conditions.order == whole.conditions.order
 
 
 def test_a_score_that_saves_nothing_can_be_stopped() -> None:
@@ -348,16 +349,16 @@ def test_documents_and_targets_add_up_to_the_score(way: str) -> None:
     assert result.by_document["bytes"] == [len(document) for document in DOCUMENTS]
     # The start of the next document is the last target of the one before it.
     assert math.fsum(result.by_document["nats"]) == pytest.approx(result.nats, rel=1e-12)
-    assert 0 < result.conditions["boundary_nats"] < result.nats
+    assert 0 < result.conditions.boundary_nats < result.nats
 
 
 def test_conditions_name_the_way_of_reading() -> None:
     rolling = score(checkpoint(), text(), WAYS["rolling, documents"]).conditions
-    assert (rolling["mode"], rolling["boundaries"]) == ("rolling", "document")
-    assert rolling["stride"] is None
+    assert (rolling.reading.mode, rolling.reading.boundaries) == ("rolling", "document")
+    assert rolling.reading.stride is None
     mixed = score(checkpoint(), text(), WAYS["ngram"])
-    assert mixed.conditions["order"].endswith("n-grams of the targets before")
-    assert "mixed with n-gram shares that sum to 1" in mixed.conditions["normalised"]
+    assert mixed.conditions.order.endswith("n-grams of the targets before")
+    assert "mixed with n-gram shares that sum to 1" in mixed.conditions.normalised
     assert mixed.policy == {"kind": "frozen", "ngram": encode(Ngram())}
 
 

@@ -24,6 +24,7 @@ from segpt.stages.quantize import HeldOut, quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Quantized, Tokenizer, TrellisWeight, UniformWeight
+from tests.reports import quality_of
 
 VOCAB, CONTEXT, START, UNSEEN = 64, 32, 1, 12
 TABLES = ("table", "embed.2.rows", "value_tables.0")
@@ -137,9 +138,7 @@ def test_it_is_quantized_packed_and_read_back(checkpoint: Checkpoint, spec: dict
         one, other = from_quantized(found)(ids), from_quantized(back)(ids)
         exact = from_checkpoint(checkpoint)(ids)
     assert torch.equal(one, other)
-    assert found.report is not None
-    quality = found.report["quality"]
-    assert quality["kl_mean"] < (0.05 if kind is TrellisWeight else 0.01)
+    assert quality_of(found).kl_mean < (0.05 if kind is TrellisWeight else 0.01)
     assert not torch.equal(one, exact)
 
 

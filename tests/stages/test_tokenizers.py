@@ -55,7 +55,6 @@ def place(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
         progress=1.0,
         documents=train.documents,
         origin={"tokens": train.fingerprint},
-        about={},
     )
     save_checkpoint(place / "run" / checkpoint_name(1), checkpoint)
     coded = {name: Float16Weight(value.astype(np.float16)) for name, value in weights.items()}
@@ -64,7 +63,6 @@ def place(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
         weights=coded,
         tokenizer=tokenizer,
         origin={"checkpoint": checkpoint.fingerprint},
-        report={},
         documents=None,
     )
     save_quantized(place / "quantized", quantized)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from segpt.config.environment import Versions
 from segpt.config.recipe import read_recipe
-from segpt.config.rules import Finding, Rules, broken
+from segpt.config.rules import Rules, broken
+from segpt.config.run_about import BestStep, Coverage
 from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import ids
 from segpt.errors import CheckpointError, DataError, InterruptError, SpecError, TrainError
@@ -101,7 +103,7 @@ def steps_of(out: Path) -> list[dict[str, Any]]:
         ("processes", 2, "processes 2 before and 1 now"),
         ("device", "cuda", "device cuda before and cpu now"),
         ("threads", 99, "threads 99 before and "),
-        ("versions", {"torch": "1.0"}, "torch 1.0 before and "),
+        ("versions", Versions(torch="1.0"), "torch 1.0 before and "),
     ],
 )
 def test_a_run_that_goes_on_in_another_way_says_it_is_not_bit_exact(
@@ -114,10 +116,18 @@ def test_a_run_that_goes_on_in_another_way_says_it_is_not_bit_exact(
     told: list[str] = []
     start(resume=half, notice=told.append)
     assert not any("bit for bit" in line for line in told)
-    other = dataclasses.replace(half, about={**half.about, key: before})
+    environment = dataclasses.replace(half.about.environment, **{key: before})
+    changed = dataclasses.replace(half.about, environment=environment)
+    other = dataclasses.replace(half, about=changed)
     start(resume=other, notice=told.append)
     (line,) = (line for line in told if "bit for bit" in line)
     assert words in line
+
+
+def read_of(checkpoint: Checkpoint) -> Coverage:
+    """What a checkpoint was trained on."""
+    assert checkpoint.about.read is not None
+    return checkpoint.about.read
 
 
 RAMP = "train.schedule.ramp={milestones: [0.3, 0.7]}"
@@ -137,39 +147,37 @@ def test_stopping_changes_nothing(start: Start, settings: list[str], tmp_path: P
         with pytest.raises(InterruptError):
             start(*settings, out=str(stop), stop=partial(next, asked))
         half = read_checkpoint(tmp_path / str(stop) / f"step-{stop:08d}", state=True)
-        assert half.about["read"]["digest"] != whole.about["read"]["digest"]
+        assert read_of(half).digest != read_of(whole).digest
         resumed = start(*settings, out=str(stop), resume=half)
         assert digest(resumed) == digest(whole)
-        assert resumed.about["read"] == whole.about["read"]
+        assert read_of(resumed) == read_of(whole)
 
 
 def test_what_is_reported_is_what_was_trained_on(start: Start, tmp_path: Path) -> None:
     # a loader that draws more than it trains on, and says neither
-    read = start(RAMP).about["read"]
+    read = read_of(start(RAMP))
     sizes = [4] * 3 + [8] * 4 + [16] * 3  # steps in the middle of which no, one, two are past
     tokens = np.cumsum(sizes) * 32
     assert [step["tokens"] for step in steps_of(tmp_path / "run")] == tokens.tolist()
-    assert read["tokens"] == tokens[-1] == 32 * read["blocks"]
-    assert sum(int(often) * n for often, n in read["times"].items()) == tokens[-1]
-    assert read["distinct"] == tokens[-1]  # less than an epoch
+    assert read.tokens == tokens[-1] == 32 * read.blocks
+    assert sum(int(often) * n for often, n in read.times.items()) == tokens[-1]
+    assert read.distinct == tokens[-1]  # less than an epoch
 
 
 def test_several_epochs_are_told_apart(start: Start, splits: Splits) -> None:
     tokens, _ = splits
     blocks = (tokens.count - 1) // 32
-    read = start(f"train.batch={blocks}", "train.length.count=2", "train.order=sequential").about[
-        "read"
-    ]
+    read = read_of(start(f"train.batch={blocks}", "train.length.count=2", "train.order=sequential"))
     rest = (tokens.count - 1) % 32
     assert rest
-    assert read["times"] == {"0": rest, "2": 32 * blocks}
-    assert read["left_out"] == 2 * rest
+    assert read.times == {"0": rest, "2": 32 * blocks}
+    assert read.left_out == 2 * rest
 
 
 def test_in_sequence_the_text_is_read_as_it_lies(start: Start, splits: Splits) -> None:
-    read = start("train.order=sequential").about["read"]
-    assert read["in_order"]
-    assert not start(out="other").about["read"]["in_order"]
+    read = read_of(start("train.order=sequential"))
+    assert read.in_order
+    assert not read_of(start(out="other")).in_order
     state = start("train.order=sequential", out="again").state
     assert state is not None
     assert np.unpackbits(state["ledger|taken"])[:40].all()  # 10 steps of 4 blocks
@@ -190,7 +198,7 @@ def test_a_text_too_short_to_be_read_once_is_refused_before_training(
     assert not (tmp_path / "run").exists()
     assert start(*once, f"train.length.count={steps - 1}").step == steps - 1
     again = start("train.batch=32", f"train.length.count={steps}", out="more")
-    assert again.about["read"]["times"]["2"] > 0  # which is fine otherwise
+    assert read_of(again).times["2"] > 0  # which is fine otherwise
 
 
 def test_a_run_in_seconds_ends_where_its_text_does(start: Start, splits: Splits) -> None:
@@ -199,7 +207,7 @@ def test_a_run_in_seconds_ends_where_its_text_does(start: Start, splits: Splits)
     once = ("train.unique=true", "train.order=sequential", "train.batch=64")
     done = start(*once, "train.length={kind: seconds, count: 600}")
     assert done.step == blocks // 64
-    assert set(done.about["read"]["times"]) <= {"0", "1"}
+    assert set(read_of(done).times) <= {"0", "1"}
 
 
 def test_a_checkpoint_from_before_the_ledger_is_resumed(start: Start, tmp_path: Path) -> None:
@@ -212,7 +220,7 @@ def test_a_checkpoint_from_before_the_ledger_is_resumed(start: Start, tmp_path: 
         if not name.startswith("ledger|") and name not in ("blocks", "validations")
     }
     resumed = start(out="old", resume=dataclasses.replace(half, state=state))
-    assert resumed.about["read"] == whole.about["read"]
+    assert read_of(resumed) == read_of(whole)
     assert arrays_digest(resumed.weights) == arrays_digest(whole.weights)
 
 
@@ -224,7 +232,7 @@ def test_a_warm_start_takes_all_its_own_steps(start: Start) -> None:
     warm = start("train.schedule.warmup=0.2", init=first, report=reports.append)
     assert [r.step for r in reports] == list(range(1, 11))
     assert warm.step == 10
-    assert warm.about["tokens"] == 10 * 4 * 32
+    assert warm.about.tokens == 10 * 4 * 32
     assert arrays_digest(warm.weights) != arrays_digest(long.weights)
     # its own schedule from the start, a fresh optimizer, and an average that begins anew
     assert reports[0].rate == pytest.approx(0.5)
@@ -300,7 +308,7 @@ def test_a_run_that_stops_early_can_go_on_to_its_horizon(start: Start, tmp_path:
     assert (further.step, last.step) == (12, 16)
     for name, value in whole.weights.items():
         assert np.array_equal(value, last.weights[name]), name
-    assert last.about["read"] == whole.about["read"]
+    assert read_of(last) == read_of(whole)
 
 
 def test_other_schedules_are_not_gone_on_with(start: Start) -> None:
@@ -338,11 +346,12 @@ def test_the_best_checkpoint_is_kept(start: Start, tmp_path: Path) -> None:
     }
     best = min(measured, key=lambda step: measured[step])
     assert best < 30
-    assert done.about["best"] == {"step": best, "bpb": measured[best]}
+    assert done.about.best == BestStep(step=best, bpb=measured[best])
     names = {path.name for path in (tmp_path / "run").glob("step-*")}
     assert names == {f"step-{best:08d}", "step-00000030"}
     later = start(*every, *worse, "train.keep_best=true", "train.best_after=14", out="later")
-    assert later.about["best"]["step"] == 30  # the fifteenth validation
+    assert later.about.best is not None
+    assert later.about.best.step == 30  # the fifteenth validation
 
 
 def test_it_can_be_measured_before_the_first_step(start: Start, tmp_path: Path) -> None:
@@ -392,9 +401,10 @@ def test_a_run_ends_when_the_loss_of_its_rules_is_reached(
     losses = [step["validation_loss"] for step in steps_of(tmp_path / "run")]
     assert losses[-1] <= 4.0 < min(losses[:-1])
     assert done.step == len(losses) < 80
-    rules = done.about["rules"]
-    findings = [Finding(**finding) for finding in rules["findings"]]
-    assert (rules["name"], rules["finished"], broken(findings)) == ("easy", True, [])
+    rules = done.about.rules
+    assert rules is not None
+    findings = rules.findings
+    assert (rules.name, rules.finished, broken(findings)) == ("easy", True, [])
     assert {f.rule: f.holds for f in findings} == dict.fromkeys(
         ("order", "unique", "start", "loss", "time"), True
     )
@@ -407,7 +417,8 @@ def test_a_loss_that_is_not_reached_is_found_at_the_end_alone(
     last = start(*READ_ONCE, rules=easy_on(splits[1], loss=0.5))
     early = read_checkpoint(tmp_path / "run" / "step-00000005")
     found = [
-        {f["rule"]: f["holds"] for f in checkpoint.about["rules"]["findings"]}["loss"]
+        {f.rule: f.holds for f in checkpoint.about.rules.findings}["loss"]
         for checkpoint in (early, last)
+        if checkpoint.about.rules is not None
     ]
     assert found == [None, False]

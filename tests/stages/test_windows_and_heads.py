@@ -22,6 +22,7 @@ from segpt.stages.quantize import HeldOut, quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Quantized, Tokenizer, TrellisWeight
+from tests.reports import quality_of
 
 VOCAB, ROWS, CONTEXT, UNSEEN = 61, 64, 32, 9
 QUICK: dict[str, Any] = {"search": 0, "tune_steps": 3, "calibration_tokens": 2048}
@@ -152,7 +153,7 @@ def test_it_is_quantized_packed_and_read_back(checkpoint: Checkpoint, spec: dict
     with torch.no_grad():
         assert torch.equal(from_quantized(found)(ids), from_quantized(back)(ids))
     assert found.report is not None
-    assert found.report["quality"]["kl_mean"] < 0.1
+    assert quality_of(found).kl_mean < 0.1
 
 
 def test_a_checkpoint_keeps_the_windows_it_was_trained_with(

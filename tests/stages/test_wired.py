@@ -21,6 +21,7 @@ from segpt.stages.quantize import quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Float16Weight, Quantized, Tokenizer
+from tests.reports import report_of
 
 VOCAB, CONTEXT = 40, 32
 
@@ -110,7 +111,7 @@ def test_it_survives_quantization_and_packing(checkpoint: Checkpoint, how: dict[
     assert found.weights.keys() == places.keys()
     halves = {name for name, coded in found.weights.items() if isinstance(coded, Float16Weight)}
     assert halves == {name for name, w in places.items() if w.role is Role.VECTOR}
-    assert not found.report["fallbacks"]
+    assert not report_of(found).fallbacks
     read: Quantized = unpack(pack(found))
     assert read.spec == found.spec == without_unjoined_visits(checkpoint).spec
     before, after = from_quantized(found), from_quantized(read)

@@ -31,7 +31,7 @@ def main() -> None:
                 decode(ScoreSpec, spec),
                 limit_seconds=limits[dist.get_rank()],
             )
-            results.append([found.nats.hex(), found.tokens, found.conditions["processes"]])
+            results.append([found.nats.hex(), found.tokens, found.conditions.environment.processes])
         except ScoreError as error:
             results.append(str(error))
     sys.stdout.write(json.dumps(results) + "\n")

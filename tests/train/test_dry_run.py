@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segpt.artifact.container import pack
+from segpt.config.base import encode
 from segpt.config.flops import flops
 from segpt.config.quant import QuantSpec, Rule
 from segpt.config.recipe import Bytes, Recipe, read_recipe
@@ -16,8 +17,8 @@ from segpt.config.rules import find
 from segpt.errors import SpecError, TrainError
 from segpt.model.build import build
 from segpt.model.params import weights
-from segpt.stages import estimate
-from segpt.stages.dry_run import describe, group_table
+from segpt.stages import dry_run, estimate
+from segpt.stages.dry_run import group_table
 from segpt.stages.quantize import quantize
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
@@ -25,6 +26,11 @@ from segpt.values import Checkpoint, Tokenizer
 
 LOOPED = "model.route='0 (1)*3 2'"
 SMALL = ("model.width=96", "model.vocab=300", "model.context=32", "train.batch=4")
+
+
+def describe(*given: Any, **named: Any) -> dict[str, Any]:
+    """What the command says of a run, as JSON values."""
+    return dict(encode(dry_run.describe(*given, **named)))
 
 
 def test_a_dry_run_states_the_loop_and_what_is_drawn() -> None:
@@ -80,7 +86,7 @@ def test_memory_is_what_a_run_takes(settings: tuple[str, ...]) -> None:
     held = sum(4 * t.numel() for name, t in state.items() if not name.startswith("adam.step"))
     assert sum(memory["optimizer"].values()) == held
     assert memory["average"] == sum(4 * t.numel() for t in run.average.shadow.values())
-    assert describe(recipe)["memory_bytes"] == estimate.total(memory)
+    assert describe(recipe)["memory_bytes"] == estimate.memory(recipe).total
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -1,0 +1,107 @@
+"""What a checkpoint says about its run, as it is stored.
+
+What an older segpt did not record is None, or empty where None means something else.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .base import ADDED, INLINE, PlainSpec, spec
+from .environment import Environment
+from .rules import Finding
+
+
+@spec
+class Coverage(PlainSpec):
+    """What was trained on: every figure counts targets, except blocks and epochs.
+
+    ``times`` maps how often (as text) to the targets that were taken so often, and ``digest`` is
+    the SHA-256 over what was taken, in order.
+    """
+
+    tokens: int
+    blocks: int
+    epochs: float
+    distinct: int
+    times: Mapping[str, int]
+    left_out: int
+    in_order: bool
+    digest: str
+
+
+@spec
+class SplitAbout(PlainSpec):
+    """A split of a tokenized text.
+
+    ``bytes`` counts those of its documents; ``digest`` names the tokens, ``text_digest`` the text
+    under whatever tokenizer, and ``tokenizer`` that by its fingerprint.
+    """
+
+    name: str | None = dataclasses.field(default=None, metadata=ADDED)
+    split: str | None = dataclasses.field(default=None, metadata=ADDED)
+    tokens: int | None = dataclasses.field(default=None, metadata=ADDED)
+    bytes: int | None = dataclasses.field(default=None, metadata=ADDED)
+    digest: str | None = dataclasses.field(default=None, metadata=ADDED)
+    text_digest: str | None = dataclasses.field(default=None, metadata=ADDED)
+    tokenizer: str | None = dataclasses.field(default=None, metadata=ADDED)
+
+
+@spec
+class TextAbout(PlainSpec):
+    """The text of a run: its training split, where it lay, and the split that it validates on.
+
+    ``validation`` is None without one.
+    """
+
+    training: SplitAbout = dataclasses.field(default=SplitAbout(), metadata=INLINE)
+    place: str | None = dataclasses.field(default=None, metadata=ADDED)
+    validation: SplitAbout | None = dataclasses.field(default=SplitAbout(), metadata=ADDED)
+
+
+@spec
+class BestStep(PlainSpec):
+    """The validation with the fewest bits per byte."""
+
+    step: int
+    bpb: float
+
+
+@spec
+class RulesAbout(PlainSpec):
+    """The rules of a contest over a run, and what is known of each."""
+
+    name: str
+    finished: bool
+    findings: tuple[Finding, ...]
+
+
+@spec
+class AverageAbout(PlainSpec):
+    """Of which checkpoints an average is: their steps and fingerprints, and the decay if any."""
+
+    steps: tuple[int, ...]
+    decay: float | None
+    checkpoints: tuple[str, ...]
+
+
+@spec
+class RunAbout(PlainSpec):
+    """A run up to a checkpoint.
+
+    ``recipe`` is a table as it was stored, for :func:`segpt.stages.resolve_spec.of_checkpoint` to
+    read: whoever wants the weights alone can have them where this segpt no longer knows such a
+    recipe. ``seconds`` is the time of training, ``tokens`` counts training tokens, and
+    ``finished`` says that the run ended, by its recipe, by rules or with the text.
+    """
+
+    recipe: Mapping[str, Any] | None = dataclasses.field(default=None, metadata=ADDED)
+    seconds: float | None = dataclasses.field(default=None, metadata=ADDED)
+    tokens: int | None = dataclasses.field(default=None, metadata=ADDED)
+    read: Coverage | None = dataclasses.field(default=None, metadata=ADDED)
+    text: TextAbout | None = dataclasses.field(default=None, metadata=ADDED)
+    finished: bool | None = dataclasses.field(default=None, metadata=ADDED)
+    environment: Environment = dataclasses.field(default=Environment(), metadata=INLINE)
+    best: BestStep | None = dataclasses.field(default=None, metadata=ADDED)
+    rules: RulesAbout | None = dataclasses.field(default=None, metadata=ADDED)
+    average: AverageAbout | None = dataclasses.field(default=None, metadata=ADDED)
