@@ -24,34 +24,34 @@ class ScoredArtifact(NamedTuple):
 
 def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[ScoredArtifact]:
     """Each artifact with the one score of it."""
-    found: dict[str, tuple[Path, Score]] = {}
+    scored: dict[str, tuple[Path, Score]] = {}
     for path in scores:
         table = json_files.read_json(path, "score")
         score, digest = _score(table, path)
-        if digest in found:
-            raise SegptError(f"{path} and {found[digest][0]} score the same artifact; give one")
-        found[digest] = path, score
+        if digest in scored:
+            raise SegptError(f"{path} and {scored[digest][0]} score the same artifact; give one")
+        scored[digest] = path, score
     runs = []
     for place, path in enumerate(artifacts):
         artifact = container.load(path)
-        if artifact.digest not in found:
+        if artifact.digest not in scored:
             raise SegptError(
                 f"no score of {path}; make one with: segpt score {path} --out FILE, and name it "
                 "with --score"
             )
-        source, score = found.pop(artifact.digest)
+        source, score = scored.pop(artifact.digest)
         runs.append(
             ScoredArtifact(place if score.seed is None else score.seed, artifact, score, source)
         )
-    if found:
-        (source, _), *_ = found.values()
+    if scored:
+        (source, _), *_ = scored.values()
         raise SegptError(f"{source} is of none of these artifacts; leave it out")
     if len({run.seed for run in runs}) < len(runs):
         raise SegptError("two artifacts have the same seed; give one of each")
-    one = runs[0].score
+    first = runs[0].score
     for run in runs[1:]:
-        same = run.score.origin.get("text") == one.origin.get("text")
-        if not same or reading_of(run.score) != reading_of(one):
+        same = run.score.origin.get("text") == first.origin.get("text")
+        if not same or reading_of(run.score) != reading_of(first):
             raise SegptError(
                 f"{run.source} and {runs[0].source} are of different texts or were read in "
                 "different ways; score both alike"
@@ -62,8 +62,8 @@ def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[
 def _score(table: Any, path: Path) -> tuple[Score, str]:
     names = {f.name for f in dataclasses.fields(Score)}
     try:
-        given = {name: value for name, value in table.items() if name in names}
-        return Score(**given), str(table["origin"]["artifact"])
+        fields = {name: value for name, value in table.items() if name in names}
+        return Score(**fields), str(table["origin"]["artifact"])
     except (AttributeError, KeyError, TypeError):
         raise SegptError(
             f"{path}: not a score of an artifact; make one with: segpt score ARTIFACT --out FILE"
@@ -75,7 +75,7 @@ def reading_of(score: Score) -> ScoreSpec:
     table = dict(score.conditions)
     policy = dict(score.policy)
     ngram = policy.pop("ngram", None)
-    given = {name: table[name] for name in ("mode", "boundaries", "batch", "context", "loops")}
+    fields = {name: table[name] for name in ("mode", "boundaries", "batch", "context", "loops")}
     if table.get("stride") is not None:
-        given["stride"] = table["stride"]
-    return decode(ScoreSpec, given | {"policy": policy, "ngram": ngram}, "$.score")
+        fields["stride"] = table["stride"]
+    return decode(ScoreSpec, fields | {"policy": policy, "ngram": ngram}, "$.score")
