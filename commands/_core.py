@@ -44,22 +44,22 @@ def run(
         None in a process that does not lead.
     """
     chosen = choose(tasks)
-    found = read_bundle(_place(bundle))
+    core = read_bundle(_place(bundle))
     with joined(device) as mesh, _report.Bar(f"CORE of {Path(model).name}") as bar:
         with mesh.all_well():
             subject, identity = _subject(model, value, str(mesh.device), context)
 
-        def told(progress: CoreProgress) -> None:
+        def report_progress(progress: CoreProgress) -> None:
             fraction = (progress.through + progress.done / progress.total) / progress.tasks
             bar(fraction, f"{progress.task} {progress.done:,} of {progress.total:,}")
 
         asked = {"tasks": [task.label for task in chosen], "--max-per-task": max_per_task}
         mesh.agree({"model": identity, "--baselines": baselines, **asked})
         result = evaluate(
-            *(subject, found, chosen),
+            *(subject, core, chosen),
             max_per_task=max_per_task,
             baselines=baselines,
-            report=told if mesh.leads else lambda _: None,
+            report=report_progress if mesh.leads else lambda _: None,
         )
     if not mesh.leads:
         return None

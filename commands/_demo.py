@@ -204,8 +204,8 @@ def _scored(place: Path, artifact: Artifact) -> Measured | None:
 
 def _sample(artifact: Artifact, out: Path, device: str) -> None:
     """Store how the packed model goes on after a few words."""
-    found = sample(artifact, PROMPTS, SampleSpec(), device=pick(device))
-    json_files.write_json(out / gather.SAMPLES, found.plain())
+    samples = sample(artifact, PROMPTS, SampleSpec(), device=pick(device))
+    json_files.write_json(out / gather.SAMPLES, samples.plain())
 
 
 def _row(step: str, text: int, artifact: int | None, bpb: float, what: str) -> dict[str, Any]:

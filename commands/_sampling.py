@@ -40,14 +40,14 @@ def run(
 
     value = read_model(path)
     show = _silent if as_json else _Board(len(prompts)).show
-    found = sample(value, prompts, spec, device=pick(device), show=show)
+    samples = sample(value, prompts, spec, device=pick(device), show=show)
     if not as_json:
         _report.notice(
-            f"{path}, seed {spec.seed}: {found.tokens:,} tokens in {found.seconds:.2f} s "
-            f"({found.tokens_per_second:,.0f} a second), the first after "
-            f"{found.first_token_seconds:.3f} s"
+            f"{path}, seed {spec.seed}: {samples.tokens:,} tokens in {samples.seconds:.2f} s "
+            f"({samples.tokens_per_second:,.0f} a second), the first after "
+            f"{samples.first_token_seconds:.3f} s"
         )
-    return found.plain()
+    return samples.plain()
 
 
 _STEERS = ("Cc", "Cf")  # controls, and what turns the direction of writing
@@ -98,10 +98,10 @@ def _names_a_file(word: str) -> bool:
     if not word:
         return False
     try:
-        there = path.exists()
+        exists = path.exists()
     except (OSError, ValueError):  # too long for a name, or with a zero byte
         return False
-    return there or path.suffix == ".segpt" or (os.sep in word and not any(map(str.isspace, word)))
+    return exists or path.suffix == ".segpt" or (os.sep in word and not any(map(str.isspace, word)))
 
 
 def _lines() -> Iterator[bytes]:

@@ -93,9 +93,9 @@ def run(path: Path, texts: Sequence[Path], options: Mapping[str, Any]) -> Found 
         for name, check in {"audit": runner.audit, "prove": runner.prove}.items():
             if options[name]:
                 assert isinstance(text, Text)  # as was checked
-                more, told = check(spec, result, text)
+                more, more_lines = check(spec, result, text)
                 plain |= more
-                lines += told
+                lines += more_lines
         if options["resume"]:
             runner.keep(spec, plain, lines)
         return (plain, lines) if mesh.leads else None
@@ -205,7 +205,7 @@ class _Runner:
         """Hold the score against its conditions."""
         assert result.by_target is not None
         with _report.Bar(f"audit {self.path.name}"):
-            found = audited(
+            outcome = audited(
                 self.opened,
                 self.text.ledger,
                 list(text),
@@ -213,15 +213,15 @@ class _Runner:
                 result.by_target,
                 seed=self.audit_seed,
             )
-        states = found.plain()
+        states = outcome.plain()
         plain = {
             "audit": states,
-            "audit_seed": found.seed,
-            "violations": [c.name for c in found.violations],
+            "audit_seed": outcome.seed,
+            "violations": [c.name for c in outcome.violations],
         }
         lines = [f"  audit, {name}: {state}" for name, state in states.items()]
         chosen = "drawn for this audit" if self.audit_seed is None else "chosen on the command line"
-        lines.append(f"  audit, seed: {found.seed}, {chosen} (--audit-seed repeats an audit)")
+        lines.append(f"  audit, seed: {outcome.seed}, {chosen} (--audit-seed repeats an audit)")
         return plain, lines
 
     def prove(self, spec: ScoreSpec, result: Score, text: Text) -> Found:
@@ -380,9 +380,9 @@ def _lines(result: Score, *, verbose: bool) -> list[str]:
     conditions, policy = result.conditions, result.policy
     learnt = [] if policy["kind"] == "frozen" else [policy["kind"]]
     learnt += ["ngram"] * ("ngram" in policy)
-    how = str(conditions["mode"]) + (f", --ttt {'+'.join(learnt)}" if learnt else "")
+    method = str(conditions["mode"]) + (f", --ttt {'+'.join(learnt)}" if learnt else "")
     lines = [
-        f"{result.bpb:.4f} bits per byte on {result.text} ({result.bytes:,} bytes, {how})",
+        f"{result.bpb:.4f} bits per byte on {result.text} ({result.bytes:,} bytes, {method})",
         f"{result.nats_per_token:.4f} nats per token, {result.tokens:,} tokens, "
         f"{result.seconds:.1f} s",
         _checks(result),

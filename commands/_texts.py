@@ -127,8 +127,8 @@ def newest() -> Prepared | None:
     """
     place = _latest.remembered("data")
     if place is None:
-        found = [text for p in _latest.texts() if (text := _sound(p)) is not None]
-        others = [text for text in found if not text.built_in]
+        sound = [text for p in _latest.texts() if (text := _sound(p)) is not None]
+        others = [text for text in sound if not text.built_in]
         return max(others, key=lambda text: text.place.stat().st_mtime, default=None)
     if not _latest.is_text(place):
         raise DataError(

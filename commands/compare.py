@@ -23,34 +23,34 @@ def command(a: Path, b: Path, as_json: bool) -> None:
     """
     from segpt.leaderboard.compare import compare
 
-    found = compare(a, b)
+    compared = compare(a, b)
     if not as_json:
-        _show(found)
-    contest = found["contest"]
+        _show(compared)
+    contest = compared["contest"]
     state = "cannot be tested" if contest["met"] is None else f"p = {contest['p']:.2g}"
     lines = [
         f"contest: whether B is better by {contest['nats_per_token']:g} nats per token, which are "
         f"{contest['bpb']:.5f} bits per byte at {contest['bytes_per_token']:.4f} bytes per token: "
         + {True: f"met ({state})", False: f"not met ({state})", None: state}[contest["met"]],
-        *(f"note: {flag}" for flag in found["flags"]),
-        found["verdict"],
+        *(f"note: {flag}" for flag in compared["flags"]),
+        compared["verdict"],
     ]
-    _report.emit(found, as_json, lines)
+    _report.emit(compared, as_json, lines)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(compared: dict[str, Any]) -> None:
     sides = [
         [
             f"{side.upper()} {name}",
-            str(found[side]["n"]),
-            " ".join("?" if seed is None else str(seed) for seed in found[side]["seeds"]),
+            str(compared[side]["n"]),
+            " ".join("?" if seed is None else str(seed) for seed in compared[side]["seeds"]),
             f"{row['mean']:.5f}",
             "" if row["sd"] is None else f"{row['sd']:.5f}",
             "" if row["sd"] is None else f"{row['low']:.5f} to {row['high']:.5f}",
         ]
         for unit, name in UNITS.items()
         for side in ("a", "b")
-        for row in [found[side][unit]]
+        for row in [compared[side][unit]]
     ]
     _report.table("Scores", ["", "n", "seeds", "mean", "sd", "95 % of the mean"], sides)
     tests = [
@@ -63,13 +63,13 @@ def _show(found: dict[str, Any]) -> None:
             f"{row['p']:.2g}",
             f"{row['p_better']:.2g}",
         ]
-        for unit, difference in found["difference"].items()
+        for unit, difference in compared["difference"].items()
         if difference is not None
         for name in TESTS
         if (row := difference[name]) is not None
     ]
     if not tests:
-        mean = found["difference"]["bpb"]["mean"]
+        mean = compared["difference"]["bpb"]["mean"]
         tests = [["bits per byte, untested", f"{mean:+.5f}", *[""] * 5]]
     columns = ["", "mean", "95 % interval", "t", "freedom", "p", "p (B better)"]
     _report.table("B - A", columns, tests)

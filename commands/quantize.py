@@ -93,7 +93,7 @@ def command(
         _latest.there(data, "; make one with: segpt data prepare")
     task = _resumed(asked) if resume else _begun(asked)
     place, value, spec = task.place, task.checkpoint, task.spec
-    check_replaceable(place, lambda there: value_directory.holds(there, "quantized"))
+    check_replaceable(place, lambda directory: value_directory.holds(directory, "quantized"))
     reading = _texts.of_model(value, task.path, data)
     reading.say()
     _report.notice(f"model: {task.path}")

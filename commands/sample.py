@@ -52,6 +52,6 @@ def command(
     model, prompts = _sampling.split(words)
     spec = SampleSpec(cache=not no_cache, **knobs)
     path = _latest.there(_latest.need("artifact", model))
-    told = _sampling.run(path, prompts, spec, device, as_json)
+    drawn = _sampling.run(path, prompts, spec, device, as_json)
     if as_json:
-        _report.emit(told, True, [])
+        _report.emit(drawn, True, [])

@@ -69,7 +69,7 @@ def command(
         if options["resume"] and not texts and not _said(*others):
             now = {name: options[name] for name in _FREE if _said(name)}
             model, texts, options = _scoring.begun(model, now)
-        found = _scoring.run(_latest.need("artifact", model), texts, options)
+        scored = _scoring.run(_latest.need("artifact", model), texts, options)
     else:
         _processes.check_alone("segpt score --core")
         model = model or _latest.need("artifact", None)
@@ -77,13 +77,13 @@ def command(
         from . import _core
 
         asked = ("bundle", "max_per_task", "baselines", "device", "context", "out")
-        found = _core.run(
+        scored = _core.run(
             model,
             tasks=core,
             **{name: options[name] for name in asked},
         )
-    if found is not None:
-        plain, lines = found
+    if scored is not None:
+        plain, lines = scored
         _report.emit(plain, as_json, lines)
         if plain.get("violations"):
             raise SystemExit(1)

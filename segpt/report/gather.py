@@ -81,42 +81,42 @@ def gather(run: Path) -> Report:
     Raises:
         SegptError: if there is no run, or a file of it cannot be read.
     """
-    found = _read(Path(run))
-    rows, took = load_run.demo(found.place / DEMO)
-    samples, drawn = load_run.samples(found.place / SAMPLES)
-    with sound(found.checkpoint_at / "header.json"):
-        training = load_run.training(found.checkpoint, found.curves)
-        recipe = found.about.get("recipe", {})
-        told = text(recipe.get("about", ""))
-        trained_on = tuple(_trained_on(found.about))
+    files = _read(Path(run))
+    rows, took = load_run.demo(files.place / DEMO)
+    samples, drawn = load_run.samples(files.place / SAMPLES)
+    with sound(files.checkpoint_at / "header.json"):
+        training = load_run.training(files.checkpoint, files.curves)
+        recipe = files.about.get("recipe", {})
+        about = text(recipe.get("about", ""))
+        trained_on = tuple(_trained_on(files.about))
         limit = recipe.get("pack", {}).get("budget")
-    with sound(found.quantized_at / "header.json"):
+    with sound(files.quantized_at / "header.json"):
         quantization = None
-        if found.quantized is not None:
-            quantization = load_run.quantization(found.quantized["report"])
-            limit = found.quantized["report"].get("budget", limit)
+        if files.quantized is not None:
+            quantization = load_run.quantization(files.quantized["report"])
+            limit = files.quantized["report"].get("budget", limit)
         budget = None if limit is None else count(limit)
     packed = None
-    if found.artifact is not None:
-        packed = load_run.packed(found.artifact_at, found.artifact, budget)
-    with sound(found.place):
-        lineage, notices = tuple(_lineage(found)), tuple(_notices(found, training))
+    if files.artifact is not None:
+        packed = load_run.packed(files.artifact_at, files.artifact, budget)
+    with sound(files.place):
+        lineage, notices = tuple(_lineage(files)), tuple(_notices(files, training))
     report = Report(
-        name=text(found.place.resolve().name),
-        about=told,
+        name=text(files.place.resolve().name),
+        about=about,
         training=training,
         quantization=quantization,
         packed=packed,
-        scores=tuple(score for score, _ in found.scores),
+        scores=tuple(score for score, _ in files.scores),
         rows=rows,
         samples=samples,
         sampled=drawn,
-        environment=(*trained_on, *_scored_on(found), *took),
+        environment=(*trained_on, *_scored_on(files), *took),
         lineage=lineage,
         recipe=_readable(recipe),
         notices=notices,
     )
-    return dataclasses.replace(report, missing=_missing(found, report))
+    return dataclasses.replace(report, missing=_missing(files, report))
 
 
 def write(report: Report, out: Path) -> int:
@@ -145,7 +145,7 @@ def _read(run: Path) -> _Run:
     quantized_at, quantized = _quantized(run, newest)
     artifact_at, artifact = _artifact(run, newest)
     metrics = run / run_directory.METRICS
-    found = _Run(
+    files = _Run(
         place=run,
         checkpoint_at=saved[-1] if saved else run,
         checkpoint=header,
@@ -156,11 +156,11 @@ def _read(run: Path) -> _Run:
         scores=tuple(_scores(run)),
         curves=load_run.logged(metrics) if metrics.exists() else None,
     )
-    if found.empty:
+    if files.empty:
         raise SegptError(
             f"{run} holds nothing of a run; name a folder that `segpt train` or `segpt demo` wrote"
         )
-    return found
+    return files
 
 
 def _quantized(run: Path, newest: str | None) -> tuple[Path, Mapping[str, Any] | None]:
@@ -198,17 +198,17 @@ def _load(path: Path) -> Artifact:
 
 def _scores(run: Path) -> list[tuple[ReportedScore, Mapping[str, Any]]]:
     """The scores of the folder, that which learns nothing first, each with its origin."""
-    found: list[tuple[ReportedScore, Mapping[str, Any]]] = []
+    scores: list[tuple[ReportedScore, Mapping[str, Any]]] = []
     for path in sorted(run.glob("*.json")):
         if path.name in (DEMO, SAMPLES):
             continue
         plain = json_files.read_json(path, "the score")
         if isinstance(plain, dict) and {"bpb", "policy", "conditions"} <= plain.keys():
             with sound(path):
-                found.append((load_run.scored(path.name, plain), dict(plain["origin"])))
+                scores.append((load_run.scored(path.name, plain), dict(plain["origin"])))
     usual = (SCORE, SCORE_TTT)
-    found.sort(key=lambda one: (one[0].adapts, one[0].file not in usual, one[0].file))
-    return found[:_MOST_SCORES]
+    scores.sort(key=lambda scored: (scored[0].adapts, scored[0].file not in usual, scored[0].file))
+    return scores[:_MOST_SCORES]
 
 
 def _trained_on(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -223,35 +223,35 @@ def _trained_on(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _machine(about: Mapping[str, Any]) -> str:
     counts = {"processes": "process", "threads": "thread"}
     known = [
-        f"{count(about[name])} {one if about[name] == 1 else name}"
-        for name, one in counts.items()
+        f"{count(about[name])} {singular if about[name] == 1 else name}"
+        for name, singular in counts.items()
         if about.get(name) is not None
     ]
     return ", ".join([text(about["device"]), *known])
 
 
-def _scored_on(found: _Run) -> Iterator[tuple[str, str]]:
-    for score, _ in found.scores:
-        told = dict(score.conditions)
-        threads = [f"{told['threads']} threads"] if "threads" in told else []
-        known = [told["device"]] if "device" in told else []
-        if where := ", ".join([*known, *threads, *filter(None, [told.get("versions")])]):
+def _scored_on(files: _Run) -> Iterator[tuple[str, str]]:
+    for score, _ in files.scores:
+        conditions = dict(score.conditions)
+        threads = [f"{conditions['threads']} threads"] if "threads" in conditions else []
+        known = [conditions["device"]] if "device" in conditions else []
+        if where := ", ".join([*known, *threads, *filter(None, [conditions.get("versions")])]):
             yield f"{score.file} made on", where
 
 
-def _lineage(found: _Run) -> Iterator[tuple[str, str]]:
+def _lineage(files: _Run) -> Iterator[tuple[str, str]]:
     known: dict[str, Any] = {}
-    for origin in found.origins:
+    for origin in files.origins:
         known |= origin
-    if found.checkpoint is not None:
-        known["checkpoint"] = found.checkpoint["fingerprint"]
-        trained = found.about.get("text", {})
+    if files.checkpoint is not None:
+        known["checkpoint"] = files.checkpoint["fingerprint"]
+        trained = files.about.get("text", {})
         known |= {"training text": trained["digest"]} if "digest" in trained else {}
     for name, value in itertools.islice(sorted(known.items()), load_run.MOST_ROWS):
         yield text(name), load_run.said(value)
 
 
-def _notices(found: _Run, training: Training | None) -> Iterator[str]:
+def _notices(files: _Run, training: Training | None) -> Iterator[str]:
     """What does not fit together, and what the curves leave out."""
     if training is not None and training.unfit:
         yield (
@@ -260,29 +260,29 @@ def _notices(found: _Run, training: Training | None) -> Iterator[str]:
         )
     if training is not None and training.repeated:
         yield f"{training.repeated:,} logged steps were taken again; the last of each are shown."
-    if found.checkpoint is not None:
-        newest = found.checkpoint["fingerprint"]
-        made = {"quantized model": _source(found.quantized)}
-        if found.artifact is not None:
-            made["packed file"] = _origin(found.artifact).get("checkpoint")
+    if files.checkpoint is not None:
+        newest = files.checkpoint["fingerprint"]
+        made = {"quantized model": _source(files.quantized)}
+        if files.artifact is not None:
+            made["packed file"] = _origin(files.artifact).get("checkpoint")
         for what, source in made.items():
             if source not in (None, newest):
                 yield (
                     f"The {what} was made from checkpoint {text(source)}, and the newest of the "
                     f"run is {text(newest)}: what is said of it is about another model."
                 )
-    for score, origin in found.scores:
+    for score, origin in files.scores:
         named = origin.get("artifact")
-        if found.artifact is not None and named not in (None, found.artifact.digest):
+        if files.artifact is not None and named not in (None, files.artifact.digest):
             yield f"{score.file} is the score of another packed file than the one shown here."
 
 
-def _missing(found: _Run, report: Report) -> dict[str, str]:
+def _missing(files: _Run, report: Report) -> dict[str, str]:
     """The parts that a run lacks, with the commands that add them."""
     names = (QUANTIZED, ARTIFACT, SCORE, SCORE_TTT, SAMPLES)
-    run, quantized, *outs = map(_quoted, (found.place, *(found.place / name for name in names)))
+    run, quantized, *outs = map(_quoted, (files.place, *(files.place / name for name in names)))
     artifact, score, score_ttt, samples = outs
-    source, model = _quoted(found.quantized_at), _quoted(found.artifact_at)
+    source, model = _quoted(files.quantized_at), _quoted(files.artifact_at)
     commands = {
         "training": (report.training, f"segpt train --out {run}"),
         "quantization": (report.quantization, f"segpt quantize {run} --out {quantized}"),
@@ -295,8 +295,8 @@ def _missing(found: _Run, report: Report) -> dict[str, str]:
 
 
 def _readable(recipe: Mapping[str, Any]) -> str:
-    told = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
-    return told[:_LONGEST_RECIPE]
+    written = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
+    return written[:_LONGEST_RECIPE]
 
 
 def _quoted(path: Path) -> str:
