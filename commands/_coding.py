@@ -55,7 +55,7 @@ def read(path: Path) -> bytes:
     return bytes(data)
 
 
-def open_artifact(given: Path | None) -> "Artifact":
+def open_artifact(path: Path | None) -> "Artifact":
     """The artifact that the user named, or the newest.
 
     Raises:
@@ -63,4 +63,4 @@ def open_artifact(given: Path | None) -> "Artifact":
     """
     from segpt.artifact.container import load
 
-    return load(newest.need("artifact", given))
+    return load(newest.need("artifact", path))

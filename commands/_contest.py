@@ -58,7 +58,7 @@ def export_command(
     from segpt.contest.export import export
     from segpt.contest.folder_texts import About
 
-    found = export(
+    exported = export(
         artifacts,
         out,
         scores,
@@ -67,8 +67,8 @@ def export_command(
         about=About(author, name, date or datetime.now(UTC).date().isoformat(), github),
         recipe=recipe,
     )
-    told = f"{found.bytes:,} bytes, {found.code:,} of them code"
-    _report.emit(found.plain(), as_json, [f"{out}: {found.bpb:.4f} bits per byte in {told}"])
+    sizes = f"{exported.bytes:,} bytes, {exported.code:,} of them code"
+    _report.emit(exported.plain(), as_json, [f"{out}: {exported.bpb:.4f} bits per byte in {sizes}"])
 
 
 @click.command("check-folder")
@@ -86,9 +86,9 @@ def check_folder_command(directory: Path, against: str | None, as_json: bool) ->
     """
     from segpt.contest.read_folder import check_folder
 
-    found = check_folder(directory, against)
-    lines = [f"{one.file}: {one.text} [{one.kind}]" for one in found]
-    result = {"folder": str(directory), "contradictions": [one._asdict() for one in found]}
+    contradictions = check_folder(directory, against)
+    lines = [f"{c.file}: {c.text} [{c.kind}]" for c in contradictions]
+    result = {"folder": str(directory), "contradictions": [c._asdict() for c in contradictions]}
     _report.emit(result, as_json, lines or [f"{directory}: no contradiction"])
-    if found:
+    if contradictions:
         raise SystemExit(1)

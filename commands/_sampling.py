@@ -100,10 +100,10 @@ def _names_a_file(word: str) -> bool:
     if not word:
         return False
     try:
-        there = path.exists()
+        exists = path.exists()
     except (OSError, ValueError):  # too long for a name, or with a zero byte
         return False
-    return there or path.suffix == ".segpt" or (os.sep in word and not any(map(str.isspace, word)))
+    return exists or path.suffix == ".segpt" or (os.sep in word and not any(map(str.isspace, word)))
 
 
 def _lines() -> Iterator[bytes]:

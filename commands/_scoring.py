@@ -287,9 +287,9 @@ def _lines(result: Score, *, verbose: bool) -> list[str]:
     conditions, policy = result.conditions, result.policy
     learnt = [] if policy["kind"] == "frozen" else [policy["kind"]]
     learnt += ["ngram"] * ("ngram" in policy)
-    how = conditions.reading.mode + (f", --ttt {'+'.join(learnt)}" if learnt else "")
+    method = conditions.reading.mode + (f", --ttt {'+'.join(learnt)}" if learnt else "")
     lines = [
-        f"{result.bpb:.4f} bits per byte on {result.text} ({result.bytes:,} bytes, {how})",
+        f"{result.bpb:.4f} bits per byte on {result.text} ({result.bytes:,} bytes, {method})",
         f"{result.nats_per_token:.4f} nats per token, {result.tokens:,} tokens, "
         f"{result.seconds:.1f} s",
         _checks(result),

@@ -111,9 +111,9 @@ class Watch:
         if Watch.now is self and not self.patient:
             self._leave(number, "in the middle of a long computation")
 
-    def _leave(self, number: int, how: str) -> None:
+    def _leave(self, number: int, moment: str) -> None:
         """End the process from outside the main thread; files are whole whenever that happens."""
-        line = f"segpt: ended by {signal.Signals(number).name} {how}; what was saved stays\n"
+        line = f"segpt: ended by {signal.Signals(number).name} {moment}; what was saved stays\n"
         try:
             os.write(2, line.encode())
         finally:

@@ -35,10 +35,10 @@ def begun(run: Path) -> begun_run.Begun:
     Raises:
         CheckpointError: if there is none.
     """
-    there = begun_run.begun(run)
-    if there.line is not None and _processes.leads():
-        _report.notice(there.line)
-    return there
+    last = begun_run.begun(run)
+    if last.line is not None and _processes.leads():
+        _report.notice(last.line)
+    return last
 
 
 def finished(run: begun_run.Begun) -> Trained:

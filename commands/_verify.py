@@ -70,12 +70,12 @@ def command(
     for path in verify.strangers(entries, artifacts):
         _report.notice(f"{path} is the artifact of no entry that is verified")
     at_hand = [*_near(directory), *artifacts]
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     seconds = {entry.name: duration.seconds_of(entry, remade=remake) for entry in entries}
     with _report.Bar("verify") as bar:
 
         def report(done: float, detail: str) -> None:
-            before = sum(seconds[verdict.entry.name] for verdict in found)
+            before = sum(seconds[verdict.entry.name] for verdict in verdicts)
             bar((before + done) / sum(seconds.values()), detail)
 
         for verdict in verify.verify(
@@ -88,12 +88,12 @@ def command(
             device=pick(device),
             report=report,
         ):
-            found.append(verdict)
+            verdicts.append(verdict)
             if not as_json:
                 _report.emit({}, False, _lines(verdict))
-    result: dict[str, Any] = {"entries": [_plain(verdict) for verdict in found]}
-    verified = [verdict for verdict in found if verdict.state is not None]
-    failed = not verified or any(v.differs or (names and v.state is None) for v in found)
+    result: dict[str, Any] = {"entries": [_plain(verdict) for verdict in verdicts]}
+    verified = [verdict for verdict in verdicts if verdict.state is not None]
+    failed = not verified or any(v.differs or (names and v.state is None) for v in verdicts)
     if append:
         added = [
             verify.append(
@@ -102,7 +102,7 @@ def command(
             for v in verified
         ]
         result["added"] = [str(each.path) for each in added]
-    states = f"{len(verified)} of {len(found)} entries verified"
+    states = f"{len(verified)} of {len(verdicts)} entries verified"
     _report.emit(result, as_json, [states, *result.get("added", [])])
     if failed:
         raise SystemExit(1)

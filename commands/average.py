@@ -47,15 +47,15 @@ def command(
     from segpt.stages import checkpoint_io, run_directory, value_directory
     from segpt.stages.average import average, sources
 
-    found = sources(checkpoints or [newest.need("run", None)], last)
-    run = found[-1].resolve().parent if found[-1].parent == Path() else found[-1].parent
+    places = sources(checkpoints or [newest.need("run", None)], last)
+    run = places[-1].resolve().parent if places[-1].parent == Path() else places[-1].parent
     place = out or run.with_name(f"{run.name}-average")
-    if run_directory.checkpoints(place) or place.resolve() in [p.resolve() for p in found]:
+    if run_directory.checkpoints(place) or place.resolve() in [p.resolve() for p in places]:
         raise CheckpointError(f"{place} holds what is to be averaged, or a run; give another --out")
-    check_replaceable(place, lambda there: value_directory.holds(there, "checkpoint"))
+    check_replaceable(place, lambda directory: value_directory.holds(directory, "checkpoint"))
     chosen = None if mean else 0.8 if decay is None else decay
     with _report.Bar("average") as bar:
-        value = average(found, decay=chosen, report=bar)
+        value = average(places, decay=chosen, report=bar)
     checkpoint_io.save_checkpoint(place, value)
     remember("checkpoint", place)
     assert value.about.average is not None  # as it was just made
@@ -66,5 +66,5 @@ def command(
         "decay": chosen,
         "fingerprint": value.fingerprint,
     }
-    how = "mean" if chosen is None else f"moving average with decay {chosen:g}"
-    _report.emit(result, as_json, [f"{place}: {how} of steps {', '.join(map(str, steps))}"])
+    method = "mean" if chosen is None else f"moving average with decay {chosen:g}"
+    _report.emit(result, as_json, [f"{place}: {method} of steps {', '.join(map(str, steps))}"])

@@ -26,22 +26,22 @@ def command(a: Path, b: Path, as_json: bool) -> None:
     """
     from segpt.leaderboard.compare import compare
 
-    found = compare(a, b)
+    compared = compare(a, b)
     if not as_json:
-        _show(found)
-    contest = found.contest
+        _show(compared)
+    contest = compared.contest
     state = "cannot be tested" if contest.p is None else f"p = {contest.p:.2g}"
     lines = [
         f"contest: whether B is better by {contest.nats_per_token:g} nats per token, which are "
         f"{contest.bpb:.5f} bits per byte at {contest.bytes_per_token:.4f} bytes per token: "
         + {True: f"met ({state})", False: f"not met ({state})", None: state}[contest.met],
-        *(f"note: {flag}" for flag in found.flags),
-        found.verdict,
+        *(f"note: {flag}" for flag in compared.flags),
+        compared.verdict,
     ]
-    _report.emit(found, as_json, lines)
+    _report.emit(compared, as_json, lines)
 
 
-def _show(found: "ComparisonReport") -> None:
+def _show(compared: "ComparisonReport") -> None:
     sides = [
         [
             f"{letter} {name}",
@@ -52,7 +52,7 @@ def _show(found: "ComparisonReport") -> None:
             "" if row.sd is None else f"{row.low:.5f} to {row.high:.5f}",
         ]
         for unit, name in UNITS.items()
-        for letter, side in (("A", found.a), ("B", found.b))
+        for letter, side in (("A", compared.a), ("B", compared.b))
         for row in [getattr(side, unit)]
     ]
     _report.table("Scores", ["", "n", "seeds", "mean", "sd", "95 % of the mean"], sides)
@@ -67,12 +67,12 @@ def _show(found: "ComparisonReport") -> None:
             f"{row.p_better:.2g}",
         ]
         for unit in UNITS
-        if (difference := getattr(found.difference, unit)) is not None
+        if (difference := getattr(compared.difference, unit)) is not None
         for name in TESTS
         if (row := getattr(difference, name)) is not None
     ]
     if not tests:
-        mean = found.difference.bpb.mean
+        mean = compared.difference.bpb.mean
         tests = [["bits per byte, untested", f"{mean:+.5f}", *[""] * 5]]
     columns = ["", "mean", "95 % interval", "t", "freedom", "p", "p (B better)"]
     _report.table("B - A", columns, tests)

@@ -306,18 +306,18 @@ def fetch_command(name: str, out: Path | None, url: str | None, as_json: bool) -
 
     out = out or newest.RUNS / name
     with _report.Bar(f"fetch {name}") as bar:
-        found = fetch.fetch(
+        fetched = fetch.fetch(
             url or fetch.URL,
             out,
             report=lambda done, total: bar(done / total if total else 0, f"{done:,} bytes"),
         )
     remember(name, out)
-    files = {path: source.plain() for path, source in found.sources.items()}
-    others = [path for path, source in found.sources.items() if not source.verbatim]
+    files = {path: source.plain() for path, source in fetched.sources.items()}
+    others = [path for path, source in fetched.sources.items() if not source.verbatim]
     _report.emit(
-        {"out": str(out), "sha256": found.archive, "files": files},
+        {"out": str(out), "sha256": fetched.archive, "files": files},
         as_json,
-        [str(out), f"archive: SHA-256 {found.archive}"]
+        [str(out), f"archive: SHA-256 {fetched.archive}"]
         + [f"{len(files) - len(others)} of {len(files)} files are the original ones"]
-        + [f"  another: {path}, SHA-256 {found.sources[path].sha256}" for path in others],
+        + [f"  another: {path}, SHA-256 {fetched.sources[path].sha256}" for path in others],
     )

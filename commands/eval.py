@@ -73,12 +73,12 @@ def command(
         _report.emit(plain, as_json, [])
         return
     rows = []
-    for task, found in result.results.items():
-        for name, measured in found.items():
+    for task, metrics in result.results.items():
+        for name, measured in metrics.items():
             metric, _, kind = name.partition(",")
             if metric.endswith("_stderr") or measured is None:
                 continue
-            error = found.get(f"{metric}_stderr,{kind}")
+            error = metrics.get(f"{metric}_stderr,{kind}")
             rows.append(
                 (
                     task,

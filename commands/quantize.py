@@ -98,7 +98,7 @@ def command(
         newest.there(data, "; make one with: segpt data prepare")
     task = quantize_task.resume(request) if resume else quantize_task.begin(request)
     place, value, spec = task.place, task.checkpoint, task.spec
-    check_replaceable(place, lambda there: value_directory.holds(there, "quantized"))
+    check_replaceable(place, lambda directory: value_directory.holds(directory, "quantized"))
     reading = model_text.of_model(value, task.path, data)
     _texts.say(reading.names)
     _report.notice(f"model: {task.path}")

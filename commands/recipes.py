@@ -54,12 +54,12 @@ def show_command(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     from segpt.config.layout import parameters
     from segpt.config.resolved import resolve, yaml_lines
 
-    found = resolve(recipe, settings)
+    resolved = resolve(recipe, settings)
     result = {
-        "recipe": found.table,
-        "origins": found.origins,
-        "parameters": parameters(found.recipe.model),
-        "fingerprint": fingerprint(found.recipe),
+        "recipe": resolved.table,
+        "origins": resolved.origins,
+        "parameters": parameters(resolved.recipe.model),
+        "fingerprint": fingerprint(resolved.recipe),
     }
     head = f"# {result['parameters']:,} parameters; behind each value, where it comes from"
-    _report.emit(result, as_json, [head, *yaml_lines(found)])
+    _report.emit(result, as_json, [head, *yaml_lines(resolved)])

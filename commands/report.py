@@ -36,18 +36,18 @@ def command(
     page = out or place / gather.PAGE
     _out.check_file(page, gather.is_page, forced=force)
     _out.check_file(png, plot.is_ours, forced=force)
-    found = gather.gather(place)
-    size = gather.write(found, page)
+    report = gather.gather(place)
+    size = gather.write(report, page)
     if png is not None:
-        picture.draw(found, png)
+        picture.draw(report, png)
     result = {
         "out": str(page),
         "bytes": size,
         "png": None if png is None else str(png),
-        "missing": dict(found.missing),
-        "notices": list(found.notices),
+        "missing": dict(report.missing),
+        "notices": list(report.notices),
     }
-    lines = [*found.notices, f"{page} shows the run: open it in a browser ({size:,} bytes)"]
+    lines = [*report.notices, f"{page} shows the run: open it in a browser ({size:,} bytes)"]
     lines += [f"{png} shows its curves"] * (png is not None)
-    lines += [f"  {part} is missing; to add it: {line}" for part, line in found.missing.items()]
+    lines += [f"  {part} is missing; to add it: {line}" for part, line in report.missing.items()]
     _report.emit(result, as_json, lines)

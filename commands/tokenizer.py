@@ -48,7 +48,7 @@ def train_command(
     from segpt.stages.tokenizers import write_tokenizer
 
     if out is not None:
-        _out.check_file(out, lambda there: _at(there) is not None, forced=force)
+        _out.check_file(out, lambda path: _at(path) is not None, forced=force)
     text = read_text(texts, field=field, notice=_report.notice) if texts else builtin("train")
     tokenizer = train_bpe(text, vocab)
     codec = load(tokenizer)

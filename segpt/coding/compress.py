@@ -89,14 +89,14 @@ def compress(
     encoder, bits = ArithmeticEncoder(), 0.0
     coming = iter(tokens)
 
-    def told(borders: Cumulative) -> int:
+    def coded_token(borders: Cumulative) -> int:
         nonlocal bits
         token = next(coming)
         encoder.write(borders, token)
         bits += price(borders, token)
         return token
 
-    _walk(opened.model, spec, codec.start, len(tokens), told, report)
+    _walk(opened.model, spec, codec.start, len(tokens), coded_token, report)
     payload = encoder.finish()
     data = message.write(dataclasses.replace(draft, payload=payload))
     return Compressed(data, len(payload), bits, len(tokens))

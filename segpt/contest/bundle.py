@@ -70,9 +70,9 @@ def sources(
     if kinds is None:
         return _Reached(package, begun, None).sources(main)
     live = {_entry(text) for text in kinds}
-    while not (found := _Reached(package, begun, live)).made <= live:
-        live |= found.made
-    return found.sources(main)
+    while not (reached := _Reached(package, begun, live)).made <= live:
+        live |= reached.made
+    return reached.sources(main)
 
 
 def pack(modules: Mapping[str, str], header: str, main: str) -> bytes:
@@ -196,14 +196,14 @@ class _Reached:
             self._reach(*self.waiting.pop())
 
     def sources(self, main: str) -> dict[str, str]:
-        found: dict[str, ast.Module] = {}
+        trees: dict[str, ast.Module] = {}
         for name in sorted(self.kept):
             module = self.modules[name]
             order = sorted(self.kept[name])
             body = [self._trimmed(name, module.statements[i].node) for i in order]
             kept = [node for node in body if node is not None]
-            found[name] = ast.Module(kept, [])
-        return minify(found, main)
+            trees[name] = ast.Module(kept, [])
+        return minify(trees, main)
 
     def _reach(self, module: str, name: str) -> None:
         if not module.startswith(PACKAGE) or self.package.path(module) is None:
@@ -218,14 +218,14 @@ class _Reached:
         if self.package.path(f"{module}.{name}") is not None:
             self._reach(f"{module}.{name}", "")
         about = self.modules[module]
-        found = False
+        is_bound = False
         for index, statement in enumerate(about.statements):
             if name in statement.binds:
-                found = True
+                is_bound = True
                 self._keep(module, index)
         if name in about.imports:
             self.waiting.append(about.imports[name])
-        elif not found and self.package.path(f"{module}.{name}") is None:
+        elif not is_bound and self.package.path(f"{module}.{name}") is None:
             raise SegptError(f"{module} has no {name}; correct the entry point")
 
     def _open(self, module: str) -> None:
@@ -286,14 +286,14 @@ class _Reached:
         if not path or path[0] not in module.imports:
             return
         base, name = module.imports[path[0]]
-        here = f"{base}.{name}" if name else base
+        reached = f"{base}.{name}" if name else base
         for part in path[1:]:
-            if self.package.path(here) is None or not here.startswith(PACKAGE):
+            if self.package.path(reached) is None or not reached.startswith(PACKAGE):
                 return
-            if self.package.path(f"{here}.{part}") is None:
-                yield here, part
+            if self.package.path(f"{reached}.{part}") is None:
+                yield reached, part
                 return
-            here = f"{here}.{part}"
+            reached = f"{reached}.{part}"
 
     def _is_dead(self, node: ast.expr, module: _Module) -> bool:
         kind = self._kind(node, module)
@@ -321,11 +321,11 @@ class _Reached:
 
 def _imports(tree: ast.Module, package: str) -> dict[str, Name]:
     """What the imports of a module bind, and what stands behind it."""
-    found: dict[str, Name] = {}
+    bound: dict[str, Name] = {}
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            found |= _bound(node, package)
-    return found
+            bound |= _bound(node, package)
+    return bound
 
 
 def _read_text(path: Path | None) -> str:
@@ -343,19 +343,19 @@ def _used(tree: ast.AST) -> set[str]:
 
 def _bound(node: ast.Import | ast.ImportFrom, package: str) -> dict[str, Name]:
     """What an import binds, and what stands behind it."""
-    found: dict[str, Name] = {}
+    bound: dict[str, Name] = {}
     if isinstance(node, ast.Import):
         for alias in node.names:
             whole = alias.name if alias.asname else alias.name.split(".")[0]
-            found[alias.asname or whole] = (whole, "")
-        return found
+            bound[alias.asname or whole] = (whole, "")
+        return bound
     base = node.module or ""
     if node.level:
         parts = package.split(".")
         base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
     for alias in node.names:
-        found[alias.asname or alias.name] = (base, alias.name)
-    return found
+        bound[alias.asname or alias.name] = (base, alias.name)
+    return bound
 
 
 def _binds(node: ast.stmt) -> tuple[str, ...]:

@@ -35,25 +35,25 @@ def check(folder: Folder, today: date, against: Previous | None = None) -> list[
         today: what no date may lie beyond.
         against: the record that this one claims to be better than.
     """
-    found = [*_missing(folder)]
+    contradictions = [*_missing(folder)]
     about = Claims()
     place = metadata_of(folder.sizes) or METADATA
     if place in folder.texts:
         try:
             about = claimed.read(folder.texts[place])
         except SpecError as error:
-            found.append(Contradiction("missing", place, str(error)))
+            contradictions.append(Contradiction("missing", place, str(error)))
     read = [logs.read(name, folder.texts[name]) for name in sorted(folder.texts) if is_log(name)]
     case = Case(folder, about, place, read, today, against)
     for part in _PARTS:
-        found += part(case)
-    return sorted(dict.fromkeys(found), key=lambda one: (one.file, one.kind))
+        contradictions += part(case)
+    return sorted(dict.fromkeys(contradictions), key=lambda c: (c.file, c.kind))
 
 
 def _missing(folder: Folder) -> Iterator[Contradiction]:
     def gone(name: str, instead: str | None) -> Contradiction:
-        told = "" if instead is None else f"; {instead} is there instead"
-        return Contradiction("missing", name, f"is missing{told}")
+        note = "" if instead is None else f"; {instead} is there instead"
+        return Contradiction("missing", name, f"is missing{note}")
 
     if METADATA not in folder.sizes:
         yield gone(METADATA, metadata_of(folder.sizes))

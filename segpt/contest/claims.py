@@ -139,9 +139,9 @@ def _claims(table: Mapping[str, Any]) -> Claims:
     seeds = _seeds(table, maps[0] if maps else {})
     others = {
         seed: bpb
-        for found in maps[1:]
-        if set(found) >= {seed.seed for seed in seeds} and len(found) > len(seeds)
-        for seed, value in found.items()
+        for by_seed in maps[1:]
+        if set(by_seed) >= {seed.seed for seed in seeds} and len(by_seed) > len(seeds)
+        for seed, value in by_seed.items()
         if (bpb := _figure(value) if isinstance(value, Decimal) else _number(value, _BPB))
         is not None
     }
@@ -166,10 +166,10 @@ def rows(page: str) -> Iterator[ClaimedRow]:
     """The rows of a README's tables that are about one seed, or about the mean of them."""
     head: list[str] = []
     for line in page.splitlines():
-        if (found := _ROW.match(line)) is None:
+        if (row := _ROW.match(line)) is None:
             head = []
             continue
-        cells = [re.sub(r"[*`\\]", "", cell).strip() for cell in found[1].split("|")]
+        cells = [re.sub(r"[*`\\]", "", cell).strip() for cell in row[1].split("|")]
         if not head:
             head = [cell.lower() for cell in cells]
         elif "seed" in head[0] and len(cells) == len(head) and cells[0]:
@@ -182,24 +182,24 @@ def rows(page: str) -> Iterator[ClaimedRow]:
 
 def numbers(cell: str) -> list[str]:
     """The numbers at the beginning of a cell, and none where it only says about how many."""
-    found = _CELL.match(cell)
-    number = "" if found is None or cell.startswith("~") else found[1].rstrip(",.")
+    match = _CELL.match(cell)
+    number = "" if match is None or cell.startswith("~") else match[1].rstrip(",.")
     return [number] if _NUMBER.fullmatch(number) else []
 
 
 def headlines(page: str) -> list[Decimal]:
     """The bits per byte that the first heading and the lines in bold below it name."""
-    told = [line for line in page.splitlines()[:12] if line.startswith(("#", "**"))]
-    named = (written.figure(m[1] or m[2]) for line in told for m in _HEADLINE.finditer(line))
+    lines = [line for line in page.splitlines()[:12] if line.startswith(("#", "**"))]
+    named = (written.figure(m[1] or m[2]) for line in lines for m in _HEADLINE.finditer(line))
     return [number for number in named if number is not None]
 
 
 def best_of(*texts: str) -> tuple[int, int] | None:
     """How many runs are said to be chosen, and from how many."""
     for text in texts:
-        for found in _BEST.finditer(text):
-            if int(found[1]) < int(found[2]):
-                return int(found[1]), int(found[2])
+        for match in _BEST.finditer(text):
+            if int(match[1]) < int(match[2]):
+                return int(match[1]), int(match[2])
     return None
 
 
@@ -215,7 +215,7 @@ def _has(table: Mapping[str, Any], key: str) -> bool:
 
 def _seed_maps(value: Any, name: str = "") -> Iterator[dict[int, Any]]:
     """What is listed by seed anywhere in the metadata, ``seed_results`` and ``seeds`` first."""
-    found: list[tuple[bool, dict[int, Any]]] = []
+    maps: list[tuple[bool, dict[int, Any]]] = []
 
     def walk(value: Any, name: str) -> None:
         if isinstance(value, Mapping):
@@ -223,15 +223,15 @@ def _seed_maps(value: Any, name: str = "") -> Iterator[dict[int, Any]]:
             if value and all(keys):
                 listed = {int(k[1]): v for k, v in zip(keys, value.values(), strict=True) if k}
                 if any(_is_result(v) for v in listed.values()):
-                    found.append((name not in ("seed_results", "seeds", "results"), listed))
+                    maps.append((name not in ("seed_results", "seeds", "results"), listed))
                 return
             for key, inner in value.items():
                 walk(inner, str(key))
         elif isinstance(value, list) and value and all(_names_seed(v) for v in value):
-            found.append((False, {v["seed"]: v for v in value}))
+            maps.append((False, {v["seed"]: v for v in value}))
 
     walk(value, name)
-    return (listed for _, listed in sorted(found, key=lambda pair: pair[0]))
+    return (listed for _, listed in sorted(maps, key=lambda pair: pair[0]))
 
 
 def _names_seed(value: Any) -> bool:
@@ -247,21 +247,21 @@ def _is_result(value: Any) -> bool:
 
 
 def _seeds(table: Mapping[str, Any], results: Mapping[int, Any]) -> tuple[Seed, ...]:
-    found = {seed: _seed(seed, value) for seed, value in results.items()}
+    seeds = {seed: _seed(seed, value) for seed, value in results.items()}
     listed = table.get("seeds", [])
     for seed in listed if isinstance(listed, list) else []:
         if _is_whole(seed):
-            found.setdefault(seed, Seed(seed))
+            seeds.setdefault(seed, Seed(seed))
     scores = table.get("seed_scores")
     if isinstance(scores, list) and isinstance(listed, list) and len(scores) == len(listed):
         for seed, score in zip(listed, scores, strict=True):
-            if isinstance(score, Decimal) and seed in found:
-                found[seed] = replace(found[seed], bpb=_figure(score))
-    if not found and _is_whole(seed := table.get("seed")):
-        found[seed] = replace(
+            if isinstance(score, Decimal) and seed in seeds:
+                seeds[seed] = replace(seeds[seed], bpb=_figure(score))
+    if not seeds and _is_whole(seed := table.get("seed")):
+        seeds[seed] = replace(
             Seed(seed), bpb=_number(table, _BPB), bytes=_count(table, _TOTAL_BYTES)
         )
-    return tuple(found.values())[:MOST_SEEDS]
+    return tuple(seeds.values())[:MOST_SEEDS]
 
 
 def _seed(seed: int, value: Any) -> Seed:
@@ -325,7 +325,7 @@ def _seconds(table: Mapping[str, Any], name: str) -> float | None:
 
 def _chance(table: Mapping[str, Any]) -> Decimal | None:
     for name in _P:
-        found = re.fullmatch(r"[<=~ ]*(\d*\.\d+(?:[eE]-?\d+)?)", str(table.get(name, "")).strip())
-        if found is not None and (number := written.exact(found[1])) is not None:
+        match = re.fullmatch(r"[<=~ ]*(\d*\.\d+(?:[eE]-?\d+)?)", str(table.get(name, "")).strip())
+        if match is not None and (number := written.exact(match[1])) is not None:
             return number
     return None

@@ -100,14 +100,14 @@ def export(
             f"{largest - len(script):,} of the model are {largest - BYTES:,} over the "
             f"{BYTES:,} of {contest}; pack to a smaller --budget"
         )
-    told = metadata(runs, len(script), about)
+    claims = metadata(runs, len(script), about)
     with new_directory(out) as place:
-        _write(place, runs, script, told, logs, modules)
+        _write(place, runs, script, claims, logs, modules)
         if wrong := check_folder(place):
-            what = "; ".join(f"{one.file}: {one.text}" for one in wrong)
+            what = "; ".join(f"{c.file}: {c.text}" for c in wrong)
             raise CheckError(f"nothing was written: the folder would contradict itself: {what}")
     seeds = tuple(run.seed for run in runs)
-    return Exported(out, told.val_bpb, largest, len(script), seeds)
+    return Exported(out, claims.val_bpb, largest, len(script), seeds)
 
 
 def _script(
@@ -126,9 +126,9 @@ def _script(
         threads=environment.threads,
         truncate=None,
     )
-    found = sorted({*_kinds(model), *_kinds(recipe), *_kinds(reading)})
+    kinds = sorted({*_kinds(model), *_kinds(recipe), *_kinds(reading)})
     main = _MAIN.format(plan=canonical(plan).decode())
-    modules = bundle.sources(Path(segpt.__file__).parent, ENTRIES, found, main)
+    modules = bundle.sources(Path(segpt.__file__).parent, ENTRIES, kinds, main)
     return bundle.pack(modules, _HEADER, main), modules
 
 
@@ -147,8 +147,8 @@ def _write(
         "LICENSE": LICENCE,
     }
     for run in runs:
-        told = lines(run.score, seed=run.seed, model=run.artifact.size, code=len(script))
-        texts[f"logs/eval_seed{run.seed}.log"] = "\n".join(told) + "\n"
+        logged = lines(run.score, seed=run.seed, model=run.artifact.size, code=len(script))
+        texts[f"logs/eval_seed{run.seed}.log"] = "\n".join(logged) + "\n"
     (place / SCRIPT).write_bytes(script)
     (place / MODEL).write_bytes(runs[0].artifact.data)
     (place / "logs").mkdir()
@@ -170,8 +170,8 @@ def _recipe(named: str | None, artifact: Path, model: Quantized) -> Recipe:
     if named is not None:
         chosen = read_recipe(named)
         if (seed := model.origin.get("seed", "")).isdecimal():
-            how = dataclasses.replace(chosen.train, seed=int(seed))
-            chosen = dataclasses.replace(chosen, train=how)
+            train = dataclasses.replace(chosen.train, seed=int(seed))
+            chosen = dataclasses.replace(chosen, train=train)
     elif beside := checkpoints(artifact.with_suffix("")) or checkpoints(artifact.parent):
         chosen = of_checkpoint(read_checkpoint(beside[-1]))
     else:

@@ -55,7 +55,7 @@ def claimed_figures(case: Case) -> Iterator[Contradiction]:
         finals = [[f.bpb for f in run.figures if f.final] for run in case.runs]
         logged = [d for run in case.runs for d in run.decimals]
         if all(finals):
-            logged.append(Decimal(repr(fmean(float(found[-1]) for found in finals))))
+            logged.append(Decimal(repr(fmean(float(figures[-1]) for figures in finals))))
         if not is_in(about.bpb, logged):
             kind = "lone-log" if len(case.runs) == 1 else "bpb"
             yield Contradiction(kind, place, _other("the submission", about.bpb, case.runs[0]))
@@ -113,14 +113,14 @@ def readme(case: Case) -> Iterator[Contradiction]:
     about = case.about
     named = claimed.headlines(text)
     if about.bpb is not None and named and not is_in(about.bpb, named):
-        told = f"its heading says {named[0]} BPB, and {case.place} {about.bpb}"
-        yield Contradiction("readme", case.page, told)
+        claim = f"its heading says {named[0]} BPB, and {case.place} {about.bpb}"
+        yield Contradiction("readme", case.page, claim)
     columns: dict[str, list[Decimal]] = {}
     for row in claimed.rows(text):
         yield from _row(case, case.page, row, columns)
     if (best := claimed.best_of(text, case.folder.texts.get(case.place, ""))) is not None:
-        told = f"counts the best {best[0]} of {best[1]} runs"
-        yield Contradiction("best-of", case.page, told)
+        claim = f"counts the best {best[0]} of {best[1]} runs"
+        yield Contradiction("best-of", case.page, claim)
 
 
 def _row(
@@ -134,15 +134,15 @@ def _row(
         for written in claimed.numbers(cell):
             number = figure(written.replace(",", ""))
             if number is None:
-                told = f"{head}: {cut(written)} is no figure that a run can have"
-                yield Contradiction("number", page, told)
+                text = f"{head}: {cut(written)} is no figure that a run can have"
+                yield Contradiction("number", page, text)
                 continue
             if row.seed is None:
                 values = columns.get(head, [])
-                told = f"{head}: the mean is said to be {written}"
+                text = f"{head}: the mean is said to be {written}"
                 if len(values) > 1 and not _is_mean(number, values):
                     mean = fmean(map(float, values))
-                    yield Contradiction("readme", page, f"{told}, and the rows give {mean:.6g}")
+                    yield Contradiction("readme", page, f"{text}, and the rows give {mean:.6g}")
                 continue
             columns.setdefault(head, []).append(number)
             if not runs:
@@ -150,18 +150,18 @@ def _row(
             is_figure = decimals(number) >= 3 and number < _MOST_NATS
             if is_figure and not is_in(number, (d for r in runs for d in r.decimals)):
                 near = _nearest(number, runs)
-                told = f"seed {row.seed}, {head}: {written}, and {runs[0].name} has {near}"
-                yield Contradiction("readme", page, told)
+                text = f"seed {row.seed}, {head}: {written}, and {runs[0].name} has {near}"
+                yield Contradiction("readme", page, text)
             if decimals(number) == 0 and number > 1_000_000:
                 size = int(number)
                 if not is_known(size, runs):
                     logged = next((r.total for r in runs if r.total is not None), None)
                     says = "no size" if logged is None else f"{logged:,}"
-                    told = f"seed {row.seed}, {head}: {written}, and {runs[0].name} has {says}"
-                    yield Contradiction("readme", page, told)
+                    text = f"seed {row.seed}, {head}: {written}, and {runs[0].name} has {says}"
+                    yield Contradiction("readme", page, text)
                 elif claim is not None and claim.bytes not in (None, size):
-                    told = f"seed {row.seed}, {head}: {written}, and {case.place} {claim.bytes:,}"
-                    yield Contradiction("readme", page, told)
+                    text = f"seed {row.seed}, {head}: {written}, and {case.place} {claim.bytes:,}"
+                    yield Contradiction("readme", page, text)
 
 
 def _is_mean(number: Decimal, values: Sequence[Decimal]) -> bool:
@@ -185,14 +185,14 @@ def losses(case: Case) -> Iterator[Contradiction]:
     stated: list[tuple[str, Decimal | None, Decimal | None]]
     stated = [("the submission", about.bpb, about.loss)]
     stated += [(f"seed {s.seed}", s.bpb, s.loss) for s in about.seeds]
-    given = [
+    stated_pairs = [
         (case.place, who, bpb, loss, ())
         for who, bpb, loss in stated
         if bpb is not None and loss is not None
     ]
     known = bytes_per_token(case.runs, about)
     seen: set[tuple[str, str]] = set()
-    for place, who, bpb, loss, targets in [*given, *pairs]:
+    for place, who, bpb, loss, targets in [*stated_pairs, *pairs]:
         if (place, who) in seen:
             continue
         subject = f"{who}: " if who else ""
@@ -205,11 +205,11 @@ def losses(case: Case) -> Iterator[Contradiction]:
         expected = next((r.bytes_per_token for r in REFERENCE if r.targets in targets), known)
         if expected is None:
             continue
-        found, doubt = _ratio(bpb, loss)
-        if abs(found / expected - 1) > _ALIKE + doubt:
+        ratio, doubt = _ratio(bpb, loss)
+        if abs(ratio / expected - 1) > _ALIKE + doubt:
             seen.add((place, who))
             text = (
-                f"{subject}{loss} nats per token and {bpb} BPB are {found:.4f} bytes per token, "
+                f"{subject}{loss} nats per token and {bpb} BPB are {ratio:.4f} bytes per token, "
                 f"where it is {expected:.4f}"
             )
             yield Contradiction("denominator", place, text)
@@ -217,15 +217,15 @@ def losses(case: Case) -> Iterator[Contradiction]:
 
 def bytes_per_token(runs: Iterable[Log], about: Claims) -> float | None:
     """The bytes that a token stands for, from the logs or else from the metadata."""
-    found: list[float] = []
+    ratios: list[float] = []
     for run in runs:
         for known in REFERENCE:
             if known.targets in run.targets:
                 return known.bytes_per_token
-        found += [_ratio(f.bpb, f.loss)[0] for f in run.figures if f.loss and f.bpb and f.final]
-    if not found and about.loss and about.bpb:
-        found = [_ratio(about.bpb, about.loss)[0]]
-    return sorted(found)[len(found) // 2] if found else None
+        ratios += [_ratio(f.bpb, f.loss)[0] for f in run.figures if f.loss and f.bpb and f.final]
+    if not ratios and about.loss and about.bpb:
+        ratios = [_ratio(about.bpb, about.loss)[0]]
+    return sorted(ratios)[len(ratios) // 2] if ratios else None
 
 
 def _ratio(bpb: Decimal, loss: Decimal) -> tuple[float, float]:
@@ -246,7 +246,7 @@ def chosen(case: Case) -> Iterator[Contradiction]:
             others.setdefault(seed, finals[-1])
     left = {seed: bpb for seed, bpb in others.items() if seed not in counted}
     if left and fmean(map(float, left.values())) > fmean(map(float, counted.values())):
-        told = ", ".join(f"{seed}: {bpb}" for seed, bpb in sorted(left.items()))
+        listed = ", ".join(f"{seed}: {bpb}" for seed, bpb in sorted(left.items()))
         whole = len(left) + len(counted)
-        text = f"counts {len(counted)} of {whole} seeds, the better ones; left out: {told}"
+        text = f"counts {len(counted)} of {whole} seeds, the better ones; left out: {listed}"
         yield Contradiction("best-of", case.place, text)

@@ -39,9 +39,9 @@ def absent(script: str, requirements: str, local: Collection[str] = ()) -> list[
     the contest installs, nor the modules of ``local``.
     """
     listed = {
-        _plain(found[0])
+        _plain(match[0])
         for line in requirements.splitlines()
-        if (found := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip()))
+        if (match := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip()))
     }
     carried = carries(script)
     needed = {name for source in carried.values() for name in imported(source)}
@@ -78,11 +78,11 @@ def carries(script: str) -> dict[str, str]:
     try:
         return unpack(script.encode())
     except SegptError:  # another kind of script
-        found = {"__main__": script}
+        sources = {"__main__": script}
     try:
         tree = ast.parse(script)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return found
+        return sources
     for number, node in enumerate(ast.walk(tree)):
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str | bytes):
             continue
@@ -92,11 +92,11 @@ def carries(script: str) -> dict[str, str]:
         try:
             table = json.loads(text)
         except (ValueError, RecursionError):
-            found[f"__main__.{number}"] = text
+            sources[f"__main__.{number}"] = text
         else:
             if isinstance(table, dict):
-                found |= {str(k): v for k, v in table.items() if isinstance(v, str)}
-    return found
+                sources |= {str(k): v for k, v in table.items() if isinstance(v, str)}
+    return sources
 
 
 def _octets(text: str) -> bytes:

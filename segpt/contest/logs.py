@@ -120,8 +120,8 @@ class Log:
     @property
     def named_seed(self) -> int | None:
         """The seed in the name of the file."""
-        found = _NAMED_SEED.search(self.name.rpartition("/")[2])
-        return None if found is None else written.whole(found[1])
+        match = _NAMED_SEED.search(self.name.rpartition("/")[2])
+        return None if match is None else written.whole(match[1])
 
     @property
     def total(self) -> int | None:
@@ -174,14 +174,14 @@ def _seconds(number: str, unit: str) -> float:
 
 
 def _matches(lines: Iterable[str], pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    return (found for line in lines for found in pattern.finditer(line))
+    return (match for line in lines for match in pattern.finditer(line))
 
 
 def _figures(lines: Iterable[str]) -> Iterator[LoggedFigure]:
     for line in lines:
-        if (found := _BPB.search(line)) is None or _is_progress(line):
+        if (match := _BPB.search(line)) is None or _is_progress(line):
             continue
-        if (bpb := written.figure(found[1])) is None:
+        if (bpb := written.figure(match[1])) is None:
             continue
         loss = _LOSS.search(line)
         inside = bool(_STEP.match(line) or _JSON_STEP.match(line))
@@ -204,25 +204,25 @@ def _sizes(line: str) -> Iterator[int]:
 def _labelled(
     lines: Iterable[str], patterns: Iterable[re.Pattern[str]]
 ) -> dict[str, tuple[int, ...]]:
-    found: dict[str, dict[int, None]] = {}
+    sizes_by_label: dict[str, dict[int, None]] = {}
     for line in lines:
         for pattern in patterns:
             if (match := pattern.match(line)) is not None:
                 label, size = " ".join(match[1].lower().split()), written.whole(match[2])
                 if size is not None and size >= SMALLEST:
-                    found.setdefault(label, {})[size] = None
-    return {label: tuple(sizes) for label, sizes in found.items()}
+                    sizes_by_label.setdefault(label, {})[size] = None
+    return {label: tuple(sizes) for label, sizes in sizes_by_label.items()}
 
 
 def _settings(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, dict[str, None]] = {}
+    values_by_key: dict[str, dict[str, None]] = {}
     for line in lines:
         if line.startswith("{"):
             continue
         for key, value in _SETTING.findall(line):
             if key in _IDENTITY and any(c.isdigit() for c in value):
-                found.setdefault(key, {})[_plain(value)] = None
-    return {key: tuple(values) for key, values in found.items()}
+                values_by_key.setdefault(key, {})[_plain(value)] = None
+    return {key: tuple(values) for key, values in values_by_key.items()}
 
 
 def _plain(value: str) -> str:

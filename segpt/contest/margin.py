@@ -35,9 +35,9 @@ def better(case: Case) -> Iterator[Contradiction]:
     for name, test in comparisons(before.bpb, values).items():
         p = None if test is None else test.p_beyond(least)
         if p is None or p >= SIGNIFICANCE:
-            told = "cannot be computed" if p is None else f"is {p:.3g}"
+            odds = "cannot be computed" if p is None else f"is {p:.3g}"
             text = (
-                f"{name}: p of being better than {before.name} by {least:.5f} BPB {told} over "
+                f"{name}: p of being better than {before.name} by {least:.5f} BPB {odds} over "
                 f"{len(values)} seeds, where less than {SIGNIFICANCE:g} is asked for"
             )
             yield Contradiction("significance", case.place, text)
@@ -52,9 +52,9 @@ def better(case: Case) -> Iterator[Contradiction]:
 
 def comparisons(before: Sequence[float], values: Sequence[float]) -> dict[str, Difference | None]:
     """The tests of runs against a previous record: one-sample, and Welch's if it has runs."""
-    one = None
+    one_sample = None
     if len(values) > 1 and (spread := stdev(values)):
         error = spread / math.sqrt(len(values))
-        one = Difference(fmean(values) - fmean(before), error, len(values) - 1)
-    found = {"one-sample t": one}
-    return found if len(before) < 2 else found | {"Welch's t": welch(before, values)}
+        one_sample = Difference(fmean(values) - fmean(before), error, len(values) - 1)
+    tests = {"one-sample t": one_sample}
+    return tests if len(before) < 2 else tests | {"Welch's t": welch(before, values)}

@@ -78,12 +78,12 @@ def minify(trees: Mapping[str, ast.Module], main: str = "") -> dict[str, str]:
     Raises:
         SegptError: if the short form would not mean the same, which is a fault of this module.
     """
-    given = set(_given([*trees.values(), ast.parse(main)]))
-    found = {}
+    keywords = set(_given([*trees.values(), ast.parse(main)]))
+    sources = {}
     for name, tree in trees.items():
-        _rename(tree, given)
-        found[name] = squeezed(ast.unparse(ast.fix_missing_locations(tree)))
-    return found
+        _rename(tree, keywords)
+        sources[name] = squeezed(ast.unparse(ast.fix_missing_locations(tree)))
+    return sources
 
 
 def squeezed(source: str) -> str:
@@ -151,12 +151,12 @@ def _given(trees: Collection[ast.Module]) -> Iterator[str]:
                 yield from (target.id for target in fields if isinstance(target, ast.Name))
 
 
-def _rename(tree: ast.Module, given: set[str]) -> None:
+def _rename(tree: ast.Module, keywords: set[str]) -> None:
     """Give short names to what the outermost functions of a module bind."""
     outer = {n.id for n in _outside(tree) if isinstance(n, ast.Name)} | _defined(tree)
     for node in _outside(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            _rename_function(node, given, outer)
+            _rename_function(node, keywords, outer)
 
 
 def _outside(tree: ast.AST) -> Iterator[ast.AST]:
@@ -171,16 +171,16 @@ def _outside(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _defined(tree: ast.AST) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for node in _outside(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
-    return found
+            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+    return names
 
 
-def _rename_function(node: ast.AST, given: set[str], outer: set[str]) -> None:
+def _rename_function(node: ast.AST, keywords: set[str], outer: set[str]) -> None:
     bound: Counter[str] = Counter()
     fixed: set[str] = set()  # what another scope or a caller knows by its name
     used: set[str] = set()
@@ -191,7 +191,7 @@ def _rename_function(node: ast.AST, given: set[str], outer: set[str]) -> None:
         elif isinstance(inner, ast.arg):
             used.add(inner.arg)
             bound[inner.arg] += 1000
-            if inner.arg in given:
+            if inner.arg in keywords:
                 fixed.add(inner.arg)
         elif isinstance(inner, ast.Global | ast.Nonlocal):
             fixed.update(inner.names if isinstance(inner, ast.Global) else ())

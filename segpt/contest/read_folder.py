@@ -48,10 +48,10 @@ def read_folder(directory: Path) -> Folder:
     """
     if not directory.is_dir():
         raise SegptError(f"{directory}: no such folder; name the folder of one submission")
-    found = sorted(path for path in directory.rglob("*") if path.is_file())
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
     files = {
         path.relative_to(directory).as_posix(): path
-        for path in found
+        for path in paths
         if not set(SKIPPED).intersection(path.relative_to(directory).parts)
     }
     names = {metadata_of(files), script_of(files), NEEDS}

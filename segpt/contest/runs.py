@@ -71,7 +71,7 @@ def times(case: Case) -> Iterator[Contradiction]:
                     f"{run.calibration:.1f} s are {whole:.1f} s, where {SECONDS:g} s are allowed"
                 )
                 yield Contradiction("after-stop", run.name, text)
-        longest = max(run.evaluations, key=lambda one: one.seconds, default=None)
+        longest = max(run.evaluations, key=lambda evaluation: evaluation.seconds, default=None)
         if longest is not None and longest.seconds > SECONDS:
             text = f"{longest.name} is {longest.seconds:.1f} s, where {SECONDS:g} s are allowed"
             yield Contradiction("eval-time", run.name, text)

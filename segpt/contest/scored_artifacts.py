@@ -30,27 +30,27 @@ class ScoredArtifact(NamedTuple):
 
 def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[ScoredArtifact]:
     """Each artifact with the one score of it."""
-    found: dict[str, tuple[Path, Score]] = {}
+    scored: dict[str, tuple[Path, Score]] = {}
     for path in scores:
         table = json_files.read_json(path, "score")
         score, digest = _score(table, path)
-        if digest in found:
-            raise SegptError(f"{path} and {found[digest][0]} score the same artifact; give one")
-        found[digest] = path, score
+        if digest in scored:
+            raise SegptError(f"{path} and {scored[digest][0]} score the same artifact; give one")
+        scored[digest] = path, score
     runs = []
     for place, path in enumerate(artifacts):
         artifact = container.load(path)
-        if artifact.digest not in found:
+        if artifact.digest not in scored:
             raise SegptError(
                 f"no score of {path}; make one with: segpt score {path} --out FILE, and name it "
                 "with --score"
             )
-        source, score = found.pop(artifact.digest)
+        source, score = scored.pop(artifact.digest)
         runs.append(
             ScoredArtifact(place if score.seed is None else score.seed, artifact, score, source)
         )
-    if found:
-        (source, _), *_ = found.values()
+    if scored:
+        (source, _), *_ = scored.values()
         raise SegptError(f"{source} is of none of these artifacts; leave it out")
     if len({run.seed for run in runs}) < len(runs):
         raise SegptError("two artifacts have the same seed; give one of each")
@@ -68,9 +68,9 @@ def scored_artifacts(artifacts: Sequence[Path], scores: Sequence[Path]) -> list[
 def _score(table: Any, path: Path) -> tuple[Score, str]:
     names = {f.name for f in dataclasses.fields(Score)}
     try:
-        given = {name: value for name, value in table.items() if name in names}
-        given["conditions"] = decode(Conditions, table["conditions"], "$.conditions")
-        return Score(**given), str(table["origin"]["artifact"])
+        fields = {name: value for name, value in table.items() if name in names}
+        fields["conditions"] = decode(Conditions, table["conditions"], "$.conditions")
+        return Score(**fields), str(table["origin"]["artifact"])
     except SpecError as error:
         raise SegptError(f"{path}: {error}; score it anew") from None
     except (AttributeError, KeyError, TypeError):

@@ -27,8 +27,8 @@ def claimed_sizes(case: Case) -> Iterator[Contradiction]:
     least = max((size for _, size in whole + counts), default=None)
     for run in case.runs:
         if run.total is not None and run.total > BYTES:
-            told = "" if least is None else f"; {place} claims at most {least:,}"
-            over = f"{run.total:,} bytes, {run.total - BYTES:,} over the cap of {BYTES:,}{told}"
+            note = "" if least is None else f"; {place} claims at most {least:,}"
+            over = f"{run.total:,} bytes, {run.total - BYTES:,} over the cap of {BYTES:,}{note}"
             yield Contradiction("cap", run.name, over)
     absent = []
     for seed in about.seeds:
@@ -37,10 +37,10 @@ def claimed_sizes(case: Case) -> Iterator[Contradiction]:
             continue
         absent.append(seed.seed)
         logged = next((run.total for run in runs if run.total is not None), None)
-        told = "no size" if logged is None else f"{logged:,}"
+        says = "no size" if logged is None else f"{logged:,}"
         alone = any(seed.bytes in run.sizes for run in runs)
         text = (
-            f"seed {seed.seed} claims {seed.bytes:,} bytes, and {runs[0].name} says {told}"
+            f"seed {seed.seed} claims {seed.bytes:,} bytes, and {runs[0].name} says {says}"
             f"{', with the code' if alone else ''}"
         )
         yield Contradiction("bytes", place, text)

@@ -107,8 +107,7 @@ def _evaluate(
         torch.set_num_threads(plan.threads)
     with joined(os.environ.get("DEVICE", plan.device)) as mesh:
         mesh.agree({"artifact": opened.identity})
-        here = opened.on(str(mesh.device))
-        result = score(here, text, plan.score)
+        result = score(opened.on(str(mesh.device)), text, plan.score)
     if mesh.leads:
         size = script.stat().st_size
         for line in lines(result, seed=result.seed, model=opened.value.size, code=size):
@@ -140,8 +139,8 @@ def _train(script: Path, plan: ScriptPlan, arguments: Sequence[str], say: Say) -
     out = Path(arguments[0]) if arguments else Path("run")
     recipe = plan.recipe
     if "SEED" in os.environ:
-        how = dataclasses.replace(recipe.train, seed=int(os.environ["SEED"]))
-        recipe = dataclasses.replace(recipe, train=how)
+        settings = dataclasses.replace(recipe.train, seed=int(os.environ["SEED"]))
+        recipe = dataclasses.replace(recipe, train=settings)
     begun = time.perf_counter()
     with joined(os.environ.get("DEVICE", "auto")) as mesh:
         with mesh.leader_first():

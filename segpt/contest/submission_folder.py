@@ -48,17 +48,17 @@ def is_log(name: str) -> bool:
 
 def metadata_of(names: Iterable[str]) -> str | None:
     """The file that holds the metadata, whatever it is called."""
-    found = [
+    candidates = [
         n for n in sorted(names) if PurePosixPath(n).match("submission*.json") and "/" not in n
     ]
-    return METADATA if METADATA in found else next(iter(found), None)
+    return METADATA if METADATA in candidates else next(iter(candidates), None)
 
 
 def script_of(names: Iterable[str]) -> str | None:
     """The counted script, whatever it is called."""
-    found = [n for n in sorted(names) if n.endswith(".py") and "/" not in n]
-    likely = [n for n in found if n.startswith("train")]
-    return SCRIPT if SCRIPT in found else next(iter([*likely, *found]), None)
+    candidates = [n for n in sorted(names) if n.endswith(".py") and "/" not in n]
+    likely = [n for n in candidates if n.startswith("train")]
+    return SCRIPT if SCRIPT in candidates else next(iter([*likely, *candidates]), None)
 
 
 class Case:
@@ -112,10 +112,10 @@ def agree(a: Decimal, b: Decimal) -> bool:
     return abs(few - many) <= unit / 2 or few == cut
 
 
-def near(given: Decimal, found: float, unit: Decimal) -> bool:
+def near(stated: Decimal, computed: float, unit: Decimal) -> bool:
     """Whether a figure from rounded numbers is this one, itself rounded."""
-    slack = max(unit, Decimal(1).scaleb(-decimals(given)))
-    return abs(float(given) - found) <= float(slack) * 1.001
+    slack = max(unit, Decimal(1).scaleb(-decimals(stated)))
+    return abs(float(stated) - computed) <= float(slack) * 1.001
 
 
 def decimals(number: Decimal) -> int:

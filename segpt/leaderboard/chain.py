@@ -59,7 +59,7 @@ def read(files: Mapping[str, bytes], index: bytes | None) -> ChainReading:
             links[name] = link
         if finding:
             findings.append(finding)
-    numbered = {name: int(found[1]) for name in files if (found := _NAME.fullmatch(name))}
+    numbered = {name: int(match[1]) for name in files if (match := _NAME.fullmatch(name))}
     order = sorted(numbered, key=lambda name: (numbered[name], name))
     findings += _check_numbers(order, numbered)
     findings += _check_order(order, files, links)
@@ -134,9 +134,9 @@ def place_of(files: Mapping[str, bytes], digest: str) -> str | None:
 
 
 def _number(name: str) -> int:
-    found = _NAME.fullmatch(name)
-    assert found is not None
-    return int(found[1])
+    match = _NAME.fullmatch(name)
+    assert match is not None
+    return int(match[1])
 
 
 def _open_link(name: str, data: bytes) -> tuple[Link | None, str]:
@@ -212,10 +212,10 @@ def _check_index(order: list[str], files: Mapping[str, bytes], data: bytes | Non
     if actual is None:
         yield f"{INDEX}: says that there are {index.count:,} entries, and there are none"
         return
-    for what, said, found in (
+    for what, said, made in (
         ("entries", f"{index.count:,}", f"{actual.count:,}"),
         ("root", index.root, actual.root),
         ("head", index.head, actual.head),
     ):
-        if said != found:
-            yield f"{INDEX}: {what}: says {said[:12]}, and the files give {found[:12]}"
+        if said != made:
+            yield f"{INDEX}: {what}: says {said[:12]}, and the files give {made[:12]}"

@@ -54,8 +54,8 @@ def check_all(
     findings = []
     for file, entry in entries.items():
         if entry.track in by_name:
-            found = check(by_name[entry.track], entry)
-            findings += [f"{file}: {finding}" for finding in found]
+            own = check(by_name[entry.track], entry)
+            findings += [f"{file}: {finding}" for finding in own]
         else:
             hint = nearest(entry.track, by_name)
             findings.append(f"{file}: unknown track {entry.track!r}; {hint}")
@@ -185,21 +185,21 @@ def _check_verifications(
 
 
 def _check_verification(
-    track: Track, found: Verification, entry: Record | Baseline
+    track: Track, verification: Verification, entry: Record | Baseline
 ) -> Iterator[str]:
-    if found.track != entry.track:
-        yield f"is on {found.track}, but {entry.name} is on {entry.track}"
-    if found.date < entry.date:
-        yield f"is of {found.date}, before {entry.name}, which is of {entry.date}"
+    if verification.track != entry.track:
+        yield f"is on {verification.track}, but {entry.name} is on {entry.track}"
+    if verification.date < entry.date:
+        yield f"is of {verification.date}, before {entry.name}, which is of {entry.date}"
     artifact = entry.artifact if isinstance(entry, Record) else None
-    if found.state == "checked" and found.artifact != artifact:
+    if verification.state == "checked" and verification.artifact != artifact:
         yield f"is of another artifact than {entry.name}; making it anew is called reproduced"
-    if found.state == "reproduced" and not isinstance(entry, Record):
+    if verification.state == "reproduced" and not isinstance(entry, Record):
         yield f"{entry.name} was not trained: compressing the text again is called checked"
-    anew = found.state == "reproduced"
+    anew = verification.state == "reproduced"
     claimed = _first(entry) if anew else entry.value
-    if not agrees(track, claimed, found.bpb, anew=anew):
-        yield f"found {found.bpb} bits per byte, which are not the {claimed} of {entry.name}"
+    if not agrees(track, claimed, verification.bpb, anew=anew):
+        yield f"found {verification.bpb} bits per byte, which are not the {claimed} of {entry.name}"
 
 
 def agrees(track: Track, claimed: float, measured: float, *, anew: bool = False) -> bool:

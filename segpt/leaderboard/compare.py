@@ -167,17 +167,17 @@ def _check_alike(side: ComparedSide) -> None:
 
 def _check_text(a: ComparedSide, b: ComparedSide) -> None:
     """Refuse figures of two texts, and two accounts of what is in one text."""
-    one, other = a.first, b.first
-    if one.line.text != other.line.text:
+    ours, other = a.first, b.first
+    if ours.line.text != other.line.text:
         raise SegptError(
-            f"{a.files[0]} is of text {one.line.text[:12]} and {b.files[0]} of text "
+            f"{a.files[0]} is of text {ours.line.text[:12]} and {b.files[0]} of text "
             f"{other.line.text[:12]}, so that no figures compare; score both sides on one text"
         )
     scored = [
         (path, score)
         for side in (a, b)
         for path, score in zip(side.files, side.scores, strict=True)
-        if score.by_document is not None and score.line.denominator == one.line.denominator
+        if score.by_document is not None and score.line.denominator == ours.line.denominator
     ]
     for path, score in scored[1:]:
         first_path, first = scored[0]

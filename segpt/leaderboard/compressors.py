@@ -54,8 +54,8 @@ def compressed(text: Text, program: str) -> CompressedSize:
     if program not in installed:
         raise SegptError(f"the package for {program} is missing; install segpt anew")
     data = b"".join(text)
-    found = installed[program]
-    return CompressedSize(len(data), found.smallest(data), found.version)
+    compressor = installed[program]
+    return CompressedSize(len(data), compressor.smallest(data), compressor.version)
 
 
 def _installed() -> Mapping[str, _Compressor]:

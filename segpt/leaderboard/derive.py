@@ -157,14 +157,14 @@ def line_facts(
     conditions = again["conditions"]
     for name in sorted(line.conditions.keys() | {"overlap"}):
         field = f"{place}conditions.{name}"
-        claimed, found = line.conditions.get(name), conditions.get(name)
+        claimed, derived_value = line.conditions.get(name), conditions.get(name)
         if name in MEASURED_ON:
             continue
-        if name == "boundary_nats" and found is not None:
-            yield Fact.near(field, claimed, found, tolerance)
+        if name == "boundary_nats" and derived_value is not None:
+            yield Fact.near(field, claimed, derived_value, tolerance)
         else:
             remedy = _remedy(derived) if name == "overlap" else ""
-            yield Fact.exact(field, claimed, found, remedy)
+            yield Fact.exact(field, claimed, derived_value, remedy)
 
 
 def record_facts(record: Record, runs: Mapping[int, Derived]) -> Iterator[Fact]:

@@ -104,13 +104,13 @@ def figure(runs: Sequence[Run]) -> Figure:
     Raises:
         SpecError: if no policy scored every run.
     """
-    found: dict[str, list[float]] = {}
+    means: dict[str, list[float]] = {}
     for run in runs:
         kinds = {line.policy_kind for line in run.scores}
         for kind in sorted(kinds):
             of_kind = [line.bpb for line in run.scores if line.policy_kind == kind]
-            found.setdefault(kind, []).append(fmean(of_kind))
-    whole = [Figure(fmean(v), kind, tuple(v)) for kind, v in found.items() if len(v) == len(runs)]
+            means.setdefault(kind, []).append(fmean(of_kind))
+    whole = [Figure(fmean(v), kind, tuple(v)) for kind, v in means.items() if len(v) == len(runs)]
     if not whole:
         raise SpecError("no policy scored every run; score each artifact with the same --ttt")
     return min(whole)

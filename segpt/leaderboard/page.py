@@ -188,7 +188,7 @@ def _entry(track: Track, row: Standing) -> dict[str, Any]:
         "cells": cells,
         "authors": authors_of(entry),
         "policy": "" if isinstance(entry, Claim) else policy_of(entry),
-        "verifications": [(found, _off(row, found)) for found in row.verifications],
+        "verifications": [(v, _off(row, v)) for v in row.verifications],
         "runs": _runs(entry) if isinstance(entry, Record) else (),
         "conditions": _conditions(entry) if isinstance(entry, Record) else (),
         "parts": _parts(entry.sections) if isinstance(entry, Record) else (),
@@ -197,9 +197,9 @@ def _entry(track: Track, row: Standing) -> dict[str, Any]:
     }
 
 
-def _off(row: Standing, found: Verification) -> str:
+def _off(row: Standing, check: Verification) -> str:
     """By how much a verification differs from the figure of its entry, relatively."""
-    return f"{(found.bpb - row.value) / row.value:+.1e}" if found.bpb != row.value else "none"
+    return f"{(check.bpb - row.value) / row.value:+.1e}" if check.bpb != row.value else "none"
 
 
 def _runs(record: Record) -> list[tuple[str, str, int, bool, ScoreLine]]:
@@ -222,20 +222,20 @@ def _conditions(record: Record) -> list[_Condition]:
     """The policy and the conditions of all scorings, once where they are the same."""
     scores = [(run, line) for run in record.runs for line in run.scores]
     names = sorted({name for _, line in scores for name in line.conditions})
-    found = [_condition("policy", [(run, line, line.policy) for run, line in scores])]
+    parts = [_condition("policy", [(run, line, line.policy) for run, line in scores])]
     for name in names:
         having = [(run, line) for run, line in scores if name in line.conditions]
-        found.append(_condition(name, [(run, line, line.conditions[name]) for run, line in having]))
-    return found
+        parts.append(_condition(name, [(run, line, line.conditions[name]) for run, line in having]))
+    return parts
 
 
 def _condition(name: str, scores: Sequence[tuple[Run, ScoreLine, Any]]) -> _Condition:
-    told = [(line.policy_kind, run.seed, _told(value)) for run, line, value in scores]
-    if len({value for *_, value in told}) == 1:
-        return _Condition(name, [("", told[0][2])])
-    if len({(kind, value) for kind, _, value in told}) == len({kind for kind, *_ in told}):
-        return _Condition(name, list({kind: value for kind, _, value in told}.items()))
-    return _Condition(name, [(f"{kind}, seed {seed}", value) for kind, seed, value in told])
+    worded = [(line.policy_kind, run.seed, _told(value)) for run, line, value in scores]
+    if len({value for *_, value in worded}) == 1:
+        return _Condition(name, [("", worded[0][2])])
+    if len({(kind, value) for kind, _, value in worded}) == len({kind for kind, *_ in worded}):
+        return _Condition(name, list({kind: value for kind, _, value in worded}.items()))
+    return _Condition(name, [(f"{kind}, seed {seed}", value) for kind, seed, value in worded])
 
 
 def _told(value: Any, depth: int = 0) -> str:
@@ -254,10 +254,10 @@ def _told(value: Any, depth: int = 0) -> str:
         case _ if depth == _DEEPEST:
             return "…"
         case Mapping():
-            told = (f"{key} {_told(of, depth + 1)}" for key, of in sorted(value.items()))
+            items = (f"{key} {_told(of, depth + 1)}" for key, of in sorted(value.items()))
         case _:
-            told = (_told(of, depth + 1) for of in value)
-    return ", ".join(told)
+            items = (_told(of, depth + 1) for of in value)
+    return ", ".join(items)
 
 
 def _parts(sections: Mapping[str, int]) -> list[_Part]:

@@ -150,22 +150,22 @@ def _chance(track: Track, best: Ranked, record: Record) -> float | None:
         return None
     before, after = ([track.sign * v for v in values_of(entry)] for entry in (best, record))
     if len(before) == 1:
-        found = statistics.paired(before * len(after), after)
+        difference = statistics.paired(before * len(after), after)
     else:
-        found = statistics.welch(before, after)
-    return None if found is None else found.p_beyond(track.margin)
+        difference = statistics.welch(before, after)
+    return None if difference is None else difference.p_beyond(track.margin)
 
 
 def _rows(track: Track, chain: Sequence[Link]) -> list[Standing]:
     ours: list[tuple[Link, Ranked]] = []
     advances: dict[int, Advance] = {}
-    found: dict[str, list[Verification]] = {}
+    verifications: dict[str, list[Verification]] = {}
     for link in chain:
         entry = link.entry
         if entry.track != track.name:
             continue
         if isinstance(entry, Verification):
-            found.setdefault(entry.record, []).append(entry)
+            verifications.setdefault(entry.record, []).append(entry)
             continue
         if isinstance(entry, Record):
             advances[link.number] = advance(track, entry, [other for _, other in ours])
@@ -179,8 +179,8 @@ def _rows(track: Track, chain: Sequence[Link]) -> list[Standing]:
             value=entry.value,
             bytes=size_of(entry),
             total=total_of(entry),
-            state=state_of(found.get(entry.name, [])),
-            verifications=tuple(found.get(entry.name, [])),
+            state=state_of(verifications.get(entry.name, [])),
+            verifications=tuple(verifications.get(entry.name, [])),
             advance=advances.get(link.number),
             front=on_front,
         )

@@ -102,17 +102,17 @@ def add_baseline(
         SegptError: if there is no such program, or the text is not at hand.
     """
     rules = track_of(read_tracks(directory), track)
-    found = text_of(directory, rules, text)
-    if found is None:
+    track_text = text_of(directory, rules, text)
+    if track_text is None:
         raise SegptError(f"the text of {track} is not here; give it with --text")
-    size = compressed(found, program)
+    size = compressed(track_text, program)
     baseline = Baseline(
         name=name,
         track=track,
         date=date,
         program=program,
         version=size.version,
-        text=text_digest(found),
+        text=text_digest(track_text),
         bytes=size.bytes,
         compressed=size.compressed,
     )

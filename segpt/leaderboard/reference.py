@@ -56,8 +56,8 @@ def check(directory: Path, fixture: Path) -> list[str]:
     listed = {entry.file: entry for entry in entries}
     findings = list(_check_directory(directory, set(listed)))
     for entry in entries:
-        found = _check(directory, entry, listed, fixture)
-        findings += [f"{entry.file}: {finding}" for finding in found]
+        own = _check(directory, entry, listed, fixture)
+        findings += [f"{entry.file}: {finding}" for finding in own]
     return findings
 
 
@@ -128,12 +128,12 @@ def _check_model(artifact: Artifact, model: Quantized, entry: ReferenceArtifact)
     version = frame.split(artifact.data).format
     if version != entry.format:
         yield f"format {version}, where the manifest says {entry.format}"
-    found = {
+    fingerprints = {
         "spec": fingerprint(model.spec),
         "model": model.fingerprint,
         "tokens": model.origin.get("tokens"),
     }
-    for name, value in found.items():
+    for name, value in fingerprints.items():
         if value != (expected := getattr(entry, name)):
             yield f"the fingerprint of its {name} is {value}, not {expected}"
     if version == frame.FORMAT:

@@ -70,14 +70,14 @@ class Bench:
     def compress(self, entry: Baseline) -> Verdict:
         self._check_text(entry.text)
         self.report(0.0, entry.name)
-        found = compressed(self.text, entry.program)
-        same = agrees(self.track, entry.value, found.bpb)
+        size = compressed(self.text, entry.program)
+        same = agrees(self.track, entry.value, size.bpb)
         return Verdict(
             entry,
-            (Comparison(entry.program, entry.value, found.bpb, same),),
-            facts=tuple(baseline_facts(entry, text_digest(self.text), found)),
-            bpb=found.bpb,
-            conditions=VerdictConditions(version=found.version),
+            (Comparison(entry.program, entry.value, size.bpb, same),),
+            facts=tuple(baseline_facts(entry, text_digest(self.text), size)),
+            bpb=size.bpb,
+            conditions=VerdictConditions(version=size.version),
         )
 
     def check(self, record: Record, paths: Mapping[str, Path]) -> Verdict:
@@ -124,20 +124,20 @@ class Bench:
             artifact = read_artifact(path)
         same = artifact.digest == first.artifact
         origin = open_artifact(artifact).header.origin
-        told = ["the same bytes"] if same else []
-        told += [say for key, say in OTHERS.items() if origin.get(key) != record.origin.get(key)]
-        which = "".join(f"{words}, " for words in ("made anew", *told))
-        found = self._score(MAKING, which, artifact, counted(record), 0, anew=True)
+        changes = ["the same bytes"] if same else []
+        changes += [say for key, say in OTHERS.items() if origin.get(key) != record.origin.get(key)]
+        which = "".join(f"{words}, " for words in ("made anew", *changes))
+        tested = self._score(MAKING, which, artifact, counted(record), 0, anew=True)
         limited = dataclasses.replace(record, runs=(first,))
-        again = _derived(limited, {0: found}) if found.lines else None
-        parameters = Fact.exact("parameters", record.parameters, found.derived.parameters)
-        shared = [fact for fact in found.facts if fact.field.endswith(".overlap")]
+        again = _derived(limited, {0: tested}) if tested.lines else None
+        parameters = Fact.exact("parameters", record.parameters, tested.derived.parameters)
+        shared = [fact for fact in tested.facts if fact.field.endswith(".overlap")]
         limits = () if again is None else check(self.track, again)
         return Verdict(
             record,
-            found.comparisons,
+            tested.comparisons,
             facts=(parameters, *shared),
-            findings=(*found.findings, *limits),
+            findings=(*tested.findings, *limits),
             bpb=None if again is None else again.bpb,
             artifact=artifact.digest,
             remade=True,
@@ -168,17 +168,17 @@ class Bench:
             telling = self._telling(before + seconds(lines[:place]), line.seconds, what)
             try:
                 reading = ReadingConditions.read(line.conditions).spec(line.policy)
-                found = score(opened, accounted, reading, report=telling)
+                result = score(opened, accounted, reading, report=telling)
             except (SpecError, ScoreError) as error:
                 findings = (*tested.findings, f"{field}policy or conditions: {error}")
                 tested = tested._replace(findings=findings)
                 continue
-            same = agrees(self.track, line.bpb, found.bpb, anew=anew)
-            facts = line_facts(field, line, found, derived, self.track.tolerance)
+            same = agrees(self.track, line.bpb, result.bpb, anew=anew)
+            facts = line_facts(field, line, result, derived, self.track.tolerance)
             tested = tested._replace(
-                comparisons=(*tested.comparisons, Comparison(what, line.bpb, found.bpb, same)),
+                comparisons=(*tested.comparisons, Comparison(what, line.bpb, result.bpb, same)),
                 facts=(*tested.facts, *facts),
-                lines=(*tested.lines, _line(line, found, derived)),
+                lines=(*tested.lines, _line(line, result, derived)),
             )
         return tested
 
@@ -186,9 +186,9 @@ class Bench:
         return lambda p: self.report(begun + seconds * p.done / p.total, f"{what}: BPB {p.bpb:.4f}")
 
     def _check_text(self, digest: str) -> None:
-        if (found := text_digest(self.text)) != digest:
+        if (actual := text_digest(self.text)) != digest:
             raise CheckError(
-                f"it is of text {digest[:12]}, and {self.text.name} has the digest {found[:12]}; "
+                f"it is of text {digest[:12]}, and {self.text.name} has the digest {actual[:12]}; "
                 "give its own with --text"
             )
 
@@ -206,23 +206,23 @@ class _Tested(NamedTuple):
     lines: tuple[ScoreLine, ...]
 
 
-def _line(line: ScoreLine, found: Score, derived: Derived) -> ScoreLine:
+def _line(line: ScoreLine, result: Score, derived: Derived) -> ScoreLine:
     """A line of a record with all that was found in place of what it claims.
 
     Time is that of another machine, and the overlap is compared by itself.
     """
-    plain = found.plain()
+    plain = result.plain()
     return dataclasses.replace(
         line,
         seed=derived.seed,
         policy=plain["policy"],
-        bpb=found.bpb,
-        nats=found.nats,
-        bytes=found.bytes,
-        tokens=found.tokens,
+        bpb=result.bpb,
+        nats=result.nats,
+        bytes=result.bytes,
+        tokens=result.tokens,
         model=derived.artifact,
         text=plain["conditions"]["text"],
-        denominator=found.denominator,
+        denominator=result.denominator,
         conditions={**plain["conditions"], "overlap": line.conditions.get("overlap", "")},
     )
 

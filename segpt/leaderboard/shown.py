@@ -138,10 +138,10 @@ def _words(link: Link, row: Standing | None) -> Iterator[str]:
     if row.advance is not None:
         verb = "advanced" if row.advance.made else "did not advance"
         yield f"  {verb} its track when it was added: {row.advance.reason}"
-    for found in row.verifications:
+    for check in row.verifications:
         yield (
-            f"  {found.state} on {found.date} by {_quoted(', '.join(found.authors))}: "
-            f"{found.bpb:.6f} bits per byte"
+            f"  {check.state} on {check.date} by {_quoted(', '.join(check.authors))}: "
+            f"{check.bpb:.6f} bits per byte"
         )
 
 
@@ -166,8 +166,8 @@ def _record(entry: Record) -> Iterator[str]:
     yield f"    text: {entry.runs[0].scores[0].text}"
     yield "  conditions of its first score:"
     for name, value in sorted(entry.runs[0].scores[0].conditions.items()):
-        told = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        yield f"    {_quoted(name)}: {_quoted(told)}"
+        worded = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield f"    {_quoted(name)}: {_quoted(worded)}"
     if entry.recipe:
         yield "  recipe:"
         yield from (f"    {_quoted(line)}" for line in entry.recipe.splitlines())

@@ -38,16 +38,16 @@ def _incomplete_beta(a: float, b: float, x: float, y: float) -> float:
         return float(y <= 0)
     if x > (a + 1) / (a + b + 2):
         return 1 - _incomplete_beta(b, a, y, x)
-    found, above, below, k = 1.0, 1.0, 0.0, 0
+    fraction, above, below, k = 1.0, 1.0, 0.0, 0
     while k == 0 or abs(above * below - 1) > 1e-15:
         m, k = (k + 1) // 2, k + 1
         term = m * (b - m) if k % 2 == 0 else -(a + m) * (a + b + m)
         term *= x / ((a + k - 1) * (a + k))
         below = 1 / ((1 + term * below) or _SMALLEST)
         above = (1 + term / above) or _SMALLEST
-        found *= above * below
+        fraction *= above * below
     logs = [math.log(z) if z < 0.5 else math.log1p(-rest) for z, rest in ((x, y), (y, x))]
-    return math.exp(a * logs[0] + b * logs[1] - _log_beta(a, b)) / a / found
+    return math.exp(a * logs[0] + b * logs[1] - _log_beta(a, b)) / a / fraction
 
 
 def _log_beta(a: float, b: float) -> float:

@@ -107,12 +107,14 @@ def check(directory: Path, head: str | None = None) -> Checked:
     """
     tracks = read_tracks(directory)
     files, index = _files(directory)
-    links, findings = read(files, index)
-    found = [*findings, *check_all(tracks, links)]
+    links, broken = read(files, index)
+    findings = [*broken, *check_all(tracks, links)]
     if head is not None and place_of(files, head) is None:
-        found.append(f"{head}: no entry has this digest; the chain was made anew since it was seen")
+        findings.append(
+            f"{head}: no entry has this digest; the chain was made anew since it was seen"
+        )
     known = {name: data for name, data in files.items() if name in {link.file for link in links}}
-    return Checked(tuple(found), index_of(known))
+    return Checked(tuple(findings), index_of(known))
 
 
 def append_entry(directory: Path, entry: Entry | Callable[[Board], Entry]) -> Added:

@@ -13,21 +13,21 @@ from .track import Track
 BUILTIN = "builtin"  # the source of a track whose text comes with Python
 
 
-def text_of(directory: Path, track: Track, given: Path | None = None) -> Text | None:
+def text_of(directory: Path, track: Track, named: Path | None = None) -> Text | None:
     """The text of a track, if it is at hand.
 
     Args:
         directory: the leaderboard, where :attr:`Track.source` may name a file.
         track: whose text is wanted.
-        given: a file or directory that holds it instead, or a prepared text that held it out.
+        named: a file or directory that holds it instead, or a prepared text that held it out.
 
     Raises:
         DataError: if the file cannot be read.
         CheckError: if it holds another text than the track's.
     """
-    if given is not None:
-        prepared = (given / "validation" / "manifest.json").is_file()
-        text = as_text(open_splits(given)[1]) if prepared else read_text([given])
+    if named is not None:
+        prepared = (named / "validation" / "manifest.json").is_file()
+        text = as_text(open_splits(named)[1]) if prepared else read_text([named])
     elif track.source == BUILTIN:
         text = builtin("validation")
     elif track.source and (directory / track.source).is_file():

@@ -28,15 +28,15 @@ def choose(board: Board, names: Sequence[str], *, remade: bool) -> list[Verifiab
     kinds = (Record,) if remade else (Record, Baseline)
     if not names:
         return [entry for entry in entries.values() if isinstance(entry, kinds)]
-    found: list[Verifiable] = []
+    chosen: list[Verifiable] = []
     for name in names:
         if name not in entries:
             raise SpecError(f"no entry is named {name!r}; {nearest(name, entries)}")
         entry = entries[name]
         if not isinstance(entry, Record | Baseline):
             raise SpecError(f"{name} is a {type(entry).__name__.lower()}: it names no artifact")
-        found.append(entry)
-    return found
+        chosen.append(entry)
+    return chosen
 
 
 def strangers(entries: Sequence[Verifiable], artifacts: Sequence[Path]) -> list[Path]:
@@ -76,8 +76,8 @@ def verify(
         if entry.track not in texts:
             try:
                 track = track_of(board.tracks, entry.track)
-                found = text_of(directory, track, text)
-                texts[entry.track] = found or "its text is not here; give it with --text"
+                track_text = text_of(directory, track, text)
+                texts[entry.track] = track_text or "its text is not here; give it with --text"
             except SegptError as error:
                 texts[entry.track] = str(error)
         text_or_why = texts[entry.track]

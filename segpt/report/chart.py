@@ -93,14 +93,14 @@ def line(series: Sequence[Series], frame: Frame) -> Markup:
         series: one line each; their names are the legend.
         frame: what the chart shows, and its axes.
     """
-    pieces = [_pieces(one.points, frame) for one in series]
-    found = [pair for one in pieces for piece in one for pair in piece]
-    if not found:
+    pieces = [_pieces(curve.points, frame) for curve in series]
+    pairs = [pair for curve in pieces for piece in curve for pair in piece]
+    if not pairs:
         return empty(frame.title, frame.about)
-    across = scale([p[0] for p in found], log=frame.log_x)
-    axes = Axes(across, scale([p[1] for p in found], log=frame.log_y), frame.x, frame.y)
-    drawn, legend, told = [], [], []
-    for number, (one, parts) in enumerate(zip(series, pieces, strict=True)):
+    across = scale([p[0] for p in pairs], log=frame.log_x)
+    axes = Axes(across, scale([p[1] for p in pairs], log=frame.log_y), frame.x, frame.y)
+    drawn, legend, sentences = [], [], []
+    for number, (curve, parts) in enumerate(zip(series, pieces, strict=True)):
         if not parts:
             continue
         colour = colour_class(number)
@@ -110,16 +110,16 @@ def line(series: Sequence[Series], frame: Frame) -> Markup:
             for part in parts
             if len(part) > 1
         ]
-        dots = one.dots and count <= MOST_DOTS
+        dots = curve.dots and count <= MOST_DOTS
         marked = [pair for part in parts if dots or len(part) == 1 for pair in part]
-        drawn += [_dot(axes, one.name, pair, colour) for pair in marked]
+        drawn += [_dot(axes, curve.name, pair, colour) for pair in marked]
         sample = Markup('<path class="line {}" d="M0 5h28"/>').format(colour)
         if marked:
             dot = Markup('<circle class="fill {}" cx="14" cy="5" r="4"/>').format(colour)
             sample = sample + dot if any(len(part) > 1 for part in parts) else dot
-        legend.append(legend_entry(sample, "0 0 28 10", one.name, one.note))
-        told.append(line_told(one.name, [pair for part in parts for pair in part], frame.x))
-    said = f"{frame.y} over {frame.x}. {' '.join(told)}"
+        legend.append(legend_entry(sample, "0 0 28 10", curve.name, curve.note))
+        sentences.append(line_told(curve.name, [pair for part in parts for pair in part], frame.x))
+    said = f"{frame.y} over {frame.x}. {' '.join(sentences)}"
     return figure(frame.title, frame.about, legend, said, axes.svg(drawn))
 
 
@@ -152,8 +152,8 @@ def scatter(
     across = padded([p.x for p in points], frame.log_x)
     axes = Axes(across, padded(heights, frame.log_y), frame.x, frame.y)
     best = pareto(points, higher=higher) if front else []
-    found = [point.group for point in points]
-    groups = list(dict.fromkeys([*groups, *found]))
+    used = [point.group for point in points]
+    groups = list(dict.fromkeys([*groups, *used]))
     drawn = [_level(axes, level) for level in levels]
     drawn += [_staircase(axes, best)] if len(best) > 1 else []
     drawn += [
@@ -164,12 +164,12 @@ def scatter(
     legend = [
         legend_entry(marker_sample(number), "-14 -6 28 12", group, "")
         for number, group in enumerate(groups)
-        if group and group in found
+        if group and group in used
     ]
-    told = "; ".join(f"{p.name}: {short(p.y)} at {short(p.x)}" for p in best)
-    told = f" The front, from the left: {told}." if best else ""
+    listed = "; ".join(f"{p.name}: {short(p.y)} at {short(p.x)}" for p in best)
+    listed = f" The front, from the left: {listed}." if best else ""
     compared = "".join(f" {level.name}: {short(level.y)}." for level in levels)
-    said = f"{frame.y} over {frame.x}, {len(points)} points.{told}{compared}"
+    said = f"{frame.y} over {frame.x}, {len(points)} points.{listed}{compared}"
     links = any(point.href for point in points)
     return figure(frame.title, frame.about, legend, said, axes.svg(drawn), links=links)
 
@@ -203,8 +203,8 @@ def bars(rows: Sequence[BarMark], *, title: str, x: str, about: str = "") -> Mar
             )
         )
     pairs = zip(shown, notes, strict=True)
-    told = f"{x}. " + "; ".join(f"{row.name}: {note}" for row, note in pairs)
-    return figure(title, about, [], told, (Markup("").join(parts), len(shown) * height))
+    description = f"{x}. " + "; ".join(f"{row.name}: {note}" for row, note in pairs)
+    return figure(title, about, [], description, (Markup("").join(parts), len(shown) * height))
 
 
 def pareto(points: Iterable[Point], *, higher: bool = False) -> list[Point]:
@@ -277,13 +277,13 @@ def _level(axes: Axes, level: Level) -> Markup:
 
 def _marker(axes: Axes, point: Point, group: int) -> Markup:
     x, y = axes.place(point.x, point.y)
-    told = f"{point.name}: {short(point.y)} {axes.y}, {short(point.x)} {axes.x}"
+    label = f"{point.name}: {short(point.y)} {axes.y}, {short(point.x)} {axes.x}"
     shape = Markup(
         '<path class="fill halo {}" transform="translate({} {})" d="{}"><title>{}</title></path>'
-    ).format(colour_class(group), rounded(x), rounded(y), MARKERS[group % len(MARKERS)], told)
+    ).format(colour_class(group), rounded(x), rounded(y), MARKERS[group % len(MARKERS)], label)
     if not point.href:
         return shape
-    return Markup('<a href="{}" aria-label="{}">{}</a>').format(point.href, told, shape)
+    return Markup('<a href="{}" aria-label="{}">{}</a>').format(point.href, label, shape)
 
 
 def _names(axes: Axes, best: Sequence[Point], points: Sequence[Point]) -> Iterator[Markup]:

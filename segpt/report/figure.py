@@ -64,7 +64,7 @@ def figure(
     title: str,
     about: str,
     legend: Sequence[Markup],
-    told: str,
+    description: str,
     drawing: tuple[Markup, int],
     *,
     links: bool = False,
@@ -78,7 +78,7 @@ def figure(
         '<desc id="{}-d">{}</desc>{}</svg></figure>'
     ).format(
         *(_caption(title, about), entries, WIDTH, height, "group" if links else "img"),
-        *(key, key, key, title, key, told, inner),
+        *(key, key, key, title, key, description, inner),
     )
 
 

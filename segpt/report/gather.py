@@ -91,42 +91,42 @@ def gather(run: Path) -> Report:
     Raises:
         SegptError: if there is no run, or a file of it cannot be read.
     """
-    found = _read(Path(run))
-    rows, took = load_run.demo(found.place / DEMO)
-    samples, drawn = load_run.samples(found.place / SAMPLES)
-    with sound(found.checkpoint_at / "header.json"):
-        table = found.about.recipe
+    files = _read(Path(run))
+    rows, took = load_run.demo(files.place / DEMO)
+    samples, drawn = load_run.samples(files.place / SAMPLES)
+    with sound(files.checkpoint_at / "header.json"):
+        table = files.about.recipe
         recipe = None if table is None else decode(Recipe, table, "$.about.recipe")
-        training = load_run.training(found.checkpoint, found.about, recipe, found.curves)
-        trained_on = tuple(_trained_on(found.about.environment))
+        training = load_run.training(files.checkpoint, files.about, recipe, files.curves)
+        trained_on = tuple(_trained_on(files.about.environment))
     budget = None if recipe is None else recipe.pack.budget
-    with sound(found.quantized_at / "header.json"):
+    with sound(files.quantized_at / "header.json"):
         quantization = None
-        if found.quality is not None:
-            quantization = load_run.quantization(found.quality)
-            budget = budget if found.quality.budget is None else found.quality.budget
+        if files.quality is not None:
+            quantization = load_run.quantization(files.quality)
+            budget = budget if files.quality.budget is None else files.quality.budget
         budget = None if budget is None else count(budget)
     packed = None
-    if found.artifact is not None:
-        packed = load_run.packed(found.artifact_at, found.artifact, budget)
-    with sound(found.place):
-        lineage, notices = tuple(_lineage(found)), tuple(_notices(found, training))
+    if files.artifact is not None:
+        packed = load_run.packed(files.artifact_at, files.artifact, budget)
+    with sound(files.place):
+        lineage, notices = tuple(_lineage(files)), tuple(_notices(files, training))
     report = Report(
-        name=text(found.place.resolve().name),
+        name=text(files.place.resolve().name),
         about="" if recipe is None else text(recipe.about),
         training=training,
         quantization=quantization,
         packed=packed,
-        scores=tuple(score for score, _ in found.scores),
+        scores=tuple(score for score, _ in files.scores),
         rows=rows,
         samples=samples,
         sampled=drawn,
-        environment=(*trained_on, *_scored_on(found), *took),
+        environment=(*trained_on, *_scored_on(files), *took),
         lineage=lineage,
-        recipe=_readable(found.about.recipe),
+        recipe=_readable(files.about.recipe),
         notices=notices,
     )
-    return dataclasses.replace(report, missing=_missing(found, report))
+    return dataclasses.replace(report, missing=_missing(files, report))
 
 
 def write(report: Report, out: Path) -> int:
@@ -160,7 +160,7 @@ def _read(run: Path) -> _Run:
         about = RunAbout() if header is None else checkpoint_io.about_of(header)
     with sound(quantized_at / "header.json"):
         quality = None if quantized is None else quantized_io.report_of(quantized)
-    found = _Run(
+    files = _Run(
         place=run,
         checkpoint_at=checkpoint_at,
         checkpoint=header,
@@ -173,11 +173,11 @@ def _read(run: Path) -> _Run:
         scores=tuple(_scores(run)),
         curves=load_run.logged(metrics) if metrics.exists() else None,
     )
-    if found.empty:
+    if files.empty:
         raise SegptError(
             f"{run} holds nothing of a run; name a folder that `segpt train` or `segpt demo` wrote"
         )
-    return found
+    return files
 
 
 def _quantized(run: Path, newest: str | None) -> tuple[Path, Mapping[str, Any] | None]:
@@ -215,25 +215,25 @@ def _load(path: Path) -> Artifact:
 
 def _scores(run: Path) -> list[tuple[ReportedScore, Mapping[str, Any]]]:
     """The scores of the folder, that which learns nothing first, each with its origin."""
-    found: list[tuple[ReportedScore, Mapping[str, Any]]] = []
+    scores: list[tuple[ReportedScore, Mapping[str, Any]]] = []
     for path in sorted(run.glob("*.json")):
         if path.name in (DEMO, SAMPLES):
             continue
         plain = json_files.read_json(path, "the score")
         if isinstance(plain, dict) and {"bpb", "policy", "conditions"} <= plain.keys():
             with sound(path):
-                found.append((load_run.scored(path.name, plain), dict(plain["origin"])))
+                scores.append((load_run.scored(path.name, plain), dict(plain["origin"])))
     usual = (SCORE, SCORE_TTT)
-    found.sort(key=lambda one: (one[0].adapts, one[0].file not in usual, one[0].file))
-    return found[:_MOST_SCORES]
+    scores.sort(key=lambda scored: (scored[0].adapts, scored[0].file not in usual, scored[0].file))
+    return scores[:_MOST_SCORES]
 
 
 def _trained_on(environment: Environment) -> Iterator[tuple[str, str]]:
     if environment.device is not None:
         counts = {"process": environment.processes, "thread": environment.threads}
         known = [
-            f"{count(number)} {one if number == 1 else _PLURALS[one]}"
-            for one, number in counts.items()
+            f"{count(number)} {unit if number == 1 else _PLURALS[unit]}"
+            for unit, number in counts.items()
             if number is not None
         ]
         yield "trained on", ", ".join([text(environment.device), *known])
@@ -243,28 +243,28 @@ def _trained_on(environment: Environment) -> Iterator[tuple[str, str]]:
         yield "commit of segpt", text(environment.commit)
 
 
-def _scored_on(found: _Run) -> Iterator[tuple[str, str]]:
-    for score, _ in found.scores:
-        told = dict(score.conditions)
-        threads = [f"{told['threads']} threads"] if "threads" in told else []
-        known = [told["device"]] if "device" in told else []
-        if where := ", ".join([*known, *threads, *filter(None, [told.get("versions")])]):
+def _scored_on(files: _Run) -> Iterator[tuple[str, str]]:
+    for score, _ in files.scores:
+        conditions = dict(score.conditions)
+        threads = [f"{conditions['threads']} threads"] if "threads" in conditions else []
+        known = [conditions["device"]] if "device" in conditions else []
+        if where := ", ".join([*known, *threads, *filter(None, [conditions.get("versions")])]):
             yield f"{score.file} made on", where
 
 
-def _lineage(found: _Run) -> Iterator[tuple[str, str]]:
+def _lineage(files: _Run) -> Iterator[tuple[str, str]]:
     known: dict[str, Any] = {}
-    for origin in found.origins:
+    for origin in files.origins:
         known |= origin
-    if found.checkpoint is not None:
-        known["checkpoint"] = found.checkpoint["fingerprint"]
-        if found.about.text is not None and found.about.text.training.digest is not None:
-            known["training text"] = found.about.text.training.digest
+    if files.checkpoint is not None:
+        known["checkpoint"] = files.checkpoint["fingerprint"]
+        if files.about.text is not None and files.about.text.training.digest is not None:
+            known["training text"] = files.about.text.training.digest
     for name, value in itertools.islice(sorted(known.items()), load_run.MOST_ROWS):
         yield text(name), load_run.said(value)
 
 
-def _notices(found: _Run, training: Training | None) -> Iterator[str]:
+def _notices(files: _Run, training: Training | None) -> Iterator[str]:
     """What does not fit together, and what the curves leave out."""
     if training is not None and training.unfit:
         yield (
@@ -273,29 +273,29 @@ def _notices(found: _Run, training: Training | None) -> Iterator[str]:
         )
     if training is not None and training.repeated:
         yield f"{training.repeated:,} logged steps were taken again; the last of each are shown."
-    if found.checkpoint is not None:
-        newest = found.checkpoint["fingerprint"]
-        made = {"quantized model": _source(found.quantized)}
-        if found.artifact is not None:
-            made["packed file"] = _origin(found.artifact).get("checkpoint")
+    if files.checkpoint is not None:
+        newest = files.checkpoint["fingerprint"]
+        made = {"quantized model": _source(files.quantized)}
+        if files.artifact is not None:
+            made["packed file"] = _origin(files.artifact).get("checkpoint")
         for what, source in made.items():
             if source not in (None, newest):
                 yield (
                     f"The {what} was made from checkpoint {text(source)}, and the newest of the "
                     f"run is {text(newest)}: what is said of it is about another model."
                 )
-    for score, origin in found.scores:
+    for score, origin in files.scores:
         named = origin.get("artifact")
-        if found.artifact is not None and named not in (None, found.artifact.digest):
+        if files.artifact is not None and named not in (None, files.artifact.digest):
             yield f"{score.file} is the score of another packed file than the one shown here."
 
 
-def _missing(found: _Run, report: Report) -> dict[str, str]:
+def _missing(files: _Run, report: Report) -> dict[str, str]:
     """The parts that a run lacks, with the commands that add them."""
     names = (QUANTIZED, ARTIFACT, SCORE, SCORE_TTT, SAMPLES)
-    run, quantized, *outs = map(_quoted, (found.place, *(found.place / name for name in names)))
+    run, quantized, *outs = map(_quoted, (files.place, *(files.place / name for name in names)))
     artifact, score, score_ttt, samples = outs
-    source, model = _quoted(found.quantized_at), _quoted(found.artifact_at)
+    source, model = _quoted(files.quantized_at), _quoted(files.artifact_at)
     commands = {
         "training": (report.training, f"segpt train --out {run}"),
         "quantization": (report.quantization, f"segpt quantize {run} --out {quantized}"),
@@ -308,8 +308,8 @@ def _missing(found: _Run, report: Report) -> dict[str, str]:
 
 
 def _readable(recipe: Mapping[str, Any] | None) -> str:
-    told = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
-    return told[:_LONGEST_RECIPE]
+    lines = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
+    return lines[:_LONGEST_RECIPE]
 
 
 def _quoted(path: Path) -> str:

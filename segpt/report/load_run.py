@@ -61,9 +61,9 @@ def logged(path: Path) -> Training:
     for number, line in enumerate(lines, 1):
         try:
             with sound(path, f" in line {number}"):
-                found = json.loads(line)
-                fields = [_number(found.get(name)) for name in Logged._fields[1:]]
-                taken = Logged(count(found["step"]), *map(_finite, fields))
+                table = json.loads(line)
+                fields = [_number(table.get(name)) for name in Logged._fields[1:]]
+                taken = Logged(count(table["step"]), *map(_finite, fields))
         except SegptError:
             if number == len(lines) and not line.endswith(b"\n"):
                 break  # cut short by a kill, as training itself allows for
@@ -268,9 +268,9 @@ def _finite(value: float | None) -> float | None:
 
 
 def _sure(value: Any) -> float:
-    if (found := _finite(_number(value))) is None:
+    if (number := _finite(_number(value))) is None:
         raise ValueError(f"expected a finite number, not {value!r:.60}")
-    return found
+    return number
 
 
 def count(value: Any) -> int:

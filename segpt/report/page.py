@@ -28,21 +28,21 @@ def page(report: Report) -> bytes:
         SegptError: if even the figures alone do not fit.
     """
     for fewer in _fewer(report):
-        if len(found := render(fewer).encode()) <= MOST_BYTES:
-            return found
+        if len(text := render(fewer).encode()) <= MOST_BYTES:
+            return text
     raise SegptError(f"the page of {report.name} would take more than {MOST_BYTES:,} bytes")
 
 
 def _fewer(report: Report) -> Iterator[Report]:
     yield report
-    told = "To keep the page small, {} left out."
+    notice = "To keep the page small, {} left out."
     scores = tuple(replace(score, conditions=()) for score in report.scores)
     report = replace(report, recipe="", scores=scores)
     yield replace(
-        report, notices=(*report.notices, told.format("the recipe and conditions of scores are"))
+        report, notices=(*report.notices, notice.format("the recipe and conditions of scores are"))
     )
     report = replace(report, quantization=None, samples=(), lineage=(), rows=())
-    yield replace(report, notices=(told.format("all but figures and curves is"),))
+    yield replace(report, notices=(notice.format("all but figures and curves is"),))
 
 
 def render(report: Report) -> str:
@@ -55,7 +55,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "figure": _figure, "share": _share}
-    found = environment.get_template("report.html").render(
+    text = environment.get_template("report.html").render(
         report=report,
         style=STYLE,
         tiles=list(tiles(report)),
@@ -64,7 +64,7 @@ def render(report: Report) -> str:
         packed=packed_charts(report.packed),
         scores=score_charts(report.scores),
     )
-    return _UNFIT.sub("\ufffd", found)
+    return _UNFIT.sub("\ufffd", text)
 
 
 def _rate(report: Report) -> tuple[str, float]:
@@ -113,8 +113,8 @@ def _told(training: Training) -> str:
         "" if training.tokens is None else f"{training.tokens:,} tokens",
         "" if training.seconds is None else f"{training.seconds:,.0f} s",
     ]
-    told = " in ".join(filter(None, known))
-    return f"trained on {told}" if told else ""
+    parts = " in ".join(filter(None, known))
+    return f"trained on {parts}" if parts else ""
 
 
 def _count(value: float | None) -> str:

@@ -61,10 +61,10 @@ def _learning(axes: "Axes", training: Training) -> None:
 
 def _rates(axes: "Axes", training: Training) -> None:
     for number, (name, rate) in enumerate((training.rates or {"all weights": 1.0}).items()):
-        found = [
+        points = [
             (line.step, None if line.rate is None else rate * line.rate) for line in training.lines
         ]
-        _line(axes, found, number, name)
+        _line(axes, points, number, name)
     axes.set_ylabel("rate" if training.rates else "share of the highest rate")
     _named(axes, "Learning rates", "steps")
 

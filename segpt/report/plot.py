@@ -104,11 +104,13 @@ def quantized(path: Path, curve: "Curve", report: "QuantReport", method: str) ->
         markersize=5,
         label="trellis, neither searched nor tuned",
     )
-    here = curve.here
-    left.plot([here.bits], [here.kl], "*", color=RED, markersize=15, label=f"this model ({method})")
+    point = curve.here
+    left.plot(
+        [point.bits], [point.kl], "*", color=RED, markersize=15, label=f"this model ({method})"
+    )
     left.annotate(
-        f"{here.bits:.2f} bits\nKL {here.kl:.4f}",
-        (here.bits, here.kl),
+        f"{point.bits:.2f} bits\nKL {point.kl:.4f}",
+        (point.bits, point.kl),
         (11, 7),
         textcoords="offset points",
         fontsize=9,

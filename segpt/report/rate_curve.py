@@ -82,8 +82,8 @@ def curve(
         return compare(model, from_quantized(weights_of, device), blocks, sizes).kl_mean
 
     text = CalibrationText(drawn(tokens, context), now.spec.vocab)
-    found = sensitivities(model, text.first(spec.calibration_tokens, lambda _: None))
-    plans = designs(model, found, spec, torch.from_numpy(seen(tokens)))
+    sensitivity = sensitivities(model, text.first(spec.calibration_tokens, lambda _: None))
+    plans = designs(model, sensitivity, spec, torch.from_numpy(seen(tokens)))
     dots: list[Dot] = []
     missed = 0.0  # bits by which the last rate was missed
     for number, rate in enumerate(rates):
@@ -94,9 +94,9 @@ def curve(
         dots.append(Dot(_bits(coded), kl(whole)))
         missed += dots[-1].bits - rate
     assert quantized.report is not None  # as it comes from quantizing
-    here = Dot(quantized.report.bits_per_weight, kl(quantized))
+    this_model = Dot(quantized.report.bits_per_weight, kl(quantized))
     blocks = in_order(held_out, context, HELD_OUT_TOKENS)
-    return Curve(tuple(sorted(dots)), here, sum(b[:, 1:].size for b in blocks))
+    return Curve(tuple(sorted(dots)), this_model, sum(b[:, 1:].size for b in blocks))
 
 
 def _coded(

@@ -76,12 +76,12 @@ def quantization_charts(quantization: Quantization | None) -> list[Markup]:
         )
     ]
     if quantization.curve:
-        here = [] if quantization.here is None else [quantization.here]
+        this_model = [] if quantization.here is None else [quantization.here]
         charts.append(
             line(
                 [
                     Series("at other rates, untuned", quantization.curve, dots=True),
-                    Series("this model", here, _at(quantization.here), dots=True),
+                    Series("this model", this_model, _at(quantization.here), dots=True),
                 ],
                 Frame(
                     title="Rate and distortion of the model",

@@ -44,7 +44,7 @@ def shown(text: str) -> str:
     """``text`` with all that is invisible or reorders it spelled, such as ``[U+202E]``."""
     rest = len(text) - LONGEST
     kept = text if rest <= 0 else f"{text[:LONGEST]}… [{rest:,} more characters]"
-    return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", kept)
+    return _HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", kept)
 
 
 def pieces(text: str) -> list[tuple[str, str | None]]:
@@ -52,13 +52,13 @@ def pieces(text: str) -> list[tuple[str, str | None]]:
 
     Safe is ``https`` with a host that reads as what it is; all else is text.
     """
-    found, end = [], 0
+    divided, end = [], 0
     for match in _WORD.finditer(text):
         address = match[0].rstrip(_AFTER)
         while address.endswith(")") and address.count(")") > address.count("("):
             address = address[:-1].rstrip(_AFTER)
         before = text[match.start() - 1 : match.start()]
         if _ADDRESS.fullmatch(address) and before in ("", " ", "(", "\n"):
-            found += [(text[end : match.start()], None), (address, address)]
+            divided += [(text[end : match.start()], None), (address, address)]
             end = match.start() + len(address)
-    return [(piece, link) for piece, link in [*found, (text[end:], None)] if piece]
+    return [(piece, link) for piece, link in [*divided, (text[end:], None)] if piece]

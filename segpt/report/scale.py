@@ -41,7 +41,7 @@ def drawable(value: float | None, *, log: bool = False) -> bool:
 
 def scale(values: Iterable[float], *, log: bool = False, zero: bool = False) -> Scale:
     """A scale that all of ``values`` fit, at least one; with ``zero`` it begins at 0."""
-    low, high = min(found := list(values)), max(found)
+    low, high = min(numbers := list(values)), max(numbers)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     if low == high:
         reach = abs(low) / 2 or 1.0

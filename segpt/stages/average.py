@@ -23,29 +23,29 @@ def sources(paths: Iterable[Path], last: int) -> list[Path]:
     Raises:
         CheckpointError: if there are fewer than two, or two of one step.
     """
-    given: list[Path] = []
+    named: list[Path] = []
     for path in paths:
         match kind_of(path):
             case "checkpoint":
-                given.append(path)
+                named.append(path)
             case "run":
-                given += checkpoints(path)
+                named += checkpoints(path)
             case other:
                 raise CheckpointError(no_checkpoint(path, other))
-    steps = {place: checkpoint_step(place) for place in {p.resolve(): p for p in given}.values()}
-    found = sorted(steps, key=steps.__getitem__)
-    for earlier, later in itertools.pairwise(found):
+    steps = {place: checkpoint_step(place) for place in {p.resolve(): p for p in named}.values()}
+    ordered = sorted(steps, key=steps.__getitem__)
+    for earlier, later in itertools.pairwise(ordered):
         if steps[earlier] == steps[later]:
             raise CheckpointError(
                 f"{earlier} and {later} are of the same step, so they are not of one run; "
                 "name the checkpoints of a single run"
             )
-    if len(found) < 2:
+    if len(ordered) < 2:
         raise CheckpointError(
-            f"an average takes two checkpoints or more, not {len(found)}; a run keeps as many as "
+            f"an average takes two checkpoints or more, not {len(ordered)}; a run keeps as many as "
             "train.keep says: train with --set train.keep=6, or name checkpoints of a longer run"
         )
-    return found[-last:]
+    return ordered[-last:]
 
 
 def average(

@@ -77,11 +77,11 @@ def drawn(tokens: Tokens, context: int) -> Iterator[NDArray[np.int64]]:
 def seen(tokens: Tokens) -> NDArray[np.bool_]:
     """(vocab,) which tokens occur in the first hundred million of the text."""
     stream = ids(tokens)
-    found = np.zeros(tokens.tokenizer.vocab, np.bool_)
+    occurs = np.zeros(tokens.tokenizer.vocab, np.bool_)
     end = min(len(stream), SEEN_TOKENS)
     for start in range(0, end, CHUNK):
-        found[stream.slice(start, min(end, start + CHUNK))] = True
-    return found
+        occurs[stream.slice(start, min(end, start + CHUNK))] = True
+    return occurs
 
 
 def in_order(

@@ -34,7 +34,7 @@ def _resolved(git: Path, ref: str) -> str:
     for place in places:
         if (packed := place / "packed-refs").is_file():
             lines = (line.split() for line in packed.read_text(encoding="utf-8").splitlines())
-            found = [words[0] for words in lines if words[1:] == [ref]]
-            if found:
-                return found[0]
+            commits = [words[0] for words in lines if words[1:] == [ref]]
+            if commits:
+                return commits[0]
     return ""

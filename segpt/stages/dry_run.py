@@ -102,22 +102,22 @@ def describe(
         TrainError: if rules are broken before the run.
     """
     by_role = _by_role(recipe)
-    how = recipe.train
+    train = recipe.train
     _check(recipe, processes)
-    length = how.length
+    length = train.length
     steps = length.count if isinstance(length, Steps) else None
     pace = None if device is None else estimate.pace(recipe, device, processes)
     seconds = None if isinstance(length, Steps) else length.count
     if pace is not None and isinstance(length, Steps):
         seconds = pace.seconds * length.count
-    reads = sequences(how)
+    reads = sequences(train)
     memory = estimate.memory(recipe, device or "cpu", processes)
     work = flops(recipe.model)
     size, assumed = estimate.artifact_bytes(recipe)
-    given = referee.Given(device or "cpu", processes, size, how.validate_tokens, scratch=True)
+    facts = referee.RunFacts(device or "cpu", processes, size, train.validate_tokens, scratch=True)
     kept = None
     if rules is not None:
-        findings = tuple(referee.before(rules, recipe, given))
+        findings = tuple(referee.before(rules, recipe, facts))
         kept = RulesBefore(name=rules.name, findings=findings)
     return DryRun(
         recipe=recipe.name,
@@ -126,8 +126,8 @@ def describe(
         layers=len(recipe.model.layers),
         visits=len(recipe.model.visits),
         loop=None if recipe.model.loop is None else recipe.model.loop._asdict(),
-        loops=how.loops,
-        tokens_per_step=how.batch * recipe.model.context,
+        loops=train.loops,
+        tokens_per_step=train.batch * recipe.model.context,
         steps=steps,
         seconds=seconds,
         step_seconds=None if pace is None else pace.seconds,
@@ -148,23 +148,23 @@ def describe(
 
 def _by_role(recipe: Recipe) -> dict[str, int]:
     """How many weights each role has."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for weight in layout(recipe.model):
-        found[weight.role.value] = found.get(weight.role.value, 0) + weight.size
-    return found
+        counts[weight.role.value] = counts.get(weight.role.value, 0) + weight.size
+    return counts
 
 
 def _check(recipe: Recipe, processes: int) -> None:
     """Refuse loops that are drawn where there is none, and a batch that cannot be shared."""
-    how = recipe.train
-    if how.loops is not None:
-        recipe.model.passes(how.loops.most)
-    Mesh(0, processes, torch.device("cpu")).rows(how.batch, how.accumulation)
+    train = recipe.train
+    if train.loops is not None:
+        recipe.model.passes(train.loops.most)
+    Mesh(0, processes, torch.device("cpu")).rows(train.batch, train.accumulation)
 
 
-def estimate_given(
+def estimate_facts(
     recipe: Recipe, held_out: Tokens | None, mesh: Mesh, *, scratch: bool
-) -> referee.Given:
+) -> referee.RunFacts:
     """What rules are asked about beside the recipe."""
     device = mesh.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -172,7 +172,7 @@ def estimate_given(
     if held_out is not None:
         measured = min(recipe.train.validate_tokens, held_out.count - 1)
     predicted, _ = estimate.artifact_bytes(recipe)
-    return referee.Given(
+    return referee.RunFacts(
         name,
         mesh.size,
         predicted,

@@ -138,15 +138,15 @@ def warnings(recipe: Recipe, needed: int, artifact: int, device: str) -> list[st
         Lines for people, each with a remedy; none if everything fits.
     """
     lines = []
-    there, what = capacity(device)
-    if needed > there:
+    available, what = capacity(device)
+    if needed > available:
         more = 2 * recipe.train.accumulation
         remedy = f"set train.accumulation={more}"
         if recipe.train.batch % more:
             remedy = f"set train.batch={max(1, recipe.train.batch // 2)}"
         lines.append(
-            f"about {needed / GB:.1f} GB of memory are needed, more than the {there / GB:.1f} GB "
-            f"of {what}; {remedy}, or take a smaller model"
+            f"about {needed / GB:.1f} GB of memory are needed, more than the "
+            f"{available / GB:.1f} GB of {what}; {remedy}, or take a smaller model"
         )
     budget = recipe.pack.budget
     if artifact > budget:
@@ -167,8 +167,8 @@ def warnings(recipe: Recipe, needed: int, artifact: int, device: str) -> list[st
 def capacity(device: str) -> tuple[int, str]:
     """Bytes of memory that a process on ``device`` can have at most, and whose they are."""
     if device.startswith("cuda"):
-        there = torch.cuda.get_device_properties(device)
-        return int(there.total_memory), there.name
+        properties = torch.cuda.get_device_properties(device)
+        return int(properties.total_memory), properties.name
     return machine_memory()[1], "this machine"
 
 

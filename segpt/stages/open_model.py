@@ -140,14 +140,14 @@ def without_unjoined_visits(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, spec=spec, weights=weights)
 
 
-def _check_shapes(spec: ModelSpec, given: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Compare shapes before anything is allocated: a spec can name any size in a few bytes."""
     expected = {weight.name: weight.shape for weight in layout(spec)}
-    if odd := sorted(expected.keys() ^ given.keys()):
+    if odd := sorted(expected.keys() ^ shapes.keys()):
         raise CheckpointError(f"weight {odd[0]!r} is in the model or in the file, but not in both")
     for name, shape in expected.items():
-        if given[name] != shape:
-            raise CheckpointError(f"weight {name!r} is {given[name]}, expected {shape}")
+        if shapes[name] != shape:
+            raise CheckpointError(f"weight {name!r} is {shapes[name]}, expected {shape}")
 
 
 def _model(spec: ModelSpec, weights: Arrays, device: str) -> Model:

@@ -218,11 +218,11 @@ def builtin_splits(tokenizer: Bytes | Bpe, out: Path, report: Report) -> tuple[T
     if out.is_dir():
         vocab = tokenizer.vocab if isinstance(tokenizer, Bpe) else BYTES.vocab
         try:
-            found = open_splits(out)
+            splits = open_splits(out)
         except DataError:
-            found = None  # stale or damaged: it is cheap to make again
-        if found is not None and found[0].tokenizer.vocab == vocab:
-            return found
+            splits = None  # stale or damaged: it is cheap to make again
+        if splits is not None and splits[0].tokenizer.vocab == vocab:
+            return splits
     train = builtin("train")
     return prepare(train, builtin("validation"), make_tokenizer(tokenizer, train), out, report)
 

@@ -156,9 +156,9 @@ def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> 
     for weight in weights(work.model):
         if work.rules[weight.name].bits == 16:
             _coded(weight, work.rules[weight.name], None, spec)  # refuses what float16 cannot hold
-    found = sensitivities(work.model, work.calibration())
+    measured = sensitivities(work.model, work.calibration())
     tokens = None if seen is None else torch.from_numpy(seen)
-    stepped = {n: one for n, one in found.items() if work.rules[n].bits != 16}
+    stepped = {n: sensitivity for n, sensitivity in measured.items() if work.rules[n].bits != 16}
     plans = designs(work.model, stepped, spec, tokens)
 
     def size(coded: Mapping[str, QuantizedWeight]) -> int:
@@ -178,12 +178,12 @@ def _designed(work: _Work, empty: Quantized, seen: NDArray[np.bool_] | None) -> 
     reports = {}
     for weight in weights(work.model):
         value, plan = coded[weight.name], plans.get(weight.name)
-        report = about_weight(weight, value, found[weight.name].curvature if plan else None)
+        report = about_weight(weight, value, measured[weight.name].curvature if plan else None)
         if plan is not None and isinstance(value, TrellisWeight):
             change = change_of(weight, value)
             report = dataclasses.replace(
                 report,
-                damage=found[weight.name].damage(change),
+                damage=measured[weight.name].damage(change),
                 fallback=plan.fallback,
                 trellis=TrellisCoding(states=value.states, step=value.step),
             )

@@ -25,10 +25,10 @@ def check_fits(init: Checkpoint, recipe: Recipe, tokens: Tokens) -> None:
             "with that of the checkpoint"
         )
     wanted = {weight.name: weight.shape for weight in layout(recipe.model)}
-    given = {name: array.shape for name, array in init.weights.items()}
-    odd = sorted(name for name in wanted.keys() | given if wanted.get(name) != given.get(name))
+    held = {name: array.shape for name, array in init.weights.items()}
+    odd = sorted(name for name in wanted.keys() | held if wanted.get(name) != held.get(name))
     if odd:
-        was, now = (shapes.get(odd[0], "missing") for shapes in (given, wanted))
+        was, now = (shapes.get(odd[0], "missing") for shapes in (held, wanted))
         raise CheckpointError(
             f"{len(odd)} weights of the checkpoint to begin with do not fit the model, the first "
             f"is {odd[0]!r}: {was} there, {now} in the recipe; take the recipe it was trained with"
@@ -85,7 +85,7 @@ def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     free = [*_FREE, *(("train.length", "train.horizon") if _reach(before) == _reach(now) else ())]
     within = tuple(f"{name}{end}" for name in free for end in (".", "["))
     odd = spec_differences(before, now)
-    return [one for one in odd if one[0] not in free and not one[0].startswith(within)]
+    return [leaf for leaf in odd if leaf[0] not in free and not leaf[0].startswith(within)]
 
 
 def _reach(recipe: Recipe) -> Steps | Seconds:

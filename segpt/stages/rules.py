@@ -20,7 +20,7 @@ _RECENT = 10  # steps, of which the longest says how long another one may take
 
 
 @dataclass(frozen=True)
-class Given:
+class RunFacts:
     """What findings are made from beside the recipe.
 
     ``device`` and ``processes`` are what the run computes on; ``predicted`` the bytes that the
@@ -51,37 +51,43 @@ class Given:
         return f"text {self.text[:12]} in {vocab:,} tokens of kind {kind}"
 
 
-def before(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
+def before(rules: Rules, recipe: Recipe, facts: RunFacts) -> list[Finding]:
     """What is known before a run.
 
     Raises:
         TrainError: naming every rule that it would break.
     """
-    findings = _known(rules, recipe, given) + _open(rules, recipe, given)
+    findings = _known(rules, recipe, facts) + _open(rules, recipe, facts)
     if wrong := broken(findings):
         raise TrainError(f"the rules {rules.name} are broken before the run: {told(wrong)}")
     return findings
 
 
 def after(
-    rules: Rules, recipe: Recipe, given: Given, run: Trainer, ledger: CoverageLog, *, finished: bool
+    rules: Rules,
+    recipe: Recipe,
+    facts: RunFacts,
+    run: Trainer,
+    ledger: CoverageLog,
+    *,
+    finished: bool,
 ) -> list[Finding]:
     """What is known of a run that goes on or, if ``finished``, is over."""
-    findings = _known(rules, recipe, given)
-    found: dict[str, Finding] = {}
+    findings = _known(rules, recipe, facts)
+    results: dict[str, Finding] = {}
     if rules.unique:
         twice = sum(n for often, n in ledger.times().items() if often > 1)
-        found["unique"] = Finding("unique", "no target twice", f"{twice:,} targets", twice == 0)
+        results["unique"] = Finding("unique", "no target twice", f"{twice:,} targets", twice == 0)
     if rules.order == "sequential":
         in_order = "in order" if ledger.in_order else "out of order"
-        found["order"] = Finding("order", "sequential", in_order, ledger.in_order)
-    findings = [found.get(finding.rule, finding) for finding in findings]
+        results["order"] = Finding("order", "sequential", in_order, ledger.in_order)
+    findings = [results.get(finding.rule, finding) for finding in findings]
     if rules.loss is not None:
         nats = run.validations.nats
         reached = nats <= rules.loss
-        known = given.comparable(rules) and (reached or finished)
+        known = facts.comparable(rules) and (reached or finished)
         after_tokens = f"after {ledger.tokens:,} training tokens"
-        note = "" if given.comparable(rules) else "; not the contest's figure, see text"
+        note = "" if facts.comparable(rules) else "; not the contest's figure, see text"
         findings.append(
             Finding(
                 "loss",
@@ -92,21 +98,21 @@ def after(
             )
         )
     if rules.seconds is not None:
-        timed = rules.timed(given.device, given.processes)
+        timed = rules.timed(facts.device, facts.processes)
         holds = run.elapsed <= rules.seconds
-        findings.append(_time(rules, given, f"{run.elapsed:.1f} s", holds if timed else None))
+        findings.append(_time(rules, facts, f"{run.elapsed:.1f} s", holds if timed else None))
     if rules.bytes is not None:
-        findings.append(_bytes(rules, given))
+        findings.append(_bytes(rules, facts))
     return findings
 
 
-def ending(rules: Rules, run: Trainer, given: Given) -> Finish:
+def ending(rules: Rules, run: Trainer, facts: RunFacts) -> Finish:
     """When the rules end a run: at their loss, or before a step for which there is no time.
 
     A loss of another text or tokenizer than the rules mean ends nothing.
     """
-    comparable = given.comparable(rules)
-    timed = rules.timed(given.device, given.processes)
+    comparable = facts.comparable(rules)
+    timed = rules.timed(facts.device, facts.processes)
     last = run.elapsed
     recent: deque[float] = deque(maxlen=_RECENT)
 
@@ -128,7 +134,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     return aligned([("", "rule", "limit", "measured", ""), *rows])
 
 
-def _known(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
+def _known(rules: Rules, recipe: Recipe, facts: RunFacts) -> list[Finding]:
     """What the recipe and the start of the run decide."""
     findings = []
     if rules.parameters is not None:
@@ -152,38 +158,38 @@ def _known(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
         measured, remedy = ("refused", "") if unique else ("allowed", "set train.unique=true")
         findings.append(Finding("unique", "no target twice", measured, unique, remedy))
     if rules.scratch:
-        start = "random" if given.scratch else "a checkpoint"
-        remedy = "" if given.scratch else "leave out --init"
-        findings.append(Finding("start", "random weights", start, given.scratch, remedy))
+        start = "random" if facts.scratch else "a checkpoint"
+        remedy = "" if facts.scratch else "leave out --init"
+        findings.append(Finding("start", "random weights", start, facts.scratch, remedy))
     if rules.loss_tokens is not None:
-        findings.append(_held_out(rules, given))
+        findings.append(_held_out(rules, facts))
     if rules.text:
-        findings.append(_text(rules, given))
+        findings.append(_text(rules, facts))
     return findings
 
 
-def _held_out(rules: Rules, given: Given) -> Finding:
+def _held_out(rules: Rules, facts: RunFacts) -> Finding:
     """As many tokens of another text are no more the contest's than any other number."""
-    held_out = given.held_out or 0
+    held_out = facts.held_out or 0
     as_many = held_out == rules.loss_tokens
     return Finding(
         "held-out text",
         f"{rules.loss_tokens:,} tokens",
         f"{held_out:,} tokens",
-        False if not held_out else True if as_many and given.comparable(rules) else None,
+        False if not held_out else True if as_many and facts.comparable(rules) else None,
         "" if as_many else "train.validate_tokens, --data",
     )
 
 
-def _text(rules: Rules, given: Given) -> Finding:
-    comparable = given.comparable(rules)
+def _text(rules: Rules, facts: RunFacts) -> Finding:
+    comparable = facts.comparable(rules)
     note = f"not known to be the contest's, so its {rules.unit} do not compare with the limit"
     return Finding(
-        "text", rules.text, given.measures, comparable or None, "" if comparable else note
+        "text", rules.text, facts.measures, comparable or None, "" if comparable else note
     )
 
 
-def _open(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
+def _open(rules: Rules, recipe: Recipe, facts: RunFacts) -> list[Finding]:
     """What only the run or its artifact decides, as far as it can be said before."""
     findings = []
     if rules.loss is not None:
@@ -192,28 +198,28 @@ def _open(rules: Rules, recipe: Recipe, given: Given) -> list[Finding]:
         length = recipe.train.length
         planned = f"{length.count:,.0f} s" if isinstance(length, Seconds) else "not yet"
         over = isinstance(length, Seconds) and length.count > rules.seconds
-        timed = rules.timed(given.device, given.processes)
-        findings.append(_time(rules, given, planned, False if over and timed else None))
+        timed = rules.timed(facts.device, facts.processes)
+        findings.append(_time(rules, facts, planned, False if over and timed else None))
     if rules.bytes is not None:
-        findings.append(_bytes(rules, given))
+        findings.append(_bytes(rules, facts))
     return findings
 
 
-def _time(rules: Rules, given: Given, measured: str, holds: bool | None) -> Finding:
+def _time(rules: Rules, facts: RunFacts, measured: str, holds: bool | None) -> Finding:
     note = "of training steps, without validation and saving"
-    if rules.device is not None and not rules.timed(given.device, given.processes):
-        here = f"{given.processes} x {given.device}"
-        note = f"it means {rules.processes} x {rules.device}, and this is {here}"
+    if rules.device is not None and not rules.timed(facts.device, facts.processes):
+        actual = f"{facts.processes} x {facts.device}"
+        note = f"it means {rules.processes} x {rules.device}, and this is {actual}"
     return Finding("time", f"{rules.seconds:,.0f} s", measured, holds, note)
 
 
-def _bytes(rules: Rules, given: Given) -> Finding:
+def _bytes(rules: Rules, facts: RunFacts) -> Finding:
     assert rules.bytes is not None
-    over = given.predicted > rules.bytes
+    over = facts.predicted > rules.bytes
     return Finding(
         "artifact",
         f"{rules.bytes:,} bytes",
-        f"{given.predicted:,} predicted",
+        f"{facts.predicted:,} predicted",
         False if over else None,
         "set quantize.budget or fewer bits" if over else "`segpt pack` measures it",
     )

@@ -138,7 +138,7 @@ class _Text:
 
 def _ids(codec: Codec, number: int, prompt: bytes) -> list[int]:
     try:
-        found: list[int] = codec.encode(prompt).tolist()
+        tokens: list[int] = codec.encode(prompt).tolist()
     except DataError as error:
         raise DataError(f"prompt {number}: {error}") from error
-    return found
+    return tokens

@@ -38,8 +38,8 @@ class DataCursor:
     """Where a run is in its text, and a record of every block that it has read."""
 
     def __init__(self, recipe: Recipe, tokens: Tokens) -> None:
-        self.recipe, self.tokens, how = recipe, tokens, recipe.train
-        self.blocks = Blocks(ids(tokens), recipe.model.context, how.seed, how.order)
+        self.recipe, self.tokens, train = recipe, tokens, recipe.train
+        self.blocks = Blocks(ids(tokens), recipe.model.context, train.seed, train.order)
         self.ledger = CoverageLog(
             self.blocks.targets, self.blocks.context, self.blocks.epoch_blocks
         )
@@ -113,23 +113,23 @@ class DataCursor:
 class Referee:
     """The rules of a contest over one run, if there are any, and whether the run is over."""
 
-    def __init__(self, rules: Rules | None, recipe: Recipe, given: referee.Given) -> None:
+    def __init__(self, rules: Rules | None, recipe: Recipe, facts: referee.RunFacts) -> None:
         """Look at what is known before the run.
 
         Raises:
             TrainError: if rules are broken already.
         """
-        self.rules, self.recipe, self.given = rules, recipe, given
+        self.rules, self.recipe, self.facts = rules, recipe, facts
         self.over = False
         self.findings: Sequence[Finding] = ()
         if rules is not None:
-            self.findings = referee.before(rules, recipe, given)
+            self.findings = referee.before(rules, recipe, facts)
 
     def begin(self, trainer: Trainer) -> None:
         """Find out whether a run that goes on has come to its end before."""
         self.over = trainer.fraction >= 1.0
         if self.rules is not None:
-            self._ends = referee.ending(self.rules, trainer, self.given)
+            self._ends = referee.ending(self.rules, trainer, self.facts)
             self.over = self.over or self._ends(trainer, trainer.validations.nats)
 
     def ends(self, trainer: Trainer, nats: float | None, cursor: DataCursor) -> bool:
@@ -143,7 +143,7 @@ class Referee:
         """What a checkpoint says about the rules; None without any."""
         if self.rules is None:
             return None
-        now = (self.rules, self.recipe, self.given, trainer, ledger)
+        now = (self.rules, self.recipe, self.facts, trainer, ledger)
         self.findings = referee.after(*now, finished=self.over)
         return RulesAbout(name=self.rules.name, finished=self.over, findings=tuple(self.findings))
 
@@ -211,10 +211,10 @@ class RunWriter:
 
     def forget_old(self, trainer: Trainer) -> None:
         """Remove older checkpoints than the recipe keeps, but never the best it keeps."""
-        how, best = self.recipe.train, None
-        if how.keep_best:
+        train, best = self.recipe.train, None
+        if train.keep_best:
             best = checkpoint_name(trainer.validations.best_step)
-        for old in checkpoints(self.out)[: -how.keep]:
+        for old in checkpoints(self.out)[: -train.keep]:
             if old.name != best:
                 remove_directory(old)
 

@@ -18,7 +18,7 @@ from segpt.values import Tokens
 
 from . import resuming
 from .calibrate import in_order
-from .dry_run import estimate_given, group_table
+from .dry_run import estimate_facts, group_table
 from .run_directory import checkpoint_name
 from .session import DataCursor, Referee, RunWriter
 from .start import SCRATCH, From, Resume, Scratch, Start
@@ -126,8 +126,8 @@ class _Session:
             resuming.check_resumable(start.checkpoint, self.writer.origin, recipe)
             scratch = "init" not in self.writer.origin
             rules = rules or resuming.rules_of(start.checkpoint)
-        given = estimate_given(recipe, held_out, mesh, scratch=scratch)
-        self.referee = Referee(rules, recipe, given)
+        facts = estimate_facts(recipe, held_out, mesh, scratch=scratch)
+        self.referee = Referee(rules, recipe, facts)
         self.trainer = Trainer(recipe.model, recipe.train, mesh)
         match start:
             case From(checkpoint):

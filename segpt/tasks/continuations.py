@@ -35,7 +35,7 @@ class Request(NamedTuple):
     continuation: Sequence[int]
 
 
-class Found(NamedTuple):
+class ContinuationScore(NamedTuple):
     """Nats of the scored tokens, how many these are, and whether each was the likeliest."""
 
     nats: float
@@ -68,7 +68,7 @@ def continuations(
     *,
     batch: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> list[list[Found]]:
+) -> list[list[ContinuationScore]]:
     """The nats of continuations, each given its context.
 
     A context and its continuation together are cropped from the left to the context of the
@@ -81,7 +81,7 @@ def continuations(
         report: told how many of how many requests are done.
 
     Returns:
-        One :class:`Found` per request, in the same order.
+        One :class:`ContinuationScore` per request, in the same order.
 
     Raises:
         ScoreError: if a request has nothing to score, a token is not of the vocabulary, or a
@@ -90,12 +90,12 @@ def continuations(
     batch = batch or (BATCH_CPU if subject.device.type == "cpu" else BATCH)
     flat = [request for example in requests for request in example]
     rows = [_crop(i, request, subject) for i, request in enumerate(flat)]
-    found: dict[int, Found] = {}
+    scores: dict[int, ContinuationScore] = {}
     for families in _batches(_families(rows, batch), batch):
         with torch.no_grad(), onednn.wanted():
-            found |= _run(subject, families)
-        report(len(found), len(flat))
-    each = iter(found[i] for i in range(len(flat)))
+            scores |= _run(subject, families)
+        report(len(scores), len(flat))
+    each = iter(scores[i] for i in range(len(flat)))
     return [[next(each) for _ in example] for example in requests]
 
 
@@ -170,7 +170,7 @@ def _cost(families: Sequence[_Family]) -> tuple[int, int]:
     return len(families) * shared + rows * (longest - shared), rows * longest
 
 
-def _run(subject: Subject, families: Sequence[_Family]) -> dict[int, Found]:
+def _run(subject: Subject, families: Sequence[_Family]) -> dict[int, ContinuationScore]:
     """Score the rows of some families in one batch."""
     rows = [row for family in families for row in family.rows]
     cut = min(family.shared for family in families)
@@ -204,7 +204,7 @@ def _run(subject: Subject, families: Sequence[_Family]) -> dict[int, Found]:
         )
     sums, all_greedy = np.add.reduceat(nats, borders), np.logical_and.reduceat(greedy, borders)
     return {
-        row.number: Found(float(total), count, bool(best))
+        row.number: ContinuationScore(float(total), count, bool(best))
         for row, total, count, best in zip(rows, sums, scored, all_greedy, strict=True)
     }
 

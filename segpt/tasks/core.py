@@ -138,8 +138,8 @@ def combined(errors: Iterable[float]) -> float:
 
     The two HellaSwag tasks ask the same items and do not; they are large, so that it hardly shows.
     """
-    found = list(errors)
-    return math.sqrt(math.fsum(error**2 for error in found)) / len(found)
+    every = list(errors)
+    return math.sqrt(math.fsum(error**2 for error in every)) / len(every)
 
 
 TASKS = (

@@ -147,14 +147,14 @@ def _listed(path: Path) -> dict[str, Task]:
         raise DataError(f"{path}: no list of tasks under icl_tasks ({error}); {AGAIN}") from error
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise DataError(f"{path}: lists {twice[0]} twice; {AGAIN}")
-    found = {}
+    tasks = {}
     for label, entry in zip(labels, entries, strict=True):
         if label in BY_LABEL:
             _check(path, BY_LABEL[label], entry)
-            found[label] = BY_LABEL[label]
-    if not found:
+            tasks[label] = BY_LABEL[label]
+    if not tasks:
         raise DataError(f"{path}: lists none of the {len(TASKS)} CORE tasks; {AGAIN}")
-    return found
+    return tasks
 
 
 def _check(path: Path, task: Task, entry: dict[str, Any]) -> None:
@@ -166,10 +166,10 @@ def _check(path: Path, task: Task, entry: dict[str, Any]) -> None:
         "icl_task_type": (entry.get("icl_task_type"), task.form),
         "continuation_delimiter": (entry.get("continuation_delimiter", " "), task.delimiter),
     }
-    for key, (given, expected) in facts.items():
-        if given != expected:
+    for key, (listed, expected) in facts.items():
+        if listed != expected:
             raise DataError(
-                f"{path}: {task.label} has {key} {given!r}, which is {expected!r} in CORE; {AGAIN}"
+                f"{path}: {task.label} has {key} {listed!r}, which is {expected!r} in CORE; {AGAIN}"
             )
 
 
@@ -177,13 +177,13 @@ def _baselines(path: Path, listed: dict[str, Task]) -> Baselines | None:
     """Which table of baselines a file holds; None if it is neither."""
     try:
         rows = csv.DictReader(io.StringIO(_content(path).decode()), strict=True)
-        found = {row["Eval Task"]: row["Random baseline"] for row in rows}
-        given = {label: float(found[label]) for label in listed}
+        by_name = {row["Eval Task"]: row["Random baseline"] for row in rows}
+        baselines = {label: float(by_name[label]) for label in listed}
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: no baseline for each task that {LIST} lists ({error}); {AGAIN}"
         ) from error
     for table in BASELINES:
-        if all(given[label] == task.baseline(table) for label, task in listed.items()):
+        if all(baselines[label] == task.baseline(table) for label, task in listed.items()):
             return table
     return None

@@ -243,8 +243,8 @@ class _Asker:
         for first in range(0, len(mine), EXAMPLES):
             examples = [example(task, items, i, subject) for i in mine[first : first + EXAMPLES]]
             requests = [each.requests for each in examples]
-            found = continuations(subject, requests, batch=self.batch)
-            for each, answers in zip(examples, found, strict=True):
+            scores = continuations(subject, requests, batch=self.batch)
+            for each, answers in zip(examples, scores, strict=True):
                 facts = (each.answered(answers), each.cropped(subject.context), each.moved, True)
                 counts = [count + fact for count, fact in zip(counts, facts, strict=True)]
             self.report(progress._replace(done=int(counts[-1])))

@@ -83,7 +83,7 @@ def fetch(
             archive.unlink()
         bundle = read_bundle(folder)
         sources = {task.path: read_items(bundle, task)[1] for task in TASKS}
-        files = {path: found.plain() for path, found in sources.items()}
+        files = {path: original.plain() for path, original in sources.items()}
         record = {"source": source, "sha256": digest, "files": files}
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return Fetched(out, digest, sources)
@@ -232,7 +232,7 @@ def _contents(archive: Path, source: str) -> Iterator[tuple[str, bytes]]:
 
 def _members(packed: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipInfo]:
     """What the archive holds, by its name below the directory of the list of tasks."""
-    found: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in packed.infolist():
         name = PurePosixPath(info.filename)
         if name.is_absolute() or ".." in name.parts or "\\" in info.filename:
@@ -240,15 +240,15 @@ def _members(packed: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipInfo]
                 f"{source}: holds {info.filename!r}, which would lie outside the bundle; do not "
                 f"trust this archive, fetch {URL}"
             )
-        if name in found and not info.is_dir():
+        if name in members and not info.is_dir():
             raise DataError(f"{source}: holds {info.filename!r} twice; fetch {URL} again")
-        found[name] = info
-    roots = [name.parent for name in found if name.name == LIST]
+        members[name] = info
+    roots = [name.parent for name in members if name.name == LIST]
     if len(roots) != 1:
         raise DataError(f"{source}: holds {len(roots)} files {LIST}, not one; fetch {URL} again")
     return {
         str(name.relative_to(roots[0])): info
-        for name, info in found.items()
+        for name, info in members.items()
         if name.is_relative_to(roots[0])
     }
 

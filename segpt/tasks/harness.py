@@ -26,7 +26,7 @@ from segpt.stages.read_model import Value, read_model
 from segpt.stages.resolve_spec import Reading, score_spec
 from segpt.train.mesh import pick
 
-from .continuations import Found, Request, continuations
+from .continuations import ContinuationScore, Request, continuations
 from .subject import of_model
 
 try:
@@ -122,8 +122,8 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **others: object
     ) -> list[tuple[float, bool]]:
-        found = self._score([self._request(before, after) for _, before, after in requests])
-        answers = [(-one.nats, one.greedy) for one in found]
+        scores = self._score([self._request(before, after) for _, before, after in requests])
+        answers = [(-scored.nats, scored.greedy) for scored in scores]
         for (key, _, _), answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", key, answer)
         return answers
@@ -144,9 +144,9 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
         for number, request in enumerate(requests):
             windows += [(number, window) for window in self._windows(request.args[0])]
             if len(windows) >= WINDOWS or number == len(requests) - 1:
-                found = self._score([window for _, window in windows])
-                for (owner, _), one in zip(windows, found, strict=True):
-                    totals[owner] -= one.nats
+                scores = self._score([window for _, window in windows])
+                for (owner, _), scored in zip(windows, scores, strict=True):
+                    totals[owner] -= scored.nats
                 windows = []
         for request, total in zip(requests, totals.tolist(), strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
@@ -163,9 +163,9 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
         ):
             yield Request(ids[begin : start + 1], ids[start + 1 : end + 1])
 
-    def _score(self, requests: Sequence[Request]) -> list[Found]:
-        (found,) = continuations(self._subject, [requests], batch=self._batch, report=self._report)
-        return found
+    def _score(self, requests: Sequence[Request]) -> list[ContinuationScore]:
+        (scores,) = continuations(self._subject, [requests], batch=self._batch, report=self._report)
+        return scores
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continue each context greedily up to a stop string, a start token or the limit.
@@ -207,8 +207,8 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
             if ids[0] == self.codec.start or ids[0] >= self.codec.vocab:
                 break
             raw += self.codec.decode(ids)
-            if found := [raw.index(stop) for stop in stops if stop in raw]:
-                raw = raw[: min(found)]
+            if places := [raw.index(stop) for stop in stops if stop in raw]:
+                raw = raw[: min(places)]
                 break
         # A character that the limit cuts short is left out; other odd bytes are shown as such.
         return codecs.getincrementaldecoder("utf-8")("replace").decode(raw)

@@ -144,19 +144,19 @@ def _missing(model: Any, names: set[str]) -> Iterator[str]:
     A weight may be there under another name, and tables and masks are made by the model.
     """
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    there = {id(tensor) for name, tensor in tensors.items() if name not in names}
+    present = {id(tensor) for name, tensor in tensors.items() if name not in names}
     buffers = dict(model.named_buffers())
     for name in names:
         made = name in buffers and (name.endswith(_MADE) or not buffers[name].is_floating_point())
-        if not made and id(tensors.get(name)) not in there:
+        if not made and id(tensors.get(name)) not in present:
             yield name
 
 
 def _mismatch(entry: Any) -> str:
     if isinstance(entry, str):
         return entry
-    key, there, wanted = entry
-    return f"{key}: {tuple(there)}, not {tuple(wanted)}"
+    key, shape, wanted = entry
+    return f"{key}: {tuple(shape)}, not {tuple(wanted)}"
 
 
 def _some(keys: list[str], most: int = 3) -> str:
@@ -230,8 +230,8 @@ class Forward:
             raise ScoreError(f"{self.name}: what it remembers is not a key and value of each token")
         assert cache is not None
         cache.reorder_cache(owner)
-        found = self._run(tokens, use_cache=True, logits_to_keep=last, **{self.memory: cache})
-        return found.logits
+        output = self._run(tokens, use_cache=True, logits_to_keep=last, **{self.memory: cache})
+        return output.logits
 
     def _run(self, tokens: Tensor, **options: Any) -> Any:
         known = {key: value for key, value in options.items() if key in self.takes}
@@ -242,13 +242,13 @@ class Forward:
         tokens = self._probe(vocab)[:1]
         other = tokens.clone()
         other[0, -1] = (tokens[0, -1] + 1) % vocab
-        one, two = (self.full(each, _PROBED)[0, :-1].float() for each in (tokens, other))
-        if one.size(-1) < vocab:
+        logits, others = (self.full(each, _PROBED)[0, :-1].float() for each in (tokens, other))
+        if logits.size(-1) < vocab:
             raise ScoreError(
-                f"{self.name}: it predicts {one.size(-1):,} tokens, and its config has a "
+                f"{self.name}: it predicts {logits.size(-1):,} tokens, and its config has a "
                 f"vocabulary of {vocab:,}; mend config.json"
             )
-        if not _close(one, two):
+        if not _close(logits, others):
             raise ScoreError(
                 f"{self.name}: what it predicts depends on the tokens that come later, so it is no "
                 "causal language model; score one that was trained to continue text"
@@ -287,6 +287,6 @@ def _plain(cache: Any, length: int) -> bool:
     return all(plain) and all(layer.get_seq_length() == length for layer in layers)
 
 
-def _close(one: Tensor, two: Tensor) -> bool:
-    most = float((one - two).abs().max())
-    return most <= _NOISE * float(one.abs().max())
+def _close(logits: Tensor, others: Tensor) -> bool:
+    most = float((logits - others).abs().max())
+    return most <= _NOISE * float(logits.abs().max())

@@ -10,7 +10,7 @@ from typing import NamedTuple, assert_never
 
 from segpt.errors import SpecError
 
-from .continuations import Found, Request
+from .continuations import ContinuationScore, Request
 from .core import Item, LanguageModeling, MultipleChoice, Schema, Task
 from .subject import Subject
 
@@ -47,11 +47,11 @@ class Example(NamedTuple):
         lengths = (len(r.context) + len(r.continuation) for r in self.requests)
         return context is not None and max(lengths) > context
 
-    def answered(self, found: Sequence[Found]) -> bool:
+    def answered(self, scores: Sequence[ContinuationScore]) -> bool:
         """Whether the model is right; of candidates that are equally likely the first counts."""
         if self.gold is None:
-            return found[0].greedy
-        means = [each.nats / each.tokens for each in found]
+            return scores[0].greedy
+        means = [each.nats / each.tokens for each in scores]
         return means.index(min(means)) == self.gold
 
 
@@ -60,9 +60,9 @@ def arrange(items: Sequence[Item], most: int = -1) -> list[Item]:
 
     Solved items are drawn from these, so that a short run is not the beginning of a long one.
     """
-    found = list(items)
-    random.Random(ORDER_SEED).shuffle(found)
-    return found[:most] if most > 0 else found
+    shuffled = list(items)
+    random.Random(ORDER_SEED).shuffle(shuffled)
+    return shuffled[:most] if most > 0 else shuffled
 
 
 def draw(items: int, index: int, shots: int) -> list[int]:

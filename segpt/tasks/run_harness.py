@@ -55,7 +55,7 @@ class Evaluation:
         return {
             "model": self.model,
             "tokenizer": self.tokenizer,
-            "results": {task: dict(found) for task, found in self.results.items()},
+            "results": {task: dict(metrics) for task, metrics in self.results.items()},
             "shots": dict(self.shots),
             "samples": dict(self.samples),
             "versions": {**encode(took_part), "tasks": dict(self.tasks)},
@@ -109,7 +109,7 @@ def evaluate(
             names = _named(tasks, manager.all_tasks)
         model = SegptLM(value, device=device, batch_size=batch, report=report)
         with _explained(names):
-            found = simple_evaluate(
+            results = simple_evaluate(
                 model=model,
                 tasks=names,
                 num_fewshot=shots,
@@ -118,18 +118,21 @@ def evaluate(
                 log_samples=False,
                 task_manager=manager,
             )
-    return _evaluation(model.fingerprint, model.tokenizer_name, found, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return _evaluation(model.fingerprint, model.tokenizer_name, results, seconds)
 
 
-def _evaluation(model: str, tokenizer: str, found: Mapping[str, Any], seconds: float) -> Evaluation:
+def _evaluation(
+    model: str, tokenizer: str, results: Mapping[str, Any], seconds: float
+) -> Evaluation:
     """What lm-evaluation-harness found, without what it says of itself."""
     return Evaluation(
         model=model,
         tokenizer=tokenizer,
-        results={task: _metrics(row) for task, row in found["results"].items()},
-        shots={task: int(count) for task, count in found["n-shot"].items()},
-        samples={task: int(count["effective"]) for task, count in found["n-samples"].items()},
-        tasks=found["versions"],
+        results={task: _metrics(row) for task, row in results["results"].items()},
+        shots={task: int(count) for task, count in results["n-shot"].items()},
+        samples={task: int(count["effective"]) for task, count in results["n-samples"].items()},
+        tasks=results["versions"],
         seconds=seconds,
     )
 

@@ -148,10 +148,10 @@ class _HuggingFace:
         last = tokens.size(1) - int(columns.min())
         with pretrained.explained(self.name):
             if shared is None:
-                found = self.forward.full(tokens, last)
+                computed = self.forward.full(tokens, last)
             else:
-                found = self.forward.after(shared.tokens, shared.owner, tokens, last)
-            first = tokens.size(1) - found.size(1)  # some families compute all positions anyway
+                computed = self.forward.after(shared.tokens, shared.owner, tokens, last)
+            first = tokens.size(1) - computed.size(1)  # some families compute all positions anyway
             where = torch.stack([rows, columns - first], 1)
             for part in torch.split(where, POSITIONS):
-                yield found[part[:, 0], part[:, 1]].float()
+                yield computed[part[:, 0], part[:, 1]].float()

@@ -68,8 +68,8 @@ def rows(below: Path) -> list[InventoryRow]:
             try:
                 row = make(row, place)
             except _ODD as error:
-                told = " ".join(str(error).split())
-                row = dataclasses.replace(row, state="damaged", error=told)
+                reason = " ".join(str(error).split())
+                row = dataclasses.replace(row, state="damaged", error=reason)
             text, recipe = ("text", str(row.text_digest)), ("recipe", str(row.recipe_digest))
             if row.text is not None:
                 names[text] = row.text

@@ -70,13 +70,13 @@ def remembered(kind: str) -> Path | None:
     return Path(path) if path else None
 
 
-def need(kind: str, given: Path | None) -> Path:
+def need(kind: str, named: Path | None) -> Path:
     """What the user named, or the newest ``kind``.
 
     Raises:
         SegptError: if there is neither.
     """
-    path = given or latest(kind)
+    path = named or latest(kind)
     if path is None:
         raise SegptError(f"no {kind} given and none made here yet; run `{_MADE_BY[kind]}` first")
     return path
@@ -174,8 +174,8 @@ def _written(path: Path) -> float:
 
 def from_here(path: Path) -> Path:
     """A path that holds from this directory on, so that all of it can be moved."""
-    whole, here = path.absolute(), Path.cwd()
-    return whole.relative_to(here) if whole.is_relative_to(here) else whole
+    whole, working = path.absolute(), Path.cwd()
+    return whole.relative_to(working) if whole.is_relative_to(working) else whole
 
 
 def _pointer() -> dict[str, str]:

@@ -10,13 +10,13 @@ from segpt.config.recipe import Recipe, read_recipe
 from segpt.config.rules import Finding, Rules, find
 from segpt.data.ledger import CoverageLog
 from segpt.errors import TrainError
-from segpt.stages.rules import Given, after, before, ending, lines
+from segpt.stages.rules import RunFacts, after, before, ending, lines
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
 from segpt.values import Tokenizer
 
-HERE = Given("cpu", 1, 900_000, 10_485_760, scratch=True)
-H100 = Given("NVIDIA H100 80GB HBM3", 8, 900_000, 10_485_760, scratch=True)
+HERE = RunFacts("cpu", 1, 900_000, 10_485_760, scratch=True)
+H100 = RunFacts("NVIDIA H100 80GB HBM3", 8, 900_000, 10_485_760, scratch=True)
 TOKENIZER = Tokenizer("bytes", 257)
 THEIRS = dataclasses.replace(HERE, tokenizer=TOKENIZER, text="d" * 64)
 PINNED: dict[str, Any] = {"tokenizers": (TOKENIZER.fingerprint,), "texts": ("d" * 64,)}
@@ -46,7 +46,7 @@ SECONDS = "train.length={kind: seconds, count: 2000}"
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "given", "words"),
+    ("name", "settings", "facts", "words"),
     [
         ("lapp0", ONCE[1:], HERE, ["order is shuffled", "train.order=sequential"]),
         ("lapp0", ONCE[:1], HERE, ["unique is allowed", "train.unique=true"]),
@@ -60,10 +60,10 @@ SECONDS = "train.length={kind: seconds, count: 2000}"
     ],
 )
 def test_rules_that_are_broken_before_a_run_stop_it(
-    name: str, settings: tuple[str, ...], given: Given, words: list[str]
+    name: str, settings: tuple[str, ...], facts: RunFacts, words: list[str]
 ) -> None:
     with pytest.raises(TrainError, match=f"the rules {name} are broken before the run") as raised:
-        before(find(name), read_recipe("demo", settings), given)
+        before(find(name), read_recipe("demo", settings), facts)
     assert raised.value.exit_code == 2
     assert all(word in str(raised.value) for word in words), str(raised.value)
 
@@ -77,8 +77,8 @@ def test_other_hardware_is_noted_and_not_judged() -> None:
 
 
 def test_other_held_out_text_is_noted() -> None:
-    given = dataclasses.replace(HERE, held_out=16_384)
-    findings = before(find("lapp0"), read_recipe("demo", ONCE), given)
+    facts = dataclasses.replace(HERE, held_out=16_384)
+    findings = before(find("lapp0"), read_recipe("demo", ONCE), facts)
     assert holds(findings)["held-out text"] is None
     assert any("10,485,760 tokens" in line and "16,384 tokens" in line for line in lines(findings))
 
@@ -115,23 +115,23 @@ def test_a_loss_of_another_text_ends_nothing_and_certifies_nothing(
     recipe = read_recipe("demo", ONCE)
     ledger = CoverageLog(100, 10, 10)
     run.validations.add(1, 1, 3.0, 1.0)
-    for rules, given, known in (
+    for rules, facts, known in (
         (find("lapp0"), THEIRS, False),
         (pinned, dataclasses.replace(THEIRS, text="e" * 64), False),
         (pinned, dataclasses.replace(THEIRS, tokenizer=Tokenizer("bytes", 258)), False),
         (pinned, HERE, False),
         (pinned, THEIRS, True),
     ):
-        assert ending(rules, run, given)(run, 3.0) is known
-        found = {f.rule: f for f in after(rules, recipe, given, run, ledger, finished=True)}
+        assert ending(rules, run, facts)(run, 3.0) is known
+        found = {f.rule: f for f in after(rules, recipe, facts, run, ledger, finished=True)}
         certain = True if known else None
         assert found["loss"].holds is found["text"].holds is certain
         assert found["held-out text"].holds is certain
         assert found["loss"].measured == "3.0000 nats per token"
         assert ("not the contest's figure" in found["loss"].note) is not known
         assert found["text"].limit.startswith("FineWeb's validation text in GPT-2's tokens")
-        if given is not HERE:
-            assert found["text"].measured.startswith(f"text {str(given.text)[:12]} in 25")
+        if facts is not HERE:
+            assert found["text"].measured.startswith(f"text {str(facts.text)[:12]} in 25")
         assert ("do not compare with the limit" in found["text"].note) is not known
     run.validations.add(2, 2, 3.5, 1.0)
     worse = after(pinned, recipe, THEIRS, run, ledger, finished=True)

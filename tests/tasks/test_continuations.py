@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segpt.errors import ScoreError
 from segpt.model.model import Model
-from segpt.tasks.continuations import Found, Request, continuations
+from segpt.tasks.continuations import ContinuationScore, Request, continuations
 from segpt.tasks.subject import Subject, of_hugging_face, of_model
 
 MakeModel = Callable[..., Model]
@@ -57,7 +57,7 @@ def examples(count: int, seed: int = 0, longest: int = 40) -> list[list[Request]
     return found
 
 
-def expected(logits: Logits, request: Request, context: int | None) -> Found:
+def expected(logits: Logits, request: Request, context: int | None) -> ContinuationScore:
     """From one full pass over one sequence."""
     ids = [*request.context, *request.continuation][-(context or 10**9) :]
     count = min(len(request.continuation), len(ids) - 1)
@@ -65,10 +65,12 @@ def expected(logits: Logits, request: Request, context: int | None) -> Found:
         rows = logits(torch.tensor([ids[:-1]]))[0, -count:].double()
     targets = torch.tensor(ids[-count:])
     nats = -rows.log_softmax(-1)[torch.arange(count), targets]
-    return Found(float(nats.sum()), count, bool((rows.argmax(-1) == targets).all()))
+    return ContinuationScore(float(nats.sum()), count, bool((rows.argmax(-1) == targets).all()))
 
 
-def assert_same(found: Sequence[Sequence[Found]], wanted: Sequence[Sequence[Found]]) -> None:
+def assert_same(
+    found: Sequence[Sequence[ContinuationScore]], wanted: Sequence[Sequence[ContinuationScore]]
+) -> None:
     assert [len(each) for each in found] == [len(each) for each in wanted]
     for a, b in zip(chain(*found), chain(*wanted), strict=True):
         assert a[1:] == b[1:]

@@ -10,7 +10,7 @@ from torch import Tensor
 from segpt.config.base import kind
 from segpt.data.tokenizer import BYTES, load
 from segpt.errors import SpecError
-from segpt.tasks.continuations import Found, continuations
+from segpt.tasks.continuations import ContinuationScore, continuations
 from segpt.tasks.core import Item, LanguageModeling, MultipleChoice, Schema, Task, task
 from segpt.tasks.prompts import (
     Example,
@@ -138,7 +138,11 @@ def test_of_equal_candidates_the_first_wins() -> None:
         Prompts(("q a", "q b"), 1),
         Prompts(("q a", "q b"), -1),
     ]
-    tie = [Found(2.0, 2, False), Found(1.0, 1, True), Found(3.0, 3, False)]
+    tie = [
+        ContinuationScore(2.0, 2, False),
+        ContinuationScore(1.0, 1, True),
+        ContinuationScore(3.0, 3, False),
+    ]
     assert [Example((), i, False).answered(tie) for i in (0, 1, 2, -1)] == [1, 0, 0, 0]
 
 
