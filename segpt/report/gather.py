@@ -19,17 +19,12 @@ from segpt.artifact.reader import open_artifact
 from segpt.atomic import write_file
 from segpt.config.base import decode
 from segpt.config.environment import Environment
-from segpt.config.quant_report import QuantReport
 from segpt.config.recipe import Recipe
 from segpt.config.run_about import RunAbout
 from segpt.errors import ArtifactError, SegptError
-from segpt.stages import (
-    checkpoint_io,
-    json_files,
-    quantized_io,
-    run_directory,
-    value_directory,
-)
+from segpt.stages import checkpoint_io, json_files, quantized_io, run_directory
+from segpt.stages.checkpoint_io import CheckpointHeader
+from segpt.stages.quantized_io import QuantizedHeader
 from segpt.values import Artifact
 
 from . import load_run
@@ -56,14 +51,12 @@ class _Run:
 
     place: Path
     checkpoint_at: Path
-    checkpoint: Mapping[str, Any] | None
-    about: RunAbout
+    checkpoint: CheckpointHeader | None
     quantized_at: Path
-    quantized: Mapping[str, Any] | None
-    quality: QuantReport | None
+    quantized: QuantizedHeader | None
     artifact_at: Path
     artifact: Artifact | None
-    scores: tuple[tuple[ReportedScore, Mapping[str, Any]], ...]
+    scores: tuple[tuple[ReportedScore, Mapping[str, object]], ...]
     curves: Training | None
 
     @property
@@ -72,11 +65,15 @@ class _Run:
         return all(part is None for part in parts) and not self.scores
 
     @property
-    def origins(self) -> Iterator[Mapping[str, Any]]:
+    def about(self) -> RunAbout:
+        return RunAbout() if self.checkpoint is None else self.checkpoint.about
+
+    @property
+    def origins(self) -> Iterator[Mapping[str, object]]:
         """The fingerprints that each value names, those of later stages later."""
         for header in (self.checkpoint, self.quantized):
             if header is not None:
-                yield header["origin"]
+                yield header.origin
         if self.artifact is not None:
             yield _origin(self.artifact) | {"artifact": self.artifact.digest}
         yield from (origin for _, origin in self.scores)
@@ -97,14 +94,14 @@ def gather(run: Path) -> Report:
     with sound(files.checkpoint_at / "header.json"):
         table = files.about.recipe
         recipe = None if table is None else decode(Recipe, table, "$.about.recipe")
-        training = load_run.training(files.checkpoint, files.about, recipe, files.curves)
+        training = load_run.training(files.checkpoint, recipe, files.curves)
         trained_on = tuple(_trained_on(files.about.environment))
     budget = None if recipe is None else recipe.pack.budget
     with sound(files.quantized_at / "header.json"):
         quantization = None
-        if files.quality is not None:
-            quantization = load_run.quantization(files.quality)
-            budget = budget if files.quality.budget is None else files.quality.budget
+        if files.quantized is not None and (coded := files.quantized.report) is not None:
+            quantization = load_run.quantization(coded)
+            budget = budget if coded.budget is None else coded.budget
         budget = None if budget is None else count(budget)
     packed = None
     if files.artifact is not None:
@@ -150,24 +147,17 @@ def _read(run: Path) -> _Run:
     if not run.is_dir():
         raise SegptError(f"{run} is no run folder; `segpt train --out {run}` makes one")
     saved = run_directory.checkpoints(run)
-    header = value_directory.read_header(saved[-1], "checkpoint") if saved else None
-    newest = None if header is None else str(header.get("fingerprint"))
+    header = checkpoint_io.read_checkpoint_header(saved[-1]) if saved else None
+    newest = None if header is None else header.fingerprint
     quantized_at, quantized = _quantized(run, newest)
     artifact_at, artifact = _artifact(run, newest)
     metrics = run / run_directory.METRICS
-    checkpoint_at = saved[-1] if saved else run
-    with sound(checkpoint_at / "header.json"):
-        about = RunAbout() if header is None else checkpoint_io.about_of(header)
-    with sound(quantized_at / "header.json"):
-        quality = None if quantized is None else quantized_io.report_of(quantized)
     files = _Run(
         place=run,
-        checkpoint_at=checkpoint_at,
+        checkpoint_at=saved[-1] if saved else run,
         checkpoint=header,
-        about=about,
         quantized_at=quantized_at,
         quantized=quantized,
-        quality=quality,
         artifact_at=artifact_at,
         artifact=artifact,
         scores=tuple(_scores(run)),
@@ -180,13 +170,13 @@ def _read(run: Path) -> _Run:
     return files
 
 
-def _quantized(run: Path, newest: str | None) -> tuple[Path, Mapping[str, Any] | None]:
+def _quantized(run: Path, newest: str | None) -> tuple[Path, QuantizedHeader | None]:
     inside, beside = run / QUANTIZED, run.with_name(f"{run.name}-quantized")
     if inside.exists():
-        return inside, value_directory.read_header(inside, "quantized")
+        return inside, quantized_io.read_quantized_header(inside)
     if newest is not None and (beside / "header.json").is_file():
-        header = value_directory.read_header(beside, "quantized")
-        if _source(header) == newest:
+        header = quantized_io.read_quantized_header(beside)
+        if header.origin.get("checkpoint") == newest:
             return beside, header
     return inside, None
 
@@ -213,9 +203,9 @@ def _load(path: Path) -> Artifact:
     return artifact
 
 
-def _scores(run: Path) -> list[tuple[ReportedScore, Mapping[str, Any]]]:
+def _scores(run: Path) -> list[tuple[ReportedScore, Mapping[str, object]]]:
     """The scores of the folder, that which learns nothing first, each with its origin."""
-    scores: list[tuple[ReportedScore, Mapping[str, Any]]] = []
+    scores: list[tuple[ReportedScore, Mapping[str, object]]] = []
     for path in sorted(run.glob("*.json")):
         if path.name in (DEMO, SAMPLES):
             continue
@@ -253,11 +243,11 @@ def _scored_on(files: _Run) -> Iterator[tuple[str, str]]:
 
 
 def _lineage(files: _Run) -> Iterator[tuple[str, str]]:
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     for origin in files.origins:
         known |= origin
     if files.checkpoint is not None:
-        known["checkpoint"] = files.checkpoint["fingerprint"]
+        known["checkpoint"] = files.checkpoint.fingerprint
         if files.about.text is not None and files.about.text.training.digest is not None:
             known["training text"] = files.about.text.training.digest
     for name, value in itertools.islice(sorted(known.items()), load_run.MOST_ROWS):
@@ -274,8 +264,10 @@ def _notices(files: _Run, training: Training | None) -> Iterator[str]:
     if training is not None and training.repeated:
         yield f"{training.repeated:,} logged steps were taken again; the last of each are shown."
     if files.checkpoint is not None:
-        newest = files.checkpoint["fingerprint"]
-        made = {"quantized model": _source(files.quantized)}
+        newest = files.checkpoint.fingerprint
+        made: dict[str, object] = {}
+        if files.quantized is not None:
+            made["quantized model"] = files.quantized.origin.get("checkpoint")
         if files.artifact is not None:
             made["packed file"] = _origin(files.artifact).get("checkpoint")
         for what, source in made.items():
@@ -316,11 +308,5 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _origin(artifact: Artifact) -> dict[str, Any]:
+def _origin(artifact: Artifact) -> dict[str, str]:
     return dict(open_artifact(artifact).header.origin)
-
-
-def _source(header: Mapping[str, Any] | None) -> str | None:
-    """The checkpoint that a quantized model was made from."""
-    origin = {} if header is None else header.get("origin")
-    return origin.get("checkpoint") if isinstance(origin, dict) else None

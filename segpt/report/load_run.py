@@ -14,16 +14,15 @@ from typing import Any
 
 from segpt.artifact import container
 from segpt.artifact.reader import open_artifact
-from segpt.config.base import decode, encode
+from segpt.config.base import encode
 from segpt.config.environment import Versions
 from segpt.config.layout import layout, parameters
-from segpt.config.model import ModelSpec
 from segpt.config.quant_report import GroupReport, QuantReport, WeightReport
 from segpt.config.recipe import Recipe
 from segpt.config.role import Role
-from segpt.config.run_about import RunAbout
 from segpt.errors import SegptError, SpecError
 from segpt.stages import json_files
+from segpt.stages.checkpoint_io import CheckpointHeader
 from segpt.values import Artifact
 
 from .contents import (
@@ -77,16 +76,12 @@ def logged(path: Path) -> Training:
 
 
 def training(
-    header: Mapping[str, Any] | None,
-    about: RunAbout,
-    recipe: Recipe | None,
-    curves: Training | None,
+    header: CheckpointHeader | None, recipe: Recipe | None, curves: Training | None
 ) -> Training | None:
     """What the header of the newest checkpoint, its run and recipe and the metrics say together."""
     if header is None:
         return curves
-    spec = decode(ModelSpec, header["spec"], "$.spec")
-    lines = curves or Training()
+    spec, about, lines = header.spec, header.about, curves or Training()
     roles = {weight.role for weight in layout(spec)}
     names: dict[float, list[str]] = {}
     if recipe is not None:
@@ -100,7 +95,7 @@ def training(
         repeated=lines.repeated,
         rates={", ".join(alike): rate for rate, alike in names.items()},
         parameters=parameters(spec),
-        steps=count(header["step"]),
+        steps=count(header.step),
         tokens=None if about.tokens is None else count(about.tokens),
         seconds=about.seconds,
     )

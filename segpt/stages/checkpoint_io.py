@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,12 +10,13 @@ from segpt.config.base import decode, encode
 from segpt.config.model import ModelSpec
 from segpt.config.run_about import RunAbout
 from segpt.errors import CheckpointError
-from segpt.values import Checkpoint, Tokenizer
+from segpt.values import Checkpoint, Origin, Tokenizer
 
 from .run_directory import kind_of
 from .value_directory import (
     pack_arrays,
     raw_header,
+    read_header,
     read_value,
     reading,
     tokenizer_of,
@@ -64,17 +65,44 @@ def read_checkpoint(path: Path, *, state: bool = False) -> Checkpoint:
             documents=np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64),
             origin=dict(header["origin"]),
             state=unpack_arrays(path, "state.safetensors", files) if state else None,
-            about=about_of(header),
+            about=decode(RunAbout, header["about"], "$.about"),
         )
 
 
-def about_of(header: Mapping[str, Any]) -> RunAbout:
-    """What the header of a checkpoint says about its run.
+class CheckpointHeader(NamedTuple):
+    """What a checkpoint says of itself beside its arrays; ``stored`` is the table of its spec."""
+
+    stored: Mapping[str, Any]
+    step: int
+    origin: Origin
+    about: RunAbout
+    fingerprint: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model.
+
+        Raises:
+            SpecError: if this segpt knows no such model.
+        """
+        return decode(ModelSpec, self.stored, "$.spec")
+
+
+def read_checkpoint_header(path: Path) -> CheckpointHeader:
+    """The verified header of a checkpoint, without reading its arrays.
 
     Raises:
-        SpecError: if it is not as segpt writes it.
+        CheckpointError: if it is missing, damaged, or of something else.
     """
-    return decode(RunAbout, header["about"], "$.about")
+    header = read_header(path, "checkpoint")
+    with reading(path):
+        return CheckpointHeader(
+            stored=header["spec"],
+            step=int(header["step"]),
+            origin=dict(header["origin"]),
+            about=decode(RunAbout, header["about"], "$.about"),
+            fingerprint=str(header["fingerprint"]),
+        )
 
 
 def checkpoint_step(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from segpt.config.quant_report import QuantReport
 from segpt.values import (
     STEPPED_ARRAYS,
     Float16Weight,
+    Origin,
     Quantized,
     QuantizedWeight,
     TrellisWeight,
@@ -23,6 +24,7 @@ from segpt.values import (
 
 from .value_directory import (
     pack_arrays,
+    read_header,
     read_value,
     reading,
     tokenizer_of,
@@ -72,19 +74,32 @@ def read_quantized(path: Path) -> Quantized:
             weights=coded_of(header, arrays),
             tokenizer=tokenizer_of(header, files),
             origin=dict(header["origin"]),
-            report=report_of(header),
+            report=_report(header),
             documents=documents if header["listed"] else None,
         )
         validate(quantized)
     return quantized
 
 
-def report_of(header: Mapping[str, Any]) -> QuantReport | None:
-    """What the header of a quantized model says of its quality; None of what came from elsewhere.
+class QuantizedHeader(NamedTuple):
+    """What a quantized model says of itself beside its arrays."""
+
+    origin: Origin
+    report: QuantReport | None
+
+
+def read_quantized_header(path: Path) -> QuantizedHeader:
+    """The verified header of a quantized model, without reading its arrays.
 
     Raises:
-        SpecError: if it is not as segpt writes it.
+        CheckpointError: if it is missing, damaged, or of something else.
     """
+    header = read_header(path, "quantized")
+    with reading(path):
+        return QuantizedHeader(dict(header["origin"]), _report(header))
+
+
+def _report(header: Mapping[str, Any]) -> QuantReport | None:
     table = header["report"]
     return decode(QuantReport, table, "$.report") if table else None
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from segpt.atomic import new_directory, standing
 from segpt.config.base import canonical
-from segpt.errors import ArtifactError, CheckpointError
+from segpt.errors import ArtifactError, CheckpointError, SpecError
 from segpt.values import Tokenizer
 
 from .json_files import LARGEST, parse_json
@@ -139,6 +139,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{Path(path) / 'header.json'} is incomplete: {error!r}") from error
+    except SpecError as error:
+        place = Path(path) / "header.json"
+        raise CheckpointError(f"{place} is not as this segpt writes it: {error}") from error
     except ArtifactError as error:
         raise CheckpointError(f"{path} holds no quantized model: {error}") from error
 

@@ -123,18 +123,17 @@ def _run(row: InventoryRow, place: Path) -> InventoryRow:
 
 
 def _checkpoint(row: InventoryRow, place: Path) -> InventoryRow:
-    header = value_directory.read_header(place, "checkpoint")
-    about = checkpoint_io.about_of(header)
-    recipe = about.recipe or {}
+    header = checkpoint_io.read_checkpoint_header(place)
+    about, recipe = header.about, header.about.recipe or {}
     ended = bool(about.finished) or about.average is not None
-    ended = ended or _reached(int(header["step"]), recipe, about.seconds or 0.0)
-    in_run = place.name == run_directory.checkpoint_name(int(header["step"]))
+    ended = ended or _reached(header.step, recipe, about.seconds or 0.0)
+    in_run = place.name == run_directory.checkpoint_name(header.step)
     if in_run and not ended and (last := run_directory.checkpoints(place.parent)[-1]) != place:
         with contextlib.suppress(*_ODD):  # which is said in the row of the last one
             ended = _checkpoint(row, last).state == "finished"  # an earlier one of an ended run
-    bpb = _validated(place.parent, int(header["step"])) if in_run else None
+    bpb = _validated(place.parent, header.step) if in_run else None
     return dataclasses.replace(
-        _made_from(row, header["origin"]),
+        _made_from(row, header.origin),
         text=None if about.text is None else about.text.training.name,
         recipe=recipe.get("name"),
         bpb=bpb,
@@ -173,9 +172,8 @@ def _partial(row: InventoryRow, place: Path) -> InventoryRow:
 
 
 def _quantized(row: InventoryRow, place: Path) -> InventoryRow:
-    header = value_directory.read_header(place, "quantized")
-    report = quantized_io.report_of(header)
-    row = _made_from(row, header["origin"])
+    header = quantized_io.read_quantized_header(place)
+    row, report = _made_from(row, header.origin), header.report
     if report is None:
         return row
     text, quality = report.text, report.quality

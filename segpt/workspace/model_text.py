@@ -3,19 +3,17 @@
 import contextlib
 import functools
 import shlex
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from segpt.config.quant_report import QuantReport
-from segpt.config.run_about import RunAbout, TextAbout
+from segpt.config.run_about import TextAbout
 from segpt.data.corpus import builtin
 from segpt.data.text import document_hash
-from segpt.errors import DataError, SegptError, SpecError
+from segpt.errors import DataError, SegptError
 from segpt.locks import locked
-from segpt.stages import checkpoint_io, prepare, quantized_io, run_directory, value_directory
+from segpt.stages import checkpoint_io, prepare, quantized_io, run_directory
 from segpt.values import Checkpoint, Origin, Quantized, Text, documents_digest
 
 from . import newest, prepared
@@ -178,35 +176,28 @@ def _text_of_kin(origin: Origin, model: Path) -> TextAbout | None:
     wanted = origin.get("checkpoint")
     if not wanted:
         return None
-    for header in _headers(model):
-        origin_there = header.get("origin")
-        source = origin_there.get("checkpoint") if isinstance(origin_there, dict) else None
-        if wanted not in (header.get("fingerprint"), source):
-            continue
-        about = _decoded(header)
-        if about is not None and about.text not in (None, TextAbout()):
-            return about.text
+    for place in _beside(model):
+        with contextlib.suppress(SegptError):
+            if (text := _text_if_made(place, wanted)) not in (None, TextAbout()):
+                return text
     return None
 
 
-def _decoded(header: Mapping[str, Any]) -> RunAbout | QuantReport | None:
-    """What a header says of its run or of its quality; None if it is not as segpt writes it."""
-    try:
-        known = "about" in header
-        return checkpoint_io.about_of(header) if known else quantized_io.report_of(header)
-    except (SpecError, KeyError):
-        return None
+def _text_if_made(place: Path, checkpoint: str) -> TextAbout | None:
+    """The text of the checkpoint of this fingerprint, or of the quantized model made from it."""
+    if run_directory.kind_of(place) == "quantized":
+        origin, report = quantized_io.read_quantized_header(place)
+        if report is None or origin.get("checkpoint") != checkpoint:
+            return None
+        return report.text
+    header = checkpoint_io.read_checkpoint_header(run_directory.newest_checkpoint(place))
+    made = checkpoint in (header.fingerprint, header.origin.get("checkpoint"))
+    return header.about.text if made else None
 
 
-def _headers(model: Path) -> Iterator[Mapping[str, Any]]:
-    """Of the quantized models and newest checkpoints beside an artifact and below ``runs``."""
+def _beside(model: Path) -> list[Path]:
+    """Where quantized models and runs lie: beside an artifact, and below ``runs``."""
     beside = [model.parent, model.parent / "quantized", model.with_suffix("")]
     beside.append(model.with_name(f"{model.stem}-quantized"))
     known = [*newest.on_disk("quantized"), *newest.on_disk("checkpoint")]
-    for place in dict.fromkeys([*beside, *known]):
-        with contextlib.suppress(SegptError):
-            kind = run_directory.kind_of(place)
-            at = run_directory.newest_checkpoint(place) if kind != "quantized" else place
-            yield value_directory.read_header(
-                at, "quantized" if kind == "quantized" else "checkpoint"
-            )
+    return list(dict.fromkeys([*beside, *known]))
