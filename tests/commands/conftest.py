@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests import processes
 
 RECIPE = """
 name: tiny
@@ -58,14 +58,13 @@ Segpt = Callable[..., Done]
 
 def _run(place: Path, *args: object, timeout: float = 300, **environment: str) -> Done:
     """Run ``segpt`` in its own process, in the directory ``place``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "segpt", *map(str, args)],
+    done = processes.run(
+        ["-m", "segpt", *map(str, args)],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CI": "1"} | environment,
         capture_output=True,
         text=True,
         timeout=timeout,
-        check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 from .conftest import Segpt
 
@@ -98,8 +99,8 @@ def test_an_interrupted_preparation_says_how_to_go_on(place: Path, run: Segpt) -
     rows = (json.dumps({"text": f"document {i} of many"}) + "\n" for i in range(200_000))
     (place / "many.jsonl").write_text("".join(rows))
     command = ("data", "prepare", "many.jsonl", "--tokenizer", "bytes", "--out", "made")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "segpt", *command],
+    process = processes.Popen(
+        ["-m", "segpt", *command],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +12,16 @@ from typing import Any
 
 import pytest
 
+from tests import processes
+
 pytestmark = pytest.mark.slow
-STEPS = 1000
+STEPS = 300
 ARGS = ("--recipe", "tiny.yaml", "--out", "run", "--set", "train.save_every=7")
 
 
 def start(place: Path, *args: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "segpt", "train", *ARGS, "--steps", str(STEPS), *args],
+    return processes.Popen(
+        ["-m", "segpt", "train", *ARGS, "--steps", str(STEPS), *args],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -109,8 +110,8 @@ SCORE = ("score", "run", "text.jsonl", "--ttt", "sgd", "--set", "adapt.chunk=16"
 def interrupted_score(place: Path, number: signal.Signals) -> str:
     """Interrupt a score after its first step, however slow the machine is; what it said."""
     for delay in (0.3, 0.6, 1.2, 2.4, 4.8):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "segpt", *SCORE, "--json"],
+        process = processes.Popen(
+            ["-m", "segpt", *SCORE, "--json"],
             cwd=place,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

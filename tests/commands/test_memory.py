@@ -19,6 +19,7 @@ from segpt.eval.tally import score_stream
 from segpt.stages import checkpoint_io, run_directory, unfinished, value_directory
 from segpt.train import trainer
 from segpt.values import QuantizeProgress
+from tests import processes
 from tests.commands.conftest import documents
 from tests.commands.test_demo import TINY
 
@@ -437,8 +438,8 @@ def test_the_demo_goes_on_where_it_was_interrupted(
 
 
 def start(place: Path, *args: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "segpt", *args],
+    return processes.Popen(
+        ["-m", "segpt", *args],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CI": "1"},
         stdout=subprocess.PIPE,

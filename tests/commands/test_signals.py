@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
+from tests import processes
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and streams of POSIX")
 SEGPT = [sys.executable, "-m", "segpt"]
 PREPARE = ("data", "prepare", "train.jsonl", "--validation", "held.jsonl", "--tokenizer", "bytes")
 
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+# Processes under `nohup` do not hear of a closed terminal.
+HEARS = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
 
 # The command line with a computation in C that lasts for minutes where weights are drawn.
 HANGS = """
@@ -45,20 +50,14 @@ main()
 """
 
 
-def heard() -> None:
-    """Hear of a closed terminal, which processes under `nohup` do not."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def ended(place: Path, code: str, args: tuple[str, ...], number: signal.Signals) -> Any:
     """Exit code, errors and seconds of a command that gets a signal once it has begun."""
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *args],
+    with processes.Popen(
+        ["-c", HEARS + code, *args],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heard,  # noqa: PLW1509 - no thread runs here yet
     ) as process:
         try:
             assert process.stderr is not None

@@ -14,6 +14,8 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file
 
+from tests import processes
+
 pytestmark = pytest.mark.slow
 
 
@@ -107,8 +109,8 @@ def strangers(place: Path, *commands: tuple[str, ...]) -> list[Any]:
     world = {"WORLD_SIZE": f"{len(commands)}", "MASTER_ADDR": "127.0.0.1"}
     world |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "segpt", *command],
+        processes.Popen(
+            ["-m", "segpt", *command],
             cwd=place,
             env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
