@@ -101,8 +101,13 @@ def become(asked: dict[str, Any], streams: list[int]) -> None:
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         old = getattr(sys, f"__{name}__")
         lines = name == "stderr" or (number > 0 and os.isatty(number))
-        raw = open(number, "wb" if number else "rb", closefd=False)  # noqa: SIM115 - to the end
-        new = io.TextIOWrapper(raw, old.encoding, old.errors, line_buffering=lines)
+        through = number > 0 and bool(os.environ.get("PYTHONUNBUFFERED"))
+        raw = open(  # noqa: SIM115 - to the end
+            number, "wb" if number else "rb", 0 if through else -1, closefd=False
+        )
+        new = io.TextIOWrapper(
+            raw, old.encoding, old.errors, line_buffering=lines, write_through=through
+        )
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
     os.chdir(asked["place"])
@@ -132,7 +137,7 @@ def run(words: list[str]) -> None:
         case [script, *arguments] if not script.startswith("-"):
             sys.argv = [script, *arguments]
             sys.path.insert(0, str(Path(script).resolve().parent))
-            main.__dict__["__file__"] = script
+            main.__dict__["__file__"] = str(Path.cwd() / script)
             exec(compile(Path(script).read_bytes(), script, "exec"), main.__dict__)
         case _:
             raise NotImplementedError(f"start a Python of its own for {words}")
