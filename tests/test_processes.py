@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +170,7 @@ def test_it_is_a_child_that_is_waited_for_and_leaves_nothing() -> None:
         os.kill(process.pid, 0)
 
 
+@pytest.mark.slow
 def test_an_environment_that_is_read_when_libraries_are_loaded_is_obeyed() -> None:
     code = "import torch; print(torch.get_num_threads())"
     for number in ("1", "2"):
@@ -183,6 +183,6 @@ def test_an_environment_that_is_read_when_libraries_are_loaded_is_obeyed() -> No
 @pytest.mark.parametrize(
     "options", [{"preexec_fn": os.getpid}, {"shell": True}, {"pass_fds": (2,)}], ids=str
 )
-def test_what_a_fork_cannot_do_is_refused(options: dict[str, Callable[[], Any]]) -> None:
+def test_what_a_fork_cannot_do_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(AssertionError, match="started anew"):
         processes.run(["-c", ""], **options)

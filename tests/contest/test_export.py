@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from segpt.stages.json_files import write_score
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.score import score
 from segpt.values import Float16Weight, Quantized, Text, Tokenizer
+from tests import little_text
 
 pytestmark = pytest.mark.slow
 
@@ -113,14 +112,6 @@ class Place:
         )
 
 
-# The built-in text, as it would be if Python's library were the little that a directory holds.
-LITTLE = """
-import sys, sysconfig
-path, sys.modules["pydoc_data.topics"] = sysconfig.get_path, None
-sysconfig.get_path = lambda name: {place!r} if name == "stdlib" else path(name)
-"""
-
-
 def alone(
     folder: Path, *arguments: str, python: str = sys.executable, before: str = "", **more: str
 ) -> str:
@@ -202,11 +193,7 @@ def test_hostile_names_stay_text(exported: Exported) -> None:
 
 
 def test_the_script_trains_the_recipe_anew(exported: Exported, tmp_path: Path) -> None:
-    library = tmp_path / "library"
-    library.mkdir()
-    for module in Path(sysconfig.get_path("stdlib")).glob("[a-d]*.py"):
-        shutil.copy(module, library)
-    before = LITTLE.format(place=str(library))
+    before = little_text.BEFORE.format(place=str(little_text.library(tmp_path / "library")))
     output = alone(exported.out, "train", str(tmp_path / "run"), before=before, SEED="7")
     assert output.startswith("seed: 7\n")
     assert "step:6 train_loss:" in output
