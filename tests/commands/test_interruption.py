@@ -15,13 +15,13 @@ import pytest
 from tests import processes
 
 pytestmark = pytest.mark.slow
-STEPS = 300
+STEPS, FEWER = 300, 100  # of a run that is killed several times, and once
 ARGS = ("--recipe", "tiny.yaml", "--out", "run", "--set", "train.save_every=7")
 
 
-def start(place: Path, *args: str) -> "subprocess.Popen[str]":
+def start(place: Path, *args: str, steps: int = STEPS) -> "subprocess.Popen[str]":
     return processes.Popen(
-        ["-m", "segpt", "train", *ARGS, "--steps", str(STEPS), *args],
+        ["-m", "segpt", "train", *ARGS, "--steps", str(steps), *args],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -30,16 +30,16 @@ def start(place: Path, *args: str) -> "subprocess.Popen[str]":
     )
 
 
-def finish(place: Path, *args: str) -> str:
-    process = start(place, *args)
+def finish(place: Path, *args: str, steps: int = STEPS) -> str:
+    process = start(place, *args, steps=steps)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    return parameters(place)
+    return parameters(place, steps)
 
 
-def parameters(place: Path) -> str:
+def parameters(place: Path, steps: int) -> str:
     last = max((place / "run").glob("step-*"))
-    assert last.name == f"step-{STEPS:08d}"
+    assert last.name == f"step-{steps:08d}"
     return hashlib.sha256((last / "weights.safetensors").read_bytes()).hexdigest()
 
 
@@ -90,7 +90,7 @@ def test_a_signal_saves_and_exits_as_shells_have_it(
     fresh: Path, run: Callable[..., Any], number: signal.Signals
 ) -> None:
     prepared(fresh, run)
-    process = start(fresh)
+    process = start(fresh, steps=FEWER)
     deadline = time.monotonic() + 120
     while not newest(fresh) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -101,7 +101,7 @@ def test_a_signal_saves_and_exits_as_shells_have_it(
     assert process.returncode == 128 + number, stderr
     assert "is saved" in stderr
     assert "Traceback" not in stderr
-    finish(fresh, "--resume")
+    finish(fresh, "--resume", steps=FEWER)
 
 
 SCORE = ("score", "run", "text.jsonl", "--ttt", "sgd", "--set", "adapt.chunk=16", "--stride", "8")

@@ -89,7 +89,7 @@ def run(command: str, place: Path, *, interrupted: bool = False) -> tuple[int, s
 def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The directory after the whole session, and what each command printed."""
     place = tmp_path_factory.mktemp("own")
-    (place / "my.txt").write_text("\n\n".join(prose(2, 700)))
+    (place / "my.txt").write_text("\n\n".join(prose(2, 350)))
     for name, seed in (("web.jsonl", 3), ("books.jsonl", 4)):
         rows = [json.dumps({"text": text}) for text in prose(seed, 60)]
         (place / name).write_text("\n".join(rows) + "\n")
