@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format lint types layers picture architecture artifacts leaderboard bench codec unchanged cuda campaigns faults wheel clean
+.PHONY: help setup demo test quick check static format lint types layers picture architecture artifacts leaderboard bench codec unchanged cuda campaigns faults wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -34,9 +34,11 @@ test: setup  ## all tests that need no GPU
 		--no-loadscope-reorder -m "not cuda and not campaign"
 
 quick: setup  ## the tests that take a moment each
-	$(BIN)/python -m pytest -m "not cuda and not campaign and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not cuda and not campaign and not slow"
 
-check: lint types layers picture artifacts leaderboard  ## style, types, import contracts, pictures, artifacts, leaderboard
+check: static artifacts  ## style, types, import contracts, pictures, artifacts, leaderboard
+
+static: lint types layers picture leaderboard  ## what `make check` does and `make test` does not
 
 format: setup  ## rewrite files into shape
 	$(BIN)/ruff format .

@@ -17,10 +17,28 @@ for _name in ("CI", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
 
 
+# Files that take half a minute or more, the longest first.
+LONG = (
+    "test_documentation",
+    "test_token_predictor",
+    "test_recipes",
+    "test_quantize",
+    "test_memory",
+    "test_interruption",
+    "test_designed",
+    "test_export",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: one that began last would keep one process busy alone."""
+    """The longest files first: one that began last would keep one process busy alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        known = item.path.stem in LONG
+        return item.path not in slow, LONG.index(item.path.stem) if known else len(LONG)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True, scope="session")

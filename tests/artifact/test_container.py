@@ -142,7 +142,7 @@ def test_models_come_back_bit_for_bit(quantized: Quantized) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(quantizeds())
 def test_many_models_come_back_bit_for_bit(quantized: Quantized) -> None:
     check_round_trip(quantized)

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests import processes
 
 RECIPE = """
 name: tiny
@@ -56,16 +59,21 @@ class Done(NamedTuple):
 Segpt = Callable[..., Done]
 
 
-def _run(place: Path, *args: object, timeout: float = 300, **environment: str) -> Done:
+def _run(
+    place: Path,
+    *args: object,
+    timeout: float = 300,
+    start: Callable[..., "subprocess.CompletedProcess[str]"] = processes.run,
+    **environment: str,
+) -> Done:
     """Run ``segpt`` in its own process, in the directory ``place``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "segpt", *map(str, args)],
+    done = start(
+        ["-m", "segpt", *map(str, args)],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CI": "1"} | environment,
         capture_output=True,
         text=True,
         timeout=timeout,
-        check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -74,6 +82,16 @@ def _run(place: Path, *args: object, timeout: float = 300, **environment: str) -
 def run() -> Segpt:
     """``run(place, *args)`` runs ``segpt`` in its own process, in the directory ``place``."""
     return _run
+
+
+def _started_anew(words: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *words], check=False, **options)
+
+
+@pytest.fixture(scope="session")
+def anew() -> Segpt:
+    """Like ``run``, with a new Python: for what libraries read when they are loaded."""
+    return partial(_run, start=_started_anew)
 
 
 def documents(count: int, start: int = 0) -> str:
@@ -91,7 +109,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("work")
     (place / "tiny.yaml").write_text(RECIPE)
     (place / "train.jsonl").write_text(documents(80))
-    (place / "held.jsonl").write_text(documents(12, start=1000))
+    (place / "held.jsonl").write_text(documents(5, start=1000))
     return place
 
 

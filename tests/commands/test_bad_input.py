@@ -2,13 +2,13 @@
 
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import processes
 
 Run = Callable[..., Any]
 
@@ -170,12 +170,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(fresh: Path, run: Run) -> None:
         "from segpt.__main__ import main; main()"
     )
     assert resource.RLIMIT_FSIZE
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", "--recipe", "tiny.yaml", "--out", "other"],
+    done = processes.run(
+        ["-c", code, "train", "--recipe", "tiny.yaml", "--out", "other"],
         cwd=fresh,
         capture_output=True,
         text=True,
-        check=False,
         timeout=300,
     )
     assert done.returncode == 2, done.stderr

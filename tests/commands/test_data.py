@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 from .conftest import Segpt
 
@@ -82,12 +83,12 @@ def test_what_would_lose_or_ignore_something_is_refused(
 @pytest.mark.parametrize(
     "name", [".hidden.txt", "..txt", "caf\udce9 au lait.txt", "builtin-4096.txt"]
 )
-def test_the_place_of_a_text_has_a_plain_name(place: Path, run: Segpt, name: str) -> None:
+def test_the_place_of_a_text_has_a_plain_name(place: Path, anew: Segpt, name: str) -> None:
     try:
         (place / name).write_text("".join(PARAGRAPHS))
     except OSError:
         pytest.skip("the file system takes no such names")
-    done = run(place, "data", "prepare", name, "--tokenizer", "bytes", "--json", LC_ALL="C")
+    done = anew(place, "data", "prepare", name, "--tokenizer", "bytes", "--json", LC_ALL="C")
     made = Path(done.json["out"])
     assert made.parent == Path("runs/data")
     assert made.name.replace("-", "").replace("my", "").isalnum()
@@ -95,11 +96,11 @@ def test_the_place_of_a_text_has_a_plain_name(place: Path, run: Segpt, name: str
 
 
 def test_an_interrupted_preparation_says_how_to_go_on(place: Path, run: Segpt) -> None:
-    rows = (json.dumps({"text": f"document {i} of many"}) + "\n" for i in range(200_000))
+    rows = (json.dumps({"text": f"document {i} of many"}) + "\n" for i in range(60_000))
     (place / "many.jsonl").write_text("".join(rows))
     command = ("data", "prepare", "many.jsonl", "--tokenizer", "bytes", "--out", "made")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "segpt", *command],
+    process = processes.Popen(
+        ["-m", "segpt", *command],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -115,7 +116,7 @@ def test_an_interrupted_preparation_says_how_to_go_on(place: Path, run: Segpt) -
     assert not (place / "made").exists()
     done = run(place, *command, "--json")
     assert "going on where an interrupted call stopped" in done.stderr
-    assert done.json["documents"] + done.json["validation"]["documents"] == 200_000
+    assert done.json["documents"] + done.json["validation"]["documents"] == 60_000
     assert not (place / ".made.unfinished").exists()
 
 

@@ -1,11 +1,15 @@
 """``segpt demo``: its fields on a tiny model, and in the campaign its promises over seeds."""
 
+import json
+import os
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import little_text, processes
 
 TINY = (
     "tokenizer.vocab=512",
@@ -21,10 +25,22 @@ TINY = (
 )
 
 
+MAIN = "from segpt.__main__ import main\nmain()\n"
+
+
 @pytest.mark.slow
 def test_the_demo_prints_its_fields(run: Callable[..., Any], tmp_path: Path) -> None:
     settings = [word for setting in TINY for word in ("--set", setting)]
-    result = run(tmp_path, "demo", "--json", "--budget", 100_000, *settings).json
+    before = little_text.BEFORE.format(place=str(little_text.library(tmp_path / "library")))
+    done = processes.run(
+        ["-c", f"{before}{MAIN}", "demo", "--json", "--budget", "100000", *settings],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CI": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
     assert {"rows", "artifact", "bytes", "budget", "bpb", "bpb_ttt", "seconds"} <= result.keys()
     assert set(result["compressors"]) == {"gzip", "bzip2", "xz", "zstd", "brotli"}
     assert all({"step", "bytes", "artifact", "bpb"} <= row.keys() for row in result["rows"])

@@ -12,6 +12,12 @@ from segpt.doctor.doctor import EXTRAS, REQUIRED, WORK
 Run = Callable[..., Any]
 
 
+@pytest.fixture
+def run(anew: Run) -> Run:
+    """New processes: what is missing is missing from their start."""
+    return anew
+
+
 def lacking(place: Path, *modules: str) -> dict[str, str]:
     """An environment in which no process can import the modules."""
     lines = [f"sys.modules[{module!r}] = None" for module in modules]

@@ -26,6 +26,12 @@ metric_list:
 
 
 @pytest.fixture
+def run(anew: Callable[..., Any]) -> Callable[..., Any]:
+    """New processes: the harness reads its environment when it is loaded."""
+    return anew
+
+
+@pytest.fixture
 def place(tmp_path: Path) -> Path:
     rows = [
         {"query": f"After {i} comes", "choices": [f"{i + 1}", "x"], "gold": 0} for i in range(9)

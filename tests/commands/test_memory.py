@@ -19,6 +19,7 @@ from segpt.eval.tally import score_stream
 from segpt.stages import checkpoint_io, run_directory, unfinished, value_directory
 from segpt.train import trainer
 from segpt.values import QuantizeProgress
+from tests import little_text, processes
 from tests.commands.conftest import documents
 from tests.commands.test_demo import TINY
 
@@ -410,9 +411,13 @@ def test_a_score_goes_on_without_its_options(
 
 @pytest.mark.slow
 def test_the_demo_goes_on_where_it_was_interrupted(
-    place: Path, segpt: Command, stopped: Callable[..., Result]
+    place: Path,
+    segpt: Command,
+    stopped: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In training, and between later stages: what is done is kept."""
+    little_text.use(little_text.library(place / "library"), monkeypatch)
     settings = [word for setting in TINY for word in ("--set", setting)]
     begun = ("demo", "--budget", 100_000, "--seed", 3, *settings)
     words = remedy(stopped(lambda: segpt(*begun), 7))
@@ -437,8 +442,8 @@ def test_the_demo_goes_on_where_it_was_interrupted(
 
 
 def start(place: Path, *args: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "segpt", *args],
+    return processes.Popen(
+        ["-m", "segpt", *args],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CI": "1"},
         stdout=subprocess.PIPE,

@@ -12,7 +12,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ import pytest
 from segpt.config.layout import parameters
 from segpt.config.recipe import read_recipe
 from segpt.stages.estimate import artifact_bytes
+from tests import processes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-text.md"
 WORDS = 300  # of which the texts are made
@@ -63,10 +63,9 @@ def prose(seed: int, paragraphs: int) -> list[str]:
 def run(command: str, place: Path, *, interrupted: bool = False) -> tuple[int, str]:
     """The exit code of a command and all that it printed, with a SIGINT once it has trained."""
     words = shlex.split(command.partition(" > ")[0])
-    if words[0] == "segpt":
-        words = [sys.executable, "-m", *words]
-    process = subprocess.Popen(
-        words,
+    segpt = words[0] == "segpt"
+    process = (processes.Popen if segpt else subprocess.Popen)(
+        ["-m", *words] if segpt else words,
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         stdout=subprocess.PIPE,
@@ -90,7 +89,7 @@ def run(command: str, place: Path, *, interrupted: bool = False) -> tuple[int, s
 def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The directory after the whole session, and what each command printed."""
     place = tmp_path_factory.mktemp("own")
-    (place / "my.txt").write_text("\n\n".join(prose(2, 700)))
+    (place / "my.txt").write_text("\n\n".join(prose(2, 350)))
     for name, seed in (("web.jsonl", 3), ("books.jsonl", 4)):
         rows = [json.dumps({"text": text}) for text in prose(seed, 60)]
         (place / name).write_text("\n".join(rows) + "\n")

@@ -5,12 +5,13 @@ import os
 import pty
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import processes
 
 Run = Callable[..., Any]
 BRIEF = ("--tokens", 12)
@@ -100,8 +101,8 @@ def test_text_goes_to_stdout_and_figures_to_stderr(model: Path, here: Run) -> No
 
 def test_prompts_from_the_standard_input(model: Path, tmp_path: Path, here: Run) -> None:
     found = json.loads(here("sample", model, "one", "zwei 🙂", "", *BRIEF, "--json").stdout)
-    piped = subprocess.run(
-        [sys.executable, "-m", "segpt", "sample", model, "-", "--tokens", "12", "--json"],
+    piped = processes.run(
+        ["-m", "segpt", "sample", str(model), "-", "--tokens", "12", "--json"],
         cwd=tmp_path,
         input="one\nzwei 🙂\n\n".encode(),
         capture_output=True,
@@ -152,8 +153,8 @@ def _on_a_terminal(place: Path, model: Path, *words: str) -> str:
     """What ``segpt sample`` writes to a terminal."""
     ours, theirs = pty.openpty()
     knobs = ("--top-k", "0", "--top-p", "1")
-    with subprocess.Popen(
-        [sys.executable, "-m", "segpt", "sample", model, "x", *knobs, *words],
+    with processes.Popen(
+        ["-m", "segpt", "sample", str(model), "x", *knobs, *words],
         cwd=place,
         stdout=theirs,
         stderr=subprocess.PIPE,

@@ -14,6 +14,8 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file
 
+from tests import processes
+
 pytestmark = pytest.mark.slow
 
 
@@ -34,6 +36,44 @@ def torchrun(place: Path, *args: str) -> Any:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == 1, done.stdout  # only the leading process speaks
     return json.loads(lines[0])
+
+
+def ended(
+    place: Path, *commands: tuple[str, ...], **environment: str
+) -> list[tuple[int, str, str]]:
+    """The exit code, output and errors of a run's processes, each with a command of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": f"{len(commands)}", "MASTER_ADDR": "127.0.0.1"}
+    world |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"} | environment
+    started = [
+        processes.Popen(
+            ["-m", "segpt", *command],
+            cwd=place,
+            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, command in enumerate(commands)
+    ]
+    try:
+        told = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [(each.returncode, *said) for each, said in zip(started, told, strict=True)]
+
+
+def together(place: Path, *args: str) -> Any:
+    """What :func:`torchrun` finds, of two processes that are started as it starts them."""
+    command = (*args, "--json")
+    leading, other = ended(place, command, command, TORCHELASTIC_RUN_ID="none")
+    assert leading[0] == other[0] == 0, (leading, other)
+    assert other[1] == ""  # only the leading process speaks
+    return json.loads(leading[1])
 
 
 def test_two_processes_train_and_score_like_one(fresh: Path, run: Callable[..., Any]) -> None:
@@ -61,7 +101,7 @@ def test_two_processes_train_and_score_like_one(fresh: Path, run: Callable[..., 
         assert np.allclose(value, two[name], atol=2e-3), name
     for policy in ((), ("--ttt",)):
         single = run(fresh, "score", "two", "held.jsonl", *policy, "--json").json
-        double = torchrun(fresh, "score", "two", "held.jsonl", *policy)
+        double = together(fresh, "score", "two", "held.jsonl", *policy)
         assert double["bpb"] == pytest.approx(single["bpb"], abs=1e-6)
         assert double["tokens"] == single["tokens"]
 
@@ -75,7 +115,7 @@ def test_two_processes_read_what_one_reads(fresh: Path, run: Callable[..., Any])
     assert run(fresh, "data", "prepare", *texts).code == 0
     args = ("train", "--recipe", "tiny.yaml", *settings)
     alone = run(fresh, *args, "--out", "one", "--json").json
-    both = torchrun(fresh, *args, "--out", "two")
+    both = together(fresh, *args, "--out", "two")
     assert both["read"] == alone["read"]
     assert both["tokens"] == alone["tokens"] == 32 * alone["read"]["blocks"]
     assert both["read"]["blocks"] > 12 * 8
@@ -101,32 +141,11 @@ def test_work_that_cannot_be_shared_is_refused_once(
 
 def strangers(place: Path, *commands: tuple[str, ...]) -> list[Any]:
     """Processes of one run that are started with commands of their own, all of which must end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": f"{len(commands)}", "MASTER_ADDR": "127.0.0.1"}
-    world |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "segpt", *command],
-            cwd=place,
-            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, command in enumerate(commands)
-    ]
-    try:
-        told = [process.communicate(timeout=200)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    lines = [[row for row in err.splitlines() if row.startswith("segpt: ")] for err in told]
+    told = ended(place, *commands)
+    lines = [[row for row in err.splitlines() if row.startswith("segpt: ")] for *_, err in told]
     assert [len(each) for each in lines] == [1] * len(commands), told
-    assert [process.returncode for process in processes] == [2] * len(commands)
-    assert not any("Traceback" in err for err in told)
+    assert [code for code, *_ in told] == [2] * len(commands)
+    assert not any("Traceback" in err for *_, err in told)
     return [each[0] for each in lines]
 
 

@@ -25,6 +25,7 @@ from segpt.stages.json_files import write_score
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.score import score
 from segpt.values import Float16Weight, Quantized, Text, Tokenizer
+from tests import little_text
 
 pytestmark = pytest.mark.slow
 
@@ -111,11 +112,13 @@ class Place:
         )
 
 
-def alone(folder: Path, *arguments: str, python: str = sys.executable, **more: str) -> str:
+def alone(
+    folder: Path, *arguments: str, python: str = sys.executable, before: str = "", **more: str
+) -> str:
     """What the script prints where segpt is not installed."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DATA_PATH", "SEED")}
     done = subprocess.run(
-        [python, "-I", "-c", ALONE, "train_gpt.py", *arguments],
+        [python, "-I", "-c", before + ALONE, "train_gpt.py", *arguments],
         cwd=folder,
         env=kept | {"OMP_NUM_THREADS": "1"} | more,
         capture_output=True,
@@ -190,7 +193,8 @@ def test_hostile_names_stay_text(exported: Exported) -> None:
 
 
 def test_the_script_trains_the_recipe_anew(exported: Exported, tmp_path: Path) -> None:
-    output = alone(exported.out, "train", str(tmp_path / "run"), SEED="7")
+    before = little_text.BEFORE.format(place=str(little_text.library(tmp_path / "library")))
+    output = alone(exported.out, "train", str(tmp_path / "run"), before=before, SEED="7")
     assert output.startswith("seed: 7\n")
     assert "step:6 train_loss:" in output
     assert 0 < printed(output) < 9
@@ -198,6 +202,14 @@ def test_the_script_trains_the_recipe_anew(exported: Exported, tmp_path: Path) -
     assert f"Serialized model: {made} bytes" in output
 
 
+@pytest.fixture
+def bundled(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script of the folder, which takes seconds to make, serves for others."""
+    script = (exported.out / "train_gpt.py").read_bytes()
+    monkeypatch.setattr(contest, "_script", lambda *_: (script, unpack(script)))
+
+
+@pytest.mark.usefixtures("bundled")
 def test_over_the_cap_nothing_is_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contest, "BYTES", 50_000)
     with pytest.raises(CheckError, match=r"nothing was written: [\d,]+ bytes of code"):
@@ -205,6 +217,7 @@ def test_over_the_cap_nothing_is_written(place: Place, monkeypatch: pytest.Monke
     assert not (place.path / "over").exists()
 
 
+@pytest.mark.usefixtures("bundled")
 def test_a_log_of_another_run_is_refused(place: Place) -> None:
     log = place.path / "train_seed1.log"
     log.write_text("seed: 5\nstep:1/6 train_loss:5.0 train_time:3ms\n")

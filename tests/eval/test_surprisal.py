@@ -51,9 +51,17 @@ def test_batches_do_not_change_the_score(tiny: MakeModel, stream: MakeStream) ->
     assert again == bits[2]
 
 
+LEARNING = Sgd(chunk=8, rate=0.1, epochs=1, batch=1)
+
+
 @pytest.mark.parametrize(
     ("policy", "route", "flips"),
-    [(Frozen(), "0*2", 800), (Sgd(chunk=8, rate=0.1, epochs=1, batch=1), "0", 200)],
+    [
+        (Frozen(), "0*2", 200),
+        (LEARNING, "0", 60),
+        pytest.param(Frozen(), "0*2", 800, marks=pytest.mark.campaign),
+        pytest.param(LEARNING, "0", 200, marks=pytest.mark.campaign),
+    ],
 )
 def test_no_target_depends_on_a_later_token(
     tiny: MakeModel, stream: MakeStream, policy: Frozen | Sgd, route: str, flips: int

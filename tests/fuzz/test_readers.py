@@ -17,7 +17,7 @@ from tests.fuzz.readers import OWN, READERS
 
 ROOT = Path(__file__).parents[2]
 SEED = 20_261_130
-QUICK, CAMPAIGN = 2_000, 200_000
+QUICK, CAMPAIGN = 600, 200_000
 
 # What opens, parses or decodes: methods by their name, functions by module and name.
 _METHODS = frozenset(("read_bytes", "read_text", "fromhex", "frombuffer", "fromfile", "memmap"))

@@ -31,6 +31,7 @@ PARSED_ONLY = (("data", "fetch"), ("eval",))
 
 LENGTH = re.compile(r"^(train\.(?:length=\{kind: steps, count: |horizon=))(\d+)")
 VOCAB, TRAINED, HELD_OUT = 512, 40, 4  # pieces, and documents of each split
+LONGEST = 2000  # bytes of a document
 RECIPE = f"""
 name: small
 about: a model for tests
@@ -77,7 +78,7 @@ def shrink() -> None:
     count = {"train": TRAINED, "validation": HELD_OUT}
 
     def builtin(split: str) -> Any:
-        documents = list(read_builtin(split))[: count[split]]
+        documents = [text[:LONGEST] for text in list(read_builtin(split))[: count[split]]]
         return values.Text(f"builtin/{split}", lambda: iter(documents))
 
     def read(source: str | Path, settings: tuple[str, ...] = ()) -> Any:

@@ -30,6 +30,7 @@ PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SLOWEST = 240  # seconds, of one page
+LONGEST = 2000  # characters of a page in a text
 
 
 def shell(script: str, place: Path, environment: dict[str, str]) -> str:
@@ -78,7 +79,8 @@ def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         text = "".join(json.dumps({"text": paragraph}) + "\n" for paragraph in paragraphs)
         (place / "corpus" / f"part-{index}.jsonl").write_text(text)
     for name, pages in (("my.txt", "[a-m]*.md"), ("other.txt", "[n-z]*.md")):
-        parts = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob(pages))]
+        paths = sorted((ROOT / "docs").glob(pages))
+        parts = [path.read_text(encoding="utf-8")[:LONGEST] for path in paths]
         (place / name).write_text("".join(parts), encoding="utf-8")
     first = place / "corpus" / "part-0.jsonl"
     first.with_name("part-0.jsonl.zst").write_bytes(zstandard.compress(first.read_bytes()))

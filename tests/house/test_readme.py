@@ -14,6 +14,7 @@ from segpt.__main__ import load_commands
 from segpt.config.base import fingerprint
 from segpt.config.layout import parameters
 from segpt.config.recipe import names, read_recipe
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {"demo", "demo256"}
@@ -92,9 +93,7 @@ def test_settings_of_the_documentation_are_accepted() -> None:
 def test_dry_runs_of_the_documentation_run(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)
     assert words[0] == "segpt"
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = processes.run(["-m", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "parameters: " in done.stdout
     assert not list(tmp_path.iterdir())

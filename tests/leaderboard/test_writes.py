@@ -3,8 +3,6 @@
 import errno
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +14,7 @@ from segpt.errors import CheckError, SegptError
 from segpt.leaderboard import store
 from segpt.leaderboard.chain import INDEX
 from segpt.leaderboard.entry import Chain, Claim
+from tests import processes
 from tests.leaderboard.entries import claim
 
 TRACKS = '[[tracks]]\nname = "tiny"\nabout = "Tiny files."\nbytes = 100\n'
@@ -101,8 +100,7 @@ def test_six_additions_at_once_make_a_chain_of_six(board: Path) -> None:
     root = Path(__file__).parents[2]
 
     def add(number: int) -> int:
-        command = [sys.executable, "-c", ADD, str(board), f"claim-{number}"]
-        return subprocess.run(command, cwd=root, check=False).returncode
+        return processes.run(["-c", ADD, str(board), f"claim-{number}"], cwd=root).returncode
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(add, range(6))) == [0] * 6

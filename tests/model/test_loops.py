@@ -200,14 +200,25 @@ def test_a_truncated_pass_hands_its_gradient_on_as_it_is(make: Make, tokens: Dra
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_every_number_of_loops_compiles(make: Make, tokens: Draw) -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param([(1, None), (3, 2)], marks=pytest.mark.slow),
+        pytest.param(
+            [(loops, back) for loops in (1, 3, 5) for back in (None, 2)],
+            marks=pytest.mark.campaign,
+        ),
+    ],
+    ids=["two", "six"],
+)
+def test_every_number_of_loops_compiles(
+    make: Make, tokens: Draw, numbers: list[tuple[int, int | None]]
+) -> None:
     model = make(looped(skips="mirror"))
     ids = tokens(model.spec)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    for loops in (1, 3, 5):
-        for back in (None, 2):
-            model.set_progress(1.0, loops, back)
-            assert torch.equal(compiled(ids), model(ids))
+    for loops, back in numbers:
+        model.set_progress(1.0, loops, back)
+        assert torch.equal(compiled(ids), model(ids))
     torch.compiler.reset()

@@ -228,9 +228,10 @@ def odd_weight(kind: str, rows: int, columns: int, draw: torch.Generator) -> Ten
     return weight * factors.get(kind, 1.0)
 
 
-def test_anything_is_coded_in_finite_weights() -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.campaign)])
+def test_anything_is_coded_in_finite_weights(count: int) -> None:
     """Whatever the curvature, the steps are as fine as asked for, and no code is -128."""
-    for seed in range(500):
+    for seed in range(count):
         draw = torch.Generator().manual_seed(seed)
         rows, columns = 1 + seed % 23, 1 + seed * 7 % 37
         columns_kind, rows_kind = SYMMETRIC[seed % 10], SYMMETRIC[seed // 10 % 10]

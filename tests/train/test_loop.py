@@ -71,14 +71,15 @@ def test_every_step_resumes_bit_exactly(
 ) -> None:
     # no checkpoint, no resume
     changes = {"optimizer": Optimizer(matrix=matrix), "accumulation": accumulation}
-    whole = make(save_every=1, **changes)
+    steps = 10
+    whole = make(save_every=1, steps=steps, **changes)
     train(whole, batches, save=lambda run: snapshot(run, tmp_path))
     expected = digest(whole)
-    for k in range(1, 20):
+    for k in range(1, steps):
         checkpoint = read_checkpoint(tmp_path / str(k), state=True)
         assert checkpoint.state is not None
         torch.manual_seed(k)  # another process has another generator
-        resumed = make(**changes)
+        resumed = make(steps=steps, **changes)
         resumed.restore(k, checkpoint.weights, checkpoint.state)
         train(resumed, batches)
         assert digest(resumed) == expected, f"resumed from step {k}"

@@ -76,6 +76,12 @@ SHORT = (
     "train.validate_every=25",
     "train.save_every=25",
 )
+SHORTER = (
+    "train.length={kind: steps, count: 30}",
+    "train.log_every=3",
+    "train.validate_every=15",
+    "train.save_every=15",
+)
 WINDOWS = ("model.windows.long=16", "model.windows.short=8")
 OF_FAMILY = {
     "imu1": ("model.layer.mixer.query_key[0].dims=8",),
@@ -99,7 +105,7 @@ OF_FAMILY = {
 
 def tiny(name: str) -> list[str]:
     """Settings that make a twin small enough to train in seconds; its parts stay as they are."""
-    return [*TINY, *OF_FAMILY[name.split("-")[0]], *SHORT]
+    return [*TINY, *OF_FAMILY[name.split("-")[0]], *SHORTER]
 
 
 Splits = tuple[Tokens, Tokens]
@@ -153,17 +159,19 @@ def column(out: Path, name: str) -> list[float]:
     return [line[name] for line in lines if line.get(name) is not None]
 
 
-def go_through_the_line(name: str, settings: list[str], splits: Splits, folder: Path) -> None:
+def go_through_the_line(
+    name: str, settings: list[str], splits: Splits, folder: Path, stop: int
+) -> None:
     whole = start(name, settings, splits, folder / "whole")
     losses = column(folder / "whole", "loss")
     assert losses[-1] < min(losses[0] - 0.3, *losses[:2]), losses
     assert column(folder / "whole", "validation_bpb")[-1] < 8
-    parted = start(name, settings, splits, folder / "parted", stop=25)
+    parted = start(name, settings, splits, folder / "parted", stop=stop)
     assert digest(parted) == digest(whole)
     assert column(folder / "parted", "loss")[-1] == losses[-1]
 
     recipe = read_recipe(name, settings)
-    text = some_of(builtin("validation"), 2, longest=600)
+    text = some_of(builtin("validation"), 2, longest=300)
     reading = score_spec(recipe.model, recipe=recipe)
     exact = score(whole, text, reading)
     for method in ("nearest", "gptq"):
@@ -181,14 +189,14 @@ def go_through_the_line(name: str, settings: list[str], splits: Splits, folder: 
 def test_a_reduced_twin_learns_resumes_packs_and_scores(
     name: str, small_splits: Splits, tmp_path: Path
 ) -> None:
-    go_through_the_line(name, tiny(name), small_splits, tmp_path)
+    go_through_the_line(name, tiny(name), small_splits, tmp_path, stop=15)
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", TWINS)
 def test_a_twin_learns_resumes_packs_and_scores(name: str, splits: Splits, tmp_path: Path) -> None:
     less = ["train.validate_tokens=4096", "quantize.report_tokens=4096"]
-    go_through_the_line(name, [*SHORT, *less], splits, tmp_path)
+    go_through_the_line(name, [*SHORT, *less], splits, tmp_path, stop=25)
 
 
 def go_through_the_stages(
@@ -213,7 +221,7 @@ def go_through_the_stages(
 
 @pytest.mark.slow
 def test_stages_begin_where_the_one_before_ended(small_splits: Splits, tmp_path: Path) -> None:
-    settings = [*tiny("imu1-small"), "train.save_every=8"]
+    settings = [*tiny("imu1-small"), *SHORT, "train.save_every=8"]
     stable, decayed, trained = go_through_the_stages(settings, small_splits, tmp_path)
     assert trained < decayed < stable
 

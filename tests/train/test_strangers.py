@@ -5,14 +5,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import ROOT, Popen
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("two_strangers.py")
@@ -26,8 +25,8 @@ def both(*tasks: dict[str, Any]) -> tuple[list[Any], list[int]]:
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     begun = time.monotonic()
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), json.dumps(tasks)],
+        Popen(
+            [str(SCRIPT), json.dumps(tasks)],
             env=os.environ | world | {"PYTHONPATH": str(ROOT), "RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
