@@ -115,10 +115,6 @@ def describe(
     work = flops(recipe.model)
     size, assumed = estimate.artifact_bytes(recipe)
     facts = referee.RunFacts(device or "cpu", processes, size, train.validate_tokens, scratch=True)
-    kept = None
-    if rules is not None:
-        findings = tuple(referee.before(rules, recipe, facts))
-        kept = RulesBefore(name=rules.name, findings=findings)
     return DryRun(
         recipe=recipe.name,
         parameters=sum(by_role.values()),
@@ -140,10 +136,15 @@ def describe(
         artifact_bytes=size,
         artifact_bytes_source=assumed,
         budget=recipe.pack.budget,
-        rules=kept,
+        rules=None if rules is None else _kept(rules, recipe, facts),
         warnings=tuple(estimate.warnings(recipe, memory.total, size, device or "cpu")),
         fingerprint=fingerprint(recipe),
     )
+
+
+def _kept(rules: Rules, recipe: Recipe, facts: referee.RunFacts) -> RulesBefore:
+    """What the rules say before the run."""
+    return RulesBefore(name=rules.name, findings=tuple(referee.before(rules, recipe, facts)))
 
 
 def _by_role(recipe: Recipe) -> dict[str, int]:
