@@ -18,7 +18,7 @@ def run(named: str, out: Path | None) -> Path:
         raise CheckpointError(
             "no run was begun here, so there is none to resume; leave out --resume"
         )
-    return newest.there(place, "; segpt runs lists the runs that are here")
+    return newest.existing(place, "; segpt runs lists the runs that are here")
 
 
 def either(named: str, out: Path | None) -> Path | None:

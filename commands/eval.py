@@ -50,7 +50,7 @@ def command(
     from segpt.stages.read_model import read_model
 
     _out.check_file(out, json_files.is_evaluation, forced=force)
-    path = newest.there(newest.need("artifact", model))
+    path = newest.existing(newest.need("artifact", model))
     value = read_model(path)
 
     from segpt.tasks.run_harness import evaluate

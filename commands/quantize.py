@@ -93,9 +93,9 @@ def command(
         _tell(done, quantized_io.read_quantized(done), None, as_json)
         return
     if checkpoint is not None:
-        newest.there(checkpoint)
+        newest.existing(checkpoint)
     if data is not None and str(data) != BUILTIN:
-        newest.there(data, "; make one with: segpt data prepare")
+        newest.existing(data, "; make one with: segpt data prepare")
     task = quantize_task.resume(request) if resume else quantize_task.begin(request)
     place, value, spec = task.place, task.checkpoint, task.spec
     check_replaceable(place, lambda directory: value_directory.holds(directory, "quantized"))

@@ -52,7 +52,7 @@ def command(
 
     model, prompts = _sampling.split(words)
     spec = SampleSpec(cache=not no_cache, **knobs)
-    path = newest.there(newest.need("artifact", model))
+    path = newest.existing(newest.need("artifact", model))
     continued = _sampling.run(path, prompts, spec, device, as_json)
     if as_json:
         _report.emit(continued, True, [])

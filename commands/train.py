@@ -110,11 +110,11 @@ def command(
         if resume is None:
             read_recipe(recipe or DEFAULT, changes)
         elif resume:
-            newest.there(Path(resume), "; segpt runs lists the runs that are here")
+            newest.existing(Path(resume), "; segpt runs lists the runs that are here")
         if init is not None:
-            newest.there(init)
+            newest.existing(init)
         if data is not None and str(data) != BUILTIN:
-            newest.there(data, "; make one with: segpt data prepare")
+            newest.existing(data, "; make one with: segpt data prepare")
 
     from segpt.stages.resuming import is_finished
     from segpt.workspace import begun_run, model_text
@@ -179,7 +179,7 @@ def command(
             _report.emit({}, False, rule_lines(result.rules.findings))
         if wrong := contests.broken(result.rules.findings):
             raise CheckError(
-                f"the rules {result.rules.name} are broken: {contests.told(wrong)}; "
+                f"the rules {result.rules.name} are broken: {contests.sentence(wrong)}; "
                 f"{result.checkpoint} is saved"
             )
 

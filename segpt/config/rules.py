@@ -120,7 +120,7 @@ def broken(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.holds is False]
 
 
-def told(findings: Iterable[Finding]) -> str:
+def sentence(findings: Iterable[Finding]) -> str:
     """Findings in one sentence, for an error."""
     parts = (
         f"{f.rule} is {f.measured}, and the limit {f.limit}" + (f" ({f.note})" if f.note else "")

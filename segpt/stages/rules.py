@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe
-from segpt.config.rules import Finding, Rules, broken, rounded, told
+from segpt.config.rules import Finding, Rules, broken, rounded, sentence
 from segpt.config.schedule import Seconds
 from segpt.data.ledger import CoverageLog
 from segpt.errors import TrainError
@@ -59,7 +59,7 @@ def before(rules: Rules, recipe: Recipe, facts: RunFacts) -> list[Finding]:
     """
     findings = _known(rules, recipe, facts) + _open(rules, recipe, facts)
     if wrong := broken(findings):
-        raise TrainError(f"the rules {rules.name} are broken before the run: {told(wrong)}")
+        raise TrainError(f"the rules {rules.name} are broken before the run: {sentence(wrong)}")
     return findings
 
 

@@ -82,7 +82,7 @@ def need(kind: str, named: Path | None) -> Path:
     return path
 
 
-def there(path: Path, advice: str = "") -> Path:
+def existing(path: Path, advice: str = "") -> Path:
     """``path``, if something lies there: asked before torch is loaded, which takes seconds.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segpt.config.rules import RULES, Finding, Rules, broken, find, rounded, told
+from segpt.config.rules import RULES, Finding, Rules, broken, find, rounded, sentence
 from segpt.errors import SpecError
 
 
@@ -51,6 +51,6 @@ def test_what_is_broken_is_told_with_limit_and_measure() -> None:
         Finding("loss", "3.28", "not yet", None),
     ]
     assert broken(findings) == findings[:1]
-    assert told(broken(findings)) == (
+    assert sentence(broken(findings)) == (
         "order is shuffled, and the limit sequential (set train.order=sequential)"
     )
