@@ -12,7 +12,7 @@ import pytest
 from segpt.config.base import canonical
 from segpt.config.layout import layout
 from segpt.errors import CheckpointError
-from segpt.stages import quantized_io, run_directory, unfinished
+from segpt.stages import quantized_io, run_directory, unfinished, value_directory
 from segpt.values import (
     Float16Weight,
     Quantized,
@@ -165,3 +165,15 @@ def test_models_quantized_before_there_were_designed_steps_are_read(tmp_path: Pa
     header["digest"] = hashlib.sha256(canonical(header)).hexdigest()
     place.write_text(json.dumps(header))
     assert quantized_io.read_quantized(tmp_path / "q").weights == weights
+
+
+@pytest.mark.parametrize("report", [{"roles": 3}, {"unheard": 1}, [1], "none"])
+def test_a_report_that_is_not_as_it_is_written_names_the_file(tmp_path: Path, report: Any) -> None:
+    quantized_io.save_quantized(tmp_path / "q", quantized())
+    header, files = value_directory.read_value(tmp_path / "q", "quantized")
+    value_directory.write_value(tmp_path / "q", "quantized", header | {"report": report}, files)
+    for read in (quantized_io.read_quantized, quantized_io.read_quantized_header):
+        with pytest.raises(
+            CheckpointError, match=r"header\.json is not as this segpt .*\$\.report"
+        ):
+            read(tmp_path / "q")
