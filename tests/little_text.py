@@ -16,7 +16,7 @@ from segpt.data import corpus
 BEFORE = """
 import sys, sysconfig
 path, sys.modules["pydoc_data.topics"] = sysconfig.get_path, None
-sysconfig.get_path = lambda name: {place!r} if name == "stdlib" else path(name)
+sysconfig.get_path = lambda name, *more: {place!r} if name == "stdlib" else path(name, *more)
 """
 
 
@@ -32,7 +32,9 @@ def use(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this process read no more than the library at ``place`` holds."""
     path = sysconfig.get_path
     monkeypatch.setattr(
-        sysconfig, "get_path", lambda name: str(place) if name == "stdlib" else path(name)
+        sysconfig,
+        "get_path",
+        lambda name, *more: str(place) if name == "stdlib" else path(name, *more),
     )
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     documents = corpus._documents.__wrapped__()

@@ -142,6 +142,7 @@ def serve() -> None:
     arrows = [f"stages.{name}" for name in ("train", "quantize", "pack", "score")]
     for module in (*arrows, "coding.compress", "leaderboard.compare"):
         importlib.import_module(f"segpt.{module}")
+    importlib.import_module("torch._dynamo")  # what counts operations loads it
     list(importlib.import_module("segpt.data.corpus").builtin("validation"))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(Path(os.environ[PLACE]) / "socket"))

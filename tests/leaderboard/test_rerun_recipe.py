@@ -16,6 +16,7 @@ from segpt.stages.json_files import write_json
 from segpt.stages.pack import read_artifact
 from segpt.stages.score import score
 from segpt.values import Text
+from tests import little_text
 
 SMALL = (
     "--set tokenizer.vocab=512 --set model.vocab=512 --set model.width=32 --set model.depth=1 "
@@ -94,7 +95,12 @@ def test_a_recipe_that_fails_says_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_record_is_reproduced(tmp_path: Path) -> None:
+def test_a_record_is_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, library = tmp_path / "site", little_text.library(tmp_path / "library")
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(little_text.BEFORE.format(place=str(library)))
+    monkeypatch.syspath_prepend(site)  # where the processes that are started look as well
+    little_text.use(library, monkeypatch)
     board, place = tmp_path / "board", tmp_path / "place"
     for directory in (board, place):
         directory.mkdir()
