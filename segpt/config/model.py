@@ -246,8 +246,8 @@ class ModelSpec:
         return (*before, *itertools.chain(*passes), *(i for i in active if i >= loop.end))
 
 
-def settle(spec: ModelSpec, progress: float) -> tuple[ModelSpec, dict[int, int]]:
-    """The model as it is at ``progress``, with the visits that have not joined yet removed.
+def joined_visits(spec: ModelSpec, progress: float) -> tuple[ModelSpec, dict[int, int]]:
+    """The model as it is at ``progress``, with the visits alone that have joined by then.
 
     Windows that grow stay as wide as they are by then.
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from segpt.artifact.container import unpack
 from segpt.config.layout import layout
-from segpt.config.model import ModelSpec, settle
+from segpt.config.model import ModelSpec, joined_visits
 from segpt.config.parts import Skip
 from segpt.data.tokenizer import Codec, load
 from segpt.errors import CheckpointError, ScoreError
@@ -123,7 +123,7 @@ def without_unjoined_visits(checkpoint: Checkpoint) -> Checkpoint:
     Visits are numbered anew, and the weights of their parts are renamed to match. Weights that
     the spec does not know are kept, so that loading refuses them.
     """
-    spec, kept = settle(checkpoint.spec, checkpoint.progress)
+    spec, kept = joined_visits(checkpoint.spec, checkpoint.progress)
     gone = tuple(
         f"visits.{i}.{j}."
         for i, visit in enumerate(checkpoint.spec.visits)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from segpt.config.expand import expand
 from segpt.config.layer import Dense
 from segpt.config.layout import layout
-from segpt.config.model import ModelSpec, settle
+from segpt.config.model import ModelSpec, joined_visits
 from segpt.config.parts import MixInput, Skip, Token
 from segpt.config.recipe import read_recipe
 from segpt.errors import SpecError
@@ -61,16 +61,16 @@ def test_the_visits_of_seed004() -> None:
 
 def test_settling_golf16_before_the_loop_joins() -> None:
     spec = read_recipe("golf16").model
-    small, kept = settle(spec, 0.2)
+    small, kept = joined_visits(spec, 0.2)
     assert [visit.layer for visit in small.visits] == list(range(11))
     assert kept == {i: i for i in range(6)} | {i: i - 6 for i in range(12, 17)}
     # of the eight skips those of the loop are gone; 12 to 15 receive 3, 2, 1 and 0 as before
     assert skips(small) == {6: 3, 7: 2, 8: 1, 9: 0}
     assert small.layers == spec.layers
     assert {visit.since for visit in small.visits} == {0.0}
-    assert settle(small, 0.0) == (small, {i: i for i in range(11)})
+    assert joined_visits(small, 0.0) == (small, {i: i for i in range(11)})
 
-    whole, kept = settle(spec, 0.35)
+    whole, kept = joined_visits(spec, 0.35)
     assert [visit.layer for visit in whole.visits] == GOLF_ORDER
     assert skips(whole) == GOLF_SKIPS
     assert kept == {i: i for i in range(17)}
@@ -81,7 +81,7 @@ def test_settling_drops_skips_from_visits_that_have_not_joined() -> None:
     assert skips(spec) == {2: 1, 3: 0}
     late = expand(short(depth=2, route="(0)*2@0.5 1", join=["mix_input"], skips="mirror"))
     assert skips(late) == {1: 0}
-    small, kept = settle(late, 0.0)
+    small, kept = joined_visits(late, 0.0)
     assert kept == {0: 0, 2: 1}
     assert [visit.join for visit in small.visits] == [(MixInput(),), (MixInput(),)]
 
@@ -92,7 +92,7 @@ def test_settled_models_keep_names_of_layers_and_parts(
     data: st.DataObject, progress: float, random_model: st.SearchStrategy[ModelSpec]
 ) -> None:
     spec = data.draw(random_model)
-    small, kept = settle(spec, progress)
+    small, kept = joined_visits(spec, progress)
     assert list(kept) == list(spec.active(progress))
     assert list(kept.values()) == list(range(len(small.visits)))
     for old, new in kept.items():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segpt.config.expand import expand
 from segpt.config.head import Head
-from segpt.config.model import ModelSpec, settle
+from segpt.config.model import ModelSpec, joined_visits
 from segpt.config.parts import Skip
 from segpt.model.build import build, load_weights
 from segpt.model.cache import KVCache
@@ -104,7 +104,7 @@ def test_the_last_logits_after_a_cache(everything: ModelSpec, make: Make, tokens
 @pytest.mark.slow
 def test_compiling_changes_no_bit(everything: ModelSpec, make: Make, tokens: Draw) -> None:
     """Every part in six visits: the late ones of ``everything`` would only repeat them."""
-    spec, _ = settle(everything, 0.0)
+    spec, _ = joined_visits(everything, 0.0)
     model = make(spec)
     ids = tokens(spec)
     torch.compiler.reset()
@@ -143,7 +143,7 @@ def test_a_model_at_some_progress_equals_the_settled_one(
     spec: ModelSpec, progress: float, make: Make, tokens: Draw
 ) -> None:
     model = make(spec)
-    small, kept = settle(spec, progress)
+    small, kept = joined_visits(spec, progress)
     visits = {}
     for old, new in kept.items():
         sources = [i for i, p in enumerate(spec.visits[old].join) if not isinstance(p, Skip)]

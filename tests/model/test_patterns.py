@@ -14,7 +14,7 @@ from segpt.coding.token_predictor import TokenPredictor
 from segpt.config.base import decode, encode
 from segpt.config.expand import expand
 from segpt.config.flops import flops
-from segpt.config.model import ModelSpec, settle
+from segpt.config.model import ModelSpec, joined_visits
 from segpt.config.score import ScoreSpec
 from segpt.config.window import Growth
 from segpt.errors import SpecError
@@ -226,7 +226,7 @@ def test_a_model_in_training_has_the_windows_of_its_progress(make: Make, tokens:
         fixed = patterned(2, windows={"long": windows[0], "short": windows[1]})
         with torch.no_grad():
             assert torch.equal(model.set_progress(progress)(ids), make(fixed)(ids))
-        small, _ = settle(model.spec, progress)
+        small, _ = joined_visits(model.spec, progress)
         assert small.growth is None
         assert small.windows() == windows
     assert model.windows == (12, 6)  # what is scored, in the end
@@ -236,4 +236,4 @@ def test_models_without_growth_are_stored_as_before() -> None:
     plain = patterned(2)
     assert "growth" not in encode(plain)
     assert "window" not in encode(plain)["visits"][0]
-    assert settle(plain, 0.5)[0] == plain
+    assert joined_visits(plain, 0.5)[0] == plain

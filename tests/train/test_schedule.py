@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from segpt.config.model import ModelSpec, settle
+from segpt.config.model import ModelSpec, joined_visits
 from segpt.config.optimizer import Adam, FollowRate, Linear, Muon, Optimizer, Rule
 from segpt.config.schedule import (
     CosineWarmdown,
@@ -122,7 +122,7 @@ def test_a_run_that_only_cools_down_is_the_end_of_a_whole_one(
         changed = dataclasses.replace(
             how, length=Steps(count=steps), optimizer=optimizer, schedule=schedule
         )
-        return Trainer(settle(spec, 1.0)[0], changed, Mesh(0, 1, torch.device("cpu")))
+        return Trainer(joined_visits(spec, 1.0)[0], changed, Mesh(0, 1, torch.device("cpu")))
 
     fall: dict[str, Any] = {"floor": 0.1, "shape": shape}
     whole = run(16, Schedule(warmdown=0.5, **fall))
