@@ -13,6 +13,8 @@ from segpt.artifact.container import load, pack, unpack
 from segpt.stages import quantized_io, run_directory, unfinished
 from segpt.values import QuantizeProgress, TrellisWeight, UniformWeight
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Result]
 FAST = ("quantize.search=0", "quantize.tune_steps=1", "quantize.report_tokens=256")
 SETTINGS = [word for setting in FAST for word in ("--set", setting)]
