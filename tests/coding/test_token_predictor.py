@@ -22,6 +22,7 @@ Able = Callable[[ScoreSpec], Model]
 SHORT = (80, (0, 20, 21, 45))  # targets, and where documents start
 
 
+@pytest.mark.slow
 def stepped(
     model: Model, ids: NDArray[np.uint32], spec: ScoreSpec, first: int | None = None
 ) -> NDArray[np.float64]:

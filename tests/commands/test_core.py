@@ -75,6 +75,7 @@ def test_fetching_fails_in_one_line(archive: Path, tmp_path: Path, segpt: Run) -
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_no_network_says_what_to_do(tmp_path: Path, run: Run) -> None:
     url = "http://127.0.0.1:9/eval_bundle.zip"
     found = run(tmp_path, "data", "fetch", "core", "--url", url)

@@ -80,6 +80,7 @@ def test_what_would_lose_or_ignore_something_is_refused(
     assert (place / "mine.txt").read_text() == "".join(PARAGRAPHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [".hidden.txt", "..txt", "caf\udce9 au lait.txt", "builtin-4096.txt"]
 )

@@ -33,6 +33,7 @@ def broken(place: Path, module: str, source: str) -> dict[str, str]:
     return {"PYTHONPATH": str(place)}
 
 
+@pytest.mark.slow
 def checks(done: Any, code: int) -> dict[str, dict[str, str]]:
     assert done.code == code, (done.stdout, done.stderr)
     found = json.loads(done.stdout)

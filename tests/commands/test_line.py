@@ -5,6 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 FIELDS = {
     "data": {"tokens", "bytes", "documents", "digest"},
     "train": {"steps", "tokens", "loss", "bpb", "tokens_per_second", "parameters"},

@@ -23,6 +23,8 @@ from tests import little_text, processes
 from tests.commands.conftest import documents
 from tests.commands.test_demo import TINY
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Result]
 Run = Callable[..., Any]
 BYTES = ("--tokenizer", "bytes")
@@ -176,7 +178,6 @@ def test_a_dry_run_names_the_text(mine: dict[str, Any], segpt: Command) -> None:
     assert texts[0]["digest"][:12] in result.stderr.splitlines()[0]
 
 
-@pytest.mark.slow
 def test_the_built_in_text_is_taken_where_it_is_named(
     place: Path, train: Command, segpt: Command
 ) -> None:
@@ -409,7 +410,6 @@ def test_a_score_goes_on_without_its_options(
     assert done(again) == result
 
 
-@pytest.mark.slow
 def test_the_demo_goes_on_where_it_was_interrupted(
     place: Path,
     segpt: Command,
@@ -452,7 +452,6 @@ def start(place: Path, *args: str) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.slow
 def test_three_runs_at_once_have_three_directories(place: Path, mine: dict[str, Any]) -> None:
     # all three wrote into one, and two results were lost
     line = ("train", "--recipe", "tiny.yaml", "--steps", "10", "--json", "--seed")
@@ -471,7 +470,6 @@ def test_three_runs_at_once_have_three_directories(place: Path, mine: dict[str, 
     assert Path(json.loads((place / "runs" / "latest.json").read_text())["run"]) in places
 
 
-@pytest.mark.slow
 def test_a_second_writer_gets_one_line(place: Path, mine: dict[str, Any], segpt: Command) -> None:
     line = ("train", "--recipe", "tiny.yaml", "--out", "run", "--steps")
     first = start(place, *line, "100000", "--set", "train.save_every=5")

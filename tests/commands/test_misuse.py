@@ -74,6 +74,7 @@ def test_closed_streams(number: int, tmp_path: Path) -> None:
     assert b"segpt: cannot read nowhere.segpt" in done.stderr or number == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 def test_full_streams(tmp_path: Path) -> None:
     full: IO[bytes]

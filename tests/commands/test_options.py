@@ -328,6 +328,7 @@ def test_a_closed_output_is_reported_and_a_closed_stderr_stops_nothing(tmp_path:
     assert done.stderr == b"segpt: the result cannot be written: No space left on device\n"
 
 
+@pytest.mark.slow
 # While torch is loaded, or the model is made; a little above the first, torch's own loader aborts.
 @pytest.mark.parametrize("megabytes", [300, 1500])
 def test_no_memory_is_one_line(tmp_path: Path, megabytes: int) -> None:

@@ -15,6 +15,8 @@ from segpt.stages import quantized_io, run_directory, unfinished
 from segpt.values import QuantizeProgress, TrellisWeight, UniformWeight
 from tests.reports import report_of
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Result]
 FAST = ("quantize.search=0", "quantize.tune_steps=1", "quantize.report_tokens=256")
 SETTINGS = [word for setting in FAST for word in ("--set", setting)]

@@ -112,6 +112,7 @@ def test_prompts_from_the_standard_input(model: Path, tmp_path: Path, here: Run)
     assert json.loads(piped.stdout)["ids"] == found["ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -146,6 +146,7 @@ def run(place: Path, count: int, seed: int, *names: str) -> list[dict[str, Any]]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def faults(results: list[dict[str, Any]]) -> list[str]:
     return [
         f"{one['reader']}: {kind} ({count} times, first in input {number})"

@@ -279,6 +279,7 @@ def test_damage_is_quadratic_and_zero_for_what_never_matters(tiny: MakeModel) ->
         assert nothing.damage(change) == 0
 
 
+@pytest.mark.slow
 def test_damage_of_a_table_adds_up_over_its_rows(tiny: MakeModel) -> None:
     value = sensitivities(tiny(), batches())["table"]
     change = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))

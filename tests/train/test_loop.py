@@ -64,6 +64,7 @@ def test_loss_falls_and_metrics_are_reported(make: Make, batches: Batches) -> No
     assert reports[-1].tokens == 60 * 8 * 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", [Muon(decay=0.1), Adam(decay=0.1)])
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_every_step_resumes_bit_exactly(
