@@ -134,8 +134,8 @@ for method in ("gptq", "trellis"):
     back = unpack(artifact)
     names = [name for name in back.weights if ".maps." in name]
     assert len(names) == 4, names
-    coded = quantized.report["weights"][names[0]]
-    assert coded["output_error"] is not None  # what is fed back needs its Hessian
+    coded = quantized.report.weights[names[0]]
+    assert coded.output_error is not None  # what is fed back needs its Hessian
     logits = from_quantized(back)(torch.as_tensor(text[0][:, :-1]))
     assert torch.isfinite(logits).all()
     print(method, *names)
