@@ -14,6 +14,7 @@ import functools
 import inspect
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def ask(
     with _ASKING:
         address = _server(tuple(sorted(item for item in loaded if item[0] != "PYTHONPATH")))
     asked = {"words": words, "place": place, "environment": dict(environment), "session": session}
+    asked["interrupted"] = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
     data = json.dumps(asked).encode()
     kernel = ctypes.CDLL(None)
     with _ASKING, socket.socket(socket.AF_UNIX) as server:

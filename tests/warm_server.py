@@ -94,7 +94,8 @@ def become(asked: dict[str, Any], streams: list[int]) -> None:
     """Take the streams, directory, environment and signals of a process that was started anew."""
     if asked["session"]:
         os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked["interrupted"]:  # or SIGINT stays ignored, as whoever asks has it from its own parent
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
