@@ -68,11 +68,12 @@ def command(
         if (begun.run / gather.DEMO).is_file():
             _report.notice(f"{begun.run} is finished: nothing is left to do")
             stored = json_files.read_json(begun.run / gather.DEMO, "what the demo found")
+            result = decode(demo.DemoResult, stored, str(begun.run / gather.DEMO))
+            page = begun.run / gather.PAGE
             if as_json:
-                _report.emit(stored | {"report": str(begun.run / gather.PAGE)}, True, [])
+                _report.emit(encode(result) | {"report": str(page)}, True, [])
             else:
-                _show(decode(demo.DemoResult, stored, str(begun.run / gather.DEMO)))
-                page = begun.run / gather.PAGE
+                _show(result)
                 _report.emit({}, False, [f"{page} shows the run: open it in a browser."])
             return
     with _place(out if begun is None else begun.run, device) as place:

@@ -62,10 +62,10 @@ def command(
         goes_on = options["resume"] and not texts and not _said(*others)
         path = model if goes_on else newest.need("artifact", model)
         with _processes.said_once():
-            value = None if path is None else read_model(newest.existing(path))
-            for text in texts:
-                if str(text) != BUILTIN:
-                    newest.existing(text)
+            named = [text for text in texts if str(text) != BUILTIN]
+            for place in [*([] if path is None else [path]), *named]:
+                newest.existing(place)
+            value = None if path is None else read_model(path)
 
         from segpt.workspace.begun_score import ScoreCall, interrupted
 

@@ -43,6 +43,7 @@ def quick_disk(tmp_path: Path) -> Iterator[Path]:
         yield Path(place)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and sets kernel limits")
 @pytest.mark.parametrize(
     ("target", "campaign", "least"),

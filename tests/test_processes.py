@@ -54,6 +54,7 @@ def files(place: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -95,6 +96,7 @@ def test_training_finds_the_same_weights(tmp_path: Path) -> None:
     assert len(one) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

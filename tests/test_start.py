@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 _COUNT = """
 import atexit, gc
 rounds = []
@@ -14,6 +16,7 @@ import torch
 """
 
 
+@pytest.mark.slow
 def test_the_garbage_collector_leaves_an_import_of_torch_alone() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _COUNT], capture_output=True, text=True, check=True

@@ -35,6 +35,7 @@ def path(codes: list[int], states: int) -> tuple[list[int], list[int]]:
     return found, where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES)
 @given(
     codes=arrays(

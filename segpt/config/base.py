@@ -55,7 +55,11 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 class PlainSpec:
-    """A spec that stands where nothing else can, so that it is stored without its kind."""
+    """A record that segpt writes: it stands where nothing else can, so it is stored without a kind.
+
+    What a later version stores beside its fields is passed over when it is read. A spec that
+    people write refuses what it does not know, for that is a slip of the pen.
+    """
 
     __slots__ = ()
 
@@ -240,7 +244,10 @@ def _decode_float(value: float | str, path: str) -> float:
 
 
 def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
-    members = {kind(a): a for a in args if dataclasses.is_dataclass(a)}
+    specs = [a for a in args if dataclasses.is_dataclass(a)]
+    if len(specs) == 1 and type(None) in args and _is_plain(specs[0]):
+        return None if value is None else _decode_dataclass(specs[0], value, path)
+    members = {kind(a): a for a in specs}
     tag = value.get("kind") if isinstance(value, Mapping) else value
     if isinstance(tag, str) and tag not in members:
         tag = kind_of(tag)
@@ -264,11 +271,15 @@ def _decode_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     raise _unknown("kind", tag, members, path)
 
 
+def _is_plain(cls: Any) -> bool:
+    return issubclass(cls, PlainSpec)
+
+
 def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     if isinstance(value, cls):
         return value
     name = kind(cls).removesuffix("_spec")  # as people write it: train, not train_spec
-    tagged = not issubclass(cls, PlainSpec)
+    tagged = not _is_plain(cls)
     if tagged and isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping):
@@ -276,10 +287,11 @@ def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:
     tag = value.get("kind", kind(cls)) if tagged else kind(cls)
     if tag != kind(cls) and (not isinstance(tag, str) or kind_of(tag) != kind(cls)):
         raise _unknown("kind", tag, [kind(cls)], path)
-    table = {k: v for k, v in value.items() if not (tagged and k == "kind")}
     hints, known = _hints(cls), _keys(cls)
-    if unknown := sorted(map(str, table.keys() - known)):
-        raise unknown_key(unknown[0], known, path, name)
+    table = {k: v for k, v in value.items() if k in known}
+    others = value.keys() - known - {"kind"}
+    if tagged and others:
+        raise unknown_key(min(map(str, others)), known, path, name)
     table = _gathered(cls, table)
     needed = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}
     if missing := sorted(needed - table.keys()):

@@ -145,8 +145,10 @@ def interrupted(model: Path | None, options: Mapping[str, Any]) -> ScoreCall:
         CheckpointError: if there is none.
     """
     identity = None if model is None else identity_of(read_model(model))
-    newest = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    origins = {p.parent: value_directory.read_header(p.parent, "scoring")["origin"] for p in newest}
+    headers = sorted(SCORING.glob("*/header.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    origins = {
+        p.parent: value_directory.read_header(p.parent, "scoring")["origin"] for p in headers
+    }
     for place in sorted(origins, key=lambda place: RESULT in origins[place]):  # finished ones last
         if identity not in (None, origins[place].get("model")):
             continue

@@ -135,6 +135,7 @@ def check_round_trip(quantized: Quantized) -> None:
     assert sum(section.bytes for section in sections(artifact)) == artifact.size
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(quantizeds())
 def test_models_come_back_bit_for_bit(quantized: Quantized) -> None:
@@ -183,6 +184,7 @@ def test_models_without_a_grid_come_back() -> None:
     check_round_trip(replace(quantized, weights=halves))
 
 
+@pytest.mark.slow
 def test_codes_that_cost_nothing_still_decode_in_few_steps() -> None:
     quantized = make_quantized(vocab=1, width=2)
     spec = replace(quantized.spec, vocab=1 << 16, width=65, head=Head())
@@ -209,6 +211,7 @@ print(hashlib.sha256(pack(make_quantized(7, 300, 64)).data).hexdigest())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hashseed", ["0", "1", "random"])
 def test_every_process_packs_the_same_bytes(hashseed: str) -> None:
     run = subprocess.run(

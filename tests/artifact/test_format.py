@@ -395,6 +395,7 @@ def make_quantized(seed: int) -> Quantized:
     return Quantized(spec, weights, Tokenizer("merges", 200, payload), {"text": "0" * 16})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_reader_that_knows_only_the_format_agrees(seed: int) -> None:
     quantized = make_quantized(seed)
@@ -408,6 +409,7 @@ def test_a_reader_that_knows_only_the_format_agrees(seed: int) -> None:
     assert {s.codec for s in sections(artifact)} >= {"stored", "brotli", "rans"}
 
 
+@pytest.mark.slow
 def test_the_reader_agrees_on_format_1() -> None:
     artifact = load(ARTIFACTS / "demo256-1.segpt")
     check_against_reader(unpack(artifact), artifact.data)

@@ -242,6 +242,7 @@ class Watch:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [1, 2])
 def test_mutations_end_in_a_model_or_an_artifact_error(version: int) -> None:
     data = SEED.data if version == 2 else load(FIRST).data
@@ -540,6 +541,7 @@ def code_stream(size: int) -> bytes:
     return b"\0\0\xa0" + struct.pack("<I", 1 << 16) * (1 + size // 4096)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 def test_bombs_burst_within_their_declared_size() -> None:
     import brotli

@@ -98,6 +98,7 @@ def test_both_loops_say_the_same_of_sound_and_of_damaged_streams(walking: bool) 
         assert read(data, tables, bases, None) == symbols.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [SEED.data, FIRST.read_bytes()], ids=["format 2", "format 1"])
 def test_both_loops_say_the_same_of_damaged_files(data: bytes) -> None:
     pytest.importorskip("numba")
@@ -118,6 +119,7 @@ def test_both_loops_say_the_same_of_damaged_files(data: bytes) -> None:
     assert refused > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.segpt")), ids=lambda path: path.name)
 def test_both_loops_give_the_same_models(path: Path) -> None:
     pytest.importorskip("numba")
@@ -167,6 +169,7 @@ def test_numpy_decodes_where_numba_does_not_work(
         loops.use("numba")
 
 
+@pytest.mark.slow
 def test_reading_an_artifact_of_moderate_size_does_not_load_numba() -> None:
     program = (
         "import sys; from pathlib import Path; from segpt.artifact import container as c\n"

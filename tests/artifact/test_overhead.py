@@ -69,6 +69,7 @@ def overhead(artifact: Artifact) -> float:
     return (artifact.size - contents - ideal(artifact)) / artifact.size
 
 
+@pytest.mark.slow
 def test_a_small_model_has_an_overhead_of_a_fifth_of_a_percent() -> None:
     mixer = Attention(heads=8, kv_heads=4, head_dim=32)
     spec = ModelSpec(

@@ -26,6 +26,7 @@ DIRECTORY = ROOT / "artifacts"
 FIXTURE = Path(__file__).with_name("fixture.txt")
 
 
+@pytest.mark.slow
 def test_the_committed_artifacts_are_sound() -> None:
     assert check(DIRECTORY, FIXTURE) == []
 
@@ -71,6 +72,7 @@ def plant_a_stray_file(place: Path) -> None:
     shutil.copy(path, place / "stray.segpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "word"),
     [
@@ -159,6 +161,7 @@ def test_two_small_artifacts_are_sound(small: Path) -> None:
     assert check(small, small.with_name("text.txt")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [A, B])
 def test_any_one_changed_byte(small: Path, file: str) -> None:
     whole = (small / file).read_bytes()
@@ -179,6 +182,7 @@ def test_a_changed_model_whose_digests_are_made_to_fit(small: Path) -> None:
     finds(small, f"{B}: scores ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "word"),
     [
@@ -237,6 +241,7 @@ def add(path: Path) -> None:
     path.write_bytes(b"\0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plant", [add, Path.mkdir, lambda path: path.symlink_to(path.with_name(A))]
 )

@@ -65,6 +65,7 @@ def broken(found: Audit) -> list[str]:
     return [condition.name for condition in found.violations]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_is_caught(tiny: MakeModel, name: str, seeds: range) -> None:
@@ -85,6 +86,7 @@ def test_a_cheat_is_caught(tiny: MakeModel, name: str, seeds: range) -> None:
         assert cheat.caught_by in broken(found), (seed, found.plain())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("name", HONEST)
 def test_its_honest_twin_is_not(tiny: MakeModel, name: str, seeds: range) -> None:
@@ -116,6 +118,7 @@ def held(model: Model, spec: ScoreSpec, seed: int) -> Audit:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("name", SPECS)
 def test_no_policy_is_accused(tiny: MakeModel, name: str, seeds: range) -> None:
@@ -146,6 +149,7 @@ def test_a_table_is_not_accused(seeds: range) -> None:
         assert not outcome.violations, (seed, outcome.plain())
 
 
+@pytest.mark.slow
 def test_documents_that_share_something_are_told_apart(tiny: MakeModel) -> None:
     model, ids = tiny(), text(0)
     for spec, shared in ((SPECS["frozen"], True), (SPECS["sgd"], True), (SPECS["document"], False)):

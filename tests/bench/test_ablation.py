@@ -75,6 +75,7 @@ def run(plan: Path) -> Callable[..., dict[str, Any]]:
     return invoke
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PLANS, ids=[path.stem for path in PLANS])
 def test_every_row_of_the_plan_is_a_recipe_of_its_own(path: Path) -> None:
     plan = read_plan(path)
@@ -113,6 +114,7 @@ def test_the_base_comes_first_and_rows_are_finished_one_by_one(plan: Path) -> No
     assert found == [*base, ("ramp", 1, 1.0), ("ramp", 2, 1.0)]
 
 
+@pytest.mark.slow
 def test_settings_of_the_plan_hold_in_all_runs(
     run: Callable[..., dict[str, Any]], plan: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
         read_plan(path)
 
 
+@pytest.mark.slow
 def test_a_campaign_goes_on_where_it_stopped(
     run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +159,7 @@ def test_a_campaign_goes_on_where_it_stopped(
     assert [len(s["rows"]) for s in first["summary"].values()] == [2]
 
 
+@pytest.mark.slow
 def test_runs_are_the_same_again_whatever_ran_between(run: Callable[..., dict[str, Any]]) -> None:
     same = ("text", "change", "seed", "length", "steps", "tokens", "bpb", "nats", "fingerprint")
     first, second = (
@@ -180,6 +184,7 @@ def test_what_was_measured_otherwise_is_not_mixed_in(
     assert "another base recipe" in run("one", exit_code=1)["output"]
 
 
+@pytest.mark.slow
 def test_a_row_that_means_something_else_now_is_measured_again(
     run: Callable[..., dict[str, Any]], plan: Path
 ) -> None:
@@ -299,6 +304,7 @@ def test_merging_keeps_runs_of_one_base_and_text() -> None:
         merged([])
 
 
+@pytest.mark.slow
 def test_the_page_and_the_picture(tmp_path: Path) -> None:
     page, picture = tmp_path / "ablation.md", tmp_path / "own.png"
     begin, end = ablation.marks("own")

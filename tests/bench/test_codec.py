@@ -146,6 +146,7 @@ def test_merging_keeps_the_newest_of_each_point() -> None:
         merged([])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seed", "field", "ours"])
 def test_a_point_is_measured(subject: Subject, name: str) -> None:
     rules = field(9, 16).spec.rules

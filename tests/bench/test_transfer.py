@@ -28,6 +28,7 @@ class Text:
         return self.tokens[start:stop]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_stopped_and_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     torch.set_num_threads(1)

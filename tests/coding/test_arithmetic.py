@@ -84,6 +84,7 @@ def test_carries_run_through_the_bytes_that_were_written() -> None:
             assert decode(encode(borders, symbols), borders) == symbols
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symbols", [2, 257, 2048, 65_536])
 @pytest.mark.parametrize("spread", [0.0, 2.0, 12.0])
 def test_the_price_is_that_of_the_distribution(symbols: int, spread: float) -> None:

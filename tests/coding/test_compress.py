@@ -64,6 +64,7 @@ def changed(data: bytes, **fields: Any) -> bytes:
     return message.write(dataclasses.replace(message.read(data), **fields))
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("learnt", [False, True], ids=["bytes", "pieces"])
 def test_documents_come_back(spec: ScoreSpec, learnt: bool) -> None:
@@ -92,6 +93,7 @@ def test_odd_files_come_back(data: bytes) -> None:
     assert decompress(value, compress(value, [data], ADAPTIVE).data) == [data]
 
 
+@pytest.mark.slow
 def test_learning_makes_a_repetitive_file_smaller() -> None:
     data = 40 * b"again and again "
     plain, learnt = (compress(artifact(), [data], spec) for spec in (SPEC, ADAPTIVE))
@@ -108,6 +110,7 @@ def test_flipped_bits_are_errors() -> None:
             decompress(artifact(), bytes(damaged))
 
 
+@pytest.mark.slow
 @both
 def test_a_forged_code_stream_is_never_text(spec: ScoreSpec) -> None:
     """Its checksum holds, so that only the decoder and the SHA-256 of the text can notice.
@@ -125,6 +128,7 @@ def test_a_forged_code_stream_is_never_text(spec: ScoreSpec) -> None:
             decompress(artifact(), changed(data, payload=forged))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -160,6 +164,7 @@ def test_another_artifact_is_refused_by_name() -> None:
         decompress(other, changed(data, artifact=other.digest))
 
 
+@pytest.mark.slow
 def test_where_floats_differ_the_message_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     data = compress(artifact(), DOCUMENTS, SPEC).data
     here = message.read(data).environment
@@ -197,6 +202,7 @@ def test_progress_goes_to_the_end_on_both_sides() -> None:
     assert seen == steps
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_loses_text_is_refused() -> None:
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -256,6 +262,7 @@ def test_a_text_that_does_not_come_back_is_not_proved(monkeypatch: pytest.Monkey
         prove(artifact(), text(), SPEC, nats=1000.0)
 
 
+@pytest.mark.slow
 def test_the_decoder_does_not_begin_where_the_text_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ def stepped(
     return np.stack(rows)
 
 
+@pytest.mark.slow
 def test_steps_find_what_the_score_finds(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
@@ -70,6 +71,7 @@ def test_steps_know_nothing_of_what_comes(
         assert np.array_equal(found, plain[:where])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strided", "rolling"])
 def test_steps_leave_the_model_alone(able: Able, ledger: MakeLedger, mode: str) -> None:
     for policy in (Sgd(chunk=16, rate=0.5), InPlace()):

@@ -22,6 +22,7 @@ def refused(done: Any, *words: str, code: int = 2) -> None:
         assert word in lines[0], lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -150,6 +151,7 @@ def test_a_lossy_tokenizer_is_never_scored_as_raw_bytes(tmp_path: Path, run: Run
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(fresh: Path, run: Run) -> None:
     prepared = run(
         fresh,

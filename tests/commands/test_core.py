@@ -86,6 +86,7 @@ def test_no_network_says_what_to_do(tmp_path: Path, run: Run) -> None:
     assert not (tmp_path / "runs" / "core").exists()
 
 
+@pytest.mark.slow
 def test_a_misspelt_run_is_not_looked_for_on_the_hub(
     archive: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -53,6 +53,7 @@ def test_one_plain_text_is_all_it_takes(place: Path, run: Segpt) -> None:
     assert (place / "runs" / "data" / "mine" / "train" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -96,6 +97,7 @@ def test_the_place_of_a_text_has_a_plain_name(place: Path, anew: Segpt, name: st
     assert made.name not in ("", "builtin-4096")
 
 
+@pytest.mark.slow
 def test_an_interrupted_preparation_says_how_to_go_on(place: Path, run: Segpt) -> None:
     rows = (json.dumps({"text": f"document {i} of many"}) + "\n" for i in range(60_000))
     (place / "many.jsonl").write_text("".join(rows))

@@ -42,6 +42,7 @@ def checks(done: Any, code: int) -> dict[str, dict[str, str]]:
     return named
 
 
+@pytest.mark.slow
 def test_a_machine_that_can_run_these_tests_is_well(tmp_path: Path, run: Run) -> None:
     found = checks(run(tmp_path, "doctor", "--json"), 0)
     assert all(found[name]["state"] == "good" for name in REQUIRED)
@@ -64,6 +65,7 @@ def test_optional_packages_are_not_missed(tmp_path: Path, run: Run) -> None:
         assert f"pip install 'segpt[{extra.extra}]'" in found[name]["found"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["rich", "jinja2"])
 def test_a_missing_package_is_named_with_what_to_do(tmp_path: Path, run: Run, missing: str) -> None:
     environment = lacking(tmp_path / "site", missing, "torch")
@@ -78,6 +80,7 @@ def test_a_missing_package_is_named_with_what_to_do(tmp_path: Path, run: Run, mi
     assert "does not work here" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -26,6 +26,7 @@ def report() -> Any:
     return importlib.import_module("segpt.commands._report")
 
 
+@pytest.mark.slow
 def test_score_prints_one_result_and_one_line_of_checks(
     line: dict[str, Any], copy: Path, run: Run
 ) -> None:

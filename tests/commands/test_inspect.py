@@ -86,6 +86,7 @@ def test_annotations_are_escaped(place: Path, run: Run) -> None:
     assert "::1,018 bytes, 1,017 bytes OVER" in line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="names of files that only POSIX has")
 @pytest.mark.parametrize(
     ("odd", "shown"),

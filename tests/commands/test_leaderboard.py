@@ -396,6 +396,7 @@ def test_our_own_baselines_are_verified(segpt: Run) -> None:
     assert {entry["state"] for entry in json.loads(done.stdout)["entries"]} == {"checked"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [

@@ -435,6 +435,9 @@ def test_the_demo_goes_on_where_it_was_interrupted(
     finished = segpt("demo", "--resume", "runs/demo", "--json")
     assert done(finished) == again
     assert "is finished" in finished.stderr
+    (Path("runs/demo") / "demo.json").write_text("[]")
+    for line in ([], ["--json"]):
+        refused(segpt("demo", "--resume", "runs/demo", *line), "demo.json")
     assert not (place / "runs" / "demo-2").exists()
 
 

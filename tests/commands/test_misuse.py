@@ -87,6 +87,7 @@ def test_full_streams(tmp_path: Path) -> None:
     one_line(listed, b"No space left")
 
 
+@pytest.mark.slow
 def test_memory_that_ends(tmp_path: Path) -> None:
     with (tmp_path / "large.txt").open("wb") as file:
         file.truncate(2 << 30)
@@ -104,6 +105,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -121,6 +123,7 @@ def test_recipes_that_are_larger_than_they_look(text: str, word: bytes, tmp_path
     one_line(segpt(tmp_path, "train", "--recipe", "a.yaml", "--dry-run"), b"a.yaml", word)
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_larger_than_it_looks(tmp_path: Path) -> None:
     for value in ("{a: &a [*a]}", f"0x{'f' * 5_000}", '"\\uD800"', "a\udcff"):
         setting = f"train.seed={value}"

@@ -315,6 +315,7 @@ def test_names_that_are_no_utf8_end_in_one_line(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) <= 1
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_reported_and_a_closed_stderr_stops_nothing(tmp_path: Path) -> None:
     done = run("recipes", cwd=tmp_path, stderr=subprocess.PIPE, setup=lambda: os.close(1))
     assert done.returncode == 2

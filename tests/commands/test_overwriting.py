@@ -71,6 +71,7 @@ def test_every_option_that_names_a_result_is_known_here() -> None:
     assert {*FILES, *DIRECTORIES, *ADDED_TO} == {*options(main)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), FILES)
 @pytest.mark.parametrize("content", [b"my thesis", b"{}", b'{"kind": "mine"}'])
 def test_a_file_of_somebody_else_stays(

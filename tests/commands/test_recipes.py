@@ -21,6 +21,7 @@ def segpt(*args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_recipes_are_listed() -> None:
     rows = json.loads(segpt("--json"))["recipes"]
     assert [row["name"] for row in rows] == names()
@@ -31,6 +32,7 @@ def test_the_recipes_are_listed() -> None:
     assert all(name in table for name in names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_what_is_shown_is_the_same_recipe_again(name: str, tmp_path: Path) -> None:
     file = tmp_path / "again.yaml"
@@ -85,6 +87,7 @@ def test_every_value_has_an_origin(tmp_path: Path) -> None:
     assert shown["origins"]["train.batch"] == "recipe"
 
 
+@pytest.mark.slow
 def test_a_recipe_is_shown_without_torch() -> None:
     code = (
         "import sys\nfrom segpt.__main__ import main\n"

@@ -33,6 +33,7 @@ def test_the_newest_run_is_shown_with_what_lies_beside_it(left: Path, run: Run) 
     assert not re.search(r"https?://", text)
 
 
+@pytest.mark.slow
 def test_the_commands_that_it_names_add_what_is_missing(left: Path, run: Run) -> None:
     missing = run(left, "report", "--json").json["missing"]
     for part in ("score", "ttt"):
@@ -51,6 +52,7 @@ def test_the_commands_that_it_names_add_what_is_missing(left: Path, run: Run) ->
     assert "Not there yet" not in text
 
 
+@pytest.mark.slow
 def test_the_page_and_the_picture_go_where_they_are_asked_for(left: Path, run: Run) -> None:
     args = ("runs/tiny", "--out", "new/page.html", "--png", "new/curves.png")
     done = run(left, "report", *args)

@@ -39,6 +39,7 @@ def model(line: Any, workplace: Path) -> Path:
     return workplace / str(line["pack"]["out"])
 
 
+@pytest.mark.slow
 def test_one_json_object_tells_everything(model: Path, tmp_path: Path, run: Run) -> None:
     done = run(tmp_path, "sample", model, "Document 7.", "", *BRIEF, "--json")
     found = done.json
@@ -139,6 +140,7 @@ def test_bad_input_is_one_line(
     refused(here("sample", *given), *words)
 
 
+@pytest.mark.slow
 def test_a_model_cannot_steer_the_terminal(model: Path, tmp_path: Path) -> None:
     """On a terminal, what is no text is spelt out; an untrained alphabet gives plenty of it."""
     shown = _on_a_terminal(tmp_path, model, "--temperature", "100", "--tokens", "600")

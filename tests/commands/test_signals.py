@@ -89,6 +89,7 @@ def test_a_signal_ends_a_run_that_hangs_before_its_first_step(
     assert run(fresh, "train", "--recipe", "tiny.yaml").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_ends_a_preparation_and_names_the_command(
     fresh: Path, number: signal.Signals
@@ -110,6 +111,7 @@ def test_a_closed_terminal_is_ignored_where_the_caller_says_so(fresh: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("words", [["--help"], ["leaderboard", "show", "--json"], ["inspect", "x"]])
 @pytest.mark.parametrize("to", ["> /dev/full", ">&-", "2>&-", ">&- 2>&- <&-", "| true"])
@@ -149,6 +151,7 @@ print(ctypes.CDLL(str(found[0])).omp_get_dynamic() if found else "none")
 """
 
 
+@pytest.mark.slow
 def test_openmp_starts_all_threads_that_are_waited_for(fresh: Path) -> None:
     """Where it does not, drawing weights hangs on a busy machine."""
     environment = os.environ | {"OMP_DYNAMIC": "true", "OMP_NUM_THREADS": "2"}

@@ -43,6 +43,7 @@ TINY = ModelSpec(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_shipped_recipes_survive_a_round_trip(name: str) -> None:
     recipe = read_recipe(name)
@@ -53,6 +54,7 @@ def test_shipped_recipes_survive_a_round_trip(name: str) -> None:
     assert decode(Recipe, yaml.safe_load(yaml.safe_dump(plain))) == recipe
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_random_recipes_survive_a_round_trip(
@@ -193,6 +195,7 @@ def keys(plain: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from keys(value, f"{path}.{i}")
 
 
+@pytest.mark.slow
 def test_misspelt_keys_are_recognised() -> None:
     plain = encode(read_recipe("golf16"))
     found = {(at(plain, path)["kind"], key): path for path, key in keys(plain)}
@@ -259,6 +262,7 @@ def test_fingerprints_do_not_depend_on_how_numbers_are_written() -> None:
         assert fingerprint(decode(ModelSpec, changed(plain, path, int(value)))) == fingerprint(TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "golf16", "imu1-small", "daisy-small", "frontier-small"])
 def test_every_field_counts_in_the_fingerprint(name: str) -> None:
     plain = encode(read_recipe(name))

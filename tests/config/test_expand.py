@@ -86,6 +86,7 @@ def test_settling_drops_skips_from_visits_that_have_not_joined() -> None:
     assert [visit.join for visit in small.visits] == [(MixInput(),), (MixInput(),)]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), progress=st.sampled_from([0.0, 0.2, 0.35, 1.0]))
 def test_settled_models_keep_names_of_layers_and_parts(

@@ -41,6 +41,7 @@ def test_the_loop_of_a_route(route: str, depth: int, loop: Loop | None) -> None:
     assert routed(route, depth).loop == loop
 
 
+@pytest.mark.slow
 def test_the_longest_route_is_searched_in_no_time() -> None:
     assert routed(f"0 1 (2)*{MOST_VISITS - 2}", 3).loop == Loop(2, 1, MOST_VISITS - 2)
 

@@ -189,6 +189,7 @@ def test_yaml_runs_no_code(tag: str, slot: str, tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150,
     derandomize=True,

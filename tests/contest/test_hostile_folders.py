@@ -73,6 +73,7 @@ def replaced(header: Header, path: tuple[Any, ...], value: Any) -> Header:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["checkpoint", "quantized", "partial"])
 def test_a_header_with_anything_in_any_place_is_refused_or_opens(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "p"
@@ -107,6 +108,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_an_array_of_another_kind_or_shape_is_refused(
     change: Callable[[Any], Any], tmp_path: Path

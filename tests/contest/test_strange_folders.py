@@ -63,6 +63,7 @@ def test_any_number_of_the_metadata_ends_in_a_finding(field: str, number: str) -
     assert all(len(line) < 300 for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
 def test_any_number_of_a_seed_a_log_or_a_table_ends_in_a_finding(number: str) -> None:
     seeds = f'{{"1": {{"val_bpb": {number}, "bytes_total": {number}, "train_time_s": {number}}}}}'
@@ -179,6 +180,7 @@ def _read_all(line: str) -> None:
     claims.chances(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", LINES.values(), ids=LINES)
 def test_time_grows_as_the_length_of_a_line(word: str) -> None:
     for start, end in (("", "x"), ("p", "x"), ("val_bpb: 1.", "1,1")):

@@ -78,6 +78,7 @@ def contest_bytes(data: bytes, ids: list[int]) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("rule", ["nmt_nfkc", "identity"])
 @pytest.mark.parametrize("prefix", [True, False])

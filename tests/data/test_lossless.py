@@ -68,6 +68,7 @@ def assert_survives(codec: Codec, document: bytes) -> None:
     assert codec.piece_bytes(previous, ids).sum() == len(document)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None, derandomize=True, database=None)
 @given(any_document)
 def test_any_bytes_survive(document: bytes) -> None:
@@ -106,6 +107,7 @@ def test_long_documents_encode_as_if_at_once() -> None:
     assert_survives(codec(), b"x" * 300_000 + " é".encode() * 100_000)
 
 
+@pytest.mark.slow
 def test_the_merge_table_is_the_trained_model_token_for_token() -> None:
     model = train(builtin("train"), 1024)
     assert merges.unpack(merges.pack(model), 1024).pieces == model.pieces

@@ -87,6 +87,7 @@ def test_the_layout_is_that_of_the_field(tmp_path: Path) -> None:
     assert manifest["text_digest"] == text_digest(DOCUMENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [65_535, 65_536, 65_537])
 def test_ids_at_the_edge_of_16_bits_survive(tmp_path: Path, vocab: int) -> None:
     tokenizer = wide(vocab)

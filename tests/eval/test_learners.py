@@ -82,6 +82,7 @@ def walk(count: int, seed: int) -> NDArray[np.uint32]:
     return np.array(tokens, np.uint32)
 
 
+@pytest.mark.slow
 def test_the_gain_grows_with_position(tiny: MakeModel) -> None:
     """What goes back to its first weights after each window never gains more than at first."""
     model, policy = tiny(noise=0.02), Sgd(chunk=32, rate=0.05, momentum=0.9, epochs=4, batch=2)

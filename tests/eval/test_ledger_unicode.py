@@ -258,6 +258,7 @@ def must_be_as_tabled(codec: Codec, tables: Tables, document: bytes) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_count_is_exact_or_refused(name: str, count: int) -> None:
@@ -283,6 +284,7 @@ def test_a_count_is_exact_or_refused(name: str, count: int) -> None:
     assert not ledger.sizes[ledger.borders].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("part", ["x", " ", "\r\n", "\u2581", " e\u0301", "👩\u200d🚀", "a\0 b"])
 def test_very_long_runs(name: str, part: str) -> None:

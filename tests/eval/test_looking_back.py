@@ -58,6 +58,7 @@ def stepped(model: Model, ids: NDArray[np.uint32], spec: ScoreSpec) -> NDArray[n
     return np.array(nats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [False, True])
 @pytest.mark.parametrize("boundaries", ["stream", "document"])
 @pytest.mark.parametrize("mode", ["strided", "rolling"])

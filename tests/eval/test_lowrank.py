@@ -72,6 +72,7 @@ def test_lanes_do_not_matter_to_each_other(tiny: MakeModel, stream: MakeStream) 
     assert not torch.allclose(found, logits(beside, [0], stream(15)), atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strided", "rolling"])
 def test_documents_side_by_side_change_nothing(
     tiny: MakeModel, ledger: MakeLedger, tallied: Tallied, mode: Literal["strided", "rolling"]
@@ -83,6 +84,7 @@ def test_documents_side_by_side_change_nothing(
     assert all(np.abs(one.nats - found[0].nats).max() < 1e-4 for one in found[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [1, 3])
 @pytest.mark.parametrize("mode", ["strided", "rolling"])
 def test_a_document_knows_nothing_of_the_ones_before_it(
@@ -106,6 +108,7 @@ def test_a_document_knows_nothing_of_the_ones_before_it(
     assert np.abs(nats[:50] - nats[50:]).max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strided", "rolling"])
 def test_a_rate_of_zero_is_the_plain_score(
     tiny: MakeModel, ledger: MakeLedger, tallied: Tallied, mode: Literal["strided", "rolling"]
@@ -217,6 +220,7 @@ def test_base_weights_change_at_the_ends_of_phases_only(
         assert torch.equal(fresh, plain(torch.from_numpy(stream(15).astype(np.int64))[None]))
 
 
+@pytest.mark.slow
 def test_phases_learn_from_documents_that_are_done(
     tiny: MakeModel, ledger: MakeLedger, tallied: Tallied
 ) -> None:

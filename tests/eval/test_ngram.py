@@ -61,6 +61,7 @@ def whole(mixture: Mixture, row: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
@@ -134,6 +135,7 @@ class Leaky(Mixture):
         ]
 
 
+@pytest.mark.slow
 def test_a_table_that_looks_at_its_target_is_found_out() -> None:
     ids, rows = text(400), model(401)
     honest, leaky = begun(ids), Leaky(Ngram(), VOCAB, START)

@@ -62,6 +62,7 @@ def nats_of(rows: NDArray[np.float64], ids: NDArray[np.uint32]) -> NDArray[np.fl
     return -rows[np.arange(len(rows)), ids[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 16])
 def test_rolling_is_one_banded_pass(
     model: Model, stream: MakeStream, tallied: Tallied, batch: int
@@ -71,6 +72,7 @@ def test_rolling_is_one_banded_pass(
     assert np.abs(found - nats_of(banded(model, ids, 16), ids)).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3, 8])
 def test_stretches_warm_up_to_the_same_pass(
     model: Model, stream: MakeStream, processes: int
@@ -92,6 +94,7 @@ def test_stretches_warm_up_to_the_same_pass(
     assert seen == 1201
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strided", "rolling"])
 @pytest.mark.parametrize("batch", [1, 2, 5, 16])
 def test_a_document_scores_as_if_it_were_alone(

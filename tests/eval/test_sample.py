@@ -54,6 +54,7 @@ def test_the_distribution_is_the_defined_one(setting: dict[str, Any]) -> None:
         assert shares.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [{}, *FILTERS], ids=str)
 def test_tokens_come_as_often_as_the_distribution_says(setting: dict[str, Any]) -> None:
     spec, row, chance = SampleSpec(**PLAIN | setting), logits(1), np.random.default_rng(5)

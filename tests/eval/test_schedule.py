@@ -144,6 +144,7 @@ def check(case: Case, groups: Groups) -> None:
     guard.finish(guard.counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_every_target_once_and_lessons_only_of_what_was_scored(part: int) -> None:
     for seed in range(400 * part, 400 * (part + 1)):
@@ -166,6 +167,7 @@ def origins(groups: Groups, mode: str) -> dict[int, tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_window_depends_on_where_the_text_ends() -> None:
     """Nor where it is cut into segments: whoever has not seen the rest plans the same."""
     generator = np.random.default_rng(0)

@@ -54,6 +54,7 @@ def test_batches_do_not_change_the_score(tiny: MakeModel, stream: MakeStream) ->
 LEARNING = Sgd(chunk=8, rate=0.1, epochs=1, batch=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "route", "flips"),
     [

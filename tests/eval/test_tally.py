@@ -72,6 +72,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["strided", "rolling"])
 @pytest.mark.parametrize("policy", [Frozen(), Sgd(chunk=64, rate=0.2), LowRank(rank=2, chunk=32)])
 def test_threads_do_not_change_the_score(
@@ -116,6 +117,7 @@ def test_a_score_goes_on_exactly_from_where_it_stopped(
         assert seen[0].done > int(taken[0]["frontier|counts"].sum())
 
 
+@pytest.mark.slow
 def test_what_a_pause_takes_is_not_changed_by_going_on(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
@@ -131,6 +133,7 @@ def test_what_a_pause_takes_is_not_changed_by_going_on(
         assert all(np.array_equal(copy[name], array) for name, array in state.items())
 
 
+@pytest.mark.slow
 def test_rows_are_distributions_and_hold_the_nats(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
@@ -191,6 +194,7 @@ def test_no_target_depends_on_a_later_token(
     assert reached > 6
 
 
+@pytest.mark.slow
 def test_each_lesson_comes_after_its_targets_in_the_ledger(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
@@ -208,6 +212,7 @@ def test_each_lesson_comes_after_its_targets_in_the_ledger(
     assert any(entry.event == "learn" for entry in found.ledger) == learns
 
 
+@pytest.mark.slow
 def test_the_model_of_the_caller_is_left_alone(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
@@ -220,6 +225,7 @@ def test_the_model_of_the_caller_is_left_alone(
     assert all(getattr(weight.param, "view", None) is None for weight in weights(model))
 
 
+@pytest.mark.slow
 def test_every_policy_changes_what_it_should(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:

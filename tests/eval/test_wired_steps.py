@@ -32,6 +32,7 @@ WIRED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundaries", ["stream", "document"])
 @pytest.mark.parametrize("mode", ["strided", "rolling"])
 def test_steps_find_what_the_score_finds(

@@ -101,11 +101,13 @@ def is_covered(name: str) -> bool:
     return any(each in (name, f"{module}:*") for reader in READERS for each in reader.covers)
 
 
+@pytest.mark.slow
 def test_no_reader_is_missing() -> None:
     left_out = [name for name in found() if not is_covered(name) and name not in OWN]
     assert not left_out, "give each of these a reader in readers.py, or a reason in OWN"
 
 
+@pytest.mark.slow
 def test_no_reason_and_no_reader_is_of_the_past() -> None:
     names = found()
     modules = {name.rpartition(":")[0] for name in names}
@@ -155,6 +157,7 @@ def faults(results: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_every_reader_takes_or_refuses_what_it_is_given(tmp_path: Path) -> None:
     results = run(tmp_path, QUICK, SEED)
     assert [one["reader"] for one in results] == [reader.name for reader in READERS]

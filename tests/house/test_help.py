@@ -49,6 +49,7 @@ def everything() -> Iterator[tuple[tuple[str, ...], click.Command | None]]:
 COMMANDS = dict(everything())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_help_is_light_and_quick(words: tuple[str, ...]) -> None:
     seconds: list[float] = []

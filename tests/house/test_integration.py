@@ -95,6 +95,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "budget", "code", "lines"),
     [

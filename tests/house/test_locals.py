@@ -53,6 +53,7 @@ def vague(root: Path) -> list[str]:
     return places
 
 
+@pytest.mark.slow
 def test_locals_say_what_they_hold() -> None:
     assert vague(ROOT) == []
 

@@ -4,6 +4,8 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("segpt", "commands")
 
@@ -43,6 +45,7 @@ def test_no_two_classes_have_one_name() -> None:
     assert doubles(classes(ROOT)) == {}
 
 
+@pytest.mark.slow
 def test_no_retired_name_comes_back() -> None:
     names = {name for line in RETIRED for name in line.split()}
     files = {f"{name}.py" for line in RETIRED_FILES for name in line.split()}

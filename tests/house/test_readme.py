@@ -79,6 +79,7 @@ def settings_in_tables() -> list[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_settings_of_the_documentation_are_accepted() -> None:
     plain = fingerprint(read_recipe("demo256"))
     rows = settings_in_tables()

@@ -61,6 +61,7 @@ def test_every_module_opens_with_a_docstring(module: Path) -> None:
     assert text.strip().splitlines()[0].rstrip().endswith((".", "?", ":")), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", SHIPPED, ids=lambda f: str(f.relative_to(ROOT)))
 def test_no_module_runs_what_it_reads(module: Path) -> None:
     assert list(risks(module.read_text(encoding="utf-8"))) == []

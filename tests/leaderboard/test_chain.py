@@ -84,6 +84,7 @@ def test_an_empty_chain_is_sound() -> None:
     assert index_of({}) is None
 
 
+@pytest.mark.slow
 def test_every_changed_byte_of_every_file_is_found() -> None:
     files, head = few()
     generator = random.Random(1)
@@ -101,6 +102,7 @@ def test_every_changed_byte_of_every_file_is_found() -> None:
         assert findings, place
 
 
+@pytest.mark.slow
 def test_every_truncation_and_every_addition_is_found() -> None:
     files, head = few()
     for name, data in files.items():

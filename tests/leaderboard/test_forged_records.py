@@ -188,6 +188,7 @@ FORGED: Mapping[str, tuple[Callable[[Record], Record], str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORGED)
 def test_a_forged_record_is_refused_with_field_claim_and_derived_value(
     board: Path, made: Path, segpt: Segpt, kind: str

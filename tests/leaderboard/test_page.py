@@ -331,6 +331,7 @@ def plain() -> Parsed:
     return Parsed(html_of(*hostile_entries("plain")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_comes_back_as_text(text: str, plain: Parsed) -> None:
     parsed = Parsed(html_of(*hostile_entries(text)))

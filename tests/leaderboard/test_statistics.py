@@ -169,6 +169,7 @@ def covered(found: Difference | None, truth: float) -> bool:
     return found.low <= truth <= found.high
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """Of documents of very different lengths too, whose nats grow with their bytes."""
     generator = np.random.default_rng(11)

@@ -74,6 +74,7 @@ def full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [kill, full])
 def test_whatever_interrupts_an_addition_the_chain_is_sound(
     board: Path, fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch

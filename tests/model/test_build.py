@@ -29,6 +29,7 @@ def assert_as_laid_out(spec: ModelSpec) -> None:
     assert {id(p) for p in model.parameters()} == {id(w.tensor) for w in weights(model)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_shipped_recipes_are_built_as_laid_out(name: str) -> None:
     assert_as_laid_out(read_recipe(name).model)

@@ -85,6 +85,7 @@ def apart(model: Model, tokens: Tensor, window: int | None = None) -> Tensor:
     return torch.cat(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 1, 3, 8])
 @pytest.mark.parametrize("starts", [STARTS, (5, 6, 19, 31), (39,), (1, 2, 3), ()], ids=str)
 def test_each_document_is_as_if_alone(
@@ -96,6 +97,7 @@ def test_each_document_is_as_if_alone(
     torch.testing.assert_close(found, apart(model, tokens, window), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[1] * 40, [5, 1, 1, 24, 2, 7], [40], [19, 12, 9]], ids=str)
 @pytest.mark.parametrize("window", [None, 1, 3, 8])
 def test_so_is_one_that_is_read_in_blocks(

@@ -295,6 +295,7 @@ def trained() -> Model:
     return model
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_it_has_read_lowers_the_nats(trained: Model) -> None:
     ids = repetitive(64, 10_000)

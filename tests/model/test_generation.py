@@ -33,6 +33,7 @@ def texts(model: Model, given: Sequence[Sequence[int]], spec: SampleSpec) -> lis
     return found
 
 
+@pytest.mark.slow
 def test_a_cache_changes_no_token(spec: ModelSpec, make: Make) -> None:
     model = make(spec).eval()
     given = prompts(spec)
@@ -41,6 +42,7 @@ def test_a_cache_changes_no_token(spec: ModelSpec, make: Make) -> None:
     assert all(cached)
 
 
+@pytest.mark.slow
 def test_prompts_do_not_change_each_other(spec: ModelSpec, make: Make) -> None:
     """Drawn from the whole distribution: alone, in pairs, and all of them together."""
     model = make(spec).eval()
@@ -53,6 +55,7 @@ def test_prompts_do_not_change_each_other(spec: ModelSpec, make: Make) -> None:
     assert alone[1] == texts(model, [[], given[1], *given[2:]], SampleSpec(**usual, batch=3))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1, 5, 200])
 def test_attention_looks_back_as_far_as_it_is_told(
     everything: ModelSpec, make: Make, context: int
@@ -88,6 +91,7 @@ def test_a_long_prompt_is_read_in_parts(
     assert found == texts(model, given, SampleSpec(temperature=0, tokens=3, cache=False))
 
 
+@pytest.mark.slow
 def test_the_cache_holds_a_window_and_no_expanded_heads(everything: ModelSpec, make: Make) -> None:
     model, cache = make(everything).eval(), dict[Any, Any]()
     with torch.no_grad():
@@ -114,6 +118,7 @@ def test_rows_of_a_cache_go_on_in_any_order(spec: ModelSpec, make: Make) -> None
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_document_that_ends_is_not_continued(everything: ModelSpec, make: Make) -> None:
     """The token that begins the next one is the last; rows beside it go on."""
     model = make(everything).eval()
@@ -144,6 +149,7 @@ def test_ids_beyond_the_tokenizer_never_come(everything: ModelSpec, make: Make) 
     assert max(tokens) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 5, 150])
 def test_the_penalty_is_for_what_prompt_and_text_hold_last(
     everything: ModelSpec, make: Make, length: int

@@ -49,6 +49,7 @@ def test_loops_equal_a_route_written_out(loops: int, make: Make, tokens: Draw) -
         assert torch.equal(model.loops(None)(ids), make(looped())(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loops", [1, 2, 4])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("sizes", [[1] * 12, [5, 1, 6]], ids=str)

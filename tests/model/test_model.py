@@ -21,6 +21,7 @@ Make = Callable[..., Model]
 Draw = Callable[..., Tensor]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 7, 11])
 def test_the_future_never_changes_the_past(
     spec: ModelSpec, cut: int, make: Make, tokens: Draw
@@ -54,6 +55,7 @@ def test_rows_of_a_batch_are_independent(everything: ModelSpec, make: Make, toke
         torch.testing.assert_close(model(ids)[1:2], model(ids[1:2]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [[1] * 12, [5, 1, 1, 4, 1], [12], [1, 11]], ids=str)
 def test_caching_equals_the_full_pass(
     spec: ModelSpec, chunks: list[int], make: Make, tokens: Draw
@@ -77,6 +79,7 @@ def test_caching_equals_the_full_pass(
         assert (None if past.key is None else tuple(past.key.shape)) == shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [1, 5, 12, 99])
 def test_the_last_logits_equal_a_slice(
     spec: ModelSpec, last: int, make: Make, tokens: Draw
@@ -138,6 +141,7 @@ def test_progress_decides_which_visits_run(everything: ModelSpec, make: Make, to
     assert runs(model.set_progress(0.59), ids) == [0, 1, 2, 3, 1, 2, 3, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [0.0, 0.35, 1.0])
 def test_a_model_at_some_progress_equals_the_settled_one(
     spec: ModelSpec, progress: float, make: Make, tokens: Draw

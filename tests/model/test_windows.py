@@ -36,6 +36,7 @@ def in_blocks(model: Model, ids: Tensor, sizes: list[int], window: int | None) -
     return torch.cat(pieces, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 3, 8, 50])
 @pytest.mark.parametrize("sizes", [[1] * 40, [5, 1, 1, 24, 2, 7], [40], [16, 16, 8]], ids=str)
 def test_blocks_through_a_cache_equal_the_banded_pass(
@@ -48,6 +49,7 @@ def test_blocks_through_a_cache_equal_the_banded_pass(
     torch.testing.assert_close(in_blocks(model, ids, sizes, window), whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_blocks_equal_the_banded_pass_whatever_the_parts(
     spec: ModelSpec, make: Make, tokens: Draw
 ) -> None:
@@ -71,6 +73,7 @@ def test_a_window_of_everything_changes_nothing(
         assert torch.equal(model(ids, window=12), model(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[40], [7] * 5 + [5], [1] * 40], ids=str)
 def test_the_future_never_changes_the_past_under_a_window(
     everything: ModelSpec, sizes: list[int], make: Make, tokens: Draw

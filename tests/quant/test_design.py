@@ -228,6 +228,7 @@ def odd_weight(kind: str, rows: int, columns: int, draw: torch.Generator) -> Ten
     return weight * factors.get(kind, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.campaign)])
 def test_anything_is_coded_in_finite_weights(count: int) -> None:
     """Whatever the curvature, the steps are as fine as asked for, and no code is -128."""
@@ -310,6 +311,7 @@ def test_feeding_errors_back_lowers_the_damage_and_doing_so_twice_lowers_it_more
     assert one < 0.8 * none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [1, 8])
 def test_feedback_is_no_worse_than_the_nearest_points_in_the_same_steps(states: int) -> None:
     ratios = []

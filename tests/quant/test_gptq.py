@@ -107,6 +107,7 @@ def test_any_hessian_gives_codes(kind: str) -> None:
             assert torch.equal(found.codes[:, 1], nearest(weight, scale, 6)[:, 1])
 
 
+@pytest.mark.slow
 def test_the_error_is_never_above_that_of_rounding_to_nearest() -> None:
     """Five hundred weights of all shapes, under Hessians with and without a factor."""
     for seed in range(500):

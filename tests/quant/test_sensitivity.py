@@ -125,6 +125,7 @@ def alike(one: Tensor, other: Tensor, share: float = 1e-4) -> bool:
     return float((one - other).norm()) <= share * float(other.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_definition(tiny: MakeModel, form: str) -> None:
     model = tiny(**FORMS[form])
@@ -217,6 +218,7 @@ def test_labels_are_drawn_by_seed(tiny: MakeModel) -> None:
     assert not torch.equal(one.rows, other.rows)
 
 
+@pytest.mark.slow
 def test_many_draws_approach_the_expectation_over_labels(trained: MakeModel, chain: Chain) -> None:
     """Summed over the vocabulary instead of drawn: sqrt(p) d log p is one gradient per token."""
     model, ids = trained(), torch.from_numpy(chain(3, 1)[0][:1, :8])
@@ -245,6 +247,7 @@ def changed(model: Model, name: str, change: Tensor) -> Model:
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [{}, {"head": {"tied": False, "softcap": None}}])
 def test_damage_predicts_the_divergence_that_a_change_makes(
     trained: MakeModel, chain: Chain, head: dict[str, Any]
@@ -290,6 +293,7 @@ def test_damage_of_a_table_adds_up_over_its_rows(tiny: MakeModel) -> None:
     assert value.damage(change) == pytest.approx(alone, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_visits_of_a_looped_layer_add_up_before_they_are_squared(
     trained: MakeModel, chain: Chain
 ) -> None:

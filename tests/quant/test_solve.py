@@ -99,6 +99,7 @@ def test_kinds_are_the_last_part_of_a_name() -> None:
     assert kind("layers.1.mixer.body.query") == "query"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "wanted", "changes"), [
     ("trellis", 2.2, {}),
     ("trellis", 3.5, {"tune_steps": 4}),
@@ -118,6 +119,7 @@ def test_the_rate_is_met(case: Case, method: str, wanted: float, changes: dict[s
             assert value.states == (1 if method == "rd" else changes.get("states", 8))
 
 
+@pytest.mark.slow
 def test_more_bits_and_more_states_and_tuning_lose_less(case: Case) -> None:
     def lost(**spec: Any) -> float:
         return case.divergence(case.solver(**spec).run())
@@ -128,6 +130,7 @@ def test_more_bits_and_more_states_and_tuning_lose_less(case: Case) -> None:
     assert lost(rate=3.0, tune_steps=8) < 0.95 * plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.5])
 def test_a_budget_is_used_up_and_never_exceeded(case: Case, share: float) -> None:
     budget = int(share * sum(w.tensor.numel() for w in weights(case.model)))
@@ -135,6 +138,7 @@ def test_a_budget_is_used_up_and_never_exceeded(case: Case, share: float) -> Non
     assert 0.99 * budget < size(coded) <= budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", range(1, 200, 20))
 def test_a_budget_that_the_last_part_jumps_over_is_met(case: Case, offset: int) -> None:
     """Files of some sizes cannot be made: one below the budget is taken, not called too large."""
@@ -149,6 +153,7 @@ def test_a_budget_that_the_last_part_jumps_over_is_met(case: Case, offset: int) 
     assert budget - 2 * block < got <= budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune_steps", [0, 3])
 def test_a_budget_without_end_takes_the_finest_steps(case: Case, tune_steps: int) -> None:
     coded = case.solver(budget=10**9, tune_steps=tune_steps).run()
@@ -157,6 +162,7 @@ def test_a_budget_without_end_takes_the_finest_steps(case: Case, tune_steps: int
     assert case.divergence(coded) < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 150])
 def test_a_budget_too_small_is_refused_before_any_part_is_coded(case: Case, budget: int) -> None:
     solver, saved = case.solver(budget=budget, tune_steps=3), list[QuantizeProgress]()
@@ -177,6 +183,7 @@ def test_without_anything_to_design_all_is_float16(case: Case) -> None:
         solver.run()
 
 
+@pytest.mark.slow
 def test_the_search_lowers_the_loss_at_the_same_rate(case: Case) -> None:
     """Multipliers that are off are found out: here the steps of one kind are far too coarse."""
     plans = dict(case.plans)
@@ -189,6 +196,7 @@ def test_the_search_lowers_the_loss_at_the_same_rate(case: Case) -> None:
     assert lost[1] < 0.8 * lost[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [
     {"rate": 3.0, "tune_steps": 3, "search": 1},
     {"budget": 9000, "tune_steps": 2},
@@ -227,6 +235,7 @@ def test_a_partial_that_has_not_begun_starts_over(case: Case) -> None:
     assert case.solver(rate=3.0).run(QuantizeProgress()) == case.solver(rate=3.0).run()
 
 
+@pytest.mark.slow
 def test_the_teacher_is_left_alone(case: Case) -> None:
     before = {name: value.clone() for name, value in case.model.state_dict().items()}
     case.solver(rate=3.0, tune_steps=2, search=1).run()
@@ -235,6 +244,7 @@ def test_the_teacher_is_left_alone(case: Case) -> None:
     assert all(parameter.grad is None for parameter in case.model.parameters())
 
 
+@pytest.mark.slow
 def test_every_task_is_reported_to_its_end(case: Case) -> None:
     case.reports.clear()
     case.solver(rate=3.0, tune_steps=2, search=1).run()

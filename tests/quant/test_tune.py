@@ -35,6 +35,7 @@ def loss(teacher: Model, student: Model, text: Text) -> float:
         return float(divergence(teacher, student, np.concatenate(text)))
 
 
+@pytest.mark.slow
 def test_it_lowers_the_divergence_with_what_is_left(trained: MakeModel, chain: Chain) -> None:
     teacher = trained()
     student, coarse = halfway(teacher)

@@ -219,6 +219,7 @@ def gap(states: int, step: float) -> tuple[float, float]:
     return rate, rate + 0.5 * math.log2(error)
 
 
+@pytest.mark.slow
 def test_more_states_come_closer_to_the_bound() -> None:
     """Measured: 0.265 bits for one state, 0.13 for 4 and 0.112 for 8."""
     found = {states: gap(states, 0.42 * (1.0 if states == 1 else 0.54)) for states in STATES}

@@ -106,6 +106,7 @@ def shown(found: Report) -> str:
     return page(found).decode()
 
 
+@pytest.mark.slow
 def test_a_whole_run_shows_everything(whole: Path) -> None:
     found = gather.gather(whole)
     assert found.missing == {}
@@ -303,6 +304,7 @@ def spoilt(value: Any, chance: random.Random, odds: float) -> Any:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_files_of_any_shape_are_shown_or_refused(whole: Path, run: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -394,6 +396,7 @@ def test_commands_quote_the_folder(run: Path) -> None:
     assert f"--out '{place / 'score.json'}'" in gather.gather(place).missing["score"]
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_each_time(whole: Path, run: Path, tmp_path: Path) -> None:
     found = gather.gather(whole)
     pictures = [tmp_path / "new" / name for name in ("a.png", "b.png")]

@@ -147,6 +147,7 @@ def test_what_could_break_or_turn_the_page_is_replaced() -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e]", shown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [field.name for field in dataclasses.fields(Report) if field.name != "name"],
@@ -205,6 +206,7 @@ def test_scores_of_another_text_are_not_drawn_together() -> None:
     assert apart.count("ends at") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layers.31.mixer.body.query", "<" * 300])
 def test_the_largest_of_runs_fits_the_page(name: str) -> None:
     def gap(i: int) -> float | None:

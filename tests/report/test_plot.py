@@ -61,6 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_curve_falls_with_bits_and_meets_the_point(place: Path) -> None:
     checkpoint = read_checkpoint(newest_checkpoint(place / "run"))
     tokens, held_out = open_splits(place / "data")
@@ -81,6 +82,7 @@ def test_the_curve_falls_with_bits_and_meets_the_point(place: Path) -> None:
     assert below.kl > 0.95 * curve.here.kl
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture, out = tmp_path / "new" / "rd.png", tmp_path / "quantized"
     line = ["quantize", place / "run", "--data", place / "data", "--out", out, "--plot", picture]
@@ -93,6 +95,7 @@ def test_a_picture_is_drawn(place: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert all(row["error"] > 0 for row in result["layers"].values())
 
 
+@pytest.mark.slow
 def test_every_kind_of_report_can_be_drawn(tmp_path: Path) -> None:
     dots = tuple(rate_curve.Dot(bits, 2**-bits) for bits in (2.5, 3.0, 5.0))
     curve = rate_curve.Curve(dots, rate_curve.Dot(3.2, 0.1), 8192)

@@ -117,6 +117,7 @@ def test_one_checkpoint_is_refused(run: Path) -> None:
         sources([place, place], 6)
 
 
+@pytest.mark.slow
 def test_only_one_checkpoint_is_in_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gc
     import weakref

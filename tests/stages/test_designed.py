@@ -57,6 +57,7 @@ def budget_for(source: Checkpoint, bits: float) -> int:
     return int(parameters(source.spec) * bits / 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "bits", "spec"), [
     ({"width": 96, "hidden": 320}, 2.2, {}),
     ({"width": 96, "hidden": 288}, 3.0, {"method": "rd", "search": 1, "tune_steps": 2}),
@@ -109,6 +110,7 @@ def test_budgets_of_many_models(model: dict[str, Any], bits: float, spec: dict[s
         lands(found, budget)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [6.5, 32])
 def test_more_bytes_than_the_finest_steps_take(share: float) -> None:
     source = checkpoint()
@@ -119,6 +121,7 @@ def test_more_bytes_than_the_finest_steps_take(share: float) -> None:
     assert quality_of(found).kl_mean < 1e-3
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_fits_is_refused_with_what_to_do() -> None:
     saved: list[QuantizeProgress] = []
     source = checkpoint()
@@ -133,6 +136,7 @@ def test_a_budget_that_nothing_fits_is_refused_with_what_to_do() -> None:
     assert not saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [
     {"rate": 3.0}, {"rate": 4.5, "tune_steps": 3}, {"rate": 2.5, "method": "rd", "search": 1}
 ])  # fmt: skip
@@ -174,6 +178,7 @@ def test_the_report_says_what_each_weight_takes_and_loses() -> None:
     assert 0.5 * predicted < report["quality"]["kl_mean"] < 2 * predicted
 
 
+@pytest.mark.slow
 def test_shared_rows_need_the_text_to_say_what_was_seen() -> None:
     source = checkpoint(unseen=40)
     seen = np.arange(120) < 80
@@ -187,6 +192,7 @@ def test_shared_rows_need_the_text_to_say_what_was_seen() -> None:
     assert without.stored is None
 
 
+@pytest.mark.slow
 def test_progress_goes_forward_to_the_end() -> None:
     spec = QuantSpec(**FAST | {"rate": 3.0, "tune_steps": 2, "search": 1, "report_tokens": 512})
     steps: list[PartProgress] = []
@@ -210,6 +216,7 @@ def test_values_that_float16_cannot_hold_are_refused_by_name(method: Any) -> Non
         run(odd, method=method, rate=3.0)
 
 
+@pytest.mark.slow
 def test_layers_of_nothing_are_coded() -> None:
     """As they are before training: no curvature, and no weights."""
     source = checkpoint()
@@ -254,6 +261,7 @@ class StopError(Exception):
     """An interruption."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [
     {"budget": 10_000, "tune_steps": 2, "search": 1},
     {"rate": 3.0, "method": "rd", "tune_steps": 2},
@@ -279,6 +287,7 @@ def test_an_interrupted_call_goes_on_from_disk_to_the_same_end(
         assert pack(found).data == pack(whole).data
 
 
+@pytest.mark.slow
 def test_an_interruption_while_tuning_loses_one_part() -> None:
     source = checkpoint()
     spec = QuantSpec(**FAST | {"rate": 3.0, "tune_steps": 3})
@@ -332,6 +341,7 @@ def test_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_tuning_changes_vectors_and_what_is_not_coded_yet() -> None:
     source = checkpoint()
     plain, tuned = (run(source, rate=3.0, tune_steps=count) for count in (0, 3))

@@ -78,6 +78,7 @@ def nats(model: Model) -> float:
     return float(loss)
 
 
+@pytest.mark.slow
 def test_training_makes_use_of_them(checkpoint: Checkpoint, tmp_path: Any) -> None:
     save_checkpoint(tmp_path / "saved", checkpoint)
     model = from_checkpoint(read_checkpoint(tmp_path / "saved"))
@@ -86,6 +87,7 @@ def test_training_makes_use_of_them(checkpoint: Checkpoint, tmp_path: Any) -> No
     assert learned < nats(model) - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

@@ -65,6 +65,7 @@ def seed_of(path: Path) -> str:
     return seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [kill, full])
 @pytest.mark.parametrize("listed", [True, False])
 def test_an_interrupted_pack_leaves_a_pair(

@@ -23,6 +23,7 @@ from segpt.stages.prepare import (
 from segpt.values import Text, Tokenizer
 
 
+@pytest.mark.slow
 def test_builtin_text_is_made_anew_for_another_tokenizer(tmp_path: Path) -> None:
     out = tmp_path / "builtin"
     prepare(Text("a", lambda: iter([b"a"])), Text("b", lambda: iter([b"b"])), BYTES, out)

@@ -105,6 +105,7 @@ def run(source: Checkpoint, spec: QuantSpec = GPTQ) -> Quantized:
     return quantize(source, spec, blocks(1), held_out())
 
 
+@pytest.mark.slow
 def test_the_quality_report_orders_bits_and_methods() -> None:
     source = checkpoint()
     quality = {
@@ -136,6 +137,7 @@ NARROW = {  # calibration texts that leave inputs, or directions of them, unseen
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("text", NARROW)
 def test_a_narrow_calibration_text_does_no_harm(text: str, bits: int) -> None:

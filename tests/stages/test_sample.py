@@ -103,6 +103,7 @@ def told(
     return found, pieces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_pieces_are_whole_characters_and_add_up(seed: int) -> None:
     """Bytes that spell no character become U+FFFD, as in the text as a whole."""

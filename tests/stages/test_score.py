@@ -307,6 +307,7 @@ def taken(spec: ScoreSpec, rounds: int) -> Arrays:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["sgd", "sgd, rolling", "lora", "lora, rolling", "phased"])
 def test_a_score_that_was_stopped_goes_on_exactly(way: str, tmp_path: Path) -> None:
     spec = WAYS[way]
@@ -341,6 +342,7 @@ def test_another_text_or_model_cannot_be_resumed(tmp_path: Path) -> None:
         read_scoring(tmp_path / "scoring", {"model": "one"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_documents_and_targets_add_up_to_the_score(way: str) -> None:
     result = score(checkpoint(), text(), WAYS[way])

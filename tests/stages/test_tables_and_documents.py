@@ -96,6 +96,7 @@ def run(source: Checkpoint, **spec: Any) -> Quantized:
     return quantize(source, QuantSpec(**QUICK | spec), texts, held_out, seen=seen)
 
 
+@pytest.mark.slow
 def test_every_part_has_learned(checkpoint: Checkpoint) -> None:
     for name in ("embed.1.gate", "embed.1.scale", "embed.2.projection", "value_tables.0"):
         assert np.abs(checkpoint.weights[name]).max() > 1e-3, name
@@ -108,6 +109,7 @@ def test_a_checkpoint_comes_back_from_disk(checkpoint: Checkpoint, tmp_path: Pat
     assert back.fingerprint == checkpoint.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
@@ -142,6 +144,7 @@ def test_it_is_quantized_packed_and_read_back(checkpoint: Checkpoint, spec: dict
     assert not torch.equal(one, exact)
 
 
+@pytest.mark.slow
 def test_rows_of_unseen_tokens_are_shared_and_those_of_hashes_are_not(
     checkpoint: Checkpoint,
 ) -> None:

@@ -97,6 +97,7 @@ def steps_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "before", "words"),
     [
@@ -139,6 +140,7 @@ SETTINGS: tuple[list[str], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_stopping_changes_nothing(start: Start, settings: list[str], tmp_path: Path) -> None:
     whole = start(*settings)
@@ -335,6 +337,7 @@ def test_settings_that_mean_nothing_are_refused(
         read_recipe(str(folder / "tiny.yaml"), settings)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept(start: Start, tmp_path: Path) -> None:
     every = ("train.validate_every=2", "train.keep=1", "train.length.count=30")
     worse = ("train.schedule={warmup: 0.9, warmdown: 0}", "train.optimizer.table.rate=3")

@@ -105,6 +105,7 @@ def quantized(source: Checkpoint, **spec: Any) -> Quantized:
     return quantize(source, QuantSpec(**QUICK | spec), texts, held_out, seen=seen)
 
 
+@pytest.mark.slow
 def test_windows_grow_as_steps_are_taken(unfinished: Checkpoint) -> None:
     how = dataclasses.replace(read_recipe("demo").train, length=Steps(count=100), batch=8)
     run = Trainer(unfinished.spec, how, Mesh(0, 1, torch.device("cpu")))
@@ -119,6 +120,7 @@ def test_windows_grow_as_steps_are_taken(unfinished: Checkpoint) -> None:
     assert run.model.set_progress(1.0).windows == (16, 8, 16, 8, 16)
 
 
+@pytest.mark.slow
 def test_every_part_has_learned(checkpoint: Checkpoint) -> None:
     starts = {"scale": 1.0, "alpha": 0.0, "gate": 0.0, "caps": 20.0, "gain": 1.0, "matrix": 0.0}
     for name, value in checkpoint.weights.items():
@@ -129,6 +131,7 @@ def test_every_part_has_learned(checkpoint: Checkpoint) -> None:
     assert not head[VOCAB:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [

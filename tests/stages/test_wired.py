@@ -95,6 +95,7 @@ def test_a_checkpoint_from_before_the_loop_is_settled() -> None:
         assert torch.equal(from_checkpoint(small)(ids), whole.set_progress(early.progress)(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

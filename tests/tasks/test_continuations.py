@@ -84,6 +84,7 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", FORMS, ids=range(len(FORMS)))
 @pytest.mark.parametrize("context", [16, 33, 64])
 def test_nats_are_those_of_full_passes(
@@ -96,6 +97,7 @@ def test_nats_are_those_of_full_passes(
     assert any(one.tokens < 6 for each in found for one in each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 7, 64, 500, 100_000])
 def test_batches_change_nothing(tiny: MakeModel, batch: int) -> None:
     model, requests = tiny(), examples(30, seed=1)

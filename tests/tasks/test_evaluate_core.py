@@ -86,6 +86,7 @@ def asked_alone(kind: Task, records: Sequence[dict[str, Any]], index: int) -> bo
     return greedy if kind.form == "language_modeling" else means.index(min(means)) == record["gold"]
 
 
+@pytest.mark.slow
 def test_the_accuracies_are_those_of_each_text_on_its_own(place: Path) -> None:
     tasks = choose(MIXED)
     result = evaluate(subject(), read_bundle(place), tasks)

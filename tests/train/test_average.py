@@ -61,6 +61,7 @@ def test_a_tail_average_is_the_mean_of_the_last_steps(make: Make, batches: Batch
     assert run.average.updates == 8
 
 
+@pytest.mark.slow
 def test_a_tail_of_the_clock(make: Make, batches: Batches) -> None:
     now = [0.0]
 

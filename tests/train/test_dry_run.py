@@ -74,6 +74,7 @@ def test_operations_are_those_of_the_products(settings: tuple[str, ...]) -> None
     assert found.matrices + found.head == products / tokens.numel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [(), ("train.optimizer.matrix=adam", "train.average=null")])
 def test_memory_is_what_a_run_takes(settings: tuple[str, ...]) -> None:
     recipe = read_recipe("demo", [*SMALL, *settings])
@@ -137,6 +138,7 @@ METHODS = [
 RATED = [QuantSpec(method="rd", rate=rate, search=0, tune_steps=0) for rate in (2.5, 5.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", [*METHODS, *(pytest.param(spec, marks=pytest.mark.slow) for spec in RATED)]
 )

@@ -52,6 +52,7 @@ def snapshot(run: Trainer, place: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_loss_falls_and_metrics_are_reported(make: Make, batches: Batches) -> None:
     # a run that never logs its loss
     reports: list[StepMetrics] = []
@@ -86,6 +87,7 @@ def test_every_step_resumes_bit_exactly(
         assert digest(resumed) == expected, f"resumed from step {k}"
 
 
+@pytest.mark.slow
 def test_accumulation_changes_only_rounding(make: Make, batches: Batches) -> None:
     one, four = make(accumulation=1), make(accumulation=4)
     train(one, batches)
@@ -200,6 +202,7 @@ def test_validation_runs_the_route_as_written(make: Make, batches: Batches) -> N
     assert seen[-10:] == [(0, 1, 2, 3)] * 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", [None, 1])
 def test_drawn_loops_resume_bit_exactly(
     make: Make, batches: Batches, back: int | None, tmp_path: Path
@@ -216,6 +219,7 @@ def test_drawn_loops_resume_bit_exactly(
         assert digest(resumed) == digest(whole), f"resumed from step {k}"
 
 
+@pytest.mark.slow
 def test_drawing_loops_teaches_every_depth(make: Make, batches: Batches) -> None:
     fixed, drawn = make(steps=120), make(steps=120, loops=Loops(most=6))
     tokens = torch.from_numpy(batches(10_000))
@@ -362,6 +366,7 @@ def forgetful(parts: dict[str, object]) -> ModelSpec:
     return expand(model | route)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [2, -1])
 @pytest.mark.parametrize("loops", [None, Loops(least=6, most=6), Loops(least=6, most=6, back=2)])
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)

@@ -80,6 +80,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segpt.kernels.cross_entropy.torch.LOGITS", {"cpu": 500, "other": 500})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("softcap", [None, 5.0, 30.0, 400.0])

@@ -41,6 +41,7 @@ REDUCED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "size"), [("golf16", 35_944_536), ("seed004", 25_175_076)])
 def test_one_step_moves_every_weight_that_has_joined(recipe: str, size: int) -> None:
     assert parameters(read_recipe(recipe).model) == size

@@ -93,6 +93,7 @@ def test_warmdown_starts_where_the_fraction_says() -> None:
     assert trace[-1] == 0.0
 
 
+@pytest.mark.slow
 def test_rate_falls_over_the_stated_part_of_the_clock(
     make: Callable[..., Trainer], batches: Callable[[int], NDArray[np.int64]]
 ) -> None:
@@ -113,6 +114,7 @@ def test_rate_falls_over_the_stated_part_of_the_clock(
         assert report.rate == pytest.approx(min(1.0, left / 0.4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [LinearWarmdown(), CosineWarmdown(), SqrtWarmdown()])
 def test_a_run_that_only_cools_down_is_the_end_of_a_whole_one(
     shape: Any, spec: ModelSpec, how: TrainSpec, batches: Callable[[int], NDArray[np.int64]]
