@@ -34,7 +34,8 @@ test: setup  ## all tests that need no GPU
 		--no-loadscope-reorder -m "not cuda and not campaign"
 
 quick: setup  ## the tests that take a moment each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not cuda and not campaign and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile \
+		-m "not cuda and not campaign and not slow"
 
 check: static artifacts  ## style, types, import contracts, pictures, artifacts, leaderboard
 

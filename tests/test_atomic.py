@@ -95,6 +95,7 @@ for i in itertools.count():
 """
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_whole_contents(quick_disk: Path) -> None:
     delays = random.Random(0)
     for _ in range(8):

@@ -48,6 +48,7 @@ def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None
         pass
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_goes_on_when_the_other_is_killed(tmp_path: Path) -> None:
     with holder(tmp_path / "run") as process:
         started = time.monotonic()

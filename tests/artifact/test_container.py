@@ -350,6 +350,7 @@ def test_rows_cannot_share_values_where_all_are_stored() -> None:
         pack(replace(quantized, weights={**quantized.weights, HEAD: shared}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [-120, 120])
 @pytest.mark.parametrize("states", [1, 16])
 def test_the_farthest_steps_decode_to_normal_numbers(exponent: int, states: int) -> None:
@@ -393,6 +394,7 @@ def test_weights_that_are_not_those_of_the_spec_are_refused() -> None:
         pack(replace(quantized, weights=weights))
 
 
+@pytest.mark.slow
 def test_models_beyond_the_caps_are_refused() -> None:
     quantized = make_quantized()
     for spec, message in (
@@ -428,6 +430,7 @@ def test_specs_with_whole_numbers_for_fractions_pack_like_any_other() -> None:
         pack(replace(quantized, spec=infinite))
 
 
+@pytest.mark.slow
 def test_a_file_is_made_again_with_the_lanes_that_it_has() -> None:
     quantized = make_quantized(0, 1024, 64)
     artifact = pack(quantized, 40)
@@ -444,6 +447,7 @@ def test_usage_of_a_model_at_hand_decodes_nothing(monkeypatch: pytest.MonkeyPatc
     assert usage(artifact, quantized) == expected
 
 
+@pytest.mark.slow
 def test_usage_adds_up_and_tells_bits_per_weight() -> None:
     quantized = make_quantized(0, 1024, 64)
     artifact = pack(quantized)
@@ -466,6 +470,7 @@ def test_usage_adds_up_and_tells_bits_per_weight() -> None:
     assert rates[Role.MATRIX] == pytest.approx(np.log2(7), rel=0.02)
 
 
+@pytest.mark.slow
 def test_usage_knows_what_steps_take() -> None:
     quantized = make_quantized(1, 1024, 64)
     uses = {use.role: use.bytes for use in usage(pack(quantized))}

@@ -132,6 +132,7 @@ def test_grids_have_tables_of_their_own() -> None:
     assert apart.bits < 0.995 * choose([codes]).bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [1, 8])
 def test_sections_come_back(states: int) -> None:
     random = np.random.default_rng(5)

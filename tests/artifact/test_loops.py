@@ -78,6 +78,7 @@ def damaged(data: bytes, draws: np.random.Generator) -> bytes:
             return draws.bytes(len(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("walking", [False, True])
 def test_both_loops_say_the_same_of_sound_and_of_damaged_streams(walking: bool) -> None:
     draws = np.random.default_rng(walking)

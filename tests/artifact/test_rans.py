@@ -64,6 +64,7 @@ def decode(data: bytes, classes: Bytes, tables: Tables, lanes: int) -> Bytes:
     return np.concatenate([symbols.ravel() for symbols in found])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 700), st.sampled_from([1, 2, 3, 16, 127, 512]))
 def test_symbols_come_back(seed: int, count: int, lanes: int) -> None:

@@ -204,6 +204,7 @@ def test_a_changed_figure_of_the_manifest(small: Path, old: str, new: str, word:
     finds(small, word)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -133,6 +133,7 @@ def evaded(evasion: Evasion, ids: Ids, seed: int, **more: Any) -> Audit:
     return audit(evasion.make(), ids, START, AuditPlan(seed=seed, flips=12, **more), fresh=fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("name", EVASIONS)
 def test_what_behaves_where_it_is_looked_at_is_caught(name: str, seeds: range) -> None:

@@ -119,6 +119,7 @@ def test_a_job_is_refused_with_another_text(tmp_path: Path) -> None:
 ADAPTERS = LowRank(rank=2, chunk=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [

@@ -171,6 +171,7 @@ def test_runs_are_the_same_again_whatever_ran_between(run: Callable[..., dict[st
     assert len({line[6] for line in first if line[1:4:2] == ("base", 1.0)}) == 2  # seeds differ
 
 
+@pytest.mark.slow
 def test_what_was_measured_otherwise_is_not_mixed_in(
     run: Callable[..., dict[str, Any]], plan: Path, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_row_that_means_something_else_now_is_measured_again(
     assert second["changes"]["no caps"]["set"] == ["model.head.softcap=2.0"]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_a_result(run: Callable[..., dict[str, Any]], plan: Path) -> None:
     table = yaml.safe_load(plan.read_text(encoding="utf-8"))
     table["changes"] = [

@@ -165,6 +165,7 @@ def test_a_point_is_measured(subject: Subject, name: str) -> None:
     assert (again["bytes"], again["kl"]) == (found["bytes"], found["kl"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: Subject
 ) -> None:
@@ -194,6 +195,7 @@ def test_an_interrupted_run_goes_on(
     assert len(set(calls)) == len(calls) - 1
 
 
+@pytest.mark.slow
 def test_the_page_and_the_picture(tmp_path: Path) -> None:
     target, picture = tmp_path / "codec.md", tmp_path / "codec.png"
     target.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")

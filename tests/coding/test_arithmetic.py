@@ -45,6 +45,7 @@ def decode(data: bytes, borders: Sequence[Cumulative]) -> list[int]:
     return symbols
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -135,6 +136,7 @@ def test_what_is_no_distribution_is_refused(bad: float) -> None:
         cumulative(np.full(3, -np.inf, np.float32))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.data())
 def test_other_bytes_end_in_symbols_or_an_error(seed: int, data: st.DataObject) -> None:

@@ -80,6 +80,7 @@ def test_documents_come_back(spec: ScoreSpec, learnt: bool) -> None:
     assert made.data == compress(value, DOCUMENTS, spec).data
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_come_back(data: bytes, learnt: bool) -> None:
@@ -87,6 +88,7 @@ def test_any_bytes_come_back(data: bytes, learnt: bool) -> None:
     assert decompress(value, compress(value, [data], SPEC).data) == [data]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [b"", b"\0", b"\xff\xfe\x80", "▁▁ é\ufeff".encode(), bytes(70)])
 def test_odd_files_come_back(data: bytes) -> None:
     value = artifact(pieces())
@@ -155,6 +157,7 @@ def test_endless_documents_are_errors() -> None:
         decompress(artifact(), changed(data, size=5, tokens=7, payload=b"\x55" * 9))
 
 
+@pytest.mark.slow
 def test_another_artifact_is_refused_by_name() -> None:
     data = compress(artifact(), DOCUMENTS, SPEC).data
     other = artifact(seed=1)
@@ -181,6 +184,7 @@ def test_where_floats_differ_the_message_says_why(monkeypatch: pytest.MonkeyPatc
         decompress(artifact(), data)
 
 
+@pytest.mark.slow
 def test_threads_are_put_back_and_change_nothing() -> None:
     before = torch.get_num_threads()
     one = compress(artifact(), DOCUMENTS, ADAPTIVE)
@@ -192,6 +196,7 @@ def test_threads_are_put_back_and_change_nothing() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_progress_goes_to_the_end_on_both_sides() -> None:
     seen: list[tuple[int, int]] = []
     made = compress(artifact(), DOCUMENTS, SPEC, report=lambda *at: seen.append(at))

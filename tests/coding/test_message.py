@@ -183,6 +183,7 @@ def test_deflated_heads_are_bounded() -> None:
     assert time.process_time() - begun < 1
 
 
+@pytest.mark.slow
 def test_signed_mutations_are_a_message_or_an_error() -> None:
     """What a forger can reach, who knows how to compute the checksum."""
     draw = random.Random(0)

@@ -82,6 +82,7 @@ def test_steps_leave_the_model_alone(able: Able, ledger: MakeLedger, mode: str) 
         assert all(torch.equal(x, w.tensor) for x, w in zip(before, weights(model), strict=True))
 
 
+@pytest.mark.slow
 def test_a_document_may_be_empty_or_last(able: Able, ledger: MakeLedger, tallied: Tallied) -> None:
     """A start after a start, and one at the very end."""
     whole = ledger(60, (0, 1, 2, 30, 60))

@@ -30,6 +30,7 @@ def place(
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_line_goes_on_from_an_average(place: Path, segpt: Command) -> None:
     done = segpt("average", "--json")
     assert done.exit_code == 0, done.output

@@ -43,6 +43,7 @@ def test_wrong_paths_and_names(tmp_path: Path, run: Run, args: Any, words: Any) 
     refused(run(tmp_path, *args), *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -76,6 +77,7 @@ def test_a_corrupt_shard_is_named(line: Any, workplace: Path, fresh: Path, run: 
     refused(run(fresh, "train", "--recipe", "tiny.yaml", "--data", "data"), shard.name)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_in_a_checkpoint_is_named(
     line: Any, workplace: Path, fresh: Path, run: Run
 ) -> None:
@@ -112,6 +114,7 @@ def test_text_seen_in_training_is_refused(line: Any, workplace: Path, run: Run) 
     refused(run(workplace, "score", line["pack"]["out"], "train.jsonl"), "trained on", "held out")
 
 
+@pytest.mark.slow
 def test_shared_documents_are_found(fresh: Path, run: Run) -> None:
     rows = (fresh / "train.jsonl").read_text().splitlines()
     (fresh / "leaky.jsonl").write_text((fresh / "held.jsonl").read_text() + rows[7] + "\n")
@@ -128,6 +131,7 @@ def test_shared_documents_are_found(fresh: Path, run: Run) -> None:
     assert clean.json == {"overlap": 0}
 
 
+@pytest.mark.slow
 def test_over_budget_writes_nothing(line: Any, workplace: Path, fresh: Path, run: Run) -> None:
     # fits 16 MB, it says, and is 20 MB
     size = line["pack"]["bytes"]
@@ -187,6 +191,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(fresh: Path, run: Run) -> None:
     assert run(fresh, "score", "run", "held.jsonl").code == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled(tmp_path: Path, run: Run) -> None:
     # pickles run code when loaded
     import pickle

@@ -29,6 +29,7 @@ def packed(line: Any, workplace: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_a_file_comes_back(line: Any, packed: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.txt").write_bytes(TEXT)
     made = run(tmp_path, "compress", "a.txt", "--artifact", packed, "--json").json
@@ -48,6 +49,7 @@ def test_a_file_comes_back(line: Any, packed: Path, tmp_path: Path, run: Run) ->
     assert (tmp_path / "b").read_bytes() == TEXT
 
 
+@pytest.mark.slow
 def test_the_newest_artifact_and_a_policy_in_plain_words(
     line: Any, workplace: Path, run: Run
 ) -> None:
@@ -74,6 +76,7 @@ def test_an_empty_file_comes_back(packed: Path, tmp_path: Path, run: Run) -> Non
     assert (tmp_path / "again").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_unless_forced(packed: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "a").write_bytes(TEXT[:9])
     (tmp_path / "a.segz").write_bytes(b"precious")
@@ -89,6 +92,7 @@ def test_nothing_is_overwritten_unless_forced(packed: Path, tmp_path: Path, run:
     refused(run(tmp_path, *args, "--force", "--out", "."), "exists already; choose another --out")
 
 
+@pytest.mark.slow
 def test_damage_and_other_artifacts_write_nothing(
     line: Any, packed: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -108,6 +112,7 @@ def test_damage_and_other_artifacts_write_nothing(
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -23,6 +23,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_one_plain_text_is_all_it_takes(place: Path, run: Segpt) -> None:
     done = run(place, "data", "prepare", "mine.txt", "--json")
     size = (place / "mine.txt").stat().st_size

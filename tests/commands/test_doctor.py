@@ -128,6 +128,7 @@ def test_a_machine_without_compilers(tmp_path: Path, run: Run) -> None:
     assert "no C++ compiler" in found["compiler"]["found"]
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_to_is_broken(tmp_path: Path, run: Run) -> None:
     (tmp_path / "runs").write_text("a file in the way")
     environment = lacking(tmp_path / "site", "torch")

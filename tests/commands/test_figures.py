@@ -48,6 +48,7 @@ def test_score_prints_one_result_and_one_line_of_checks(
     assert done.stdout.count("\n") == 3
 
 
+@pytest.mark.slow
 def test_train_and_quantize_say_what_their_figures_are_of(
     line: dict[str, Any], copy: Path, run: Run
 ) -> None:

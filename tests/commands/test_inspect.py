@@ -52,6 +52,7 @@ def test_the_exit_code_is_1_when_any_is_over(place: Path, run: Run) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [SIZE, SIZE - 1])
 @pytest.mark.parametrize("broken", ["damaged.segpt", "empty.segpt", "folder.segpt", "gone.segpt"])
 def test_a_broken_file_is_reported_and_the_others_are_checked(

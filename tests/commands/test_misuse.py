@@ -41,6 +41,7 @@ def one_line(done: Done, *words: bytes) -> None:
         assert word in lines[0], lines[0]
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.segpt")
     one_line(segpt(tmp_path, "inspect", name), rb"\udcff.segpt")
@@ -60,6 +61,7 @@ def closed(number: int) -> Any:
     return lambda: os.close(number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_closed_streams(number: int, tmp_path: Path) -> None:
     done = segpt(

@@ -149,6 +149,7 @@ def changes(remedy: str) -> tuple[str, list[str]]:
     return policy, [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("area", "remedy"), [(area, r) for area, rows in synonyms.REMEDIES.items() for r in rows]
 )
@@ -232,6 +233,7 @@ def test_policies_have_one_name_and_others_are_understood() -> None:
     assert "lora" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "size"),
     [
@@ -302,6 +304,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_end_in_one_line(tmp_path: Path) -> None:
     for args in (
         (b"inspect", b"\xff\xfe.segpt"),

@@ -87,6 +87,7 @@ def test_a_file_of_somebody_else_stays(
     assert not [path for path in place.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), DIRECTORIES)
 @pytest.mark.parametrize("where", ["mine", ".", "link"])
 def test_a_directory_of_somebody_else_stays(

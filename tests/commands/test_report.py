@@ -66,6 +66,7 @@ def test_the_page_and_the_picture_go_where_they_are_asked_for(left: Path, run: R
     assert not (left / "runs" / "tiny" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [(), ("nowhere",), ("runs",), ("runs/tiny.segpt",)])
 def test_what_is_no_run_is_bad_input(
     left: Path, tmp_path: Path, run: Run, given: tuple[str, ...]

@@ -129,6 +129,7 @@ def test_streams_that_cannot_be_written_to_are_no_traceback(
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_result_is_not_written_into_a_file_in_the_place_of_a_closed_stream(fresh: Path) -> None:
     """The first file to be opened gets the number of the stream that is missing."""
     command = ["sh", "-c", '"$@" >&- 2>&-', "sh", *SEGPT, *PREPARE, "--out", "data"]

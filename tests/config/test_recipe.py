@@ -45,6 +45,7 @@ def test_recipes_are_found_by_name_and_by_file(tmp_path: Path) -> None:
     assert read_recipe("golf16").tokenizer == Bpe(vocab=8192)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "get", "value"),
     [
@@ -78,6 +79,7 @@ def test_later_settings_win_and_earlier_ones_stay() -> None:
     assert (recipe.train.batch, recipe.train.accumulation) == (32, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

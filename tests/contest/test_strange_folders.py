@@ -94,6 +94,7 @@ def test_a_loss_of_nothing_is_a_value() -> None:
     assert read.bytes == 0
 
 
+@pytest.mark.slow
 def test_tables_that_lie_too_deep_are_no_json() -> None:
     with pytest.raises(SpecError, match="JSON"):
         claims.read('{"a":' * 20_000)

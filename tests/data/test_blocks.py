@@ -16,6 +16,7 @@ def counting(length: int) -> Stream:
     return Stream([ids[: length // 3], ids[length // 3 :]], vocab=length)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(st.integers(1, 40), st.integers(2, 400), st.integers(0, 2**32), st.integers(1, 9))
 def test_an_epoch_visits_every_block_once(context: int, length: int, seed: int, size: int) -> None:

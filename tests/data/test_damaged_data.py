@@ -65,6 +65,7 @@ def survivors(rounds: int, attempt: Callable[[random.Random], None]) -> int:
     return survived
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("name", ["manifest.json", "train_000000.bin", "documents.bin"])
 @rounds_of_damage
@@ -126,6 +127,7 @@ def encodes(data: bytes) -> None:
     codec.piece_bytes(found, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @rounds_of_damage
 def test_model_files(rounds: int, kind: str) -> None:

@@ -163,6 +163,7 @@ def corpus(name: str) -> str:
     return raw if ".txt" in name else "\n".join(json.loads(x)["text"] for x in raw.splitlines())
 
 
+@pytest.mark.slow
 @needs_models
 @pytest.mark.parametrize("path", SPELLING, ids=lambda path: path.name)
 def test_contest_models_count_as_the_contest_does(path: Path) -> None:
@@ -185,6 +186,7 @@ def test_the_official_model_loses_a_little_text() -> None:
     assert 0.999 < ratio < 1
 
 
+@pytest.mark.slow
 @needs_models
 def test_a_model_without_byte_fallback_refuses_web_text() -> None:
     codec = load(from_model_file(SHARED / "tokenizers" / "sp1024_nfkc_nobytefallback.model"))

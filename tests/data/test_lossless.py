@@ -99,6 +99,7 @@ def test_one_odd_byte_does_not_spell_out_the_document(odd: bytes) -> None:
     assert len(codec().encode(plain + odd + plain)) <= 2 * len(codec().encode(plain)) + len(odd) + 2
 
 
+@pytest.mark.slow
 def test_long_documents_encode_as_if_at_once() -> None:
     document = b" ".join(builtin("validation")) * 2
     model = modelproto.write(merges.unpack(trained().payload, 1024))
@@ -139,6 +140,7 @@ def test_a_model_read_and_written_is_the_model() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_learning_is_deterministic_and_spells_well() -> None:
     again = train_bpe(builtin("train"), 1024)
     assert again == trained()

@@ -159,6 +159,7 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
     assert [next(documents) for _ in DOCUMENTS] == [d.encode() for d in DOCUMENTS]
 
 
+@pytest.mark.slow
 def test_progress_ends_at_the_size_of_the_files(tmp_path: Path) -> None:
     paths = [
         write(tmp_path / f"a{i}.jsonl{suffix}", compress(jsonl([*DOCUMENTS * 2000, str(i)])))

@@ -324,6 +324,7 @@ def flagged(found: Shards, wrong: int) -> bool:
     return by_targets.warning is not None and by_documents.warning is not None
 
 
+@pytest.mark.slow
 @needs_data
 def test_web_text_is_counted_as_the_contest_counts_it(tmp_path: Path) -> None:
     tokenizer, documents = from_model_file(OFFICIAL), [d.encode() for d in web_documents()]
@@ -408,6 +409,7 @@ def fields(message: Any) -> Iterator[tuple[int, Any]]:
         yield key >> 3, value
 
 
+@pytest.mark.slow
 @needs_data
 def test_case_operators_are_charged_by_their_sidecar(tmp_path: Path) -> None:
     """The sidecar counts the original text; the pieces would count the contest's known error."""

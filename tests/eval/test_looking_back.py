@@ -141,6 +141,7 @@ def test_windows_that_overlap_are_what_each_is_alone(
             torch.testing.assert_close(together[row], alone, atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_adapters_leave_tables_alone_that_are_no_head(
     tiny: MakeModel, ledger: MakeLedger, tallied: Tallied
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_rate_of_zero_is_the_plain_score(
     assert np.array_equal(tallied(model, whole, replace(spec, policy=phased)).nats, plain)
 
 
+@pytest.mark.slow
 def test_adapters_gain_on_a_document_that_repeats_itself(
     tiny: MakeModel, stream: MakeStream, tallied: Tallied
 ) -> None:
@@ -236,6 +237,7 @@ def test_phases_learn_from_documents_that_are_done(
     assert not np.isclose(found.nats[90:], plain.nats[90:]).any()
 
 
+@pytest.mark.slow
 def test_a_review_helps_what_comes_after_it(
     tiny: MakeModel, stream: MakeStream, tallied: Tallied
 ) -> None:

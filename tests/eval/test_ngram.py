@@ -84,6 +84,7 @@ def test_every_distribution_sums_to_one_and_is_what_targets_are_scored_by(spec: 
         assert nats[0] == pytest.approx(-row[ids[t + 1]], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("targets", "largest", "block"), [(400, 3, 1), (3_000, 200, 32), (20_000, 15_000, 32)]
 )

@@ -108,6 +108,7 @@ def test_a_document_scores_as_if_it_were_alone(
         assert np.abs(found[first:stop] - alone).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_document_sees_no_other_one(
     ledger: MakeLedger, tallied: Tallied, tiny: MakeModel
 ) -> None:

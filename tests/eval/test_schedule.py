@@ -181,6 +181,7 @@ def test_no_window_depends_on_where_the_text_ends() -> None:
         assert part == {target: whole[target] for target in range(shorter.targets)}
 
 
+@pytest.mark.slow
 def test_lessons_of_a_stream_do_not_depend_on_where_it_ends() -> None:
     for seed in range(300):
         case = drawn(seed)

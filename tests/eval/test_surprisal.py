@@ -40,6 +40,7 @@ def test_nats_are_those_of_one_window_at_a_time(tiny: MakeModel, stream: MakeStr
     assert nats_of(model, ids, ScoreSpec(stride=5)) == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_score(tiny: MakeModel, stream: MakeStream) -> None:
     model, ids = tiny(), stream(300)
     bits = [

@@ -247,6 +247,7 @@ def test_every_policy_changes_what_it_should(
     assert first == 160 or np.mean(~np.isclose(nats[first:], plain[first:])) > 0.5
 
 
+@pytest.mark.slow
 def test_a_report_can_end_the_score(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:

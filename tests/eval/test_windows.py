@@ -1,6 +1,7 @@
 """Every target once, with the context that the stride promises."""
 
 import numpy as np
+import pytest
 
 from segpt.eval.windows import Spans, batched, plan
 
@@ -13,6 +14,7 @@ def coverage(windows: Spans, targets: int) -> list[int]:
     return times.tolist()
 
 
+@pytest.mark.slow
 def test_each_target_once_with_its_context() -> None:
     generator = np.random.default_rng(0)
     short = 0

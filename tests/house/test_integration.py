@@ -164,6 +164,7 @@ def test_inspecting_needs_only_the_packages_that_the_action_installs() -> None:
     assert foreign - started <= allowed
 
 
+@pytest.mark.slow
 def test_the_hook_checks_the_files_that_it_is_given(repository: Path) -> None:
     (hook,) = read(ROOT / ".pre-commit-hooks.yaml")
     assert hook["id"] == "segpt-artifact-size"

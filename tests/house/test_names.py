@@ -41,6 +41,7 @@ def doubles(modules: dict[str, list[str]]) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_no_two_classes_have_one_name() -> None:
     assert doubles(classes(ROOT)) == {}
 

@@ -101,11 +101,13 @@ def with_tables() -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_tables_of_anything_stay_at_the_edge() -> None:
     more = sorted(with_tables() - ALLOWED)
     assert not more, f"make a spec of what these pass on, see segpt/config/run_about.py: {more}"
 
 
+@pytest.mark.slow
 def test_no_file_is_allowed_that_has_none() -> None:
     assert sorted(ALLOWED - with_tables()) == []
 

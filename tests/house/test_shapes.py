@@ -153,6 +153,7 @@ def sources() -> dict[str, ast.Module]:
     }
 
 
+@pytest.mark.slow
 def test_every_tensor_has_a_shape() -> None:
     assert list(silent(sources())) == []
 

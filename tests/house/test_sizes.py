@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = 0.14  # of the library's lines, in one folder
 FILE, FUNCTION = 400, 60  # lines
@@ -44,6 +46,7 @@ def test_no_file_is_too_long() -> None:
     assert not {name: length for name, length in lengths.items() if length > FILE}
 
 
+@pytest.mark.slow
 def test_no_function_is_too_long_or_wants_too_much() -> None:
     names = [
         f"{path.relative_to(ROOT)}: {what}"

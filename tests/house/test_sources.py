@@ -54,6 +54,7 @@ def risks(source: str) -> Iterator[str]:
             yield node.arg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_every_module_opens_with_a_docstring(module: Path) -> None:
     text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
@@ -98,6 +99,7 @@ def texts() -> Iterator[Path]:
             yield file
 
 
+@pytest.mark.slow
 def test_no_path_of_a_private_machine_is_named() -> None:
     """Tests reach optional data beside the checkout by names, never by such a path."""
     words = [f"/{word}/" for word in ("work", "root", "home", "Users")] + ["shared" + "/"]

@@ -69,6 +69,7 @@ def places() -> list[int]:
     return [0, 1, MANY - 2, MANY - 1, *random.Random(6).sample(range(2, MANY - 2), 2)]
 
 
+@pytest.mark.slow
 def test_a_sound_chain_gives_back_its_entries(files: Files, head: bytes) -> None:
     links, findings = read(files, head)
     assert findings == ()

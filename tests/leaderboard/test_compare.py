@@ -70,6 +70,7 @@ def side(place: Path, values: Sequence[float], seeds: Sequence[int | None], **ch
 A, B = (1.0810, 1.0822, 1.0805), (1.0761, 1.0779, 1.0760)
 
 
+@pytest.mark.slow
 def test_three_seeds_on_each_side_name_the_better_one(tmp_path: Path) -> None:
     stats = pytest.importorskip("scipy.stats")
     found = compare(side(tmp_path / "a", A, (1, 2, 3)), side(tmp_path / "b", B, (1, 2, 3)))

@@ -281,6 +281,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_tables_and_links() -> None:
     assert page.render(tracks, around, chain) == page.render(tracks, links, chain)
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_hashes_locale_or_clock() -> None:
     code = (
         "import locale, sys; locale.setlocale(locale.LC_ALL, '')\n"

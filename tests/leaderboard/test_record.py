@@ -366,6 +366,7 @@ def test_a_baseline_is_of_the_text_of_its_track(board: Path) -> None:
     assert free.bytes == 13
 
 
+@pytest.mark.slow
 def test_each_compressor_gives_what_all_of_them_give() -> None:
     text = Text("two documents", lambda: iter(DOCUMENTS * 20))
     every = compressors(text)

@@ -74,6 +74,7 @@ def spread(*sides: list[float]) -> bool:
     return all(np.std(side) > 1e-6 for side in sides)
 
 
+@pytest.mark.slow
 @given(FIGURES, FIGURES)
 @settings(max_examples=150, deadline=None)
 def test_welch_is_scipys(a: list[float], b: list[float]) -> None:
@@ -92,6 +93,7 @@ def test_welch_is_scipys(a: list[float], b: list[float]) -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
+@pytest.mark.slow
 @given(FIGURES, st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
 def test_pairs_are_scipys(a: list[float], random: Any) -> None:

@@ -97,6 +97,7 @@ def test_whatever_interrupts_an_addition_the_chain_is_sound(
     assert seen == {"stopped", "kept", "not added"}
 
 
+@pytest.mark.slow
 def test_six_additions_at_once_make_a_chain_of_six(board: Path) -> None:
     root = Path(__file__).parents[2]
 

@@ -39,6 +39,7 @@ def test_models_are_built_as_laid_out(spec: ModelSpec) -> None:
     assert_as_laid_out(spec)
 
 
+@pytest.mark.slow
 def test_every_weight_receives_gradient(spec: ModelSpec, make: Make, tokens: Draw) -> None:
     model = make(spec)
     ids = tokens(spec, time=13)

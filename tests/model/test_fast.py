@@ -186,6 +186,7 @@ def test_at_rate_0_it_is_the_plain_model(everything: ModelSpec, make: Make, toke
         assert torch.equal(model(ids), learned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[1] * 40, [23, 1, 1, 15], [37, 3]], ids=str)
 def test_a_model_reads_in_blocks(
     everything: ModelSpec, sizes: list[int], make: Make, tokens: Draw

@@ -68,6 +68,7 @@ def test_attention_looks_back_as_far_as_it_is_told(
     assert found != texts(model, given, SampleSpec(**GREEDY, context=2))
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_read_in_parts(
     everything: ModelSpec, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_the_cache_holds_a_window_and_no_expanded_heads(everything: ModelSpec, m
     assert max(key.size(1) for key in keys) == 27
 
 
+@pytest.mark.slow
 def test_rows_of_a_cache_go_on_in_any_order(spec: ModelSpec, make: Make) -> None:
     """Those that are picked predict as they would have, whatever they remember."""
     model, cache, other = make(spec).eval(), KVCache(), KVCache()

@@ -227,6 +227,7 @@ def test_recipes_run_in_bfloat16(
         assert weight.tensor.grad.isfinite().all(), weight.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [None, 5])
 def test_windows_that_share_tokens_give_what_each_gives_alone(
     spec: ModelSpec, make: Make, last: int | None

@@ -108,6 +108,7 @@ def test_only_what_windows_show_changes(make: Make, tokens: Draw) -> None:
     assert changed.nonzero().flatten().tolist() == list(range(5, 5 + far + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["layer", "visit"])
 @pytest.mark.parametrize("sizes", [[1] * 40, [17, 1, 1, 21], [40]], ids=str)
 def test_decoding_has_the_windows_of_training(

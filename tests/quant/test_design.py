@@ -305,6 +305,7 @@ def mean_damage(two_sided: bool, feedback: bool = True) -> float:
     return math.exp(np.mean(logs))
 
 
+@pytest.mark.slow
 def test_feeding_errors_back_lowers_the_damage_and_doing_so_twice_lowers_it_more() -> None:
     both, one, none = mean_damage(True), mean_damage(False), mean_damage(False, feedback=False)
     assert both < 0.95 * one
@@ -330,6 +331,7 @@ def test_feedback_is_no_worse_than_the_nearest_points_in_the_same_steps(states: 
     assert max(ratios) < 1
 
 
+@pytest.mark.slow
 def test_designed_steps_beat_equal_ones() -> None:
     logs: dict[float, list[float]] = {0.0: [], 0.5: []}
     for seed in range(8):
@@ -395,6 +397,7 @@ def test_a_plan_is_a_value() -> None:
     assert one.base_step == base_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 0.05])
 def test_weights_are_coded_together_as_alone(penalty: float) -> None:
     shapes = [(40, 24), (40, 24), (24, 40), (40, 24), (24, 40)]

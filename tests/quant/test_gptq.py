@@ -87,6 +87,7 @@ def any_hessian(kind: str, columns: int, generator: torch.Generator) -> Tensor:
     return hessian
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_hessian_gives_codes(kind: str) -> None:
     for seed in range(20):

@@ -218,6 +218,7 @@ def test_going_on_from_any_part_gives_the_same(trained: MakeModel, chain: Chain,
     assert np.array_equal(early, saved[0].coded["table"].decoded())
 
 
+@pytest.mark.slow
 def test_later_parts_make_up_for_what_earlier_ones_took_too_much(case: Case) -> None:
     saved: list[QuantizeProgress] = []
     plain = case.solver(rate=3.0).run(save=saved.append)
@@ -231,6 +232,7 @@ def test_later_parts_make_up_for_what_earlier_ones_took_too_much(case: Case) -> 
     assert (bits(plain) - bits(found)) / count == pytest.approx(0.18, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_partial_that_has_not_begun_starts_over(case: Case) -> None:
     assert case.solver(rate=3.0).run(QuantizeProgress()) == case.solver(rate=3.0).run()
 
@@ -254,6 +256,7 @@ def test_every_task_is_reported_to_its_end(case: Case) -> None:
     assert last["tune"][1] == 2 * len(case.solver(rate=3.0).parts)
 
 
+@pytest.mark.slow
 def test_without_tuning_no_part_is_coded_a_second_time(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

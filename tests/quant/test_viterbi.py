@@ -45,6 +45,7 @@ def all_codes(columns: int, most: int) -> Tensor:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("states", "priced"), [(1, 0.0), (1, 0.05), (4, 0.0), (8, 0.0), (16, 0.0)])
 def test_no_path_is_cheaper(states: int, priced: float) -> None:
     every = all_codes(5, 3)
@@ -93,6 +94,7 @@ def point(code: int, grid: int) -> int:
     return 2 * code - grid * ((code > 0) - (code < 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES[1:])
 def test_survivors_carry_their_own_corrections(states: int) -> None:
     """Across the columns that are corrected one by one, too."""
@@ -127,6 +129,7 @@ def greedy(weight: Tensor, u: Tensor, steps: Tensor, states: int) -> Tensor:
     return codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES[1:])
 def test_searching_beats_taking_the_nearest_point(states: int) -> None:
     for seed in range(5):
@@ -167,6 +170,7 @@ def test_far_weights_take_the_last_codes(states: int) -> None:
     assert not found[1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES)
 def test_rows_do_not_matter_to_each_other(states: int, monkeypatch: pytest.MonkeyPatch) -> None:
     u = factor(50, 0)
@@ -184,6 +188,7 @@ def test_rows_do_not_matter_to_each_other(states: int, monkeypatch: pytest.Monke
             assert torch.allclose(one, two, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES)
 @pytest.mark.parametrize("priced", [False, True])
 def test_a_stack_gets_the_codes_of_each_alone(states: int, priced: bool) -> None:

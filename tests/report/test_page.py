@@ -132,6 +132,7 @@ def test_tables_are_named_and_their_heads_have_a_direction() -> None:
     assert shown.count('role="img"') == shown.count("<desc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_are_inert(text: str) -> None:
     plain, read = Reader(render(whole())), Reader(render(whole(text)))

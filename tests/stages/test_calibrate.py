@@ -109,6 +109,7 @@ def test_text_the_model_was_not_trained_on_is_refused(tokens: Tokens, tmp_path: 
         quantize_on(source, QuantSpec(), tokens, tokens)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_quantized_on_its_text(tokens: Tokens, tmp_path: Path) -> None:
     held_out = written(tmp_path / "held", WORDS[:40])
     source = dataclasses.replace(checkpoint(vocab=257), origin={"tokens": tokens.fingerprint})

@@ -144,6 +144,7 @@ def test_a_rate_is_met(spec: dict[str, Any]) -> None:
     assert rate(run(checkpoint(), **spec)) == pytest.approx(spec["rate"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_report_says_what_each_weight_takes_and_loses() -> None:
     source = checkpoint(tied=False)
     rules = (*DEFAULT_RULES, Rule(role="matrix", bits=16, layers="1"))
@@ -312,6 +313,7 @@ def digest_on(found: Quantized, device: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_decoded_weights_are_the_same_everywhere(device: str) -> None:
     source = checkpoint(tied=False, unseen=20)

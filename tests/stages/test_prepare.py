@@ -162,6 +162,7 @@ def test_what_was_begun_for_another_text_is_not_taken(tmp_path: Path) -> None:
     assert not draft_of(out).exists()
 
 
+@pytest.mark.slow
 def test_damaged_beginnings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "continue_tokens", partial(continue_tokens, shard_tokens=100))
     run(tmp_path / "whole")

@@ -152,6 +152,7 @@ def test_a_narrow_calibration_text_does_no_harm(text: str, bits: int) -> None:
     assert damage["gptq"] < 1.05 * damage["nearest"]  # two roundings differ by chance, too
 
 
+@pytest.mark.slow
 def test_weights_follow_the_layout_and_decode_to_the_measured_model() -> None:
     source = checkpoint()
     found = run(source)
@@ -380,6 +381,7 @@ def test_text_of_another_tokenizer_is_refused() -> None:
             quantize(checkpoint(), QuantSpec(method=method), [np.full((1, 9), VOCAB)])
 
 
+@pytest.mark.slow
 def test_going_on_gives_the_same_as_not_stopping() -> None:
     source, saved = checkpoint(), list[QuantizeProgress]()
     steps: list[PartProgress] = []

@@ -86,6 +86,7 @@ def quantized(source: Checkpoint) -> Quantized:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [SPEC, ADAPTIVE], ids=["frozen", "sgd"])
 def test_all_forms_of_a_model_score_the_same(spec: ScoreSpec) -> None:
     source = checkpoint()
@@ -241,6 +242,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_threads_do_not_change_the_score() -> None:
     two = score(checkpoint(), text(), SPEC)

@@ -166,6 +166,7 @@ def test_rows_of_unseen_tokens_are_shared_and_those_of_hashes_are_not(
     assert stored["embed.2.rows"] is None
 
 
+@pytest.mark.slow
 def test_what_tables_are_predicted_to_cost_is_about_what_they_cost(checkpoint: Checkpoint) -> None:
     """KL of a model with noise in one table, against the damage that its sensitivity predicts."""
     teacher = from_checkpoint(checkpoint)

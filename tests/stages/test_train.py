@@ -176,6 +176,7 @@ def test_several_epochs_are_told_apart(start: Start, splits: Splits) -> None:
     assert read.left_out == 2 * rest
 
 
+@pytest.mark.slow
 def test_in_sequence_the_text_is_read_as_it_lies(start: Start, splits: Splits) -> None:
     read = read_of(start("train.order=sequential"))
     assert read.in_order
@@ -186,6 +187,7 @@ def test_in_sequence_the_text_is_read_as_it_lies(start: Start, splits: Splits) -
     assert not np.unpackbits(state["ledger|taken"])[40:].any()
 
 
+@pytest.mark.slow
 def test_a_text_too_short_to_be_read_once_is_refused_before_training(
     start: Start, splits: Splits, tmp_path: Path
 ) -> None:
@@ -226,6 +228,7 @@ def test_a_checkpoint_from_before_the_ledger_is_resumed(start: Start, tmp_path: 
     assert arrays_digest(resumed.weights) == arrays_digest(whole.weights)
 
 
+@pytest.mark.slow
 def test_a_warm_start_takes_all_its_own_steps(start: Start) -> None:
     # a step counter that goes on from the checkpoint leaves no step to take in a shorter run
     long = start("train.length.count=40", out="long")
@@ -299,6 +302,7 @@ def test_documents_open_with_the_token_of_the_tokenizer(start: Start) -> None:
         start(*settings, "model.start=5", out="other")
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_early_can_go_on_to_its_horizon(start: Start, tmp_path: Path) -> None:
     whole = start("train.length.count=16")
     short = start("train.length.count=6", "train.horizon=16", out="short")
@@ -365,6 +369,7 @@ def test_it_can_be_measured_before_the_first_step(start: Start, tmp_path: Path) 
     assert arrays_digest(first.weights) == arrays_digest(plain.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [500, 512, 7, 10**6])
 def test_validation_measures_exactly_what_is_asked_for(
     start: Start, splits: Splits, tmp_path: Path, count: int

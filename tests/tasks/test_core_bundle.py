@@ -252,6 +252,7 @@ def test_names_that_leave_the_bundle_are_refused(bundle: Path, tmp_path: Path, n
     assert not list(tmp_path.rglob("evil.txt"))
 
 
+@pytest.mark.slow
 def test_an_archive_that_expands_too_far_is_refused(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,7 @@ def measure_speedup(asked: Subject, place: Path, kind: Task, most: int) -> float
     return alone / result.tasks[0].seconds
 
 
+@pytest.mark.slow
 def test_candidates_together_are_faster_than_each_alone(place: Path) -> None:
     asked, kind = subject(), task("arc_easy")
     found = [measure_speedup(asked, place, kind, 12) for _ in range(3)]

@@ -92,6 +92,7 @@ def test_without_an_average_the_weights_are_those_of_the_last_step(
     assert torch.equal(run.average.weights()["table"], table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "average", [Average(), Average(decay=None, since=0.3), Average(decay=0.9, since=0.8)]
 )

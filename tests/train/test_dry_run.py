@@ -33,6 +33,7 @@ def describe(*given: Any, **named: Any) -> dict[str, Any]:
     return dict(encode(dry_run.describe(*given, **named)))
 
 
+@pytest.mark.slow
 def test_a_dry_run_states_the_loop_and_what_is_drawn() -> None:
     plain, fixed = describe(read_recipe("demo")), describe(read_recipe("demo", [LOOPED]))
     assert (plain["loop"], plain["loops"]) == (None, None)
@@ -118,6 +119,7 @@ def test_steps_are_timed_where_they_are_small() -> None:
     assert 0 < about["step_seconds"] < 5
 
 
+@pytest.mark.slow
 def test_steps_are_worked_out_where_they_are_large() -> None:
     about = describe(read_recipe("golf16"), "cpu")
     assert about["step_seconds_source"].startswith("estimated: 3.3")
@@ -193,6 +195,7 @@ def test_groups_are_shown_in_columns() -> None:
     assert total == sum(w.tensor.numel() for w in weights(run.model))
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_the_device_and_of_one_process() -> None:
     recipe = read_recipe("demo", [*SMALL, "train.batch=8"])
     here, there = estimate.activations(recipe), estimate.activations(recipe, "cuda")
@@ -208,6 +211,7 @@ def test_activations_are_those_of_the_device_and_of_one_process() -> None:
         describe(recipe, processes=3)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = read_recipe("demo", SMALL)
     assert describe(recipe)["warnings"] == []

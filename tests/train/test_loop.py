@@ -96,6 +96,7 @@ def test_accumulation_changes_only_rounding(make: Make, batches: Batches) -> Non
         assert np.allclose(value, four.averaged_weights()[name], atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_average_is_right_from_the_first_step(make: Make, batches: Batches) -> None:
     # a shadow that starts as the random initialisation and is first updated at step 8000
     run = make(steps=40, average=Average(decay=0.999))
@@ -179,6 +180,7 @@ def test_loops_join_during_training(make: Make, batches: Batches) -> None:
     assert {visits for progress, visits in seen if progress >= 0.5} == {4}
 
 
+@pytest.mark.slow
 def test_loops_are_drawn_once_the_whole_loop_has_joined(make: Make, batches: Batches) -> None:
     run = make(steps=40, loops=Loops(most=5))
     seen: list[tuple[float, int]] = []
@@ -335,6 +337,7 @@ def test_without_sizes_or_z_loss_nothing_is_said_of_them(make: Make, batches: Ba
     assert {(r.bpb, r.z_loss, r.kurtosis) for r in reports} == {(None, None, None)}
 
 
+@pytest.mark.slow
 def test_z_loss_is_reported_beside_the_loss(make: Make, batches: Batches) -> None:
     reports: list[list[StepMetrics]] = [[], []]
     for c, found in zip((0.0, 0.5), reports, strict=True):
@@ -434,6 +437,7 @@ def test_the_general_model_goes_on_without_recomputing(make: Make, batches: Batc
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_kurtosis_of_what_enters_each_visit(make: Make, batches: Batches) -> None:
     reports: list[StepMetrics] = []
     run = make(steps=20, log_every=4, kurtosis=True)  # 3 visits in the first half, then 4

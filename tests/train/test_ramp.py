@@ -52,6 +52,7 @@ def test_micro_batches_keep_their_size(make: Make, accumulation: int) -> None:
         assert len(parts) == accumulation * factor
 
 
+@pytest.mark.slow
 def test_accumulation_changes_only_rounding_on_a_ramp(make: Make) -> None:
     one, two = make(schedule=RAMP, steps=8), make(schedule=RAMP, steps=8, accumulation=2)
     for run in (one, two):
