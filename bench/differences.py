@@ -37,6 +37,7 @@ TIMES = frozenset(
     {
         "seconds",
         "step_seconds",
+        "loading_seconds",
         "first_token_seconds",
         "eval_time_s",
         "compression",
