@@ -80,7 +80,7 @@ def command(
     from segpt.report import plot as pictures
     from segpt.stages import quantized_io, unfinished, value_directory
     from segpt.workspace import model_text, quantize_task
-    from segpt.workspace.prepared import BUILTIN
+    from segpt.workspace.prepared import check_there
 
     from . import _texts
 
@@ -94,8 +94,7 @@ def command(
         return
     if checkpoint is not None:
         newest.existing(checkpoint)
-    if data is not None and str(data) != BUILTIN:
-        newest.existing(data, "; make one with: segpt data prepare")
+    check_there(data)
     task = quantize_task.resume(request) if resume else quantize_task.begin(request)
     place, value, spec = task.place, task.checkpoint, task.spec
     check_replaceable(place, lambda directory: value_directory.holds(directory, "quantized"))

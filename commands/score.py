@@ -54,7 +54,7 @@ def command(
     """
     from segpt.stages.json_files import is_score
     from segpt.stages.read_model import read_model
-    from segpt.workspace.prepared import BUILTIN
+    from segpt.workspace.prepared import check_there
 
     _out.check_file(options["out"], is_score, forced=options.pop("force"))
     if core is None:
@@ -62,9 +62,10 @@ def command(
         goes_on = options["resume"] and not texts and not _said(*others)
         path = model if goes_on else newest.need("artifact", model)
         with _processes.said_once():
-            named = [text for text in texts if str(text) != BUILTIN]
-            for place in [*([] if path is None else [path]), *named]:
-                newest.existing(place)
+            if path is not None:
+                newest.existing(path)
+            for text in texts:
+                check_there(text, advice="")
             value = None if path is None else read_model(path)
 
         from segpt.workspace.begun_score import ScoreCall, interrupted

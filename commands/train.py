@@ -101,7 +101,7 @@ def command(
     from segpt.config import rules as contests
     from segpt.config.recipe import read_recipe
     from segpt.errors import CheckError
-    from segpt.workspace.prepared import BUILTIN
+    from segpt.workspace.prepared import check_there
 
     from . import _processes, _resume, _texts
 
@@ -113,8 +113,7 @@ def command(
             newest.existing(Path(resume), "; segpt runs lists the runs that are here")
         if init is not None:
             newest.existing(init)
-        if data is not None and str(data) != BUILTIN:
-            newest.existing(data, "; make one with: segpt data prepare")
+        check_there(data)
 
     from segpt.stages.resuming import is_finished
     from segpt.workspace import begun_run, model_text

@@ -174,6 +174,16 @@ def is_builtin(data: Path | None) -> bool:
     return data is not None and str(data) == BUILTIN and not data.exists()
 
 
+def check_there(data: Path | None, advice: str = "; make one with: segpt data prepare") -> None:
+    """See that a text that was named is there, or is the built-in one.
+
+    Raises:
+        SegptError: if it is not, with what to do about it.
+    """
+    if data is not None and not is_builtin(data):
+        newest.existing(data, advice)
+
+
 def builtin_names() -> list[NamedText]:
     """Both splits of the built-in text, which is not prepared, by their names."""
     return [
