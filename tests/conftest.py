@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
+import signal
 from collections.abc import Callable
 
 import click
@@ -15,6 +17,15 @@ Run = Callable[..., Result]
 # wherever they run; the tests of annotations ask for them.
 for _name in ("CI", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
+
+# Python looks for unreachable objects through all that torch and the tests have loaded, hundreds
+# of times; looking rarely saves a tenth of the whole suite.
+gc.set_threshold(100_000, 50, 1000)
+
+# A shell starts what runs in the background with SIGINT ignored, and so would every process that a
+# test starts; the tests of signals need what a foreground process has.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Files that take half a minute or more, the longest first.
