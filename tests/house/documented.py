@@ -8,8 +8,10 @@ one, ``sbatch`` and ``sky`` run the files that they are given, ``make`` and ``pi
 target or an extra exists.
 """
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import json
 import os
 import re
@@ -30,6 +32,7 @@ STAND_INS = ("make", "pip", "python", "sbatch", "scontrol", "segpt", "sky", "sru
 PARSED_ONLY = (("data", "fetch"), ("eval",))
 
 LENGTH = re.compile(r"^(train\.(?:length=\{kind: steps, count: |horizon=))(\d+)")
+TUNING = re.compile(r"^(quantize\.tune_steps=)\d+")
 VOCAB, TRAINED, HELD_OUT = 512, 40, 4  # pieces, and documents of each split
 LONGEST = 2000  # bytes of a document
 RECIPE = f"""
@@ -38,15 +41,15 @@ about: a model for tests
 tokenizer: {{kind: bpe, vocab: {VOCAB}}}
 model:
   vocab: {VOCAB}
-  width: 32
+  width: 16
   context: 32
   depth: 2
   route: "0 (1)*2@0.5"
   layer:
     wiring: parallel
     join: [mix_input]
-    mixer: {{heads: 2, kv_heads: 1, head_dim: 16, query_key: [norm, {{kind: rope, dims: 8}}, gain]}}
-    feed: {{hidden: 64}}
+    mixer: {{heads: 2, kv_heads: 1, head_dim: 8, query_key: [norm, {{kind: rope, dims: 4}}, gain]}}
+    feed: {{hidden: 32}}
 train:
   length: {{kind: steps, count: 12}}
   batch: 8
@@ -105,8 +108,8 @@ def shrink() -> None:
     of_checkpoint = carried.of_checkpoint
 
     def of_shorter(checkpoint: Any, settings: tuple[str, ...] = ()) -> Any:
-        """A run that is gone on with stops as much earlier as one that begins."""
-        return of_checkpoint(checkpoint, [LENGTH.sub(_shorter, s) for s in settings])
+        """What goes on with a run stops as much earlier as one that begins."""
+        return of_checkpoint(checkpoint, [_shorter(s) for s in settings])
 
     carried.of_checkpoint = of_shorter
     prepare: Any = importlib.import_module("segpt.stages.prepare")
@@ -120,8 +123,10 @@ def shrink() -> None:
     prepare.make_tokenizer = make
 
 
-def _shorter(length: re.Match[str]) -> str:
-    return f"{length[1]}{shortened(int(length[2]))}"
+def _shorter(setting: str) -> str:
+    """A setting with fewer steps in it, if it says how many."""
+    setting = TUNING.sub(r"\g<1>2", setting)
+    return LENGTH.sub(lambda length: f"{length[1]}{shortened(int(length[2]))}", setting)
 
 
 def shortened(steps: int) -> int:
@@ -142,7 +147,9 @@ def serve() -> None:
     arrows = [f"stages.{name}" for name in ("train", "quantize", "pack", "score")]
     for module in (*arrows, "coding.compress", "leaderboard.compare"):
         importlib.import_module(f"segpt.{module}")
-    importlib.import_module("torch._dynamo")  # what counts operations loads it
+    # what counts operations loads the first, and what draws the second
+    for module in ("torch._dynamo", "matplotlib.backends.backend_agg"):
+        importlib.import_module(module)
     list(importlib.import_module("segpt.data.corpus").builtin("validation"))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(Path(os.environ[PLACE]) / "socket"))
@@ -171,7 +178,7 @@ def _answer(caller: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = ["segpt", *asked["words"]]
-    code = command(asked["words"])
+    code = dry_run(asked["words"]) if "--dry-run" in asked["words"] else command(asked["words"])
     sys.stdout.flush()
     sys.stderr.flush()
     caller.sendall(bytes([code]))
@@ -203,6 +210,17 @@ def command(words: list[str]) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(bool(done.code))
     return 0
+
+
+def dry_run(words: list[str]) -> int:
+    """A command that is to say what it would do, and to leave nothing behind."""
+    before, printed = sorted(Path().rglob("*")), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = command(words)
+    sys.stdout.write(printed.getvalue())
+    assert code or "parameters: " in printed.getvalue(), words
+    assert sorted(Path().rglob("*")) == before, words
+    return code
 
 
 def ask(words: list[str]) -> int:

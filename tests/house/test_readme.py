@@ -2,9 +2,6 @@
 
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -14,7 +11,6 @@ from segpt.__main__ import load_commands
 from segpt.config.base import fingerprint
 from segpt.config.layout import parameters
 from segpt.config.recipe import names, read_recipe
-from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {"demo", "demo256"}
@@ -47,27 +43,6 @@ def test_commands_and_flags_exist(line: str) -> None:
     assert {w.split("=")[0] for w in words if w.startswith("--")} <= known
 
 
-@pytest.mark.slow
-def test_a_score_can_be_checked_by_hand(tmp_path: Path) -> None:
-    """What the page says about that runs as it is written, and the hashes agree."""
-    text = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
-    script = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-    shutil.copy(ROOT / "artifacts" / "demo256-2.segpt", tmp_path / "model.segpt")
-    held_out = (ROOT / "tests" / "artifacts" / "fixture.txt").read_bytes()[:200]
-    (tmp_path / "text.txt").write_bytes(held_out)
-    command = f'segpt() {{ {shlex.quote(sys.executable)} -m segpt "$@"; }}\n{script}'
-    done = subprocess.run(
-        ["bash", "-e", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "  audit, fresh_process: " in done.stdout
-    assert "  proof: 200 bytes of text in " in done.stdout
-    assert "VIOLATED" not in done.stdout
-    first, second = re.findall(r"\b[0-9a-f]{64}(?=  (?:text\.txt|elsewhere))", done.stdout)
-    assert first == second
-    assert (tmp_path / "elsewhere" / "text.txt").read_bytes() == held_out
-
-
 def settings_in_tables() -> list[tuple[str, ...]]:
     """The settings of each row of a table, those in backquotes with an equals sign."""
     found = []
@@ -87,17 +62,6 @@ def test_settings_of_the_documentation_are_accepted() -> None:
     alike = [row for row in rows if fingerprint(read_recipe("demo256", row)) == plain]
     # what the recipe has already is told like the rest
     assert len(alike) < 12, alike
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("line", sorted({line for line in lines(*DOCS) if "--dry-run" in line}))
-def test_dry_runs_of_the_documentation_run(line: str, tmp_path: Path) -> None:
-    words = shlex.split(line)
-    assert words[0] == "segpt"
-    done = processes.run(["-m", *words], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "parameters: " in done.stdout
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_recipes_of_the_documentation_are_those_that_ship() -> None:
