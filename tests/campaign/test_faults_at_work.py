@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).with_name("faults_at_work.py")
 )
 def test_nothing_is_lost_and_nothing_is_half_there(kills: int, full: int, together: int) -> None:
     numbers = ["--kills", str(kills), "--full", str(full), "--together", str(together)]
+    numbers += ["-n", str(1 + kills // 100)]  # each process makes a workplace of its own first
     done = subprocess.run(
         [sys.executable, SCRIPT, *numbers], capture_output=True, text=True, check=False
     )
