@@ -1,22 +1,39 @@
 """What is missing is said at once: no command loads torch first, which takes seconds."""
 
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segpt.__main__ import load_commands
 
+# Runs each line in a fork of a process that has loaded nothing yet.
 PROGRAM = """
-import sys
+import contextlib, io, json, os, sys, traceback
 from segpt.__main__ import main
-try:
-    main()
-finally:
-    loaded = {"torch", "numba"} & sys.modules.keys()
-    assert not loaded, f"{loaded} loaded"
+
+def end(line):
+    sys.argv = ["segpt", *line.split()]
+    try:
+        return main()
+    except SystemExit as error:
+        return error.code
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+for line in json.load(sys.stdin):
+    sys.stdout.flush()
+    if os.fork() == 0:
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            code = end(line)
+        loaded = sorted({"torch", "numba"} & sys.modules.keys())
+        print(json.dumps([line, code, errors.getvalue(), loaded]), flush=True)
+        os._exit(0)
+    os.wait()
 """
 LINES = [
     "average nowhere",
@@ -62,21 +79,34 @@ def test_every_command_is_tried() -> None:
     assert {line.split()[0] for line in LINES} | WITHOUT_FILES == commands
 
 
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, str, list[str]]]:
+    """How each line ended, what it said of errors, and what it had loaded."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("text.txt", "text.segz"):
+        (place / name).write_text("neither a model nor a message\n" * 9)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=place,
+        env=os.environ | {"CI": "1"},
+        input=json.dumps(LINES),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    results = [json.loads(row) for row in done.stdout.splitlines() if row.startswith('["')]
+    return {line: (code, errors, loaded) for line, code, errors, loaded in results}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
-def test_a_missing_file_is_refused_before_torch_is_loaded(tmp_path: Path, line: str) -> None:
-    for name in ("text.txt", "text.segz"):
-        (tmp_path / name).write_text("neither a model nor a message\n" * 9)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *line.split()],
-        cwd=tmp_path,
-        env=os.environ | {"CI": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    (said,) = [row for row in done.stderr.splitlines() if row.startswith("segpt: ")]
+def test_a_missing_file_is_refused_before_torch_is_loaded(
+    ends: dict[str, tuple[Any, str, list[str]]], line: str
+) -> None:
+    code, errors, loaded = ends[line]
+    assert code == 2, errors
+    assert not loaded
+    (said,) = [row for row in errors.splitlines() if row.startswith("segpt: ")]
     assert ("nowhere" if "nowhere" in line else "text.txt") in said
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
