@@ -1,11 +1,15 @@
 """The line as a user runs it: every field that scripts rely on, and figures that agree."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+
+from tests import little_text
 
 pytestmark = pytest.mark.slow
 
@@ -75,12 +79,16 @@ def test_a_checkpoint_and_a_quantized_model_can_be_scored(
 
 
 def test_dry_run_tells_the_size_of_the_large_recipes(
-    run: Callable[..., Any], tmp_path: Path
+    segpt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    little_text.use(little_text.library(tmp_path / "library"), monkeypatch)
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
     for recipe, count in (("golf16", 35_944_536), ("seed004", 25_175_076)):
-        about = run(tmp_path, "train", "--recipe", recipe, "--dry-run", "--json").json
-        assert about["parameters"] == count
-    assert not list(tmp_path.iterdir())
+        shown = segpt("train", "--recipe", recipe, "--dry-run", "--json")
+        assert json.loads(shown.stdout)["parameters"] == count
+    assert not list(place.iterdir())
 
 
 def _texts(path: Path) -> list[str]:
