@@ -7,6 +7,7 @@ same input gives the same bytes.
 
 import ast
 import base64
+import bz2
 import lzma
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ def pack(modules: Mapping[str, str], header: str, main: str) -> bytes:
     """
     parts = [*modules.items(), ("__main__", main)]
     body = "\0".join(f"{name}\1{source}" for name, source in parts)
-    payload = base64.b85encode(_compressed(body.encode())).decode()
+    payload = base64.b85encode(bz2.compress(body.encode())).decode()
     return (header + _LOADER.replace("PAYLOAD", payload)).encode()
 
 
@@ -99,24 +100,30 @@ def unpack(script: bytes) -> dict[str, str]:
         tree = ast.parse(script)
         texts = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
         payload = max((t for t in texts if isinstance(t, str)), key=len, default="")
-        decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS)
-        body = decompressor.decompress(base64.b85decode(payload), LARGEST)
+        data = base64.b85decode(payload)
+        decompressor = bz2.BZ2Decompressor() if data.startswith(_BZIP2) else _earlier()
+        body = decompressor.decompress(data, LARGEST)
         if not decompressor.eof:
             raise ValueError("the modules in it end too early, or are too large")
         return dict(part.split("\1", 1) for part in body.decode().split("\0"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError, lzma.LZMAError) as error:
+    except _NO_SCRIPT as error:
         raise SegptError(f"no script with modules in it: {error}") from error
 
 
-_FILTERS = [
-    {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}
-    | {"dict_size": 1 << 20, "nice_len": 273}
-]
-_LOADER = """import base64,lzma,sys
+_NO_SCRIPT = (SyntaxError, ValueError, OSError, RecursionError, MemoryError, lzma.LZMAError)
+_BZIP2 = b"BZh"  # sorted by what follows, source takes a twentieth less than LZMA makes of it
+
+
+def _earlier() -> lzma.LZMADecompressor:
+    """What reads the scripts that were packed before bzip2 was."""
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 4, "lp": 0, "pb": 0}]
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+
+
+_LOADER = """import base64,bz2,sys
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
-M=dict(p.split('\\1',1)for p in lzma.decompress(base64.b85decode('PAYLOAD'),3,filters=[\
-{'id':lzma.FILTER_LZMA1,'lc':4,'lp':0,'pb':0,'dict_size':1<<20}]).decode().split('\\0'))
+M=dict(p.split('\\1',1)for p in bz2.decompress(base64.b85decode('PAYLOAD')).decode().split('\\0'))
 class L(Loader):
  def find_spec(s,n,p=None,t=None):
   if n in M:return ModuleSpec(n,s,is_package=any(m.startswith(n+'.')for m in M))
@@ -125,10 +132,6 @@ class L(Loader):
 sys.meta_path.insert(0,L())
 exec(compile(M['__main__'],'main','exec'))
 """
-
-
-def _compressed(data: bytes) -> bytes:
-    return lzma.compress(data, lzma.FORMAT_RAW, filters=_FILTERS)
 
 
 def _entry(text: str) -> Name:

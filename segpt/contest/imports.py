@@ -3,6 +3,7 @@
 import ast
 import base64
 import binascii
+import bz2
 import json
 import lzma
 import re
@@ -112,7 +113,7 @@ def _unpacked(value: bytes) -> str | None:
         for decompress in _DECOMPRESS:
             try:
                 return decompress(data).decode()
-            except (lzma.LZMAError, zlib.error, UnicodeDecodeError, EOFError, ValueError):
+            except (lzma.LZMAError, zlib.error, OSError, UnicodeDecodeError, EOFError, ValueError):
                 continue
     return None
 
@@ -124,6 +125,7 @@ def _raw(data: bytes) -> bytes:
 
 _DECOMPRESS: tuple[Callable[[bytes], bytes], ...] = (
     lambda data: lzma.LZMADecompressor().decompress(data, LARGEST),
+    lambda data: bz2.BZ2Decompressor().decompress(data, LARGEST),
     lambda data: zlib.decompressobj(47).decompress(data, LARGEST),
     lambda data: zlib.decompressobj(-15).decompress(data, LARGEST),
     _raw,

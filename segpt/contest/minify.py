@@ -1,7 +1,8 @@
 """Source code in fewer characters that does the same: short names, no texts that nobody reads.
 
-What is renamed are names inside functions: what they bind themselves, and parameters that no call
-gives by name.
+What is renamed are names inside functions (what they bind themselves, and parameters that no call
+gives by name), and what is private to a module: functions, classes and values that begin with an
+underscore and that no other module mentions.
 """
 
 import ast
@@ -78,9 +79,12 @@ def minify(trees: Mapping[str, ast.Module], main: str = "") -> dict[str, str]:
     Raises:
         SegptError: if the short form would not mean the same, which is a fault of this module.
     """
-    keywords = set(_given([*trees.values(), ast.parse(main)]))
+    program = ast.parse(main)
+    keywords = set(_given([*trees.values(), program]))
+    mentions = Counter(n for tree in (*trees.values(), program) for n in _mentioned(tree))
     sources = {}
     for name, tree in trees.items():
+        _rename_private(tree, {n for n, modules in mentions.items() if modules > 1} | keywords)
         _rename(tree, keywords)
         sources[name] = squeezed(ast.unparse(ast.fix_missing_locations(tree)))
     return sources
@@ -149,6 +153,76 @@ def _given(trees: Collection[ast.Module]) -> Iterator[str]:
             elif isinstance(node, ast.ClassDef):
                 fields = (s.target for s in node.body if isinstance(s, ast.AnnAssign))
                 yield from (target.id for target in fields if isinstance(target, ast.Name))
+
+
+def _mentioned(tree: ast.Module) -> set[str]:
+    """Every name in a module, whatever it stands for there."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name():
+                names.add(node.id)
+            case ast.Attribute():
+                names.add(node.attr)
+            case ast.arg():
+                names.add(node.arg)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.alias():
+                names.update(node.name.split("."))
+                names.add(node.asname or "")
+            case ast.Global() | ast.Nonlocal():
+                names.update(node.names)
+            case _:
+                pass
+    return names
+
+
+def _rename_private(tree: ast.Module, known: set[str]) -> None:
+    """Give short names to what is private to a module and not ``known`` to others.
+
+    A name that anything but the top of the module binds too keeps its length.
+    """
+    tops = Counter(name for statement in tree.body for name in _private(statement))
+    uses: Counter[str] = Counter()
+    bindings: Counter[str] = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            uses[node.id] += 1
+            bindings[node.id] += isinstance(node.ctx, ast.Store)
+        elif isinstance(node, ast.arg):
+            bindings[node.arg] += 1
+        elif isinstance(node, _Named):
+            bindings[node.name] += 1
+        elif isinstance(node, ast.alias):
+            bindings[node.asname or node.name] += 1
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            bindings.update(node.names)
+        elif isinstance(node, _CAPTURES):
+            bindings[_captured(node) or ""] += 1
+    own = [n for n, count in tops.items() if n not in known and bindings[n] == count]
+    taken = _mentioned(tree) | _RESERVED
+    short = (n for n in _short() if n not in taken and n.isupper())
+    names = dict(zip(sorted(own, key=lambda n: (-uses[n], n)), short, strict=False))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+        elif isinstance(node, _Named):
+            node.name = names.get(node.name, node.name)
+
+
+_Named = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _private(statement: ast.stmt) -> Iterator[str]:
+    """The private names that a statement of a module binds; those of what is read by name not."""
+    if isinstance(statement, _Named):
+        read = any(_last_name(d) == _READ for d in statement.decorator_list)
+        names = [] if read else [statement.name]
+    else:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+    yield from (name for name in names if name.startswith("_") and not name.startswith("__"))
 
 
 def _rename(tree: ast.Module, keywords: set[str]) -> None:

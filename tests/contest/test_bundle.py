@@ -1,6 +1,8 @@
 """A bundled program does what it did, carries what it reaches and no more, and never changes."""
 
 import ast
+import base64
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +141,15 @@ def test_the_bundle_says_what_the_program_says(package: Path, tmp_path: Path) ->
     assert unpack(bundled.read_bytes()) == modules | {"__main__": MAIN}
 
 
+def test_a_script_that_was_packed_with_lzma_is_read() -> None:
+    """As all were, once."""
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 9, "lc": 4, "lp": 0, "pb": 0}]
+    body = b"segpt\1VERSION = 1\0__main__\1print(2)"
+    packed = lzma.compress(body, lzma.FORMAT_RAW, filters=[filters[0] | {"dict_size": 1 << 20}])
+    script = f"exec(unpacked({base64.b85encode(packed).decode()!r}))\n"
+    assert unpack(script.encode()) == {"segpt": "VERSION = 1", "__main__": "print(2)"}
+
+
 def test_it_carries_what_is_reached_and_no_more(package: Path) -> None:
     entries = ["segpt.work:run", "segpt.kinds:Near"]
     whole = sources(package, entries)
@@ -245,6 +256,52 @@ def test_short_names_mean_the_same() -> None:
     assert "several" not in short
     assert "amount" in short  # given by name
     assert "kept" in short
+
+
+PRIVATE = """
+_LIMIT = 3
+_OTHER = 4
+_SHARED = 5
+_BOUND = 6
+class _Kept:
+    _LIMIT_OF = 7
+    def _method(self, _BOUND):
+        return _BOUND + _SHARED
+@spec
+class _Read:
+    size: int = 0
+def _caught(value):
+    try:
+        raise KeyError(value)
+    except KeyError as _OTHER:
+        return str(_OTHER)
+def _counted():
+    global _COUNT
+    _COUNT = _first(_LIMIT)
+    return _COUNT
+def _first(_value):
+    return _value + _BOUND
+def _named():
+    return 9
+_COUNT = 0
+RESULT = _counted(), _caught(1), _Kept()._method(8), _Kept._LIMIT_OF, _Read.__name__, _COUNT, _OTHER
+RESULT += (globals()["_named"](),)
+"""
+
+
+def test_what_is_private_to_a_module_is_renamed() -> None:
+    other = "from m import _SHARED\n"
+    short = minify({"m": ast.parse(PRIVATE), "n": ast.parse(other)})["m"]
+    results: list[object] = []
+    for text in (PRIVATE, short):
+        names: dict[str, object] = {"spec": lambda kind: kind}
+        exec(text, names)
+        results.append(names["RESULT"])
+    assert results[0] == results[1]
+    for name in ("_counted", "_first", "_Kept", "_LIMIT "):
+        assert name not in short
+    for name in ("_SHARED", "_BOUND", "_Read", "_COUNT", "_OTHER", "_named", "_LIMIT_OF"):
+        assert name in short
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every kind of contradiction in a submission is found, and a sound one has none."""
 
 import base64
+import bz2
 import json
 import lzma
 from collections.abc import Callable
@@ -482,10 +483,12 @@ def test_numbers_agree_as_far_as_they_are_written(a: str, b: str, same: bool) ->
     assert decimals(Decimal(b)) == len(b) - 2
 
 
-def test_imports_of_a_compressed_script_are_seen() -> None:
+@pytest.mark.parametrize("module", [lzma, bz2])
+def test_imports_of_a_compressed_script_are_seen(module: Any) -> None:
     source = "import brotli, json\ntry:\n    import flash_attn\nexcept ImportError:\n    pass\n"
     source += "".join(f"x{i} = {i * i}\n" for i in range(400))
-    payload = base64.b85encode(lzma.compress(source.encode())).decode()
-    script = f"import lzma, base64\nexec(lzma.decompress(base64.b85decode({payload!r})))\n"
+    payload = base64.b85encode(module.compress(source.encode())).decode()
+    name = module.__name__
+    script = f"import {name}, base64\nexec({name}.decompress(base64.b85decode({payload!r})))\n"
     assert absent(script, "") == ["brotli"]
     assert absent(script, "# brotli is needed\nBrotli>=1.1\n") == []
