@@ -25,7 +25,7 @@ from segpt.values import Text, Tokenizer
 SAMPLE = "The ﬁne ½ fox\n\n  said: 日本 ①② café \u2581 😀.".encode()
 
 rounds_of_damage = pytest.mark.parametrize(
-    "rounds", [150, pytest.param(1_500, marks=pytest.mark.slow)], ids=["few", "many"]
+    "rounds", [150, pytest.param(1_500, marks=pytest.mark.campaign)], ids=["few", "many"]
 )
 
 
