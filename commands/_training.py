@@ -29,7 +29,7 @@ from ._remember import remember
 from ._signals import Signals
 
 
-def begun(run: Path) -> begun_run.Begun:
+def say_begun(run: Path) -> begun_run.Begun:
     """A run with the last checkpoint from which it can go on; a line if later ones are damaged.
 
     Raises:
@@ -41,7 +41,7 @@ def begun(run: Path) -> begun_run.Begun:
     return last
 
 
-def finished(run: begun_run.Begun) -> Trained:
+def say_finished(run: begun_run.Begun) -> Trained:
     """What came of a run that has come to its end, which a line says."""
     _report.notice(
         f"{run.run} is trained to its end, step {run.checkpoint.step}: nothing is left to do"
@@ -113,7 +113,7 @@ def run(
             # Its last act may have been cut short; a directory that is read only stays as it is.
             with contextlib.suppress(SegptError, OSError), locked(chosen.out):
                 run_directory.clean_run(chosen.out)
-            return finished(chosen.resume)
+            return say_finished(chosen.resume)
         with mesh.all_well(), mesh.leader_first():
             tokens, held_out = chosen.read()
         with contextlib.ExitStack() as stack:
@@ -175,7 +175,7 @@ def _train(
     assert about is not None  # which is told at the end of every run
     if last is None:
         assert plan.resume is not None  # a run that begins takes a step
-        return finished(plan.resume)
+        return say_finished(plan.resume)
     return Trained(
         checkpoint=str(path),
         steps=last.step,

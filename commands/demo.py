@@ -63,7 +63,7 @@ def command(
     from . import _demo, _training
 
     if run is not None:
-        begun = _training.begun(run)
+        begun = _training.say_begun(run)
         recipe = begun_run.recipe_of(begun.checkpoint, None, changes)
         if (begun.run / gather.DEMO).is_file():
             _report.notice(f"{begun.run} is finished: nothing is left to do")

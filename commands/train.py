@@ -134,7 +134,7 @@ def command(
             return _training.Plan(
                 chosen, partial(_texts.read, reading), place, None, out is None, init, held
             )
-        begun = _training.begun(_resume.run(resume, out))
+        begun = _training.say_begun(_resume.run(resume, out))
         chosen = begun_run.recipe_of(begun.checkpoint, recipe, changes)
         if not dry_run and is_finished(begun.checkpoint, chosen):
             return _training.Plan(chosen, _training.nothing, begun.run, begun)

@@ -109,7 +109,10 @@ def _interrupted(request: QuantizeRequest) -> Path:
         return newest.partial_of(_beside(request.checkpoint))
     place = newest.latest("partial")
     if place is None:
-        raise CheckpointError("there is nothing to resume here; leave out --resume")
+        raise CheckpointError(
+            "no quantization was interrupted in runs; name its directory with --out, or leave out "
+            "--resume"
+        )
     return place
 
 
