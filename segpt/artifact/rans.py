@@ -6,6 +6,8 @@ lies in [2^16, 2^32); it moves in words of 16 bits. A symbol has a frequency out
 table, and the symbols of a table are laid out by rising value.
 """
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,7 @@ from .loops import GRID, LOWEST, ODD, OFFSET, PRECISION, SYMBOL, WORD, Integers
 TOTAL = 1 << PRECISION
 SYMBOLS = 256
 MOST_LANES = 4096
+_FEW_LANES = 8  # up to which Python itself encodes faster than calls of numpy
 
 
 class Walk:
@@ -63,13 +66,36 @@ class RansEncoder:
         frequencies, starts = self._frequencies[keys], self._starts[keys]
         if not frequencies.all():
             raise ArtifactError("a symbol to encode has no place in the table of its class")
+        if keys.shape[1] <= _FEW_LANES:
+            self._write_some(frequencies, starts)
+            return
         states = self._states[: keys.shape[1]]
-        for f, start in zip(frequencies[::-1], starts[::-1], strict=True):
-            full = states >= f << (32 - PRECISION)
+        limits, rests = frequencies << (32 - PRECISION), TOTAL - frequencies
+        steps = (limits[::-1], frequencies[::-1], rests[::-1], starts[::-1])
+        for limit, f, rest, start in zip(*steps, strict=True):
+            full = states >= limit
             self._emitted.append(states[full].astype("<u2"))
-            x = np.where(full, states >> WORD, states)
-            quotient = x // f
-            np.add((quotient << PRECISION) + start, x - quotient * f, out=states)
+            np.right_shift(states, WORD, out=states, where=full)
+            # The quotient goes up by the precision, and the remainder stays.
+            quotient = states // f
+            quotient *= rest
+            states += quotient
+            states += start
+
+    def _write_some(self, frequencies: Integers, starts: Integers) -> None:
+        """The same in few lanes, where a call of numpy takes longer than what it calculates."""
+        width = frequencies.shape[1]
+        states, words = self._states[:width].tolist(), list[int]()
+        back = frequencies.ravel()[::-1].tolist(), starts.ravel()[::-1].tolist()
+        lanes = itertools.cycle(range(width - 1, -1, -1))
+        for f, start, lane in zip(*back, lanes, strict=False):
+            x = states[lane]
+            if x >= f << (32 - PRECISION):
+                words.append(x & 0xFFFF)
+                x >>= WORD
+            states[lane] = (x // f << PRECISION) + x % f + start
+        self._states[:width] = states
+        self._emitted.append(np.array(words[::-1], "<u2"))
 
     def finish(self) -> bytes:
         """The final state of every lane as uint32, then the words in the order of decoding."""

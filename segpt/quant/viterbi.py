@@ -83,22 +83,26 @@ class _Search:
     ) -> None:
         self.count, self.height, columns = weight.shape
         self.states, self.factor = states, factor
+        self.factor_rows = factor[:, None, None].unbind(3)
         rows, device, m = self.count * self.height, weight.device, machine(states)
-        self.grid = torch.from_numpy(m.grid).to(device).float()
+        grid = torch.from_numpy(m.grid).to(device).float()
+        self.candidates = _Candidates(None if states == 1 else grid, device)
         # The two ways into every state, as 2 * state + parity of the code.
         following = torch.from_numpy(m.following).to(device).flatten()
-        self.ways = following.argsort(stable=True).view(states, 2).T.contiguous()
+        ways = following.argsort(stable=True).view(states, 2).T.contiguous()
+        self.ways, (self.first, self.second) = ways.flatten(), ways.unbind()
         self.first_of_row = torch.arange(rows, device=device)[:, None] * states
         diagonal = factor.diagonal(dim1=1, dim2=2)
-        self.gain = _by_column((steps / diagonal).square(), self.height)
+        self.gain = _by_column((steps / diagonal).square()[..., None], self.height)
         self.inverse = _by_column(1 / steps, self.height)
         self.error_size = _by_column((steps.double() / diagonal.double()).float(), self.height)
-        self.price = _by_column(penalty, self.height) if penalty.any() else None
+        self.price = _by_column(penalty[..., None], self.height) if penalty.any() else None
         self.cost = torch.full((rows, states), _NEVER, device=device)
         self.cost[:, 0] = 0.0
         self.left = weight.reshape(rows, 1, columns).repeat(1, states, 1)
         self.codes = torch.empty(columns, rows, states, dtype=torch.int8, device=device)
         self.parents = torch.empty(columns, rows, states, dtype=torch.uint8, device=device)
+        self.code_rows, self.parent_rows = self.codes.unbind(), self.parents.unbind()
 
     def take_span(self, start: int, end: int) -> None:
         """Take columns ``start`` to ``end`` one by one, and correct all after them at once."""
@@ -111,15 +115,16 @@ class _Search:
         # The state at the beginning of the span that each survivor came from.
         ancestor = torch.arange(self.states, device=carried.device).expand(rows, self.states)
         for i, j in enumerate(range(start, end)):
-            parent, error = self.take_column(j, carried[:, :, i])
+            parent, error = self.take_column(j, carried.select(2, i))
             if self.states > 1:
                 carried = self._of_states(carried, parent)
                 ancestor = ancestor.gather(1, parent)
-            carried[:, :, width + i] = error
+            carried.select(2, width + i).copy_(error)
             if i + 1 < width:
                 by_weight = self.count, self.height, self.states
-                later = carried.view(*by_weight, -1)[..., i + 1 : width]
-                later -= error.view(*by_weight, 1) * self.factor[:, None, None, j, j + 1 : end]
+                left = width - 1 - i
+                later = carried.view(*by_weight, -1).narrow(3, i + 1, left)
+                later -= error.view(*by_weight, 1) * self.factor_rows[j].narrow(3, j + 1, left)
         self._correct(start, end, carried[:, :, width:], ancestor)
 
     def take_column(self, j: int, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,23 +142,23 @@ class _Search:
         x = weights * self.inverse[j]
         # Machines mirror at zero, so their points are sought by size; a uniform grid does not.
         size = x if uniform else x.abs()
-        code, point = _candidates(size, None if uniform else self.grid)
+        code, point = self.candidates.nearest(size)
         miss = size[..., None] - point
         if not uniform:
             sign = torch.where(x < 0, -1.0, 1.0)[..., None]
             code.mul_(sign)
             miss.mul_(sign)
-        total = miss.square().mul_(self.gain[j][..., None]).add_(self.cost[..., None])
+        total = miss.square().mul_(self.gain[j]).add_(self.cost[..., None])
         if self.price is not None:
-            total += point.square().mul_(self.price[j][..., None])
-        first, second = self.ways
-        both = total.view(rows, -1).index_select(1, self.ways.flatten())
-        by_first, by_second = both[:, : self.states], both[:, self.states :]
+            total += point.square().mul_(self.price[j])
+        both = total.view(rows, -1).index_select(1, self.ways)
+        by_first = both.narrow(1, 0, self.states)
+        by_second = both.narrow(1, self.states, self.states)
         self.cost = torch.minimum(by_first, by_second)
-        way = torch.where(by_second < by_first, second, first)
+        way = torch.where(by_second < by_first, self.second, self.first)
         parent = way >> 1  # a way is 2 * state + parity
-        self.codes[j] = code.view(rows, -1).gather(1, way)
-        self.parents[j] = parent
+        self.code_rows[j].copy_(code.view(rows, -1).gather(1, way))
+        self.parent_rows[j].copy_(parent)
         return parent, miss.view(rows, -1).gather(1, way).mul_(self.error_size[j])
 
     def cheapest(self) -> Tensor:
@@ -183,29 +188,47 @@ class _Search:
 
 
 def _by_column(values: Tensor, height: int) -> tuple[Tensor, ...]:
-    """What each row (rows, 1) of a stack takes of values (weights, columns), column by column."""
-    return values.T.repeat_interleave(height, 1)[..., None].contiguous().unbind()
+    """What each row (rows, 1) of a stack takes of values (weights, columns), column by column.
 
-
-def _candidates(x: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The nearest code of each parity and its point, (rows, states, 2) each.
-
-    Args:
-        x: (rows, states), how far from zero; with its sign on the uniform grid.
-        grid: (states,), 0 for the even grid with its points at 2k, 1 for the odd one: 0, and beyond
-            it 2k - sign(k); None for the uniform grid, where a code is its point.
+    Values (weights, columns, 1) give (rows, 1, 1).
     """
-    parity = torch.tensor([0.0, 1.0], device=x.device)
-    if grid is None:
-        code = (2 * ((x[..., None] - parity) * 0.5).round() + parity).clamp(-LARGEST, LARGEST)
-        return code, code
-    # The odd grid as seen from zero: codes m at 2m - 1, so that m is nearest to (size + 1) / 2.
-    quarter = torch.add(0.25 * grid, x, alpha=0.25)
-    code = (quarter[..., None] - 0.5 * parity).round_().mul_(2).add_(parity)
-    # An even code is at least 0 and an odd one at least 1; on the odd grid 1.5 is nearer to 0.
-    code = code.clamp_(parity, LARGEST - 1 + parity)
-    code[..., 0].masked_fill_((x < 1.5) & (grid > 0), 0.0)
-    return code, 2 * code - torch.minimum(code, grid[:, None])
+    return values.transpose(0, 1).repeat_interleave(height, 1)[..., None].contiguous().unbind()
+
+
+class _Candidates:
+    """The nearest code of each parity, and its point.
+
+    What depends on the grid alone is made once: searches are many small steps.
+    """
+
+    def __init__(self, grid: Tensor | None, device: torch.device) -> None:
+        """Take a grid (states,).
+
+        It is 0 for the even grid with its points at 2k, 1 for the odd one: 0, and beyond it
+        2k - sign(k); None for the uniform grid, where a code is its point.
+        """
+        self.parity = torch.tensor([0.0, 1.0], device=device)
+        self.half, self.most = 0.5 * self.parity, LARGEST - 1 + self.parity
+        self.grid = None if grid is None else grid[:, None]
+        if grid is not None:
+            self.quarter, self.odd = 0.25 * grid, grid > 0
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and points, (rows, states, 2) each.
+
+        ``x`` (rows, states) is how far from zero; with its sign on the uniform grid.
+        """
+        parity = self.parity
+        if self.grid is None:
+            code = (2 * ((x[..., None] - parity) * 0.5).round() + parity).clamp(-LARGEST, LARGEST)
+            return code, code
+        # The odd grid as seen from zero: codes m at 2m - 1, so that m is nearest to (size + 1) / 2.
+        quarter = torch.add(self.quarter, x, alpha=0.25)
+        code = (quarter[..., None] - self.half).round_().mul_(2).add_(parity)
+        # An even code is at least 0 and an odd one at least 1; on the odd grid 1.5 is nearer to 0.
+        code = code.clamp_(parity, self.most)
+        code[..., 0].masked_fill_((x < 1.5) & self.odd, 0.0)
+        return code, 2 * code - torch.minimum(code, self.grid)
 
 
 def _walk_back(codes: Tensor, parents: Tensor, state: Tensor) -> Tensor:

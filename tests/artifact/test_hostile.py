@@ -256,7 +256,7 @@ def test_mutations_end_in_a_model_or_an_artifact_error(version: int) -> None:
 @pytest.mark.slow
 def test_many_mutations_end_in_a_model_or_an_artifact_error() -> None:
     chance, watch = random.Random(1), Watch()
-    for _ in range(3_000):
+    for _ in range(1_500):
         watch.open(mutate(SEED.data, chance), SEED.data)
     watch.check()
 

@@ -19,6 +19,8 @@ from tests.artifact.test_hostile import FIRST, SEED, damage, plain, rejoin
 from tests.artifact.test_rans import Bytes, Tables, draw, encode, make_tables
 
 COMMITTED = Path(__file__).resolve().parents[2] / "artifacts"
+# Both formats, all machines, and one of each model; the others are of the same kind.
+COVERING = ("demo256-1", "demo256-2", "demo256-3", "demo-512k")
 LANES = 16
 NAMES: tuple[loops.Choice, ...] = ("numpy", "numba")
 WALK = rans.Walk({n: trellis.machine(n)[1:] for n in STATES})
@@ -90,11 +92,11 @@ def test_both_loops_say_the_same_of_sound_and_of_damaged_streams(walking: bool) 
         bases &= 4  # the first table of a pair
     starts = draws.integers(0, len(STATES), LANES).astype(np.uint8) if walking else None
     refused = 0
-    for stream in [data, *(damaged(data, draws) for _ in range(600))]:
+    for stream in [data, *(damaged(data, draws) for _ in range(400))]:
         ours, theirs = outcomes(stream, tables, bases, starts)
         assert ours == theirs
         refused += isinstance(ours, str)
-    assert refused > 500
+    assert refused > 333
     if not walking:
         assert read(data, tables, bases, None) == symbols.tolist()
 
@@ -121,7 +123,14 @@ def test_both_loops_say_the_same_of_damaged_files(data: bytes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.segpt")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        path if path.stem in COVERING else pytest.param(path, marks=pytest.mark.campaign)
+        for path in sorted(COMMITTED.glob("*.segpt"))
+    ],
+    ids=lambda path: path.name,
+)
 def test_both_loops_give_the_same_models(path: Path) -> None:
     pytest.importorskip("numba")
     models = []

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segpt.config.score import ScoreSpec
 from segpt.data.corpus import builtin
 from segpt.errors import SegptError, SpecError
-from segpt.leaderboard import record, store, verify
+from segpt.leaderboard import record, rescore, store, verify
 from segpt.leaderboard.entry import Record
 from segpt.leaderboard.rerun_recipe import commands_of, remake
 from segpt.stages.json_files import write_json
@@ -124,11 +126,21 @@ def test_a_record_is_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     whole = store.read_board(board)
     (entry,) = verify.choose(whole, (), remade=True)
     assert isinstance(entry, Record)
+    kept = tmp_path / "kept.segpt"
+
+    def remake_and_keep(*arguments: Any) -> Path:
+        path = remake(*arguments)
+        shutil.copy(path, kept)
+        return path
+
+    monkeypatch.setattr(rescore, "remake", remake_and_keep)
     (verdict,) = verify.verify(board, whole, [entry], remade=True)
     assert verdict.state == "reproduced", verdict.missing
     assert verdict.artifact == entry.artifact
     assert [c.what for c in verdict.comparisons] == ["made anew, the same bytes, frozen"]
     assert verdict.conditions.same_bytes
+    # The same commands make the same file; only what the record says of it is another.
+    monkeypatch.setattr(rescore, "remake", lambda *_: kept)
     since = dataclasses.replace(entry, origin={**entry.origin, "recipe": "0", "tokens": "1"})
     (other,) = verify.verify(board, whole, [since], remade=True)
     assert other.comparisons[0].what == (

@@ -59,18 +59,14 @@ def budget_for(source: Checkpoint, bits: float) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "bits", "spec"), [
-    ({"width": 96, "hidden": 320}, 2.2, {}),
-    ({"width": 96, "hidden": 288}, 3.0, {"method": "rd", "search": 1, "tune_steps": 2}),
-    pytest.param(
-        {"vocab": 1500, "width": 64, "hidden": 256, "unseen": 40},
+    ({"width": 64, "hidden": 224}, 2.2, {}),
+    ({"width": 32, "hidden": 160}, 3.0, {"method": "rd", "search": 1, "tune_steps": 2}),
+    (
+        {"vocab": 700, "width": 32, "depth": 1, "unseen": 40},
         3.5,
         {"tune_steps": 2, "search": 1},
-        marks=pytest.mark.slow,
     ),
-    pytest.param(
-        {"tied": False, "width": 96, "depth": 1, "hidden": 400, "route": "(0)*3"}, 4.6, {},
-        marks=pytest.mark.slow,
-    ),
+    ({"tied": False, "width": 64, "depth": 1, "hidden": 256, "route": "(0)*3"}, 4.6, {}),
 ])  # fmt: skip
 def test_a_budget_is_used_up_and_never_exceeded(
     model: dict[str, Any], bits: float, spec: dict[str, Any]
@@ -113,7 +109,7 @@ def test_budgets_of_many_models(model: dict[str, Any], bits: float, spec: dict[s
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [6.5, 32])
 def test_more_bytes_than_the_finest_steps_take(share: float) -> None:
-    source = checkpoint()
+    source = checkpoint(depth=1)
     budget = budget_for(source, share)
     found = quantize(source, QuantSpec(**FAST, budget=budget), blocks(120), held_out(120))
     assert pack(found).size <= budget
@@ -220,13 +216,13 @@ def test_values_that_float16_cannot_hold_are_refused_by_name(method: Any) -> Non
 @pytest.mark.slow
 def test_layers_of_nothing_are_coded() -> None:
     """As they are before training: no curvature, and no weights."""
-    source = checkpoint()
+    source = checkpoint(depth=1)
     nothing = {
         name: value * 0 if name.endswith(("out", "down")) else value
         for name, value in source.weights.items()
     }
-    found = run(dataclasses.replace(source, weights=nothing), budget=6_000, tune_steps=2)
-    assert pack(found).size <= 6_000
+    found = run(dataclasses.replace(source, weights=nothing), budget=5_500, tune_steps=2)
+    assert pack(found).size <= 5_500
     for name, coded in found.weights.items():
         assert np.isfinite(coded.decoded()).all()
         if name.endswith(("out", "down")):
@@ -237,7 +233,7 @@ def test_layers_of_nothing_are_coded() -> None:
 def test_every_process_makes_the_same_bytes() -> None:
     spec = {**FAST, "budget": 10_000, "tune_steps": 2, "search": 1}
     found = []
-    for number in (1, 2, 3):
+    for number in (1, 2):
         done = subprocess.run(
             [sys.executable, str(SCRIPT), json.dumps(spec)],
             env=os.environ
@@ -255,7 +251,7 @@ def test_every_process_makes_the_same_bytes() -> None:
         )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 class StopError(Exception):

@@ -18,6 +18,8 @@ from segpt.stages.sample import Sampled, sample
 from segpt.values import Artifact, Checkpoint, Quantized
 
 ARTIFACTS = sorted((Path(__file__).resolve().parents[2] / "artifacts").glob("*.segpt"))
+FIXTURE = Path(__file__).resolve().parents[1] / "artifacts" / "fixture.txt"
+QUICK = ("demo-512k", "demo256-1", "demo256-3")  # the largest of each model
 PROMPTS = [b"The ``json`` module", b"", "naïve 🙂, and then".encode()]
 
 
@@ -30,16 +32,30 @@ def artifact(request: pytest.FixtureRequest) -> Artifact:
 
 @pytest.mark.slow
 def test_a_cache_changes_no_token_of_an_artifact(artifact: Artifact) -> None:
-    """Beyond its context, too: the last text is longer."""
-    for given, tokens in ((PROMPTS, 60), ([b"If the " * 60], 200)):
+    """Beyond its context, too: a long prompt ends just before it does."""
+    model = unpack(artifact)
+    context, codec = model.spec.context, load(model.tokenizer)
+    long = codec.decode(codec.encode(FIXTURE.read_bytes())[: context - 8])
+    for given, tokens in ((PROMPTS, 30), ([long], 60)):
         spec = SampleSpec(temperature=0, tokens=tokens)
         cached = sample(artifact, given, spec)
         plain = sample(artifact, given, dataclasses.replace(spec, cache=False))
         assert cached.ids == plain.ids
         assert cached.texts == plain.texts
+    known = len(codec.encode(long))
+    assert known < context < known + len(cached.ids[0]) - 40
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "artifact",
+    [
+        path if path.stem in QUICK else pytest.param(path, marks=pytest.mark.campaign)
+        for path in ARTIFACTS
+    ],
+    ids=lambda path: path.stem,
+    indirect=True,
+)
 def test_the_first_token_comes_within_a_second(artifact: Artifact) -> None:
     """And 256 more within ten: a guard against reading everything anew, not a race."""
     found = sample(artifact, PROMPTS[:1], SampleSpec(temperature=1, top_p=1, top_k=0, tokens=256))

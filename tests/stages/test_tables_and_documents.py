@@ -28,7 +28,7 @@ from tests.reports import quality_of
 
 VOCAB, CONTEXT, START, UNSEEN = 64, 32, 1, 12
 TABLES = ("table", "embed.2.rows", "value_tables.0")
-QUICK: dict[str, Any] = {"search": 0, "tune_steps": 3, "calibration_tokens": 2048}
+QUICK: dict[str, Any] = {"search": 0, "tune_steps": 2, "calibration_tokens": 1024}
 
 
 def batch(step: int) -> NDArray[np.int64]:

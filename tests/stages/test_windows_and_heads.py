@@ -25,7 +25,7 @@ from segpt.values import Checkpoint, Quantized, Tokenizer, TrellisWeight
 from tests.reports import quality_of
 
 VOCAB, ROWS, CONTEXT, UNSEEN = 61, 64, 32, 9
-QUICK: dict[str, Any] = {"search": 0, "tune_steps": 3, "calibration_tokens": 2048}
+QUICK: dict[str, Any] = {"search": 0, "tune_steps": 2, "calibration_tokens": 1024}
 
 
 def batch(step: int) -> NDArray[np.int64]:

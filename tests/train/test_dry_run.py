@@ -145,7 +145,7 @@ RATED = [QuantSpec(method="rd", rate=rate, search=0, tune_steps=0) for rate in (
     "spec", [*METHODS, *(pytest.param(spec, marks=pytest.mark.slow) for spec in RATED)]
 )
 def test_the_predicted_file_is_as_large_as_the_packed_one(spec: QuantSpec) -> None:
-    settings = ("model.width=192", "model.vocab=1000", "train.length.count=1")
+    settings = ("model.width=96", "model.vocab=1000", "train.length.count=1")
     recipe = read_recipe("demo", settings)
     run = alone(recipe)
     generator = np.random.default_rng(0)

@@ -27,6 +27,7 @@ from segpt.stages.score import score
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
 from segpt.values import Checkpoint, Text, Tokens, arrays_digest
+from tests import little_text
 from tests.stages.running import train
 
 REDUCED = (
@@ -78,10 +79,10 @@ SHORT = (
     "train.save_every=25",
 )
 SHORTER = (
-    "train.length={kind: steps, count: 30}",
-    "train.log_every=3",
-    "train.validate_every=15",
-    "train.save_every=15",
+    "train.length={kind: steps, count: 20}",
+    "train.log_every=2",
+    "train.validate_every=10",
+    "train.save_every=10",
 )
 WINDOWS = ("model.windows.long=16", "model.windows.short=8")
 OF_FAMILY = {
@@ -120,10 +121,17 @@ def some_of(text: Text, count: int, longest: int | None = None) -> Text:
 
 
 @pytest.fixture(scope="module")
-def small_splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Text, Text]:
+    """Some of the built-in text, of which not all has to be collected for it."""
+    with pytest.MonkeyPatch.context() as patched:
+        little_text.use(little_text.library(tmp_path_factory.mktemp("python") / "lib"), patched)
+        return some_of(builtin("train"), 40), some_of(builtin("validation"), 4)
+
+
+@pytest.fixture(scope="module")
+def small_splits(texts: tuple[Text, Text], tmp_path_factory: pytest.TempPathFactory) -> Splits:
     """Some of the built-in text as bytes."""
-    tokenizer = make_tokenizer(Bytes(), builtin("train"))
-    texts = some_of(builtin("train"), 40), some_of(builtin("validation"), 4)
+    tokenizer = make_tokenizer(Bytes(), texts[0])
     return prepare(*texts, tokenizer, tmp_path_factory.mktemp("bytes") / "data")
 
 
@@ -161,7 +169,7 @@ def column(out: Path, name: str) -> list[float]:
 
 
 def go_through_the_line(
-    name: str, settings: list[str], splits: Splits, folder: Path, stop: int
+    name: str, settings: list[str], splits: Splits, held_out: Text, folder: Path, stop: int
 ) -> None:
     whole = start(name, settings, splits, folder / "whole")
     losses = column(folder / "whole", "loss")
@@ -172,7 +180,7 @@ def go_through_the_line(
     assert column(folder / "parted", "loss")[-1] == losses[-1]
 
     recipe = read_recipe(name, settings)
-    text = some_of(builtin("validation"), 2, longest=300)
+    text = some_of(held_out, 2, longest=150)
     reading = score_spec(recipe.model, recipe=recipe)
     exact = score(whole, text, reading)
     for method in ("nearest", "gptq"):
@@ -188,20 +196,21 @@ def go_through_the_line(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_a_reduced_twin_learns_resumes_packs_and_scores(
-    name: str, small_splits: Splits, tmp_path: Path
+    name: str, small_splits: Splits, texts: tuple[Text, Text], tmp_path: Path
 ) -> None:
-    go_through_the_line(name, tiny(name), small_splits, tmp_path, stop=15)
+    go_through_the_line(name, tiny(name), small_splits, texts[1], tmp_path, stop=10)
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", TWINS)
 def test_a_twin_learns_resumes_packs_and_scores(name: str, splits: Splits, tmp_path: Path) -> None:
     less = ["train.validate_tokens=4096", "quantize.report_tokens=4096"]
-    go_through_the_line(name, [*SHORT, *less], splits, tmp_path, stop=25)
+    held_out = builtin("validation")
+    go_through_the_line(name, [*SHORT, *less], splits, held_out, tmp_path, stop=25)
 
 
 def go_through_the_stages(
-    settings: list[str], splits: Splits, folder: Path, last: int = 6
+    settings: list[str], splits: Splits, text: Text, folder: Path, last: int = 6
 ) -> list[float]:
     """Train in three stages and average the end of the last: bits per byte after each of these."""
     found: list[float] = []
@@ -214,21 +223,24 @@ def go_through_the_stages(
     assert len(saved) == last
     assert before is not None
     mean = average(saved, decay=0.8)
-    text = some_of(builtin("validation"), 4)
     reading = score_spec(mean.spec)
     assert score(mean, text, reading).bpb < 1.05 * score(before, text, reading).bpb
     return found
 
 
 @pytest.mark.slow
-def test_stages_begin_where_the_one_before_ended(small_splits: Splits, tmp_path: Path) -> None:
-    settings = [*tiny("imu1-small"), *SHORT, "train.save_every=8"]
-    stable, decayed, trained = go_through_the_stages(settings, small_splits, tmp_path)
+def test_stages_begin_where_the_one_before_ended(
+    small_splits: Splits, texts: tuple[Text, Text], tmp_path: Path
+) -> None:
+    lengths = ["train.length={kind: steps, count: 28}", "train.save_every=5"]
+    settings = [*tiny("imu1-small"), *lengths]
+    stable, decayed, trained = go_through_the_stages(settings, small_splits, texts[1], tmp_path)
     assert trained < decayed < stable
 
 
 @pytest.mark.campaign
 def test_the_stages_of_the_twin(splits: Splits, tmp_path: Path) -> None:
     lengths = ["train.length={kind: steps, count: 80}", "train.save_every=10"]
-    stable, decayed, trained = go_through_the_stages(lengths, splits, tmp_path)
+    held_out = some_of(builtin("validation"), 4)
+    stable, decayed, trained = go_through_the_stages(lengths, splits, held_out, tmp_path)
     assert trained < decayed < stable
