@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from segpt.artifact.frame import MAGIC
 from segpt.config.base import canonical, decode
 from segpt.config.parameter_golf import MARGIN, SIGNIFICANCE, margin
 from segpt.errors import SegptError, SpecError
 from segpt.stages.json_files import read_json
+from segpt.stages.run_directory import kind_of
 
 from . import statistics
 from .check import UNPROVED
@@ -112,6 +115,9 @@ def read_side(name: str, path: Path) -> ComparedSide:
     Raises:
         SegptError: as :func:`compare`.
     """
+    if _is_model(path):
+        line = shlex.join(["segpt", "score", str(path), "--out", "FILE"])
+        raise SegptError(f"{path} is a model, not a score; score it first: {line}")
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise SegptError(
@@ -120,6 +126,17 @@ def read_side(name: str, path: Path) -> ComparedSide:
     side = ComparedSide(name, tuple(files), tuple(map(_read, files)))
     _check_alike(side)
     return side
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path is an artifact, a quantized model or a checkpoint."""
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(len(MAGIC)) == MAGIC
+        return path.is_dir() and kind_of(path) in ("quantized", "checkpoint")
+    except (SegptError, OSError):  # what it is instead, reading it says
+        return False
 
 
 def _read(path: Path) -> Scored:

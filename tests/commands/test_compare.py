@@ -46,11 +46,17 @@ def test_single_files_have_no_winner(scores: Path, run: Run, workplace: Path) ->
     assert found["a"]["bpb"]["values"] == [table["bpb"]]
 
 
-def test_bad_input_is_one_line(scores: Path, run: Run) -> None:
+def test_bad_input_is_one_line(
+    scores: Path, run: Run, line: dict[str, Any], workplace: Path
+) -> None:
     (scores / "a" / "4.json").write_text("{}")
     for args, words in (
         (("a", "b"), "4.json: not a score"),
         (("nowhere.json", "b"), "nowhere.json"),
+        *(
+            ((workplace / line[stage][key], "b"), "is a model, not a score; score it first: segpt")
+            for stage, key in (("train", "checkpoint"), ("quantize", "out"), ("pack", "out"))
+        ),
     ):
         done = run(scores, "compare", *args)
         assert done.code == 2

@@ -1057,7 +1057,12 @@ READERS: tuple[Reader, ...] = (
         0.5,
     ),
     Reader("record to beat", (), _against),
-    Reader("carried source", ("contest.bundle:unpack", "contest.imports:*"), _script, 0.3),
+    Reader(
+        "carried source",
+        ("contest.bundle:unpack", "contest.bundle:_earlier", "contest.imports:*"),
+        _script,
+        0.3,
+    ),
     Reader("report", ("report.load_run:*",), _report, 0.05),
     Reader("metrics", ("report.load_run:logged",), _metrics),
     Reader("rewound metrics", ("stages.session:rewind",), _rewound),
