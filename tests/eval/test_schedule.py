@@ -181,8 +181,8 @@ def test_no_window_depends_on_where_the_text_ends(part: int) -> None:
             continue
         shorter = case.until(int(generator.integers(1, case.targets)))
         whole = origins(case.groups(), case.spec.mode)
-        part = origins(shorter.groups(), case.spec.mode)
-        assert part == {target: whole[target] for target in range(shorter.targets)}
+        early = origins(shorter.groups(), case.spec.mode)
+        assert early == {target: whole[target] for target in range(shorter.targets)}
 
 
 @pytest.mark.slow

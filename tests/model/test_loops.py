@@ -1,6 +1,7 @@
 """A loop that runs more or less often than its route says."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -222,7 +223,7 @@ BARE = {
     ids=["two", "six"],
 )
 def test_every_number_of_loops_compiles(
-    make: Make, tokens: Draw, numbers: list[tuple[int, int | None]], parts: dict[str, object]
+    make: Make, tokens: Draw, numbers: list[tuple[int, int | None]], parts: dict[str, Any]
 ) -> None:
     model = make(looped(skips="mirror", **parts))
     ids = tokens(model.spec)
