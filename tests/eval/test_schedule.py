@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,11 +145,14 @@ def check(case: Case, groups: Groups) -> None:
     guard.finish(guard.counts)
 
 
-MORE = [pytest.param(part, marks=pytest.mark.campaign) for part in range(4, 10)]
+def parts(usual: int, every: int) -> list[Any]:
+    """So many parts of random cases, of which the usual ones are not only for ``make campaigns``."""
+    more = [pytest.param(part, marks=pytest.mark.campaign) for part in range(usual, every)]
+    return [*range(usual), *more]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [*range(4), *MORE])
+@pytest.mark.parametrize("part", parts(4, 10))
 def test_every_target_once_and_lessons_only_of_what_was_scored(part: int) -> None:
     for seed in range(400 * part, 400 * (part + 1)):
         case = drawn(seed)
@@ -171,7 +175,7 @@ def origins(groups: Groups, mode: str) -> dict[int, tuple[int, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [0, 1, *MORE])
+@pytest.mark.parametrize("part", parts(2, 4))
 def test_no_window_depends_on_where_the_text_ends(part: int) -> None:
     """Nor where it is cut into segments: whoever has not seen the rest plans the same."""
     generator = np.random.default_rng(part)
