@@ -146,7 +146,7 @@ def check(case: Case, groups: Groups) -> None:
 
 
 def parts(usual: int, every: int) -> list[Any]:
-    """So many parts of random cases, of which the usual ones are not only for ``make campaigns``."""
+    """Parts of the random cases: the ``usual`` ones, and what only ``make campaigns`` runs."""
     more = [pytest.param(part, marks=pytest.mark.campaign) for part in range(usual, every)]
     return [*range(usual), *more]
 
