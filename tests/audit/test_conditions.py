@@ -110,7 +110,7 @@ def held(model: Model, spec: ScoreSpec, seed: int) -> Audit:
         START,
         AuditPlan(
             seed=seed,
-            flips=12,
+            flips=8,
             borders=borders_of(ids, spec, CONTEXT, START),
             independent=independent(spec),
             extends=isinstance(spec.policy, Frozen),
@@ -155,7 +155,7 @@ def test_documents_that_share_something_are_told_apart(tiny: MakeModel) -> None:
     model, ids = tiny(), text(0)
     for spec, shared in ((SPECS["frozen"], True), (SPECS["sgd"], True), (SPECS["document"], False)):
         method = method_of(model, spec, CONTEXT, START)
-        found = audit(method, ids, START, AuditPlan(seed=0, independent=True))
+        found = audit(method, ids, START, AuditPlan(seed=0, flips=6, independent=True))
         assert broken(found) == (["documents"] if shared else [])
 
 

@@ -2,9 +2,9 @@
 
 import math
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.read_model import Value
 from segpt.stages.score import Accounted, account_for, score
 from segpt.values import Checkpoint, Float16Weight, Quantized, Text
+from tests import processes
 from tests.stages.random_models import CONTEXT, checkpoint
 
 DOCUMENTS = [
@@ -51,13 +52,32 @@ def scored(value: Value, spec: ScoreSpec) -> tuple[OpenedModel, Accounted, NDArr
     return opened, accounted, score_stream(opened.model, accounted.ledger, spec, CONTEXT).nats
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New processes come from one that has loaded torch, where it is not about how they start."""
+
+    def run(words: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[Any]":
+        assert words[1] == "-P"
+        return processes.run(words[2:], **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "spec"),
-    [(lambda: pack(quantized()), ADAPTIVE), (quantized, SPEC), (source, ADAPTIVE)],
+    ("make", "spec", "starts"),
+    [
+        (lambda: pack(quantized()), ADAPTIVE, "anew"),
+        (quantized, SPEC, "forks"),
+        (source, ADAPTIVE, "forks"),
+    ],
     ids=["artifact", "quantized", "checkpoint"],
 )
-def test_a_score_passes_its_audit(make: Callable[[], Value], spec: ScoreSpec) -> None:
+def test_a_score_passes_its_audit(
+    make: Callable[[], Value], spec: ScoreSpec, starts: str, request: pytest.FixtureRequest
+) -> None:
+    if starts == "forks":
+        request.getfixturevalue("forks")
     value = make()
     opened, accounted, nats = scored(value, spec)
     audit = audited(opened, accounted.ledger, DOCUMENTS, spec, nats, seed=1)
@@ -71,6 +91,7 @@ def test_a_score_passes_its_audit(make: Callable[[], Value], spec: ScoreSpec) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_a_score_that_does_not_repeat_is_told_so() -> None:
     opened, accounted, nats = scored(quantized(), SPEC)
     nats[10] = np.nextafter(nats[10], 0)
@@ -82,6 +103,7 @@ def test_a_score_that_does_not_repeat_is_told_so() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_what_cannot_be_repeated_says_why() -> None:
     opened, accounted, _ = scored(quantized(), SPEC)
     spec = ScoreSpec(context=16, stride=8, loops=3)
@@ -105,11 +127,8 @@ def test_a_job_is_refused_with_another_text(tmp_path: Path) -> None:
         out=str(tmp_path / "out"),
     )
     write_json(tmp_path / "job", encode(job))
-    process = subprocess.run(
-        [sys.executable, "-m", "segpt.audit.replay", str(tmp_path / "job")],
-        capture_output=True,
-        text=True,
-        check=False,
+    process = processes.run(
+        ["-m", "segpt.audit.replay", str(tmp_path / "job")], capture_output=True, text=True
     )
     assert process.returncode == 2
     assert "does not hold the documents of digest" in process.stderr

@@ -19,8 +19,8 @@ from segpt.values import Tokenizer
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
 
-FEW, ALL = 1_000, 10_000
-COUNTS = [pytest.param(FEW, id="few"), pytest.param(ALL, id="all", marks=pytest.mark.slow)]
+FEW, ALL = 3_000, 10_000
+COUNTS = [pytest.param(FEW, id="few"), pytest.param(ALL, id="all", marks=pytest.mark.campaign)]
 
 # Code points of each plane that has any, but for surrogates, which text cannot hold.
 PLANES = [

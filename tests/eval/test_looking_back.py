@@ -71,7 +71,7 @@ def test_steps_find_what_the_score_finds(
     documents: bool,
 ) -> None:
     spec = ScoreSpec(mode=mode, boundaries=boundaries, stride=6, batch=4)
-    model, whole = tiny(documents=documents, **CHANGES), ledger()
+    model, whole = tiny(documents=documents, **CHANGES), ledger(130, (0, 25, 26, 60, 110, 114))
     found = tallied(model, whole, spec, context=spec.reach(16)).nats
     assert np.abs(found - stepped(model, whole.ids, spec)).max() < 1e-4
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,8 +145,14 @@ def check(case: Case, groups: Groups) -> None:
     guard.finish(guard.counts)
 
 
+def parts(usual: int, every: int) -> list[Any]:
+    """Parts of the random cases: the ``usual`` ones, and what only ``make campaigns`` runs."""
+    more = [pytest.param(part, marks=pytest.mark.campaign) for part in range(usual, every)]
+    return [*range(usual), *more]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", parts(4, 10))
 def test_every_target_once_and_lessons_only_of_what_was_scored(part: int) -> None:
     for seed in range(400 * part, 400 * (part + 1)):
         case = drawn(seed)
@@ -168,17 +175,18 @@ def origins(groups: Groups, mode: str) -> dict[int, tuple[int, int]]:
 
 
 @pytest.mark.slow
-def test_no_window_depends_on_where_the_text_ends() -> None:
+@pytest.mark.parametrize("part", parts(2, 4))
+def test_no_window_depends_on_where_the_text_ends(part: int) -> None:
     """Nor where it is cut into segments: whoever has not seen the rest plans the same."""
-    generator = np.random.default_rng(0)
-    for seed in range(1_000):
+    generator = np.random.default_rng(part)
+    for seed in range(250 * part, 250 * (part + 1)):
         case = replace(drawn(seed), processes=1)
         if case.targets == 1:
             continue
         shorter = case.until(int(generator.integers(1, case.targets)))
         whole = origins(case.groups(), case.spec.mode)
-        part = origins(shorter.groups(), case.spec.mode)
-        assert part == {target: whole[target] for target in range(shorter.targets)}
+        early = origins(shorter.groups(), case.spec.mode)
+        assert early == {target: whole[target] for target in range(shorter.targets)}
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from segpt.eval.tally import ScoreProgress, Tally
 from segpt.model.model import Model
 from segpt.model.params import weights
 from segpt.stages.unfinished import read_scoring, save_scoring
+from segpt.values import Arrays
 
 MakeModel = Callable[..., Model]
 MakeLedger = Callable[..., EncodedText]
@@ -28,7 +29,8 @@ Tallied = Callable[..., Tally]
 Able = Callable[[ScoreSpec], Model]
 State = dict[str, NDArray[Any]]
 
-STARTS = (0, 20, 21, 50, 110, 117)
+# Documents longer than a window and than a chunk, and one of a single token.
+TARGETS, STARTS = 110, (0, 14, 15, 40, 81, 85)
 
 
 class StopError(Exception):
@@ -55,14 +57,14 @@ def after(count: int, taken: list[State]) -> Callable[[Callable[[], State]], Non
 def test_batches_do_not_change_the_score(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
-    model, whole = able(combination), ledger(160, STARTS)
+    model, whole = able(combination), ledger(TARGETS, STARTS)
     found = {
         batch: bits(tallied(model, whole, replace(combination, batch=batch)), whole)
-        for batch in (1, 2, 8, 32)
+        for batch in (1, 3, 32)
     }
     assert max(found.values()) - min(found.values()) < 1e-6
-    again = tallied(model, whole, replace(combination, batch=8))
-    assert bits(again, whole) == found[8]
+    again = tallied(model, whole, replace(combination, batch=3))
+    assert bits(again, whole) == found[3]
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_threads_do_not_change_the_score(
     policy: Frozen | Sgd | LowRank,
 ) -> None:
     spec = ScoreSpec(mode=mode, boundaries="document", stride=8, policy=policy)
-    whole, found = ledger(160, STARTS), []
+    whole, found = ledger(TARGETS, STARTS), []
     for count in (1, 2):
         threads(count)
         found.append(bits(tallied(able(spec), whole, spec), whole))
@@ -96,25 +98,32 @@ def test_a_score_goes_on_exactly_from_where_it_stopped(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied, tmp_path: Path
 ) -> None:
     combination = replace(combination, batch=2)
-    model, whole = able(combination), ledger(160, STARTS)
+    model, whole = able(combination), ledger(TARGETS, STARTS)
     rounds: list[Callable[[], State]] = []
-    probes = np.array([3, 19, 20, 21, 150])
-    plain = tallied(model, whole, combination, probes=probes, pause=rounds.append)
+    probes = np.array([3, 13, 14, 15, 103])
+    whole_way: list[ScoreProgress] = []
+    plain = tallied(
+        model, whole, combination, report=whole_way.append, probes=probes, pause=rounds.append
+    )
     origin = {"what": "a test"}
+    resume: Arrays | None = None
+    passed = 0
+    seen: list[ScoreProgress] = []
     for count in sorted({1, len(rounds) // 2, len(rounds)} - {0} if rounds else ()):
         taken: list[State] = []
+        legs: dict[str, Any] = {"report": seen.append, "probes": probes, "resume": resume}
         with pytest.raises(StopError):
-            tallied(model, whole, combination, probes=probes, pause=after(count, taken))
+            tallied(model, whole, combination, pause=after(count - passed, taken), **legs)
         save_scoring(tmp_path / "scoring", taken[0], origin)
-        resume = read_scoring(tmp_path / "scoring", origin)
-        seen: list[ScoreProgress] = []
-        found = tallied(model, whole, combination, report=seen.append, probes=probes, resume=resume)
-        assert np.array_equal(found.nats, plain.nats)
-        assert np.array_equal(found.rows, plain.rows)
-        assert found.ledger == plain.ledger
-        assert found.updates == plain.updates
-        assert seen[-1].done == whole.targets
-        assert seen[0].done > int(taken[0]["frontier|counts"].sum())
+        resume, passed = read_scoring(tmp_path / "scoring", origin), count
+        assert seen[-1].done == int(taken[0]["frontier|counts"].sum())
+    found = tallied(model, whole, combination, report=seen.append, probes=probes, resume=resume)
+    assert np.array_equal(found.nats, plain.nats)
+    assert np.array_equal(found.rows, plain.rows)
+    assert found.ledger == plain.ledger
+    assert found.updates == plain.updates
+    assert seen[-1].done == whole.targets
+    assert [at.done for at in seen] == [at.done for at in whole_way]
 
 
 @pytest.mark.slow
@@ -128,7 +137,7 @@ def test_what_a_pause_takes_is_not_changed_by_going_on(
         taken.append(take())
         copies.append({name: array.copy() for name, array in taken[-1].items()})
 
-    tallied(able(combination), ledger(160, STARTS), replace(combination, batch=2), pause=pause)
+    tallied(able(combination), ledger(TARGETS, STARTS), replace(combination, batch=2), pause=pause)
     for state, copy in zip(taken, copies, strict=True):
         assert all(np.array_equal(copy[name], array) for name, array in state.items())
 
@@ -137,8 +146,8 @@ def test_what_a_pause_takes_is_not_changed_by_going_on(
 def test_rows_are_distributions_and_hold_the_nats(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
-    model, whole = able(combination), ledger(160, STARTS)
-    probes = np.array([0, 1, 15, 16, 19, 20, 21, 50, 51, 100, 116, 117, 159])
+    model, whole = able(combination), ledger(TARGETS, STARTS)
+    probes = np.array([0, 1, 13, 14, 15, 16, 40, 41, 70, 84, 85, 109])
     found = tallied(model, whole, combination, probes=probes)
     assert found.rows.shape == (len(probes), 32)
     assert np.abs(np.exp(found.rows).sum(1) - 1).max() < 1e-5
@@ -150,7 +159,7 @@ def test_rows_are_distributions_and_hold_the_nats(
 def test_frozen_rows_are_a_direct_softmax(
     tiny: MakeModel, ledger: MakeLedger, tallied: Tallied
 ) -> None:
-    model, whole, probes = tiny(), ledger(160, STARTS), np.array([0, 7, 16, 100, 159])
+    model, whole, probes = tiny(), ledger(TARGETS, STARTS), np.array([0, 7, 16, 70, 109])
     for mode, boundaries in (("strided", "stream"), ("rolling", "document")):
         spec = ScoreSpec(mode=mode, boundaries=boundaries, stride=1)  # type: ignore[arg-type]
         found = tallied(model, whole, spec, probes=probes)
@@ -176,12 +185,12 @@ def test_no_target_depends_on_a_later_token(
     if isinstance(policy, Phased):
         policy = replace(policy, adapters=replace(policy.adapters, documents=1))
     spec = replace(combination, batch=1, policy=policy)
-    model, whole = able(spec), ledger(90, (0, 20, 21, 50))
+    model, whole = able(spec), ledger(70, (0, 15, 16, 36))
     plain = tallied(model, whole, spec).nats
     generator = np.random.default_rng(0)
     reached = 0
-    for _ in range(12):
-        where = int(generator.integers(1, 91))
+    for part in range(1, 71, 10):
+        where = part + int(generator.integers(10))
         if where in whole.starts:
             continue
         ids = whole.ids.copy()
@@ -191,15 +200,15 @@ def test_no_target_depends_on_a_later_token(
         # Token j is target j - 1, the first whose nats may change.
         assert np.array_equal(nats[: where - 1], plain[: where - 1])
         reached += not np.array_equal(nats[where:], plain[where:])
-    assert reached > 6
+    assert reached > 4
 
 
 @pytest.mark.slow
 def test_each_lesson_comes_after_its_targets_in_the_ledger(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
-    found = tallied(able(combination), ledger(160, STARTS), combination)
-    scored = np.zeros(160, np.int64)
+    found = tallied(able(combination), ledger(TARGETS, STARTS), combination)
+    scored = np.zeros(TARGETS, np.int64)
     for event, _, _, first, stop in found.ledger:
         if event == "score":
             scored[first:stop] += 1
@@ -219,7 +228,7 @@ def test_the_model_of_the_caller_is_left_alone(
     model = able(combination)
     before = [weight.tensor.detach().clone() for weight in weights(model)]
     versions = [weight.tensor._version for weight in weights(model)]
-    tallied(model, ledger(160, STARTS), combination)
+    tallied(model, ledger(TARGETS, STARTS), combination)
     assert all(torch.equal(x, w.tensor) for x, w in zip(before, weights(model), strict=True))
     assert versions == [weight.tensor._version for weight in weights(model)]
     assert all(getattr(weight.param, "view", None) is None for weight in weights(model))
@@ -230,14 +239,16 @@ def test_every_policy_changes_what_it_should(
     combination: ScoreSpec, able: Able, ledger: MakeLedger, tallied: Tallied
 ) -> None:
     """Nothing before the first update, nearly everything after it."""
-    model, whole = able(combination), ledger(160, STARTS)
+    # In most of the text there must have been an update, which comes after a window.
+    starts = (0, 20, 21, 50, 110, 117)
+    model, whole = able(combination), ledger(160, starts)
     plain = tallied(model, whole, replace(combination, policy=Frozen(), ngram=None)).nats
     nats = tallied(model, whole, combination).nats
     match combination.policy:
         case Frozen():
             first = 0 if combination.ngram else 160
         case Sgd(chunk=chunk):
-            first = chunk if combination.boundaries == "stream" else STARTS[1]
+            first = chunk if combination.boundaries == "stream" else starts[1]
         case LowRank(chunk=chunk) | Phased(adapters=LowRank(chunk=chunk)):
             first = chunk
         case InPlace():
@@ -254,15 +265,15 @@ def test_a_report_can_end_the_score(
     def report(progress: ScoreProgress) -> None:
         raise ScoreError(f"{progress.done} of {progress.total}")
 
-    with pytest.raises(ScoreError, match="of 160"):
-        tallied(able(combination), ledger(160, STARTS), combination, report=report)
+    with pytest.raises(ScoreError, match=f"of {TARGETS}"):
+        tallied(able(combination), ledger(TARGETS, STARTS), combination, report=report)
 
 
 def test_fast_weights_are_needed_to_adapt_in_place(
     tiny: MakeModel, ledger: MakeLedger, tallied: Tallied
 ) -> None:
     with pytest.raises(ScoreError, match=r"without fast weights.*train with feed\.fast"):
-        tallied(tiny(), ledger(160, STARTS), ScoreSpec(stride=6, policy=InPlace()))
+        tallied(tiny(), ledger(TARGETS, STARTS), ScoreSpec(stride=6, policy=InPlace()))
 
 
 def test_other_policies_run_a_model_without_its_fast_weights(
@@ -270,12 +281,12 @@ def test_other_policies_run_a_model_without_its_fast_weights(
 ) -> None:
     spec = ScoreSpec(stride=6)
     fast = able(replace(spec, policy=InPlace()))
-    frozen = tallied(fast, ledger(160, STARTS), spec).nats
+    frozen = tallied(fast, ledger(TARGETS, STARTS), spec).nats
     assert np.array_equal(
-        frozen, tallied(fast, ledger(160, STARTS), replace(spec, policy=InPlace(rate=0.0))).nats
+        frozen, tallied(fast, ledger(TARGETS, STARTS), replace(spec, policy=InPlace(rate=0.0))).nats
     )
     assert not np.array_equal(
-        frozen, tallied(fast, ledger(160, STARTS), replace(spec, policy=InPlace())).nats
+        frozen, tallied(fast, ledger(TARGETS, STARTS), replace(spec, policy=InPlace())).nats
     )
 
 
@@ -292,7 +303,7 @@ def test_fresh_processes_find_the_same_to_the_last_bit() -> None:
             timeout=300,
             check=True,
         ).stdout
-        for _ in range(3)
+        for _ in range(2)
     ]
     assert found[0].count("\n") > 15
-    assert found[1:] == 2 * found[:1]
+    assert found[1] == found[0]

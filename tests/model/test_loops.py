@@ -1,6 +1,7 @@
 """A loop that runs more or less often than its route says."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -201,21 +202,30 @@ def test_a_truncated_pass_hands_its_gradient_on_as_it_is(make: Make, tokens: Dra
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
 
 
+# What lies between passes; other parts are compiled in test_model.py, and take as long again.
+BARE = {
+    "mixer": {"heads": 2, "kv_heads": 1, "head_dim": 8, "value": ["value_residual"]},
+    "feed": {"hidden": 24},
+    "join": ["mix_input"],
+}
+
+
 @pytest.mark.parametrize(
-    "numbers",
+    ("numbers", "parts"),
     [
-        pytest.param([(1, None), (3, 2)], marks=pytest.mark.slow),
+        pytest.param([(1, None), (3, 2)], {"layer": BARE}, marks=pytest.mark.slow),
         pytest.param(
             [(loops, back) for loops in (1, 3, 5) for back in (None, 2)],
+            {},
             marks=pytest.mark.campaign,
         ),
     ],
     ids=["two", "six"],
 )
 def test_every_number_of_loops_compiles(
-    make: Make, tokens: Draw, numbers: list[tuple[int, int | None]]
+    make: Make, tokens: Draw, numbers: list[tuple[int, int | None]], parts: dict[str, Any]
 ) -> None:
-    model = make(looped(skips="mirror"))
+    model = make(looped(skips="mirror", **parts))
     ids = tokens(model.spec)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
