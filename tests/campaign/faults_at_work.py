@@ -103,7 +103,7 @@ def page_at(name: str) -> None:
 
 def bytes_at(name: str) -> None:
     """A file that is as before, or that decompresses: it is one of two that are known."""
-    assert Path(name).read_bytes() in (b"old", Path("held.jsonl").read_bytes()), name
+    assert Path(name).read_bytes() in (b"old", Path("short.jsonl").read_bytes()), name
 
 
 def message_at(name: str) -> None:
@@ -163,14 +163,14 @@ WORK = (
         resumes=True,
     ),
     Work(
-        "compress held.jsonl --artifact other.segpt --out held.segz --force",
-        ("held.segz",),
-        of(message_at, "held.segz"),
+        "compress short.jsonl --artifact other.segpt --out short.segz --force",
+        ("short.segz",),
+        of(message_at, "short.segz"),
     ),
     Work(
-        "decompress packed.segz --artifact other.segpt --out held.back --force",
-        ("held.back",),
-        of(bytes_at, "held.back"),
+        "decompress packed.segz --artifact other.segpt --out short.back --force",
+        ("short.back",),
+        of(bytes_at, "short.back"),
     ),
     Work("report run --out page.html", ("page.html",), of(page_at, "page.html")),
     Work(f"{CLAIM} new", ("leaderboard",), of(board_at, "leaderboard")),
@@ -209,8 +209,8 @@ def template(place: Path) -> None:
         "pack quantized --out model.segpt",
         "pack quantized-other --out other.segpt",
         "score model.segpt short.jsonl --out score.json",
-        "compress held.jsonl --artifact other.segpt --out packed.segz",
-        "compress short.jsonl --artifact model.segpt --out held.segz",
+        "compress short.jsonl --artifact other.segpt --out packed.segz",
+        "compress short.jsonl --artifact model.segpt --out short.segz",
         "report run --out page.html",
         f"{CLAIM} one",
         "leaderboard render",
@@ -219,7 +219,7 @@ def template(place: Path) -> None:
         code, told = forked(partial(command, line))
         if code:
             raise SystemExit(f"{line}: {told}")
-    Path("held.back").write_bytes(b"old")
+    Path("short.back").write_bytes(b"old")
 
 
 def command(line: str) -> int:

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("faults_at_work.py")
 @pytest.mark.parametrize(
     ("kills", "full", "together"),
     [
-        pytest.param(14, 14, 5, marks=pytest.mark.slow),
+        pytest.param(7, 7, 5, marks=pytest.mark.slow),  # each command once
         pytest.param(500, 150, 20, marks=pytest.mark.campaign),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from tests import processes
 
 pytestmark = pytest.mark.slow
-STEPS, FEWER = 300, 100  # of a run that is killed several times, and once
+STEPS, FEWER = 160, 100  # of a run that is killed several times, and once
 ARGS = ("--recipe", "tiny.yaml", "--out", "run", "--set", "train.save_every=7")
 
 
@@ -67,7 +67,7 @@ def test_kills_change_nothing(fresh: Path, run: Callable[..., Any]) -> None:
     expected = finish(fresh)
     (fresh / "run").rename(fresh / "uninterrupted")
     draw = random.Random(5)
-    for _ in range(5):
+    for _ in range(3):
         before = newest(fresh)
         process = start(fresh, *(["--resume"] if before else []))
         deadline = time.monotonic() + 120

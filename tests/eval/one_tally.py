@@ -19,15 +19,17 @@ def _fixtures() -> ModuleType:
     return module
 
 
-def main() -> None:
-    """Score the same stream in every way, and print a line for each."""
+def lines() -> list[str]:
+    """Score the same stream in every way, and make a line of each."""
     torch.set_num_threads(1)
     fixtures = _fixtures()
     ledger = fixtures.make_ledger(110, (0, 14, 15, 50, 91, 95))
+    made = []
     for name, spec in fixtures.COMBINATIONS.items():
-        found = fixtures.score_stream(fixtures.make_able(spec), ledger, spec, fixtures.CONTEXT)
-        sys.stdout.write(f"{name} {hashlib.sha256(found.nats.tobytes()).hexdigest()}\n")
+        score = fixtures.score_stream(fixtures.make_able(spec), ledger, spec, fixtures.CONTEXT)
+        made.append(f"{name} {hashlib.sha256(score.nats.tobytes()).hexdigest()}")
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write("\n".join(lines()))
