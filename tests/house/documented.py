@@ -131,12 +131,14 @@ def _shorter(setting: str) -> str:
 
 def shortened(steps: int) -> int:
     """How many steps are made of so many; more of more."""
-    return min(40, max(4, steps // 50))
+    return min(20, max(4, steps // 50))
 
 
 def serve() -> None:
     """Load everything once, then run each command in a fork, where and as its caller is."""
     sys.path.insert(0, str(ROOT))
+    little_text = importlib.import_module("tests.little_text")
+    exec(little_text.BEFORE.format(place=f"{os.environ[PLACE]}/library"))
     shrink()
     import torch
 

@@ -28,9 +28,8 @@ def replaced(path: Path, old: str, new: str) -> None:
 
 def copied(place: Path, tests: str) -> Path:
     """A copy of the package at ``place``, with one folder of its tests; the package."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    for folder in ("segpt", f"tests/{tests}"):
-        shutil.copytree(ROOT / folder, place / folder, ignore=ignored)
+    for folder in ("segpt", f"tests/{tests}"):  # with what is compiled of them
+        shutil.copytree(ROOT / folder, place / folder)
     shutil.copy(ROOT / "pyproject.toml", place)
     return place / "segpt"
 

@@ -23,6 +23,7 @@ import pytest
 import zstandard
 
 from segpt.__main__ import load_commands
+from tests import little_text
 from tests.bundles import write_bundle
 from tests.house.documented import PLACE, RECIPE, ROOT, stand_in
 
@@ -56,6 +57,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     place = tmp_path_factory.mktemp("documented")
     (place / "small.yaml").write_text(RECIPE)
     stand_in(place / "bin")
+    little_text.library(place / "library")
     found = {k: v for k, v in os.environ.items() if k not in ("CI", "GITHUB_ACTIONS")}
     found |= {PLACE: str(place), "PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
     found |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
