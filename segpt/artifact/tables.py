@@ -38,10 +38,12 @@ def levels(counts: Counts) -> Levels:
     A table without counts gives everything to symbol 0.
     """
     total = counts.sum(axis=1, keepdims=True)
-    shares = (counts << (PRECISION + _FRACTION)) // np.maximum(total, 1)
-    closest = np.maximum(np.searchsorted(_BETWEEN, shares, side="right"), counts > 0)
+    used = counts > 0  # few symbols of most tables
+    shares = (counts[used] << (PRECISION + _FRACTION)) // np.broadcast_to(total, used.shape)[used]
+    closest = np.zeros(counts.shape, np.uint8)
+    closest[used] = np.searchsorted(_BETWEEN, shares, side="right").clip(1)
     closest[:, :1] += total == 0
-    return closest.astype(np.uint8)
+    return closest
 
 
 def frequencies(levels: Levels) -> NDArray[np.uint16]:
