@@ -8,6 +8,25 @@ import pytest
 from tests.house.guide import copied, replaced, run, steps
 
 CHECKS = "everything or compiling"
+ADDED = """
+from pathlib import Path
+
+import segpt
+from segpt.config.expand import expand
+from segpt.config.layout import layout, parameters
+from segpt.model import parts
+
+
+def test_everything_that_was_added_counts():
+    assert Path(segpt.__file__).is_relative_to({place!r})
+    mixer = dict(heads=4, kv_heads=2, head_dim=8)
+    short = dict(vocab=9, width=32, context=8, depth=3)
+    plain = expand(short | dict(layer=dict(mixer=mixer, feed=None)))
+    mixer = mixer | dict(value=["value_gain"])
+    more = expand(short | dict(layer=dict(mixer=mixer, feed=None)))
+    assert parameters(more) - parameters(plain) == 6
+    assert layout(more)[4 + 2].name == "layers.0.mixer.body.value_parts.0.gain"
+"""
 
 
 def follow(package: Path) -> None:
@@ -35,20 +54,8 @@ def test_a_part_is_added_in_three_places(tmp_path: Path) -> None:
     text, count = everything.subn(r'\1, "value_gain"', parts.read_text(encoding="utf-8"), count=1)
     assert count == 1
     parts.write_text(text, encoding="utf-8")
+    (tmp_path / "tests" / "model" / "test_added.py").write_text(ADDED.format(place=str(tmp_path)))
     line = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHECKS, "-rs", "--no-header"]
-    line += ["tests/model/test_model.py", "tests/model/test_build.py", "tests/model/test_loops.py"]
+    line += [f"tests/model/test_{name}.py" for name in ("added", "model", "build", "loops")]
     passed = run(tmp_path, *line)
-    assert int(re.findall(r"(\d+) passed", passed)[0]) > 15
-    script = (
-        "from segpt.model import parts; from segpt.config.expand import expand\n"
-        "from segpt.config.layout import layout, parameters; import segpt; print(segpt.__file__)\n"
-        "mixer = dict(heads=4, kv_heads=2, head_dim=8)\n"
-        "short = dict(vocab=9, width=32, context=8, depth=3)\n"
-        "plain = expand(short | dict(layer=dict(mixer=mixer, feed=None)))\n"
-        "mixer = mixer | dict(value=['value_gain'])\n"
-        "more = expand(short | dict(layer=dict(mixer=mixer, feed=None)))\n"
-        "print(parameters(more) - parameters(plain), layout(more)[4 + 2].name)\n"
-    )
-    shown = run(tmp_path, "-c", script).split()
-    assert Path(shown[0]).is_relative_to(tmp_path)
-    assert shown[1:] == ["6", "layers.0.mixer.body.value_parts.0.gain"]
+    assert int(re.findall(r"(\d+) passed", passed)[0]) > 16
