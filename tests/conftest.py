@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -17,6 +18,10 @@ Run = Callable[..., Result]
 # wherever they run; the tests of annotations ask for them.
 for _name in ("CI", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
+
+# Where there is no GPU, Triton's kernels run in its interpreter, as they are seen when imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Python looks for unreachable objects through all that torch and the tests have loaded, hundreds
 # of times; looking rarely saves a tenth of the whole suite.

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -45,11 +47,11 @@ class Later(Backend[Call, Result]):
         name: str,
         priority: int,
         devices: tuple[str, ...],
-        load: Callable[[], Backend[Call, Result]],
+        load: Callable[[], Backend[Call, Result]] | str,
     ) -> None:
-        """``load`` imports the module where it is called; it may raise ImportError."""
+        """``load`` is the class, as ``module:class``, or a function that may raise ImportError."""
         self.name, self.priority, self.devices = name, priority, devices
-        self._load = load
+        self._load = partial(_made, load) if isinstance(load, str) else load
         self._backend: Backend[Call, Result] | None = None
         self._missing: str | None = None
 
@@ -172,6 +174,13 @@ def use_recipe(kernels: Kernels) -> use:
 def device_of(call: Any) -> str:
     """The type of the device of the first tensor of a call."""
     return str(next(x.device.type for x in call if hasattr(x, "device")))
+
+
+def _made(place: str) -> Backend[Any, Any]:
+    module, _, name = place.partition(":")
+    backend = getattr(import_module(module), name)()
+    assert isinstance(backend, Backend)
+    return backend
 
 
 def _names(op: Op[Any, Any]) -> set[str]:

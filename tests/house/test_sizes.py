@@ -28,6 +28,8 @@ def large(text: str) -> Iterator[str]:
         signature = node.args
         names = [a.arg for a in (*signature.posonlyargs, *signature.args, *signature.kwonlyargs)]
         count = len([name for name in names if name not in ("self", "cls")])
+        if any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list):
+            count = 0  # to a GPU every number is handed alone
         lines = (node.end_lineno or node.lineno) - node.lineno + 1
         if lines > FUNCTION or count > PARAMETERS:
             yield f"{node.name}: {lines} lines, {count} parameters"

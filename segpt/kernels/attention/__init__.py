@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from segpt.kernels.registry import Op
+from segpt.kernels.registry import Later, Op
 
 from .reference import AttentionCall, reference
 from .torch import TorchAttention
 
-ATTENTION = Op("attention", reference, TorchAttention())
+TRITON = "segpt.kernels.attention.triton:TritonAttention"
+ATTENTION = Op("attention", reference, TorchAttention(), Later("triton", 5, ("cuda",), TRITON))
 
 
 def attention(

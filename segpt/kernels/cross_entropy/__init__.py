@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from segpt.kernels.registry import Op
+from segpt.kernels.registry import Later, Op
 
 from .reference import (
     LinearHead,
@@ -19,8 +19,20 @@ from .reference import (
 )
 from .torch import POSITIONS, CheckpointLoss, TorchLoss, TorchNats
 
-TOKEN_LOSS = Op("token_loss", loss_reference, TorchLoss(), CheckpointLoss())
-TOKEN_NATS = Op("token_nats", nats_reference, TorchNats())
+_TRITON = "segpt.kernels.cross_entropy.triton"
+TOKEN_LOSS = Op(
+    "token_loss",
+    loss_reference,
+    Later("triton", 30, ("cuda",), f"{_TRITON}:TritonLoss"),
+    TorchLoss(),
+    CheckpointLoss(),
+)
+TOKEN_NATS = Op(
+    "token_nats",
+    nats_reference,
+    Later("triton", 30, ("cuda",), f"{_TRITON}:TritonNats"),
+    TorchNats(),
+)
 TOKEN_LOG_PROBS = Op("token_log_probs", log_probs_reference)
 
 __all__ = [

@@ -2,13 +2,20 @@
 
 from torch import Tensor
 
-from segpt.kernels.registry import Op
+from segpt.kernels.registry import Later, Op
 
 from .onednn import OneDnnNewtonSchulz
 from .reference import Coefficients, NewtonSchulzCall, reference
 from .torch import TorchNewtonSchulz
 
-NEWTON_SCHULZ = Op("newton_schulz", reference, OneDnnNewtonSchulz(), TorchNewtonSchulz())
+TRITON = "segpt.kernels.newton_schulz.triton:TritonNewtonSchulz"
+NEWTON_SCHULZ = Op(
+    "newton_schulz",
+    reference,
+    OneDnnNewtonSchulz(),
+    TorchNewtonSchulz(),
+    Later("triton", 30, ("cuda",), TRITON),
+)
 
 __all__ = ["NEWTON_SCHULZ", "Coefficients", "NewtonSchulzCall", "newton_schulz"]
 

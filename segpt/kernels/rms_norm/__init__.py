@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from segpt.kernels.registry import Op
+from segpt.kernels.registry import Later, Op
 
 from .reference import RmsNormCall, reference
 
-RMS_NORM = Op("rms_norm", reference)
+TRITON = "segpt.kernels.rms_norm.triton:TritonRmsNorm"
+RMS_NORM = Op("rms_norm", reference, Later("triton", 30, ("cuda",), TRITON))
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+"""Kernels with one fault each, of the kinds that only compiled code shows."""
+
+import torch
+import triton
+import triton.language as tl
+
+from segpt.kernels.launch import Launch
+
+
+@triton.jit
+def in_double(x, y, COUNT: tl.constexpr):
+    place = tl.arange(0, COUNT)
+    tl.store(y + place, (tl.load(x + place).to(tl.float64) * 1.5).to(tl.float32))
+
+
+@triton.jit
+def without_tensor_cores(x, y, SIDE: tl.constexpr):
+    place = tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None]
+    tile = tl.load(x + place).to(tl.float32)
+    tl.store(y + place, tl.dot(tile, tile, input_precision="ieee"))
+
+
+def launches() -> dict[str, Launch]:
+    """Each by a word of the fault that the gate must name."""
+    from segpt.kernels.newton_schulz import triton as newton_schulz
+    from segpt.kernels.rms_norm import triton as rms_norm
+
+    def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    half, single = torch.bfloat16, torch.float32
+    row = empty(single, 4096, 16_384)
+    narrow = rms_norm.forward(row, row)._replace(constants={"ROWS": 4, "BLOCK": 16_384}, warps=1)
+    matrix = empty(half, 1, 4096, 4096)
+    wide = newton_schulz.symmetric_product(matrix, matrix)
+    wide = wide._replace(constants={**wide.constants, "BLOCK": 256, "INNER": 128}, stages=4)
+    numbers = {"x": empty(single, 1024), "y": empty(single, 1024)}
+    tile = {"x": empty(half, 64, 64), "y": empty(single, 64, 64)}
+    return {
+        "spill": narrow,
+        "shared memory": wide,
+        "64 bits": Launch(in_double, (1,), numbers, {"COUNT": 1024}),
+        "tensor cores": Launch(without_tensor_cores, (1,), tile, {"SIDE": 64}),
+    }
