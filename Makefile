@@ -6,8 +6,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# One more than there are cores, as tests wait for other processes now and then.
-WORKERS := $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 # Warnings are left out of the install: setuptools notes there how it links `segpt.commands`, which
 # lies beside the package and not in it. It is no fault, and nothing can be done about it.
 
@@ -32,11 +30,11 @@ demo: setup  ## train, quantize, pack and score a small model, in about five min
 
 # One thread a process: two busy threads on each of two busy cores stall each other.
 test: setup  ## all tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 		--no-loadscope-reorder -m "not cuda and not campaign"
 
 quick: setup  ## the tests that take a moment each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile \
 		-m "not cuda and not campaign and not slow"
 
 check: static artifacts  ## style, types, import contracts, pictures, artifacts, leaderboard

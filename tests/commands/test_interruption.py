@@ -132,7 +132,9 @@ def interrupted_score(place: Path, number: signal.Signals) -> str:
     raise AssertionError("each signal came before the first step")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.campaign)]
+)
 def test_a_score_goes_on_where_a_signal_stopped_it(
     fresh: Path, run: Callable[..., Any], number: signal.Signals
 ) -> None:

@@ -10,6 +10,7 @@ target or an extra exists.
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import io
 import json
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+ASK = Path(__file__).with_name("ask.py")  # starts in a moment, as it loads next to nothing
 PLACE = "SEGPT_DOCUMENTED"  # the environment variable that names the directory of the server
 STAND_INS = ("make", "pip", "python", "sbatch", "scontrol", "segpt", "sky", "srun", "torchrun")
 
@@ -66,6 +68,8 @@ def stand_in(place: Path) -> None:
     place.mkdir()
     for name in STAND_INS:
         line = f'exec {shlex.quote(sys.executable)} -I {shlex.quote(__file__)} {name} "$@"\n'
+        if name == "segpt":
+            line = f'exec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(ASK))} "$@"\n'
         if name == "python":
             line = f'exec {shlex.quote(sys.executable)} "$@"\n'
         (place / name).write_text(f"#!/bin/sh\n{line}")
@@ -153,6 +157,9 @@ def serve() -> None:
     for module in ("torch._dynamo", "matplotlib.backends.backend_agg"):
         importlib.import_module(module)
     list(importlib.import_module("segpt.data.corpus").builtin("validation"))
+    gc.collect()
+    gc.freeze()  # or the first collection of every command would go through all of it
+    gc.set_threshold(100_000, 50, 1000)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(Path(os.environ[PLACE]) / "socket"))
         server.listen()
@@ -225,27 +232,16 @@ def dry_run(words: list[str]) -> int:
     return code
 
 
-def ask(words: list[str]) -> int:
-    """Have the server run ``segpt`` with these words."""
-    told = {"words": words, "place": str(Path.cwd()), "environment": dict(os.environ)}
-    data = json.dumps(told).encode()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect(str(Path(os.environ[PLACE]) / "socket"))
-        socket.send_fds(server, [len(data).to_bytes(4, "little")], [0, 1, 2])
-        server.sendall(data)
-        answer = server.recv(1)
-    return answer[0] if answer else 70  # where the server's fork died, it has said why
-
-
 def torchrun(words: list[str]) -> int:
     """Two processes on this machine, however many machines and processes are asked for."""
-    if code := ask(["torchrun", *words]):
+    line = [sys.executable, "-I", "-S", str(ASK)]
+    if code := subprocess.run([*line, "torchrun", *words], check=False).returncode:
         return code
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    line = [sys.executable, "-I", __file__, "segpt", *words[words.index("-m") + 2 :]]
+    line += words[words.index("-m") + 2 :]
     ranks = [
         subprocess.Popen(line, env=os.environ | world | {"RANK": str(rank)}) for rank in range(2)
     ]
@@ -328,5 +324,5 @@ def scontrol(words: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve()
-    run = {"segpt": ask, "sbatch": batch}.get(sys.argv[1]) or globals()[sys.argv[1]]
+    run = {"sbatch": batch}.get(sys.argv[1]) or globals()[sys.argv[1]]
     sys.exit(run(sys.argv[2:]))
