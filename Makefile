@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check static format lint types layers picture architecture artifacts leaderboard bench codec unchanged cuda campaigns faults wheel clean
+.PHONY: help setup demo test quick check static format lint types layers picture architecture artifacts leaderboard bench codec unchanged kernels cuda campaigns faults wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -77,6 +77,9 @@ codec: setup  ## the codec's bytes and quality against the field's, over three s
 
 unchanged: setup  ## whether every command does what it did in a commit: make unchanged BASE=COMMIT
 	$(BIN)/python -m bench.unchanged $(BASE)
+
+kernels: setup  ## compile every Triton kernel for five generations of GPUs, and check the code
+	$(BIN)/python -m bench.kernel_builds
 
 cuda: setup  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m cuda

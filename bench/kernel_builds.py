@@ -12,14 +12,23 @@ import re
 import subprocess
 import sys
 import tempfile
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from segpt.atomic import write_file
 from segpt.kernels.launch import Launch
 
+from . import facts
 from .kernel_cases import Case, cases
+from .page import placed
+
+RESULTS = Path(__file__).parent / "results" / "kernels.json"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
+BEGIN, END = "<!-- kernels: python -m bench.kernel_builds --render -->", "<!-- /kernels -->"
 
 _REGISTERS = 1 << 16  # of 32 bits, that a multiprocessor has
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
@@ -156,22 +165,70 @@ def main() -> None:
     parser.add_argument("--cases", choices=["usual", "all", "planted"], default="all")
     parser.add_argument("--architectures", type=int, nargs="+", default=[*ARCHITECTURES])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--render", action="store_true", help="write the results and the page")
     asked = parser.parse_args()
     rows = []
     for case in _cases(asked.cases):
         for architecture in asked.architectures:
-            made = build(case.launch, architecture)
-            wrong = faults(case.launch, made, architecture)
-            share = round(made.occupancy(architecture), 3)
-            rows.append(
-                {"name": case.name, "architecture": architecture, **made._asdict()}
-                | {"occupancy": share, "faults": wrong}
-            )
+            rows.append(_row(case, architecture))
             if not asked.json:
-                print(f"sm_{architecture} {case.name}: {'; '.join(wrong) or 'sound'}")  # noqa: T201
+                said = "; ".join(rows[-1]["faults"]) or "sound"
+                sys.stdout.write(f"sm_{architecture} {case.name}: {said}\n")
     if asked.json:
-        print(json.dumps(rows))  # noqa: T201
+        sys.stdout.write(json.dumps(rows))
+    if asked.render:
+        write(rows)
     sys.exit(any(row["faults"] for row in rows))
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Write ``bench/results/kernels.json`` and the section of ``docs/gpu.md``."""
+    result = {
+        "what": "Triton kernels as they were compiled, without a GPU",
+        "command": "python -m bench.kernel_builds --render",
+        "date": date.today().isoformat(),
+        "versions": facts.versions() | {"triton": version("triton")},
+        "builds": rows,
+    }
+    write_file(RESULTS, (json.dumps(result, indent=1) + "\n").encode())
+    text = PAGE.read_text(encoding="utf-8")
+    write_file(PAGE, placed(text, section(rows), BEGIN, END).encode())
+
+
+def section(rows: list[dict[str, Any]]) -> str:
+    """A table of registers, shared memory and occupancy, from the lines that stand for the others."""
+    usual = {case.name for case in cases() if case.usual}
+    shown: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        if row["name"] in usual and "bfloat16" in row["name"]:
+            shown.setdefault(row["name"], {})[row["architecture"]] = row
+    count = len(rows)
+    lines = [
+        f"{count:,} compiled forms, none with a fault. Of some: registers of a thread, kibibytes of "
+        "shared memory of a",
+        "block, and the share of a multiprocessor's threads that run at once.",
+        "",
+        f"| kernel | {' | '.join(f'sm_{a}: {about.name}' for a, about in ARCHITECTURES.items())} |",
+        "|---|" + "---|" * len(ARCHITECTURES),
+    ]
+    for name, by_architecture in shown.items():
+        cells = [
+            f"{row['registers']}, {row['shared'] / 1024:.0f}, {row['occupancy']:.0%}"
+            for row in by_architecture.values()
+        ]
+        lines.append(f"| {name.replace(' bfloat16', '')} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _row(case: Case, architecture: int) -> dict[str, Any]:
+    made = build(case.launch, architecture)
+    return {
+        "name": case.name,
+        "architecture": architecture,
+        **made._asdict(),
+        "occupancy": round(made.occupancy(architecture), 3),
+        "faults": faults(case.launch, made, architecture),
+    }
 
 
 def _cases(which: str) -> list[Case]:
