@@ -196,7 +196,7 @@ def write(rows: list[dict[str, Any]]) -> None:
 
 
 def section(rows: list[dict[str, Any]]) -> str:
-    """A table of registers, shared memory and occupancy, from the lines that stand for the others."""
+    """A table of registers, shared memory and occupancy, of the usual cases in bfloat16."""
     usual = {case.name for case in cases() if case.usual}
     shown: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
@@ -204,9 +204,9 @@ def section(rows: list[dict[str, Any]]) -> str:
             shown.setdefault(row["name"], {})[row["architecture"]] = row
     count = len(rows)
     lines = [
-        f"{count:,} compiled forms, none with a fault. Of some: registers of a thread, kibibytes of "
-        "shared memory of a",
-        "block, and the share of a multiprocessor's threads that run at once.",
+        f"{count:,} compiled forms, none with a fault. Of some of them: registers of a thread,",
+        "kibibytes of shared memory of a block, and the share of a multiprocessor's threads that",
+        "run at once.",
         "",
         f"| kernel | {' | '.join(f'sm_{a}: {about.name}' for a, about in ARCHITECTURES.items())} |",
         "|---|" + "---|" * len(ARCHITECTURES),
