@@ -190,9 +190,14 @@ class Solver:
             scale = scale_for(self.teacher, self.plans, min(8.0, 8 * self.goal / self.count))
         fine = -self.count / 8  # bytes per octave
         previous: tuple[float, float] | None = None  # log2 of the scale a turn ago, and the bytes
+        coded: dict[str, QuantizedWeight] = {}
+        is_finest = False  # codes that an octave does not change are those of all smaller scales
         for turn in range(_ROUNDS):
-            coded = self._code_all(scale, multipliers)
-            size = self._measure(coded)
+            if not is_finest:
+                before, coded = coded, self._code_all(scale, multipliers)
+                size = self._measure(coded)
+                an_octave = previous is not None and np.log2(scale) <= previous[0] - 1
+                is_finest = an_octave and before == coded
             if not multipliers:
                 self.report("fit", turn + 1, _ROUNDS)
             if abs(size / self.goal - 1) < _CLOSE or turn == _ROUNDS - 1:
