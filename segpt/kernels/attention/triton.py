@@ -115,7 +115,8 @@ def forward_kernel(
         mixed = tl.dot(part.to(value.dtype), value, mixed, input_precision=PRECISION)
         most = higher
     inside = (query < queries)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
-    mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
+    total = tl.where(total == 0.0, 1.0, total)  # of rows beyond the last query
+    mixed = mixed / total[:, None]
     tl.store(result + place, mixed.to(result.dtype.element_ty), inside)
     tl.store(log_z + tl.program_id(1).to(tl.int64) * queries + query, most + tl.log(total),
              query < queries)  # fmt: skip
@@ -284,7 +285,7 @@ def forward(
 ) -> Launch:
     """What makes the result, like ``q``, and log Z, (batch, heads, queries) in float32."""
     made = dict(zip(("result", "log_z"), results, strict=True))
-    tiles = _tiles(q, backward=False)
+    tiles = _tiles(forward_kernel, q)
     programs = triton.cdiv(q.size(1), tiles["QUERIES"]), q.size(0) * q.size(2)
     tensors = {"q": q, "k": k, "v": v, "first": q if first is None else first, **made}
     return _launch(forward_kernel, programs, tensors, first, window, scale, tiles)
@@ -299,7 +300,7 @@ def query_slopes(
 ) -> Launch:
     """What makes the gradient by queries; ``tensors`` are q, k, v, log_z, slope and along."""
     q = tensors["q"]
-    tiles = _tiles(q, backward=True)
+    tiles = _tiles(query_slope_kernel, q)
     programs = triton.cdiv(q.size(1), tiles["QUERIES"]), q.size(0) * q.size(2)
     tensors = {**tensors, "first": q if first is None else first, "by_q": by_q}
     return _launch(query_slope_kernel, programs, tensors, first, window, scale, tiles)
@@ -314,7 +315,7 @@ def key_slopes(
 ) -> Launch:
     """What makes the gradients by keys and values, from the same tensors."""
     k = tensors["k"]
-    tiles = _tiles(tensors["q"], backward=True)
+    tiles = _tiles(key_slope_kernel, tensors["q"])
     programs = triton.cdiv(k.size(1), tiles["KEYS"]), k.size(0) * k.size(2)
     made = dict(zip(("by_k", "by_v"), results, strict=True))
     tensors = {**tensors, "first": tensors["q"] if first is None else first, **made}
@@ -337,16 +338,28 @@ def _launch(
     exact = q.dtype == torch.float32
     fixed = {"WINDOWED": window is not None, "DOCUMENTS": first is not None}
     fixed |= tiles | {"PRECISION": "ieee" if exact else "tf32"}
-    wide = tiles["CHANNELS"] > 64
-    return Launch(kernel, programs, tensors | numbers, fixed, warps=8 if wide else 4, stages=2)
+    # What loads ahead takes registers, of which exact products and two sums have none to spare.
+    ahead = not exact and kernel is not key_slope_kernel
+    return Launch(
+        kernel,
+        programs,
+        tensors | numbers,
+        fixed,
+        warps=8,
+        stages=2 if ahead else 1,
+    )
 
 
-def _tiles(q: Tensor, *, backward: bool) -> dict[str, int]:
-    """Queries, keys and channels of a tile: (queries, channels) and (keys, channels) are held."""
+# Queries and keys of a tile for 16-bit numbers: of those tried, the largest that spill on none of
+# the architectures for which they are compiled (bench/kernel_builds.py).
+_TILES = {forward_kernel: (128, 32), query_slope_kernel: (64, 64), key_slope_kernel: (32, 64)}
+
+
+def _tiles(kernel: Any, q: Tensor) -> dict[str, int]:
+    """Queries, keys and channels of a tile."""
     channels = max(16, triton.next_power_of_2(q.size(3)))
-    rows = 32 if q.dtype == torch.float32 else 64
-    queries = rows if backward else 2 * rows
-    return {"QUERIES": queries, "KEYS": rows, "CHANNELS": channels}
+    queries, keys = (32, 32) if q.dtype == torch.float32 else _TILES[kernel]
+    return {"QUERIES": queries, "KEYS": keys, "CHANNELS": channels}
 
 
 class _Attended(torch.autograd.Function):

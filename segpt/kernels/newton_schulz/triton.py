@@ -119,8 +119,10 @@ def symmetric_product(
 def _tiles(x: Tensor) -> tuple[int, int, int]:
     """Rows of a tile, the depth of a step, and warps.
 
-    Float32 is multiplied without tensor cores, as these would round its factors.
+    Float32 is multiplied without tensor cores, as these would round its factors. Where rows do not
+    begin at multiples of 16 numbers, each address is calculated alone, which takes registers.
     """
     if x.dtype == torch.float32:
         return 64, 16, 8
-    return (128, 64, 8) if x.size(1) > 64 else (64, 64, 4)
+    is_aligned = x.size(1) % 16 == 0 and x.size(2) % 16 == 0
+    return (128, 64, 8) if x.size(1) > 64 and is_aligned else (64, 64, 8)
