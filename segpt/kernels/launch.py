@@ -49,7 +49,7 @@ class Launch(NamedTuple):
         """Start the kernel on the device of its tensors, whichever is the current one."""
         options = {"num_warps": self.warps, "num_stages": self.stages}
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
-        with torch.cuda.device_of(tensor):
+        with torch.cuda.device_of(tensor):  # type: ignore[no-untyped-call]
             self.kernel[self.grid](**self.arguments, **self.constants, **options)
 
     @property

@@ -33,8 +33,8 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_back_end_is_tried() -> None:
     names = {name: [b.name for b in op.backends] for name, op in OPS.items() if "token" in name}
     assert names == {
-        "token_loss": ["torch", "checkpoint"],
-        "token_nats": ["torch"],
+        "token_loss": ["triton", "torch", "checkpoint"],  # the first: tests/kernels/test_triton.py
+        "token_nats": ["triton", "torch"],
         "token_log_probs": [],
     }
 

@@ -336,7 +336,7 @@ def _launch(
     numbers |= {"kv_heads": k.size(2), "channels": q.size(3)}
     numbers |= {"window": window or 0, "scale": float(scale)}
     exact = q.dtype == torch.float32
-    fixed = {"WINDOWED": window is not None, "DOCUMENTS": first is not None}
+    fixed: dict[str, Any] = {"WINDOWED": window is not None, "DOCUMENTS": first is not None}
     fixed |= tiles | {"PRECISION": "ieee" if exact else "tf32"}
     # What loads ahead takes registers, of which exact products and two sums have none to spare.
     ahead = not exact and kernel is not key_slope_kernel

@@ -104,7 +104,7 @@ def symmetric_product(
     tensors = {"x": x, "added": result if added is None else added, "result": result}
     numbers: dict[str, Any] = {"size": size, "inner": inner}
     numbers |= {"product_factor": product_factor, "added_factor": added_factor}
-    constants = {"ADDS": added is not None, "BLOCK": block, "INNER": depth}
+    constants: dict[str, Any] = {"ADDS": added is not None, "BLOCK": block, "INNER": depth}
     constants["PRECISION"] = "ieee" if x.dtype == torch.float32 else "tf32"
     return Launch(
         symmetric_product_kernel,

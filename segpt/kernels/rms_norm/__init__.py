@@ -7,7 +7,7 @@ from segpt.kernels.registry import Later, Op
 from .reference import RmsNormCall, reference
 
 TRITON = "segpt.kernels.rms_norm.triton:TritonRmsNorm"
-RMS_NORM = Op("rms_norm", reference, Later("triton", 30, ("cuda",), TRITON))
+RMS_NORM = Op[RmsNormCall, Tensor]("rms_norm", reference, Later("triton", 30, ("cuda",), TRITON))
 
 
 def rms_norm(x: Tensor) -> Tensor:
