@@ -177,15 +177,15 @@ def main() -> None:
     if asked.json:
         sys.stdout.write(json.dumps(rows))
     if asked.render:
-        write(rows)
+        write(rows, asked.cases)
     sys.exit(any(row["faults"] for row in rows))
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write(rows: list[dict[str, Any]], which: str) -> None:
     """Write ``bench/results/kernels.json`` and the section of ``docs/gpu.md``."""
     result = {
         "what": "Triton kernels as they were compiled, without a GPU",
-        "command": "python -m bench.kernel_builds --render",
+        "command": f"python -m bench.kernel_builds --cases {which} --render",
         "date": date.today().isoformat(),
         "versions": facts.versions() | {"triton": version("triton")},
         "builds": rows,
