@@ -27,6 +27,7 @@ from segpt.kernels.registry import Backend
 from .reference import LinearHead, Loss, LossCall, NatsCall
 
 SLOPES = 1 << 25  # numbers of ``slope`` that exist at once
+_WARPS = 8
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -215,17 +216,18 @@ def normalise(
     rows: Tensor, weight: Tensor, head: LinearHead, targets: Tensor, results: tuple[Tensor, Tensor]
 ) -> Launch:
     """What makes log Z and the target's logit, (rows,) each, of ``rows`` (rows, width)."""
-    tile, constants, warps = _tiles(rows, head)
-    tile = constants["ROWS"] = 64  # beside the sums of each row there is no room for more
+    constants = _constants(rows, head) | {
+        "ROWS": 64
+    }  # beside the sums of each row there is no room for more
     tensors = {"hidden": rows, "weight": weight, "targets": targets}
     return Launch(
         normalise_kernel,
-        (triton.cdiv(len(rows), tile),),
+        (triton.cdiv(len(rows), constants["ROWS"]),),
         tensors
         | dict(zip(("log_z", "target_logit"), results, strict=True))
         | _numbers(rows, weight, head),
         constants,
-        warps=warps,
+        warps=_WARPS,
         stages=_stages(rows),
     )
 
@@ -241,16 +243,16 @@ def slopes(
     slope: Tensor,
 ) -> Launch:
     """What makes ``slope`` (rows, vocab), the gradient of the loss by the products."""
-    tile, constants, warps = _tiles(rows, head)
+    constants = _constants(rows, head)
     tensors = {"hidden": rows, "weight": weight, "targets": targets}
     tensors |= {"log_z": log_z, "share": share, "slope": slope}
     numbers = _numbers(rows, weight, head) | {"z_factor": 2.0 * z_loss}
     return Launch(
         slope_kernel,
-        (triton.cdiv(len(rows), tile), triton.cdiv(len(weight), constants["VOCAB"])),
+        (triton.cdiv(len(rows), constants["ROWS"]), triton.cdiv(len(weight), constants["VOCAB"])),
         tensors | numbers,
         constants,
-        warps=warps,
+        warps=_WARPS,
         stages=_stages(rows),
     )
 
@@ -260,8 +262,8 @@ def _numbers(rows: Tensor, weight: Tensor, head: LinearHead) -> dict[str, Any]:
     return sizes | {"scale": float(head.scale), "cap": float(head.softcap or 1.0)}
 
 
-def _tiles(rows: Tensor, head: LinearHead) -> tuple[int, dict[str, Any], int]:
-    """The rows of a tile, the constants of a kernel, and warps.
+def _constants(rows: Tensor, head: LinearHead) -> dict[str, Any]:
+    """The sizes of a tile, and what else a kernel is compiled for.
 
     Float32 is multiplied without tensor cores, as these would round its factors.
     """
@@ -270,7 +272,7 @@ def _tiles(rows: Tensor, head: LinearHead) -> tuple[int, dict[str, Any], int]:
         "ROWS": 128, "VOCAB": 128, "WIDTH": 64
     }  # fmt: skip
     fixed = {"CAPPED": head.softcap is not None, "PRECISION": "ieee" if exact else "tf32"}
-    return constants["ROWS"], constants | fixed, 8
+    return constants | fixed
 
 
 def _stages(rows: Tensor) -> int:
