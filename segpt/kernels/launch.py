@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+Argument = Tensor | float
+Constant = bool | int | float | str  # what a kernel is compiled for
+
 ALIGNED = 16  # bytes of addresses, and the divisor of sizes, that Triton compiles specially for
 
 _TYPES = {
@@ -32,7 +35,7 @@ class Launch(NamedTuple):
     Attributes:
         kernel: what ``triton.jit`` made of a function.
         grid: how many programs there are along each of up to three axes.
-        arguments: tensors and numbers by the name of the parameter.
+        arguments: tensors of any shape, and numbers, by the name of the parameter.
         constants: the values of ``tl.constexpr`` parameters by name.
         warps: of 32 threads each, that a program has.
         stages: how many iterations of a loop over products load ahead.
@@ -40,8 +43,8 @@ class Launch(NamedTuple):
 
     kernel: Any
     grid: tuple[int, ...]
-    arguments: Mapping[str, Any]
-    constants: Mapping[str, Any]
+    arguments: Mapping[str, Argument]
+    constants: Mapping[str, Constant]
     warps: int = 4
     stages: int = 3
 
@@ -62,9 +65,9 @@ class Launch(NamedTuple):
         return {name: self._type(name, value) for name, value in values.items()}
 
     @property
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, Constant]:
         """The values that are compiled in, by name."""
-        ones = {name: value for name, value in self.arguments.items() if _is_one(value)}
+        ones = {name: 1 for name, value in self.arguments.items() if _is_one(value)}
         return {**ones, **self.constants}
 
     @property

@@ -1,247 +1,19 @@
-"""Flash attention in Triton (arXiv 2205.14135, 2307.08691): logits exist as tiles only.
-
-A program has a block of queries of one head and goes through the keys that some of them see, from
-``low`` to ``high``; the window and the first key of the oldest document say where that begins::
-
-          keys  ->      low           high
-    queries            |  ####        |
-       |    block      |   #####      |     # a tile that some query of the block sees
-       v               |    ######    |
-
-Forward keeps log Z of each query. Backward makes the probabilities again from it, once for the
-gradient of queries, block by block, and once for that of keys and values. So every number is
-written by one program, and two runs give the same bits.
-"""
+"""Flash attention in Triton: the launches of its kernels, and the back end made of them."""
 
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from segpt.kernels.launch import Launch
+from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
 
 from .reference import AttentionCall
+from .triton_kernels import forward_kernel, key_slope_kernel, query_slope_kernel
 
 _WIDEST = 128  # channels of a head
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@triton.jit
-def _rows(batch, position, positions, heads, head, channels, CHANNELS: tl.constexpr):
-    """Where the channels of some positions of a head lie in (batch, positions, heads, channels)."""
-    row = (batch.to(tl.int64) * positions + position) * heads + head
-    return row[:, None] * channels + tl.arange(0, CHANNELS)[None]
-
-
-@triton.jit
-def _load(tensor, place, position, positions, channels, CHANNELS: tl.constexpr):
-    inside = (position < positions)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
-    return tl.load(tensor + place, inside, other=0.0)
-
-
-@triton.jit
-def _visible(query, key, first, queries, keys, window, WINDOWED: tl.constexpr):
-    """Which keys each query sees: (queries, keys) of a tile."""
-    place = (query + (keys - queries))[:, None]
-    seen = (key[None] <= place) & (key[None] >= first[:, None])
-    seen = seen & (query < queries)[:, None] & (key < keys)[None]
-    if WINDOWED:
-        seen = seen & (key[None] > place - window)
-    return seen
-
-
-@triton.jit
-def _first_keys(first, batch, query, queries, keys, DOCUMENTS: tl.constexpr):
-    """The first key of the document of each query; beyond the last query, one beyond the keys."""
-    if DOCUMENTS:
-        place = batch.to(tl.int64) * queries + query
-        return tl.load(first + place, query < queries, other=keys)
-    return query * 0
-
-
-@triton.jit
-def forward_kernel(
-    q,
-    k,
-    v,
-    first,
-    result,
-    log_z,
-    queries,
-    keys,
-    heads,
-    kv_heads,
-    channels,
-    window,
-    scale,
-    WINDOWED: tl.constexpr,
-    DOCUMENTS: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """A block of ``result`` like ``q``, and of ``log_z`` (batch, heads, queries) in float32."""
-    block, batch, head = tl.program_id(0), tl.program_id(1) // heads, tl.program_id(1) % heads
-    kv_head = head // (heads // kv_heads)
-    query = block * QUERIES + tl.arange(0, QUERIES)
-    begins = _first_keys(first, batch, query, queries, keys, DOCUMENTS)
-    place = _rows(batch, query, queries, heads, head, channels, CHANNELS)
-    asking = _load(q, place, query, queries, channels, CHANNELS)
-    low, high = 0, tl.minimum(keys, keys - queries + (block + 1) * QUERIES)
-    if DOCUMENTS:
-        low = tl.min(begins, 0)
-    if WINDOWED:
-        low = tl.maximum(low, keys - queries + block * QUERIES - window + 1)
-    most = tl.full((QUERIES,), float("-inf"), tl.float32)
-    total = tl.zeros((QUERIES,), tl.float32)
-    mixed = tl.zeros((QUERIES, CHANNELS), tl.float32)
-    for start in range(low // KEYS * KEYS, high, KEYS):
-        key = start + tl.arange(0, KEYS)
-        there = _rows(batch, key, keys, kv_heads, kv_head, channels, CHANNELS)
-        asked = _load(k, there, key, keys, channels, CHANNELS)
-        logits = tl.dot(asking, tl.trans(asked), input_precision=PRECISION) * scale
-        seen = _visible(query, key, begins, queries, keys, window, WINDOWED)
-        logits = tl.where(seen, logits, float("-inf"))
-        higher = tl.maximum(most, tl.max(logits, 1))
-        level = tl.where(higher == float("-inf"), 0.0, higher)  # of rows that have seen nothing yet
-        part, kept = tl.exp(logits - level[:, None]), tl.exp(most - level)
-        total = total * kept + tl.sum(part, 1)
-        value = _load(v, there, key, keys, channels, CHANNELS)
-        mixed = mixed * kept[:, None]
-        mixed = tl.dot(part.to(value.dtype), value, mixed, input_precision=PRECISION)
-        most = higher
-    inside = (query < queries)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
-    total = tl.where(total == 0.0, 1.0, total)  # of rows beyond the last query
-    mixed = mixed / total[:, None]
-    tl.store(result + place, mixed.to(result.dtype.element_ty), inside)
-    tl.store(log_z + tl.program_id(1).to(tl.int64) * queries + query, most + tl.log(total),
-             query < queries)  # fmt: skip
-
-
-@triton.jit
-def query_slope_kernel(
-    q,
-    k,
-    v,
-    first,
-    log_z,
-    slope,
-    along,
-    by_q,
-    queries,
-    keys,
-    heads,
-    kv_heads,
-    channels,
-    window,
-    scale,
-    WINDOWED: tl.constexpr,
-    DOCUMENTS: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """A block of the gradient by ``q``, from ``slope``, that by the result.
-
-    ``along`` (batch, heads, queries) is the sum of slope times result over the channels.
-    """
-    block, batch, head = tl.program_id(0), tl.program_id(1) // heads, tl.program_id(1) % heads
-    kv_head = head // (heads // kv_heads)
-    query = block * QUERIES + tl.arange(0, QUERIES)
-    begins = _first_keys(first, batch, query, queries, keys, DOCUMENTS)
-    place = _rows(batch, query, queries, heads, head, channels, CHANNELS)
-    asking = _load(q, place, query, queries, channels, CHANNELS)
-    by_result = _load(slope, place, query, queries, channels, CHANNELS)
-    of_query = tl.program_id(1).to(tl.int64) * queries + query
-    normaliser = tl.load(log_z + of_query, query < queries, other=0.0)[:, None]
-    mean = tl.load(along + of_query, query < queries, other=0.0)[:, None]
-    low, high = 0, tl.minimum(keys, keys - queries + (block + 1) * QUERIES)
-    if DOCUMENTS:
-        low = tl.min(begins, 0)
-    if WINDOWED:
-        low = tl.maximum(low, keys - queries + block * QUERIES - window + 1)
-    total = tl.zeros((QUERIES, CHANNELS), tl.float32)
-    for start in range(low // KEYS * KEYS, high, KEYS):
-        key = start + tl.arange(0, KEYS)
-        there = _rows(batch, key, keys, kv_heads, kv_head, channels, CHANNELS)
-        asked = _load(k, there, key, keys, channels, CHANNELS)
-        value = _load(v, there, key, keys, channels, CHANNELS)
-        logits = tl.dot(asking, tl.trans(asked), input_precision=PRECISION) * scale
-        seen = _visible(query, key, begins, queries, keys, window, WINDOWED)
-        chance = tl.where(seen, tl.exp(logits - normaliser), 0.0)
-        by_chance = tl.dot(by_result, tl.trans(value), input_precision=PRECISION)
-        by_logit = chance * (by_chance - mean) * scale
-        total = tl.dot(by_logit.to(asked.dtype), asked, total, input_precision=PRECISION)
-    inside = (query < queries)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
-    tl.store(by_q + place, total.to(by_q.dtype.element_ty), inside)
-
-
-@triton.jit
-def key_slope_kernel(
-    q,
-    k,
-    v,
-    first,
-    log_z,
-    slope,
-    along,
-    by_k,
-    by_v,
-    queries,
-    keys,
-    heads,
-    kv_heads,
-    channels,
-    window,
-    scale,
-    WINDOWED: tl.constexpr,
-    DOCUMENTS: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """A block of the gradients by ``k`` and ``v``; the program goes through all heads of a group.
-
-    Its tiles are (keys, queries), the other way round.
-    """
-    block, batch = tl.program_id(0), tl.program_id(1) // kv_heads
-    kv_head, group = tl.program_id(1) % kv_heads, heads // kv_heads
-    key = block * KEYS + tl.arange(0, KEYS)
-    there = _rows(batch, key, keys, kv_heads, kv_head, channels, CHANNELS)
-    asked = _load(k, there, key, keys, channels, CHANNELS)
-    value = _load(v, there, key, keys, channels, CHANNELS)
-    low, high = tl.maximum(0, block * KEYS - (keys - queries)), queries
-    if WINDOWED:
-        high = tl.minimum(high, (block + 1) * KEYS - (keys - queries) + window)
-    to_k = tl.zeros((KEYS, CHANNELS), tl.float32)
-    to_v = tl.zeros((KEYS, CHANNELS), tl.float32)
-    for head in range(kv_head * group, (kv_head + 1) * group):
-        for start in range(low // QUERIES * QUERIES, high, QUERIES):
-            query = start + tl.arange(0, QUERIES)
-            begins = _first_keys(first, batch, query, queries, keys, DOCUMENTS)
-            place = _rows(batch, query, queries, heads, head, channels, CHANNELS)
-            asking = _load(q, place, query, queries, channels, CHANNELS)
-            by_result = _load(slope, place, query, queries, channels, CHANNELS)
-            of_query = (batch.to(tl.int64) * heads + head) * queries + query
-            normaliser = tl.load(log_z + of_query, query < queries, other=0.0)[None]
-            mean = tl.load(along + of_query, query < queries, other=0.0)[None]
-            logits = tl.dot(asked, tl.trans(asking), input_precision=PRECISION) * scale
-            seen = tl.trans(_visible(query, key, begins, queries, keys, window, WINDOWED))
-            chance = tl.where(seen, tl.exp(logits - normaliser), 0.0)
-            to_v = tl.dot(chance.to(slope.dtype.element_ty), by_result, to_v,
-                          input_precision=PRECISION)  # fmt: skip
-            by_chance = tl.dot(value, tl.trans(by_result), input_precision=PRECISION)
-            by_logit = chance * (by_chance - mean) * scale
-            to_k = tl.dot(by_logit.to(asking.dtype), asking, to_k, input_precision=PRECISION)
-    inside = (key < keys)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
-    tl.store(by_k + there, to_k.to(by_k.dtype.element_ty), inside)
-    tl.store(by_v + there, to_v.to(by_v.dtype.element_ty), inside)
 
 
 class TritonAttention(Backend[AttentionCall, Tensor]):
@@ -298,7 +70,11 @@ def query_slopes(
     window: int | None,
     scale: float,
 ) -> Launch:
-    """What makes the gradient by queries; ``tensors`` are q, k, v, log_z, slope and along."""
+    """What makes ``by_q``, like q; ``tensors`` are q, k, v, log_z, slope and along.
+
+    ``slope`` is like q, log_z and along are (batch, heads, queries), and first is as
+    :func:`first_keys` has it.
+    """
     q = tensors["q"]
     tiles = _tiles(query_slope_kernel, q)
     programs = triton.cdiv(q.size(1), tiles["QUERIES"]), q.size(0) * q.size(2)
@@ -313,7 +89,10 @@ def key_slopes(
     window: int | None,
     scale: float,
 ) -> Launch:
-    """What makes the gradients by keys and values, from the same tensors."""
+    """What makes the gradients by k and v, in the shapes of those.
+
+    The tensors are the same as for :func:`query_slopes`.
+    """
     k = tensors["k"]
     tiles = _tiles(key_slope_kernel, tensors["q"])
     programs = triton.cdiv(k.size(1), tiles["KEYS"]), k.size(0) * k.size(2)
@@ -332,18 +111,18 @@ def _launch(
     tiles: dict[str, int],
 ) -> Launch:
     q, k = tensors["q"], tensors["k"]
-    numbers: dict[str, Any] = {"queries": q.size(1), "keys": k.size(1), "heads": q.size(2)}
+    numbers: dict[str, float] = {"queries": q.size(1), "keys": k.size(1), "heads": q.size(2)}
     numbers |= {"kv_heads": k.size(2), "channels": q.size(3)}
     numbers |= {"window": window or 0, "scale": float(scale)}
     exact = q.dtype == torch.float32
-    fixed: dict[str, Any] = {"WINDOWED": window is not None, "DOCUMENTS": first is not None}
+    fixed: dict[str, Constant] = {"WINDOWED": window is not None, "DOCUMENTS": first is not None}
     fixed |= tiles | {"PRECISION": "ieee" if exact else "tf32"}
     # What loads ahead takes registers, of which exact products and two sums have none to spare.
     ahead = not exact and kernel is not key_slope_kernel
     return Launch(
         kernel,
         programs,
-        tensors | numbers,
+        {**tensors, **numbers},
         fixed,
         warps=8,
         stages=2 if ahead else 1,
@@ -375,6 +154,7 @@ class _Attended(torch.autograd.Function):
         window: int | None,
         scale: float,
     ) -> Tensor:
+        """The result, in the shape of ``q``; see :class:`AttentionCall`."""
         result = torch.empty_like(q)
         log_z = torch.empty(q.size(0), q.size(2), q.size(1), device=q.device)
         forward(q, k, v, first, window, scale, (result, log_z)).run()

@@ -216,16 +216,14 @@ def normalise(
     rows: Tensor, weight: Tensor, head: LinearHead, targets: Tensor, results: tuple[Tensor, Tensor]
 ) -> Launch:
     """What makes log Z and the target's logit, (rows,) each, of ``rows`` (rows, width)."""
-    constants = _constants(rows, head) | {
-        "ROWS": 64
-    }  # beside the sums of each row there is no room for more
+    # Beside the sums of each row there is no room for more rows.
+    constants = _constants(rows, head) | {"ROWS": 64}
     tensors = {"hidden": rows, "weight": weight, "targets": targets}
+    made = dict(zip(("log_z", "target_logit"), results, strict=True))
     return Launch(
         normalise_kernel,
         (triton.cdiv(len(rows), constants["ROWS"]),),
-        tensors
-        | dict(zip(("log_z", "target_logit"), results, strict=True))
-        | _numbers(rows, weight, head),
+        {**tensors, **made, **_numbers(rows, weight, head)},
         constants,
         warps=_WARPS,
         stages=_stages(rows),
@@ -250,19 +248,19 @@ def slopes(
     return Launch(
         slope_kernel,
         (triton.cdiv(len(rows), constants["ROWS"]), triton.cdiv(len(weight), constants["VOCAB"])),
-        tensors | numbers,
+        {**tensors, **numbers},
         constants,
         warps=_WARPS,
         stages=_stages(rows),
     )
 
 
-def _numbers(rows: Tensor, weight: Tensor, head: LinearHead) -> dict[str, Any]:
+def _numbers(rows: Tensor, weight: Tensor, head: LinearHead) -> dict[str, float]:
     sizes = {"rows": len(rows), "vocab": len(weight), "width": rows.size(1)}
     return sizes | {"scale": float(head.scale), "cap": float(head.softcap or 1.0)}
 
 
-def _constants(rows: Tensor, head: LinearHead) -> dict[str, Any]:
+def _constants(rows: Tensor, head: LinearHead) -> dict[str, int | bool | str]:
     """The sizes of a tile, and what else a kernel is compiled for.
 
     Float32 is multiplied without tensor cores, as these would round its factors.
@@ -300,6 +298,7 @@ class _TiledLoss(torch.autograd.Function):
         share: Tensor,
         z_loss: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`LossCall`: ``hidden`` (rows, width), ``weight`` (vocab, width)."""
         rows, used = hidden.contiguous(), _weight(head, hidden)
         log_z, picked = _normalised(rows, used, head, targets)
         nats, z = ((log_z - picked) * share).sum(), z_loss * (log_z.square() * share).sum()

@@ -5,14 +5,12 @@ image as tile (j, i), and programs above the diagonal end at once. The third pro
 symmetric, and the library's own is as fast as any.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from segpt.kernels.launch import Launch
+from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
 
 from .reference import NewtonSchulzCall
@@ -102,14 +100,14 @@ def symmetric_product(
     block, depth, warps = _tiles(x)
     across = triton.cdiv(size, block)
     tensors = {"x": x, "added": result if added is None else added, "result": result}
-    numbers: dict[str, Any] = {"size": size, "inner": inner}
+    numbers: dict[str, float] = {"size": size, "inner": inner}
     numbers |= {"product_factor": product_factor, "added_factor": added_factor}
-    constants: dict[str, Any] = {"ADDS": added is not None, "BLOCK": block, "INNER": depth}
+    constants: dict[str, Constant] = {"ADDS": added is not None, "BLOCK": block, "INNER": depth}
     constants["PRECISION"] = "ieee" if x.dtype == torch.float32 else "tf32"
     return Launch(
         symmetric_product_kernel,
         (across, across, matrices),
-        tensors | numbers,
+        {**tensors, **numbers},
         constants,
         warps=warps,
         stages=3 if x.dtype != torch.float32 else 2,

@@ -103,6 +103,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Like ``x`` (..., width)."""
         rows = x.reshape(-1, x.size(-1)).contiguous()
         y = torch.empty_like(rows)
         forward(rows, y).run()
