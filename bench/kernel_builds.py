@@ -21,6 +21,7 @@ import torch
 
 from segpt.atomic import write_file
 from segpt.kernels.launch import Launch
+from segpt.kernels.tiles import compiled_for
 
 from . import facts
 from .kernel_cases import Case, cases
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "kernels.json"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
 BEGIN, END = "<!-- kernels: python -m bench.kernel_builds --render -->", "<!-- /kernels -->"
 
+_MOST_CANDIDATES = 8
 _REGISTERS = 1 << 16  # of 32 bits, that a multiprocessor has
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 _TENSOR_CORE = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
@@ -168,8 +170,8 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="write the results and the page")
     asked = parser.parse_args()
     rows = []
-    for case in _cases(asked.cases):
-        for architecture in asked.architectures:
+    for architecture in asked.architectures:
+        for case in _cases(asked.cases, architecture):
             rows.append(_row(case, architecture))
             if not asked.json:
                 said = "; ".join(rows[-1]["faults"]) or "sound"
@@ -231,11 +233,27 @@ def _row(case: Case, architecture: int) -> dict[str, Any]:
     }
 
 
-def _cases(which: str) -> list[Case]:
+def _cases(which: str, architecture: int) -> list[Case]:
     if which == "planted":
         planted = importlib.import_module("tests.kernels.planted")
         return [Case(name, launch, usual=False) for name, launch in planted.launches().items()]
-    return [case for case in cases() if which == "all" or case.usual]
+    if which == "all":
+        return candidates(architecture)
+    with compiled_for(architecture):
+        return [case for case in cases() if case.usual]
+
+
+def candidates(architecture: int) -> list[Case]:
+    """Every case with every candidate tile of a generation of GPUs, each form once."""
+    forms: dict[tuple[Any, ...], Case] = {}
+    for number in range(_MOST_CANDIDATES):
+        with compiled_for(architecture, number):
+            for case in cases():
+                launch = case.launch
+                form = case.name, tuple(launch.constants.items()), launch.warps, launch.stages
+                named = case._replace(name=f"{case.name}, tile {number}") if number else case
+                forms.setdefault(form, named)
+    return list(forms.values())
 
 
 if __name__ == "__main__":

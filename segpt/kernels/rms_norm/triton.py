@@ -13,12 +13,12 @@ from torch import Tensor
 
 from segpt.kernels.launch import Launch
 from segpt.kernels.registry import Backend
+from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 
 from .reference import RmsNormCall
 
 EPSILON = torch.finfo(torch.float32).eps  # as torch's own has it
 _WIDEST = 1 << 14  # channels that the registers of one program hold
-_TILE = 1 << 12  # numbers that a program takes at once, in as many rows as that is
 
 
 @triton.jit
@@ -87,15 +87,22 @@ def backward(x: Tensor, slope: Tensor, result: Tensor) -> Launch:
 
 def _launch(kernel: Any, tensors: dict[str, Tensor]) -> Launch:
     rows, width = tensors["x"].shape
-    block = triton.next_power_of_2(width)
-    tile = max(1, _TILE // block)
+    tile = tile_for(_tiles(triton.next_power_of_2(width)), tensors["x"])
     return Launch(
         kernel,
-        (triton.cdiv(rows, tile),),
+        (triton.cdiv(rows, tile.sizes["ROWS"]),),
         {**tensors, "rows": rows, "width": width, "epsilon": EPSILON},
-        {"ROWS": tile, "BLOCK": block},
-        warps=min(16, max(4, block // 512)),
+        tile.sizes,
+        warps=tile.warps,
+        stages=tile.stages,
     )
+
+
+def _tiles(block: int) -> Tiles:
+    """Candidates for rows of up to ``block`` numbers: so many rows as there are 4,096, or 2,048."""
+    warps = min(16, max(4, block // 512))
+    rows = max(1, 4096 // block), max(1, 2048 // block)
+    return {ANY: [Tile({"ROWS": count, "BLOCK": block}, warps, 3) for count in rows]}
 
 
 class _Normalised(torch.autograd.Function):
