@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check static format lint types layers picture architecture artifacts leaderboard bench codec unchanged kernels cuda campaigns faults wheel clean
+.PHONY: help setup demo test quick check static format lint types layers picture architecture artifacts leaderboard bench codec unchanged kernels gpu cuda campaigns faults wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -80,6 +80,9 @@ unchanged: setup  ## whether every command does what it did in a commit: make un
 
 kernels: setup  ## compile every Triton kernel for five generations of GPUs, and check the code
 	$(BIN)/python -m bench.kernel_builds
+
+gpu: setup  ## check every kernel on a GPU, then measure: at most eight minutes, to bench/results/
+	$(BIN)/python -m bench.gpu
 
 cuda: setup  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m cuda

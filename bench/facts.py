@@ -2,29 +2,29 @@
 
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import brotli
-import numpy as np
 import torch
-import zstandard
 
 import segpt
 
 HERE = Path(__file__).parent
 
 
+_PACKAGES = ("torch", "triton", "numpy", "brotli", "zstandard")
+
+
 def versions() -> dict[str, str]:
-    """Of everything that a result depends on."""
-    return {
-        "segpt": segpt.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "brotli": brotli.__version__,
-        "zstandard": zstandard.__version__,
-        "python": platform.python_version(),
-    }
+    """Of everything that a result depends on and that is installed."""
+    known = {"segpt": segpt.__version__}
+    for name in _PACKAGES:
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return known | {"python": platform.python_version()}
 
 
 def commit() -> str:
