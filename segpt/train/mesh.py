@@ -82,10 +82,10 @@ class Mesh:
         Returns:
             What becomes (processes, numbers), in order, and what says when it has.
         """
-        every = own.new_empty(self.size * own.numel())
-        work = dist.all_gather_into_tensor(every, own, async_op=True)
+        every = own.new_empty(self.size, own.numel())
+        work = dist.all_gather(list(every), own, async_op=True)
         assert work is not None
-        return every.view(self.size, -1), work
+        return every, work
 
     def mean_value(self, value: float) -> float:
         """The mean of a number over the processes, the same in all of them."""

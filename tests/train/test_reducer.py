@@ -18,9 +18,10 @@ from segpt.config.optimizer import Muon, Neurons, Optimizer
 from segpt.config.train import Loops, TrainSpec
 from segpt.model.build import build
 from segpt.model.params import weights
+from segpt.train import reducer
 from segpt.train.mesh import Mesh
 from segpt.train.optim.division import owners
-from segpt.train.reducer import backward_order, divided
+from segpt.train.reducer import GradientReducer, backward_order, divided
 from tests.model.conftest import ROUTED
 from tests.processes import in_two
 from tests.train.two_reducers import Watched, run
@@ -168,6 +169,28 @@ def test_a_shared_layer_waits_for_its_first_visit(spec: ModelSpec) -> None:
     names = [name_of[id(tensor)] for tensor in backward_order(model)]
     layers = [name.split(".")[1] for name in names if name.startswith("layers.")]
     assert [layer for layer, _ in itertools.groupby(layers)] == ["2", "1", "0"]
+
+
+def test_a_bucket_waits_for_those_before_it(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(reducer, "BYTES", BYTES)
+    monkeypatch.setattr(Mesh, "begin_sum", lambda _, flat: sent.append(flat.numel()))
+    model = build(spec)
+    gradients = GradientReducer(model, Mesh(0, 2, torch.device("cpu")))
+    order = backward_order(model)
+    order[0].sum().backward()
+    order[0].grad = None
+    assert not sent  # an earlier micro-batch
+    gradients.start()
+    for tensor in reversed(order[1:]):
+        tensor.sum().backward()
+    assert not sent
+    order[0].sum().backward()
+    sizes = [sum(tensor.numel() for tensor in bucket) for bucket in divided(order, BYTES)]
+    assert len(sizes) > 3
+    assert sent == sizes[:-1]
 
 
 @given(st.lists(st.integers(1, 50), max_size=20), st.integers(1, 60))
