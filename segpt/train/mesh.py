@@ -70,6 +70,23 @@ class Mesh:
         for tensor, part in zip(averaged, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def begin_sum(self, flat: Tensor) -> dist.Work:
+        """Begin to add up a tensor of any shape over several processes, in place."""
+        work = dist.all_reduce(flat, async_op=True)
+        assert work is not None
+        return work
+
+    def begin_gather(self, own: Tensor) -> tuple[Tensor, dist.Work]:
+        """Begin to collect what each of several processes gives, (numbers,) of one length.
+
+        Returns:
+            What becomes (processes, numbers), in order, and what says when it has.
+        """
+        every = own.new_empty(self.size, own.numel())
+        work = dist.all_gather(list(every), own, async_op=True)
+        assert work is not None
+        return every, work
+
     def mean_value(self, value: float) -> float:
         """The mean of a number over the processes, the same in all of them."""
         if self.size == 1:

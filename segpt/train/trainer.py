@@ -25,6 +25,7 @@ from .average import Averaged
 from .loss import token_loss
 from .mesh import Mesh
 from .optim import Optimizers
+from .reducer import GradientReducer
 from .threads import Threads
 from .validations import Validations
 
@@ -60,7 +61,8 @@ class Trainer:
         self.model.recompute = cfg.recompute
         self.hidden: Callable[[Tensor], Hidden] = self.model.hidden
         rates = multipliers(spec, cfg.scaling, cfg.optimizer)
-        self.optimizers = Optimizers(self.model, cfg.optimizer, rates)
+        self.optimizers = Optimizers(self.model, cfg.optimizer, rates, mesh)
+        self.gradients = GradientReducer(self.model, mesh)
         self.average = Averaged(self.model, cfg.average)
         self.validations = Validations(cfg.best_after)
         self.threads = Threads(mesh.device.type if mesh.size == 1 else "shared")
@@ -153,7 +155,7 @@ class Trainer:
         loss, z = (torch.zeros((), device=device) for _ in range(2))
         kurtosis: list[Tensor] = []
         parts = self.parts(len(batch))
-        for rows in parts:
+        for i, rows in enumerate(parts):
             tokens = torch.from_numpy(batch[rows]).to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 if watch:
@@ -165,17 +167,19 @@ class Trainer:
             total = part.total
             for extra in hidden.outputs.losses.values():
                 total = total + extra
+            if i == len(parts) - 1:
+                self.gradients.start()
             torch.autograd.backward(total / len(parts))
             loss += part.nats / len(parts)
             z += part.z / len(parts)
         return loss, z, torch.stack(kurtosis).mean(0) if kurtosis else None
 
     def reduce(self) -> Tensor:
-        """Average the gradients over the processes and clip them; their norm before, a scalar."""
+        """Wait for the mean gradients and clip them; their norm before, a scalar."""
+        self.gradients.finish()
         # Visits that have not joined yet leave no gradient, and no rule touches their weights.
         learning = [w.tensor for w in weights(self.model) if w.tensor.grad is not None]
         grads = [t.grad for t in learning if t.grad is not None]
-        self.mesh.mean(grads)
         norm = torch.nn.utils.get_total_norm(grads)
         if self.cfg.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(learning, self.cfg.clip, norm)

@@ -15,6 +15,7 @@ from segpt.config.schedule import Steps
 from segpt.config.train import TrainSpec
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer
+from tests.train.running import stream
 
 VOCAB, CONTEXT = 61, 12
 
@@ -64,13 +65,7 @@ def how() -> TrainSpec:
 def batches() -> Callable[[int], NDArray[np.int64]]:
     """A learnable stream: each token mostly follows from the one before."""
 
-    def batch(step: int) -> NDArray[np.int64]:
-        generator = np.random.default_rng([7, step])
-        rows = generator.integers(VOCAB, size=(8, 1))
-        steps = np.where(generator.random((8, CONTEXT)) < 0.9, 5, 11)
-        return (np.concatenate([rows, steps], 1).cumsum(1) % VOCAB).astype(np.int64)
-
-    return batch
+    return stream(VOCAB, 8, CONTEXT)
 
 
 @pytest.fixture

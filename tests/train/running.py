@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segpt.train.loop import Batches, StepMetrics, training
 from segpt.train.trainer import Trainer
 
@@ -22,3 +25,15 @@ def train(
             report(event)
         else:
             save(trainer)
+
+
+def stream(vocab: int, batch: int, context: int) -> Callable[[int], NDArray[np.int64]]:
+    """Learnable batches by step: each token mostly follows from the one before."""
+
+    def rows(step: int) -> NDArray[np.int64]:
+        generator = np.random.default_rng([7, step])
+        first = generator.integers(vocab, size=(batch, 1))
+        steps = np.where(generator.random((batch, context)) < 0.9, 5, 11)
+        return (np.concatenate([first, steps], 1).cumsum(1) % vocab).astype(np.int64)
+
+    return rows

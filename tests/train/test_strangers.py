@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from segpt.config.base import encode
+from segpt.config.model import ModelSpec
+from segpt.config.train import TrainSpec
 from tests.processes import ROOT, Popen
 
 pytestmark = pytest.mark.slow
@@ -82,5 +85,12 @@ def test_a_failure_of_one_is_told_by_it_and_known_to_the_other() -> None:
 
 def test_a_lost_process_does_not_keep_the_other_waiting() -> None:
     said, codes = both({"facts": {}}, {"facts": {}, "vanishes": True})
+    assert "another process of this run has ended" in said[0]
+    assert codes == [0, -signal.SIGKILL]
+
+
+def test_a_process_that_is_lost_in_backward_ends_the_other(spec: ModelSpec, how: TrainSpec) -> None:
+    task = {"facts": {}, "trains": True, "spec": encode(spec), "how": encode(how)}
+    said, codes = both(task, task | {"lost": 2})
     assert "another process of this run has ended" in said[0]
     assert codes == [0, -signal.SIGKILL]

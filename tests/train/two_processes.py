@@ -15,7 +15,7 @@ from segpt.errors import InterruptError
 from segpt.train.mesh import join, leave
 from segpt.train.trainer import Trainer
 from segpt.values import arrays_digest
-from tests.train.running import train
+from tests.train.running import stream, train
 
 
 def main() -> None:
@@ -29,10 +29,7 @@ def main() -> None:
     def batches(step: int) -> Any:
         if task["skew"]:
             time.sleep(task["skew"] * (mesh.rank + 1))  # ranks whose clocks disagree
-        generator = np.random.default_rng([7, step])
-        rows = generator.integers(spec.vocab, size=(how.batch, 1))
-        steps = np.where(generator.random((how.batch, spec.context)) < 0.9, 5, 11)
-        return (np.concatenate([rows, steps], 1).cumsum(1) % spec.vocab).astype(np.int64)
+        return stream(spec.vocab, how.batch, spec.context)(step)
 
     def digest(run: Trainer) -> str:
         state = {n: v for n, v in run.state().items() if n != "elapsed"}

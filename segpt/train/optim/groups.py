@@ -1,6 +1,7 @@
 """Which rule updates which weight: the groups of a model, by role and place."""
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +13,9 @@ from segpt.config.optimizer import Optimizer, Rule
 from segpt.errors import TrainError
 from segpt.model.model import Model
 from segpt.model.params import weights
+from segpt.train.mesh import Mesh
 
+from .division import DividesWork, Division
 from .registry import optimizer
 from .shared import Member
 
@@ -47,7 +50,11 @@ class Optimizers:
     """The rules of all weights of a model, and what they remember by weight name."""
 
     def __init__(
-        self, model: Model, spec: Optimizer, rates: Mapping[str, float] | None = None
+        self,
+        model: Model,
+        spec: Optimizer,
+        rates: Mapping[str, float] | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         """Divide the weights into groups, each under one rule.
 
@@ -55,11 +62,13 @@ class Optimizers:
             model: whose weights are updated.
             spec: the rules.
             rates: what the rates of weights are multiplied by, by name; 1 where it has none.
+            mesh: the processes that have the same gradients and share the work; None is one.
 
         Raises:
             TrainError: if an override covers nothing, a rule does not suit a weight, or the
                 groups would not hold every parameter of the model exactly once.
         """
+        self.mesh = mesh
         members = _members(model)
         for i, override in enumerate(spec.overrides):
             if not any(override.covers(m.weight) for m in members):
@@ -84,8 +93,23 @@ class Optimizers:
             progress: the fraction of the run that is done.
             steps: the number of steps that are done; halves are fine.
         """
+        if self.mesh is not None and self.mesh.size > 1:
+            self._divided_step(self.mesh, multiplier, progress, steps)
+            return
         for each in self.optimizers:
             each.step(multiplier, progress, steps)
+
+    def _divided_step(self, mesh: Mesh, multiplier: float, progress: float, steps: float) -> None:
+        """The same among several processes, which do part of the work for each other."""
+        dividing = [each for each in self.optimizers if isinstance(each, DividesWork)]
+        work = [each.prepare(progress, steps) for each in dividing]
+        division = Division(list(itertools.chain(*work)), mesh)
+        for other in self.optimizers:  # while results are on their way
+            if not isinstance(other, DividesWork):
+                other.step(multiplier, progress, steps)
+        results = iter(division.results())
+        for each, own in zip(dividing, work, strict=True):
+            each.apply(multiplier, progress, list(itertools.islice(results, len(own))))
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, as named arrays; see :class:`.shared.GroupOptimizer`."""

@@ -5,6 +5,8 @@
 Matrices of one shape are stacked and iterated together.
 """
 
+import functools
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from segpt.kernels import newton_schulz
 from segpt.kernels.newton_schulz import Coefficients
 from segpt.train import schedule
 
+from .division import Work
 from .shared import Member, StateTensor, shrink
 
 # Jordan's quintic: every step the same, singular values end in about [0.7, 1.2].
@@ -170,28 +173,67 @@ def muon_step(
         decay: the part of a weight that decay takes away.
         both: whether rows and columns are equilibrated whatever the rule says.
     """
-    parameters = [p for matrix in matrices for p in matrix.parameters]
+    move_momenta(matrices, momentum)
+    updates = orthogonal_updates(rule, matrices, momentum, both=both)
+    apply_updates(rule, matrices, updates, rate, decay)
+
+
+@torch.no_grad()
+def move_momenta(matrices: Sequence[StackedMatrix], momentum: float) -> None:
+    """Take the gradients of matrices of any shape into their momenta, which keep ``momentum``."""
     momenta = [m for matrix in matrices for m in matrix.momenta]
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    torch._foreach_lerp_(momenta, grads, 1.0 - momentum)
-    updates = torch._foreach_lerp(grads, momenta, momentum) if rule.nesterov else momenta
-    rows = [p.size(-2) for p in matrices[0].parameters]
-    width = len(rows)
+    torch._foreach_lerp_(momenta, _gradients(matrices), 1.0 - momentum)
+
+
+@torch.no_grad()
+def orthogonal_updates(
+    rule: Muon, matrices: Sequence[StackedMatrix], momentum: float, *, both: bool
+) -> Tensor:
+    """What moves matrices of one shape (..., out, in), from momenta that have been moved.
+
+    Returns:
+        (matrices, ..., out, in) in the dtype that iterations run in.
+    """
+    updates = [m for matrix in matrices for m in matrix.momenta]
+    if rule.nesterov:
+        updates = list(torch._foreach_lerp(_gradients(matrices), updates, momentum))
+    width = len(matrices[0].parameters)
     stack = torch.stack(
         [
-            updates[i] if width == 1 else torch.cat(list(updates[i : i + width]), -2)
+            updates[i] if width == 1 else torch.cat(updates[i : i + width], -2)
             for i in range(0, len(updates), width)
         ]
     )  # (matrices, ..., out, in)
     shape = stack.shape
-    stack = (stack.bfloat16() if stack.is_cuda else stack).flatten(0, -3)
-    step = orthogonalise(rule, stack, both=both).to(parameters[0].dtype).view(shape)
+    stack = stack.to(_iterated(matrices[0].parameters[0])).flatten(0, -3)
+    return orthogonalise(rule, stack, both=both).view(shape)
+
+
+@torch.no_grad()
+def apply_updates(
+    rule: Muon, matrices: Sequence[StackedMatrix], updates: Tensor, rate: float, decay: float
+) -> None:
+    """Decay matrices of one shape, and move them by (matrices, ..., out, in) orthogonal updates."""
+    parameters = [p for matrix in matrices for p in matrix.parameters]
+    step = updates.to(parameters[0].dtype)
     if rule.neurons is not None:
         seconds = [matrix.second for matrix in matrices if matrix.second is not None]
         step = normalise_neurons(rule.neurons, step, seconds)
+    rows = [p.size(-2) for p in matrices[0].parameters]
     steps = [part for whole in step.unbind() for part in torch.split(whole, rows, -2)]
     shrink(parameters, steps, decay, cautious=rule.cautious)
-    torch._foreach_add_(parameters, steps, alpha=-rate * shape_factor(rule, *shape[-2:]))
+    torch._foreach_add_(parameters, steps, alpha=-rate * shape_factor(rule, *step.shape[-2:]))
+
+
+def _gradients(matrices: Sequence[StackedMatrix]) -> list[Tensor]:
+    """Those of all parts of matrices, in their shapes; zero where there is none."""
+    parameters = (p for matrix in matrices for p in matrix.parameters)
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+
+def _iterated(weight: Tensor) -> torch.dtype:
+    """The dtype that iterations on a weight of any shape run in."""
+    return torch.bfloat16 if weight.is_cuda else weight.dtype
 
 
 class MuonOptimizer:
@@ -230,17 +272,55 @@ class MuonOptimizer:
     def step(self, multiplier: float, progress: float, steps: float) -> None:
         """Update every matrix that has a gradient; see :class:`.shared.GroupOptimizer`."""
         rule = self.rule
-        for same_shape in self.by_shape.values():
-            learning = [m for m in same_shape if any(p.grad is not None for p in m.parameters)]
-            if learning:
-                muon_step(
-                    rule,
-                    learning,
-                    rule.rate * multiplier,
-                    schedule.momentum(rule, progress, steps),
-                    schedule.decay(rule, multiplier, progress),
-                    both=progress < rule.both_until,
+        for matrices in self._learning():
+            muon_step(
+                rule,
+                matrices,
+                rule.rate * multiplier,
+                schedule.momentum(rule, progress, steps),
+                schedule.decay(rule, multiplier, progress),
+                both=progress < rule.both_until,
+            )
+
+    def prepare(self, progress: float, steps: float) -> list[Work]:
+        """Move the momenta; what is left is to orthogonalise, and one process can do for all."""
+        momentum = schedule.momentum(self.rule, progress, steps)
+        both = progress < self.rule.both_until
+        work = []
+        for matrices in self._learning():
+            move_momenta(matrices, momentum)
+            shape = matrices[0].shape
+            work.append(
+                Work(
+                    len(matrices),
+                    shape,
+                    math.prod(shape) * min(shape[-2:]),
+                    _iterated(matrices[0].parameters[0]),
+                    functools.partial(self._orthogonal, matrices, momentum, both),
                 )
+            )
+        return work
+
+    def apply(self, multiplier: float, progress: float, results: Sequence[Tensor]) -> None:
+        """Move the matrices by what came of their work, (matrices, ..., out, in) for each shape."""
+        rate, decay = self.rule.rate * multiplier, schedule.decay(self.rule, multiplier, progress)
+        for matrices, updates in zip(self._learning(), results, strict=True):
+            apply_updates(self.rule, matrices, updates, rate, decay)
+
+    def _learning(self) -> list[list[StackedMatrix]]:
+        """The matrices that have a gradient, by shape."""
+        learning = (
+            [m for m in same_shape if any(p.grad is not None for p in m.parameters)]
+            for same_shape in self.by_shape.values()
+        )
+        return [matrices for matrices in learning if matrices]
+
+    def _orthogonal(
+        self, matrices: Sequence[StackedMatrix], momentum: float, both: bool, chosen: Sequence[int]
+    ) -> Tensor:
+        """The updates of the matrices with these numbers, (numbers, ..., out, in)."""
+        mine = [matrices[number] for number in chosen]
+        return orthogonal_updates(self.rule, mine, momentum, both=both)
 
     def state(self) -> dict[str, Tensor]:
         """Named arrays: momenta by weight, second moments by the first weight of a joint matrix."""
