@@ -95,9 +95,9 @@ class Predictor:
             log_probs = token_log_probs(
                 hidden[part],
                 learner.model.readout(),
-                None if picked.all() else torch.from_numpy(picked.ravel()).to(device),
+                None if picked.all() else _places(picked).to(device),
                 torch.from_numpy(self.ids[scored + 1].astype(np.int64)).to(device),
-                torch.from_numpy(probed).to(device) if probed.any() else None,
+                _places(probed).to(device) if probed.any() else None,
             )
             nats.append(log_probs.nats)
             if log_probs.rows is not None:
@@ -125,6 +125,11 @@ class Predictor:
                 place, name = key.split("|")
                 past = self._cache.setdefault(int(place), LayerCache())
                 setattr(past, name, _of_bits(torch.from_numpy(np.array(array))).to(device))
+
+
+def _places(mask: NDArray[np.bool_]) -> Tensor:
+    """Where a mask of any shape is true, (trues,)."""
+    return torch.from_numpy(np.flatnonzero(mask))
 
 
 def _bits(tensor: Tensor) -> Tensor:
