@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segpt.config.precision import Precision, of_measuring
+from segpt.kernels.precision import computing
 from segpt.stages import json_files
 from segpt.stages.read_model import Value
 from segpt.tasks.asked_model import subject_of
@@ -24,6 +26,7 @@ class CoreOptions(NamedTuple):
         max_per_task: items of each task; all if not positive.
         baselines: a table of baselines; the one of the bundle if None.
         device: where to compute.
+        precision: what the model multiplies in; float32 if None or ``auto``.
         context: tokens that a model of ours is given at most; its own if None.
         out: also write the result as JSON to this file.
     """
@@ -33,6 +36,7 @@ class CoreOptions(NamedTuple):
     max_per_task: int = -1
     baselines: Baselines | None = None
     device: str = "auto"
+    precision: Precision | None = None
     context: int | None = None
     out: Path | None = None
 
@@ -52,9 +56,11 @@ def run(
     """
     chosen = choose(options.tasks)
     bundle = read_bundle(_place(options.bundle))
+    precision = of_measuring(options.precision or "auto")
     with joined(options.device) as mesh, _report.Bar(f"CORE of {Path(model).name}") as bar:
+        device = str(mesh.device)
         with mesh.all_well():
-            subject, identity = subject_of(model, value, str(mesh.device), options.context)
+            subject, identity = subject_of(model, value, device, options.context, precision)
 
         def show(progress: CoreProgress) -> None:
             fraction = (progress.through + progress.done / progress.total) / progress.tasks
@@ -62,16 +68,20 @@ def run(
 
         limit, baselines = options.max_per_task, options.baselines
         asked = {"tasks": [task.label for task in chosen], "--max-per-task": limit}
-        mesh.agree({"model": identity, "--baselines": baselines, **asked})
-        result = evaluate(
-            *(subject, bundle, chosen),
-            max_per_task=limit,
-            baselines=baselines,
-            report=show if mesh.leads else lambda _: None,
-        )
+        asked |= {"--baselines": baselines, "--precision": precision}
+        mesh.agree({"model": identity, **asked})
+        with computing(precision, device):
+            result = evaluate(
+                *(subject, bundle, chosen),
+                max_per_task=limit,
+                baselines=baselines,
+                report=show if mesh.leads else lambda _: None,
+            )
     if not mesh.leads:
         return None
-    about = {"model": identity, "context": subject.context, "device": str(mesh.device)}
+    about = {"model": identity, "context": subject.context, "device": device}
+    if precision != "float32":
+        about["precision"] = precision
     plain = about | result.plain()
     if options.out is not None:
         json_files.write_json(options.out, plain)

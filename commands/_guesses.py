@@ -9,7 +9,14 @@ from segpt.config import synonyms
 
 # Whose settings `--set` changes where it is not those of training.
 _AREAS = {"score": "score", "compress": "score", "quantize": "quantize"}
-_HOW = {"device": "cuda", "dry-run": None, "resume": None, "json": None, "force": None}
+_HOW = {
+    "device": "cuda",
+    "precision": "bfloat16",
+    "dry-run": None,
+    "resume": None,
+    "json": None,
+    "force": None,
+}
 _COMMANDS = {
     "prepare": "data prepare",
     "tokenize": "data prepare",

@@ -72,6 +72,11 @@ as_json = click.option(
 device = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
 )
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="What the model multiplies in.  [default: auto, float32 on every device]",
+)
 settings = click.option(
     "--set",
     "settings",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from segpt.config.precision import Precision
 from segpt.config.sample import SampleSpec
 
 from . import _report
@@ -31,7 +32,12 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[bytes]]:
 
 
 def run(
-    path: Path, prompts: Sequence[bytes], spec: SampleSpec, device: str, as_json: bool
+    path: Path,
+    prompts: Sequence[bytes],
+    spec: SampleSpec,
+    device: str,
+    as_json: bool,
+    precision: Precision,
 ) -> dict[str, Any]:
     """Continue the prompts; unless it is wanted as JSON, tell the text while it comes."""
     from segpt.stages.read_model import read_model
@@ -42,7 +48,7 @@ def run(
     from segpt.train.mesh import pick
 
     show = _silent if as_json else _Board(len(prompts)).show
-    samples = sample(value, prompts, spec, device=pick(device), show=show)
+    samples = sample(value, prompts, spec, device=pick(device), precision=precision, show=show)
     if not as_json:
         _report.notice(
             f"{path}, seed {spec.seed}: {samples.tokens:,} tokens in {samples.seconds:.2f} s "

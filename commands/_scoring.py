@@ -259,6 +259,7 @@ def _spec(model: ModelSpec, options: Mapping[str, Any], loops: int | None) -> Sc
             stride=options["stride"],
             context=options["context"],
             loops=loops,
+            precision=options.get("precision"),  # an older call that goes on has none
         ),
         settings=options["settings"],
     )
@@ -267,7 +268,7 @@ def _spec(model: ModelSpec, options: Mapping[str, Any], loops: int | None) -> Sc
 def _strided(spec: ScoreSpec, model: ModelSpec) -> ScoreSpec:
     """What the gain of a score is over: the same weights, strided, learning nothing."""
     plain = resolve_spec.strided_spec(model)
-    return dataclasses.replace(plain, batch=spec.batch, loops=spec.loops)
+    return dataclasses.replace(plain, batch=spec.batch, loops=spec.loops, precision=spec.precision)
 
 
 def _loops(text: str | None) -> list[int | None]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from segpt.config.precision import Precision
 from segpt.workspace import newest
 
 from . import _options, _out, _report
@@ -24,6 +25,7 @@ from . import _options, _out, _report
 @click.option("--batch", type=click.IntRange(min=1), help="Sequences at once.")
 @_options.out("Also write the results as JSON to this file.")
 @_out.force
+@_options.precision
 @_options.device
 @_options.as_json
 def command(
@@ -35,6 +37,7 @@ def command(
     batch: int | None,
     out: Path | None,
     force: bool,
+    precision: Precision | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -64,6 +67,7 @@ def command(
             shots=fewshot,
             batch=batch,
             device=device,
+            precision=precision or "auto",
             report=lambda done, total: bar(done / total, f"{done:,} of {total:,} requests"),
         )
     plain = result.plain()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from segpt.config.base import decode, encode
+from segpt.config.precision import of_measuring
 from segpt.config.quant import Method, QuantSpec, Rule
 from segpt.errors import CheckpointError, InterruptError
 from segpt.locks import locked
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 )
 @_options.out("The directory to write.  [default: beside the checkpoint]")
 @_options.settings
+@_options.precision
 @_options.device
 @click.option("--resume", is_flag=True, help="Go on where an interrupted call stopped.")
 @click.option(
@@ -63,6 +65,7 @@ def command(
     data: Path | None,
     out: Path | None,
     settings: tuple[str, ...],
+    precision: str | None,
     device: str,
     resume: bool,
     plot: Path | None,
@@ -87,6 +90,8 @@ def command(
     if plot is not None:
         pictures.need()
         _out.check_file(plot, pictures.is_ours, forced=force)
+    if precision is not None:
+        settings = (*settings, f"quantize.precision={precision}")
     request = quantize_task.QuantizeRequest(checkpoint, out, method, budget, bits, settings)
     if resume and (done := quantize_task.finished(request)) is not None:
         _report.notice(f"{done} is finished: nothing is left to do")
@@ -102,6 +107,7 @@ def command(
     _texts.say(reading.names)
     _report.notice(f"model: {task.path}")
 
+    from segpt.kernels.precision import computing
     from segpt.report import rate_curve
     from segpt.train.mesh import pick
     from segpt.workspace.quantizing import quantize
@@ -113,10 +119,9 @@ def command(
             quantized = quantize(task, splits, device=pick(device), report=bar, before=before)
         remember("quantized", place)
         if plot is not None:
-            with _report.Bar("plot") as bar:
-                curve = rate_curve.curve(
-                    value, quantized, spec, *splits, device=pick(device), report=bar
-                )
+            computed, where = of_measuring(spec.precision), pick(device)
+            with _report.Bar("plot") as bar, computing(computed, where):
+                curve = rate_curve.curve(value, quantized, spec, *splits, device=where, report=bar)
             assert quantized.report is not None  # of what was just quantized
             report = dataclasses.replace(quantized.report, curve=curve.report())
             quantized_io.save_quantized(place, dataclasses.replace(quantized, report=report))

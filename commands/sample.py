@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from segpt.config.precision import Precision
 from segpt.config.sample import SampleSpec
 from segpt.workspace import newest
 
@@ -37,10 +38,16 @@ _USUAL = SampleSpec()
 )
 @click.option("--batch", default=_USUAL.batch, show_default=True, help="Prompts at a time.")
 @click.option("--no-cache", is_flag=True, help="Read everything again for each token.")
+@_options.precision
 @_options.device
 @_options.as_json
 def command(
-    words: tuple[str, ...], no_cache: bool, device: str, as_json: bool, **knobs: Any
+    words: tuple[str, ...],
+    no_cache: bool,
+    precision: Precision | None,
+    device: str,
+    as_json: bool,
+    **knobs: Any,
 ) -> None:
     """Continue each PROMPT as MODEL would.
 
@@ -53,6 +60,6 @@ def command(
     model, prompts = _sampling.split(words)
     spec = SampleSpec(cache=not no_cache, **knobs)
     path = newest.existing(newest.need("artifact", model))
-    continued = _sampling.run(path, prompts, spec, device, as_json)
+    continued = _sampling.run(path, prompts, spec, device, as_json, precision or "auto")
     if as_json:
         _report.emit(continued, True, [])

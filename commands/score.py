@@ -37,6 +37,7 @@ def _said(*names: str) -> bool:
 @_options.out("Also write the score as JSON to this file, with the figures of each document.")
 @_out.force
 @_options.settings
+@_options.precision
 @_options.device
 @_options.as_json
 def command(

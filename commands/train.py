@@ -31,6 +31,11 @@ DEFAULT = "demo"  # the recipe where none is named
 @click.option("--steps", type=click.IntRange(min=1), help="Train for so many steps.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Train for so long.")
 @click.option("--seed", type=int, help="Seed of initialisation and data order.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="What the model multiplies in; auto is bfloat16 on CUDA.  [default: the recipe's]",
+)
 @_options.settings
 @_options.device
 @_options.resume("RUN", "Go on with RUN, or --out, or the newest run, as it was begun.")
@@ -50,6 +55,7 @@ def command(
     steps: int | None,
     seconds: float | None,
     seed: int | None,
+    precision: str | None,
     settings: tuple[str, ...],
     device: str,
     resume: str | None,
@@ -97,6 +103,8 @@ def command(
         changes.append(f"train.length={{kind: seconds, count: {seconds}}}")
     if seed is not None:
         changes.append(f"train.seed={seed}")
+    if precision is not None:
+        changes.append(f"train.precision={precision}")
 
     from segpt.config import rules as contests
     from segpt.config.recipe import read_recipe

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import torch
 
 from segpt.config.base import encode
+from segpt.config.precision import of_measuring
 from segpt.config.score import ScoreSpec
 from segpt.data.tokenizer import Codec
 from segpt.errors import DataError, MessageError, ScoreError
+from segpt.kernels.precision import computing
 from segpt.model.model import Model
 from segpt.stages.environment import versions
 from segpt.stages.open_model import OpenedModel, open_model
@@ -171,7 +173,7 @@ def _walk(
     """The loop of both sides: ``code`` is shown each distribution and says which token came."""
     if not targets:
         return
-    with one_thread():
+    with one_thread(), computing(of_measuring(spec.precision), "cpu"):
         steps = TokenPredictor(model, spec, start, targets)
         for done in range(1, targets + 1):
             steps.push(code(cumulative(steps.distribution())))

@@ -9,6 +9,7 @@ from segpt.errors import SpecError
 from .base import ADDED, INLINE, PlainSpec, decode, encode, spec
 from .environment import Environment
 from .kernels import Kernels
+from .precision import Computed, of_measuring
 from .score import Boundaries, Mode, ScoreSpec
 
 
@@ -18,7 +19,7 @@ class ReadingConditions(PlainSpec):
 
     Both directions are here: :meth:`of` says what is kept of a spec, :meth:`spec` makes the spec
     again, with ``context`` as it was for the model, and without the stride that a rolling pass
-    does not have. ``kernels`` round differently.
+    does not have. ``kernels`` round differently, and so does the ``precision`` of the model.
     """
 
     mode: Mode
@@ -30,6 +31,7 @@ class ReadingConditions(PlainSpec):
     batch: int
     loops: int | None
     kernels: Kernels = dataclasses.field(default=Kernels(), metadata=ADDED)
+    precision: Computed = dataclasses.field(default="float32", metadata=ADDED)
 
     @classmethod
     def of(cls, spec: ScoreSpec, trained: int) -> "ReadingConditions":
@@ -45,6 +47,7 @@ class ReadingConditions(PlainSpec):
             batch=spec.batch,
             loops=spec.loops,
             kernels=spec.kernels,
+            precision=of_measuring(spec.precision),
         )
 
     def spec(self, policy: Mapping[str, Any]) -> ScoreSpec:
@@ -57,6 +60,8 @@ class ReadingConditions(PlainSpec):
         table = {"ngram": learnt.pop("ngram", None), "policy": learnt}
         for name in (*READING, "kernels"):
             table[name] = encode(getattr(self, name))
+        if self.precision != "float32":  # which is what a spec that names none comes to
+            table["precision"] = self.precision
         if self.stride is None:  # of a rolling pass
             del table["stride"]
         return decode(ScoreSpec, table, "$.score")

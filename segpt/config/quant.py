@@ -5,8 +5,9 @@ from typing import Literal
 
 from segpt.errors import SpecError
 
-from .base import BYTES, spec
+from .base import ADDED, BYTES, spec
 from .layout import Role, Weight
+from .precision import Precision
 from .route import indices
 
 STATES = (1, 4, 8, 16)  # of a trellis; see segpt.trellis
@@ -76,6 +77,7 @@ class QuantSpec:
     that are coded later, and not only within a row. ``search`` rounds look for better steps for
     each kind of weight on training text. After the table, each layer and the head are coded,
     ``tune_steps`` steps at ``tune_rate`` tune what is still float to the float model's outputs.
+    ``precision`` is what the model multiplies in meanwhile; ``auto`` is float32 on every device.
     """
 
     method: Method = "trellis"
@@ -95,6 +97,7 @@ class QuantSpec:
     act_order: bool = True
     block: int = 128
     report_tokens: int = 32_768
+    precision: Precision = dataclasses.field(default="auto", metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("calibration_tokens", "block", "report_tokens"):

@@ -8,6 +8,7 @@ from segpt.errors import SpecError
 from .base import ADDED, spec
 from .kernels import Kernels
 from .ngram import Ngram
+from .precision import Precision
 
 Mode = Literal["strided", "rolling"]
 Boundaries = Literal["stream", "document"]
@@ -250,7 +251,8 @@ class ScoreSpec:
     ``batch`` windows or documents are read at once; it is part of the recipe, so that scores
     repeat exactly. ``loops`` is how often the looped layers run (null: as trained). ``ngram``
     mixes counts of what followed in the text so far into the distributions of any policy.
-    ``kernels`` chooses the back ends of operations, which round differently.
+    ``kernels`` chooses the back ends of operations, which round differently. ``precision`` is what
+    the model multiplies in; ``auto`` is float32, so that a score does not depend on the device.
     """
 
     mode: Mode = "strided"
@@ -262,6 +264,7 @@ class ScoreSpec:
     policy: Policy = Frozen()
     ngram: Ngram | None = None
     kernels: Kernels = dataclasses.field(default=Kernels(), metadata=ADDED)
+    precision: Precision = dataclasses.field(default="auto", metadata=ADDED)
 
     def reach(self, trained: int) -> int:
         """The tokens of a window, or those that attention looks back over.

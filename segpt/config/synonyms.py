@@ -196,6 +196,7 @@ _OPTIONS: Mapping[str, str] = {
     "save_to dest destination run_dir log_dir logdir checkpoint_dir",
     "data": "dataset data_dir data_path train_data train_file dataset_path input_data corpus",
     "device": "gpu cuda use_cuda use_gpu accelerator cpu no_cuda gpu_id",
+    "precision": "dtype amp fp16 bf16 fp32 half mixed_precision torch_dtype",
     "steps": "max_steps iters max_iters n_iter num_iters iterations num_iterations n_steps "
     "num_steps train_steps total_steps num_train_steps",
     "seconds": "max_time time time_limit max_seconds time_budget",

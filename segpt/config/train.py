@@ -8,6 +8,7 @@ from segpt.errors import SpecError
 from .base import ADDED, spec
 from .kernels import Kernels
 from .optimizer import Optimizer
+from .precision import Precision
 from .schedule import Schedule, Seconds, Steps
 
 
@@ -153,7 +154,7 @@ class TrainSpec:
     average: Average | None = Average()
     clip: float | None = 1.0
     seed: int = 1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     validate_every: int = 200
     validate_tokens: int = 65_536

@@ -113,9 +113,12 @@ class LoraLearner:
             self._past[segment] = rows[-1][max(0, len(rows[-1]) - 1 - kept) : -1]
         padded, scored = _padded(rows, sizes)
         self.select(segments)
+        before = (len(row) - 1 - size for row, size in zip(rows, sizes, strict=True))
+        last = scored.size(1) - min(before)
+        padded, scored = padded.to(self._device), scored.to(self._device)
         for _ in range(self.policy.steps):
             self._steps += 1
-            self._step(padded.to(self._device), scored.to(self._device))
+            self._step(padded, scored, last)
 
     def tensors(self) -> Iterable[Tensor]:
         """The weights and the adapters, of any shape."""
@@ -196,7 +199,7 @@ class LoraLearner:
             for adapter, of_lanes in zip(self._adapters, own, strict=True):
                 adapter.factors = of_lanes
 
-    def _step(self, tokens: Tensor, scored: Tensor) -> None:
+    def _step(self, tokens: Tensor, scored: Tensor, last: int) -> None:
         """An AdamW step of the selected segments, each on the mean loss of its own row.
 
         The gradient is taken at copies of the factors of these segments, (rows, ...), and then goes
@@ -206,6 +209,7 @@ class LoraLearner:
         Args:
             tokens: (rows, longest + 1), a row for each selected segment.
             scored: (rows, longest), which targets of a row count.
+            last: how many columns at the end hold all that count.
         """
         rows = [
             Factors(*(tensor[self._segments].requires_grad_() for tensor in adapter.factors))
@@ -213,18 +217,18 @@ class LoraLearner:
         ]
         with self._using(rows), torch.enable_grad():
             variables = [tensor for factors in rows for tensor in factors]
-            gradients = torch.autograd.grad(self._loss(tokens, scored), variables)
+            gradients = torch.autograd.grad(self._loss(tokens, scored, last), variables)
         for adapter, down, up in zip(self._adapters, gradients[::2], gradients[1::2], strict=True):
             self._adam(adapter.factors.down, adapter.moments[:2], down)
             self._adam(adapter.factors.up, adapter.moments[2:], up)
 
-    def _loss(self, tokens: Tensor, scored: Tensor) -> Tensor:
+    def _loss(self, tokens: Tensor, scored: Tensor, last: int) -> Tensor:
         """The mean nats of each row's scored targets, summed over rows: a number, ().
 
         ``tokens`` is (rows, longest + 1) and ``scored`` (rows, longest). Before the first column
         that counts in some row no logits are needed; of the others, few are there at a time.
         """
-        rows, last = self._segments, scored.size(1) - int(scored.any(0).int().argmax())
+        rows = self._segments
         hidden = self.model.hidden(tokens[:, :-1], last=last).x  # (rows, last, width)
         targets, weight = tokens[:, -last:], scored / scored.sum(1, keepdim=True)
         losses = []

@@ -95,9 +95,9 @@ class Predictor:
             log_probs = token_log_probs(
                 hidden[part],
                 learner.model.readout(),
-                None if picked.all() else torch.from_numpy(picked.ravel()).to(device),
+                None if picked.all() else _places(picked).to(device),
                 torch.from_numpy(self.ids[scored + 1].astype(np.int64)).to(device),
-                torch.from_numpy(probed).to(device) if probed.any() else None,
+                _places(probed).to(device) if probed.any() else None,
             )
             nats.append(log_probs.nats)
             if log_probs.rows is not None:
@@ -109,7 +109,7 @@ class Predictor:
     def state(self) -> dict[str, NDArray[Any]]:
         """What the next step carries on from, as named arrays."""
         arrays = {
-            f"{place}|{name}": tensor.cpu().numpy()
+            f"{place}|{name}": _bits(tensor.cpu()).numpy()
             for place, past in self._cache.items()
             for name, tensor in vars(past).items()
             if tensor is not None
@@ -124,7 +124,22 @@ class Predictor:
             if key != "position":
                 place, name = key.split("|")
                 past = self._cache.setdefault(int(place), LayerCache())
-                setattr(past, name, torch.from_numpy(np.array(array)).to(device))
+                setattr(past, name, _of_bits(torch.from_numpy(np.array(array))).to(device))
+
+
+def _places(mask: NDArray[np.bool_]) -> Tensor:
+    """Where a mask of any shape is true, (trues,)."""
+    return torch.from_numpy(np.flatnonzero(mask))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """``tensor`` in its shape, or the bits of bfloat16, which numpy does not have."""
+    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _of_bits(tensor: Tensor) -> Tensor:
+    """What :func:`_bits` was given, in the same shape; nothing else is of int16."""
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
 
 def _joined(parts: list[Tensor], empty: tuple[int, ...]) -> NDArray[np.float32]:

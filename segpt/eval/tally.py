@@ -10,9 +10,11 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from segpt.config.precision import of_measuring
 from segpt.config.score import ScoreSpec
 from segpt.errors import CheckpointError, ScoreError
 from segpt.kernels import onednn
+from segpt.kernels.precision import computing
 from segpt.model.model import Model
 from segpt.restoring import same_kind, taking_over
 from segpt.values import Arrays
@@ -94,7 +96,7 @@ def score_stream(
     scorer = _StreamScorer(model, ledger, spec, context, probes)
     failure: ScoreError | CheckpointError | None = None
     try:
-        with onednn.wanted():
+        with onednn.wanted(), computing(of_measuring(spec.precision), str(scorer.place)):
             scorer.run(report, pause, resume)
     except (ScoreError, CheckpointError) as error:
         failure = error

@@ -221,7 +221,8 @@ def _first(entry: Record | Baseline) -> float:
 
 def _method(line: ScoreLine) -> bytes:
     """All that a score depends on but for the model and the text."""
-    return canonical([line.policy, *(line.conditions.get(name) for name in READING)])
+    reading = (line.conditions.get(name) for name in (*READING, "precision"))
+    return canonical([line.policy, *reading])
 
 
 def _repeated(keys: Iterable[tuple[str, Hashable]]) -> Iterator[tuple[str, str]]:

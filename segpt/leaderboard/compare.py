@@ -163,6 +163,7 @@ _ALIKE: dict[str, Callable[[Scored], Hashable]] = {
     "tokenizers": lambda score: score.tokenizer,
     "policies": lambda score: canonical(score.line.policy),
     "windows": lambda score: canonical([score.line.conditions.get(key) for key in WINDOWS]),
+    "precisions": lambda score: score.line.conditions.get("precision", "float32"),
 }
 
 
@@ -350,4 +351,5 @@ _CONSEQUENCES = {
     "tokenizers": ": nats per token do not compare, bits per byte do",
     "policies": ": the difference is of these as well as of the models",
     "windows": ": the difference is of these as well as of the models",
+    "precisions": ": the difference is of these as well as of the models",
 }

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segpt.config.model import ModelSpec
 from segpt.config.window import narrower
+from segpt.kernels import precision
 from segpt.kernels.cross_entropy import Readout
 
 from .cache import KVCache, LayerCache
@@ -126,6 +127,23 @@ class Model(nn.Module):
 
         With ``statistics`` the outputs hold the kurtosis of what enters each visit.
         """
+        arguments = (tokens, cache, start, last, window, overlap, statistics)
+        if precision.computed() == "float32":  # or what an autocast around it says
+            return self._hidden(*arguments)
+        with torch.autocast(tokens.device.type, torch.bfloat16, cache_enabled=False):
+            return self._hidden(*arguments)
+
+    def _hidden(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None,
+        start: int,
+        last: int | None,
+        window: int | None,
+        overlap: Overlap | None,
+        statistics: bool,
+    ) -> Hidden:
+        """What :meth:`hidden` gives for tokens (batch, time)."""
         state = self._begin(tokens, start, overlap)
         x = state.memory.x0 = self._embed(state, cache)
         watched: list[Tensor] = []

@@ -64,7 +64,8 @@ class _Moments:
     def add(self, name: str, x: Tensor) -> None:
         if self.latest is None or self.latest[0] is not x:  # query, key and value share one input
             rows = x.flatten(0, -2).float()
-            self.latest = x, (rows.T @ rows).double()
+            with torch.autocast(x.device.type, enabled=False):  # whatever the model computes in
+                self.latest = x, (rows.T @ rows).double()
         gram = self.latest[1]
         self.sums[name] = self.sums[name] + gram if name in self.sums else gram
 

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
 from segpt.config.base import PlainSpec, kind, spec
 from segpt.config.flops import flops
 from segpt.config.layout import Role, layout, parameters
+from segpt.config.precision import of_training
 from segpt.config.quant import QuantSpec, Rule
 from segpt.config.recipe import Bpe, Recipe
 from segpt.machine import memory as machine_memory
@@ -60,9 +61,7 @@ def activations(recipe: Recipe, device: str = "cpu", processes: int = 1) -> int 
     # Which documents a row holds decides whether attention needs a mask, which is small.
     spec, train = dataclasses.replace(recipe.model, documents=False), recipe.train
     rows = max(1, train.batch // (train.accumulation * processes))
-    half = train.precision == "bfloat16" or (
-        train.precision == "auto" and device.startswith("cuda")
-    )
+    half = of_training(train.precision, device) == "bfloat16"
     kept: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,11 @@ from torch import Tensor
 from segpt.artifact.container import pack
 from segpt.config.base import fingerprint
 from segpt.config.layout import layout
+from segpt.config.precision import of_measuring
 from segpt.config.quant import QuantSpec, Rule
 from segpt.config.quant_report import GridCoding, Quality, TrellisCoding, WeightReport
 from segpt.errors import CheckpointError
+from segpt.kernels.precision import computing
 from segpt.model.model import Model
 from segpt.model.params import Weight, weights
 from segpt.quant.design import designs
@@ -106,7 +108,7 @@ def quantize(
         DataError: if there is no text to calibrate or measure on, or it has another vocabulary.
         CheckError: if the model cannot be coded within ``spec.budget``.
     """
-    with one_thread(device):
+    with one_thread(device), computing(of_measuring(spec.precision), device):
         now = without_unjoined_visits(checkpoint)
         rules = {w.name: spec.rule(w, len(now.spec.layers)) for w in layout(now.spec)}
         model = from_checkpoint(now, device)

@@ -9,6 +9,7 @@ from segpt.config.base import answer, decode, encode, kind_of
 from segpt.config.layout import parameters
 from segpt.config.model import ModelSpec
 from segpt.config.ngram import Ngram
+from segpt.config.precision import Precision
 from segpt.config.quant import Method, QuantSpec, Rule
 from segpt.config.recipe import Recipe, apply_settings
 from segpt.config.score import (
@@ -101,6 +102,7 @@ class Reading:
         stride: tokens from one window to the next, which asks for windows.
         context: tokens that a prediction reads at most.
         loops: how often the loop of the model is gone through.
+        precision: what the model multiplies in.
     """
 
     mode: Mode | None = None
@@ -108,6 +110,7 @@ class Reading:
     stride: int | None = None
     context: int | None = None
     loops: int | None = None
+    precision: Precision | None = None
 
 
 UNSAID: Final = Reading()

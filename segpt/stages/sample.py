@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from segpt.config.base import encode
+from segpt.config.precision import Precision, of_measuring
 from segpt.config.sample import SampleSpec
 from segpt.data.tokenizer import Codec
 from segpt.errors import DataError
 from segpt.eval.sample import generate
+from segpt.kernels.precision import computing
 
 from .open_model import OpenedModel, open_model
 from .read_model import Value
@@ -70,6 +72,7 @@ def sample(
     spec: SampleSpec,
     *,
     device: str = "cpu",
+    precision: Precision = "auto",
     show: Show = lambda number, piece: None,
 ) -> Sampled:
     """Continue each prompt with what the model expects.
@@ -78,7 +81,8 @@ def sample(
         value: the model and its tokenizer; of a checkpoint the visits that have joined run.
         prompts: beginnings of documents, of any bytes that the tokenizer can spell.
         spec: how tokens are drawn.
-        device: where to compute, in float32; on a CPU one thread does, so that texts repeat.
+        device: where to compute; on a CPU one thread does, so that texts repeat.
+        precision: what the model multiplies in; ``auto`` is float32.
         show: told each prompt, then the pieces of its text as soon as they are characters.
 
     Raises:
@@ -97,7 +101,7 @@ def sample(
     texts = [_Text(codec, number, prompt, show) for number, prompt in enumerate(prompts)]
     coming = generate(model, starts, spec, start=codec.start, vocab=codec.vocab)
     first = 0.0
-    with one_thread(opened.device):
+    with one_thread(opened.device), computing(of_measuring(precision), opened.device):
         for number, token in coming:
             first = first or time.perf_counter() - ready
             texts[number].add(token, spec.tokens)

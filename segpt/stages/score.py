@@ -91,7 +91,7 @@ def score(
         text: raw documents, on which bytes are counted, not on tokens; or token shards; or either
             as :func:`account_for` returned it for this value, so that it is tokenized only once.
         spec: how to read and what to learn; the model's context if it names none.
-        device: where to compute, in float32; an opened model computes where it is.
+        device: where to compute; an opened model computes where it is.
         report: told about progress after each batch.
         limit_seconds: give up when the whole takes longer.
         breaks: how the score can be interrupted, and go on.

@@ -11,6 +11,7 @@ from segpt.data.tokenizer import load
 from segpt.errors import TrainError
 from segpt.eval.validate import validate
 from segpt.kernels import use_recipe
+from segpt.kernels.precision import exact_float32
 from segpt.train.loop import StepMetrics, Validate, training
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer, compile_model
@@ -82,7 +83,7 @@ def train(
         CheckpointError: if weights to begin with have another shape.
     """
     observer = Observer() if observer is None else observer
-    with use_recipe(recipe.train.kernels):
+    with use_recipe(recipe.train.kernels), exact_float32(mesh.device.type):
         mesh.agree(_shared_facts(recipe, tokens, held_out, start, rules))
         with mesh.all_well():
             session = _Session(recipe, tokens, held_out, out, mesh, start, rules)

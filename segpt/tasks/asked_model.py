@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from segpt.config.precision import Computed
 from segpt.errors import SegptError
 from segpt.stages.open_model import open_model
 from segpt.stages.read_model import Value, read_model
@@ -11,7 +14,11 @@ from .subject import Subject, of_hugging_face, of_model
 
 
 def subject_of(
-    model: str | Path, value: Value | None, device: str, context: int | None
+    model: str | Path,
+    value: Value | None,
+    device: str,
+    context: int | None,
+    precision: Computed = "float32",
 ) -> tuple[Subject, dict[str, Any]]:
     """Who is asked, and what names it as JSON values.
 
@@ -20,6 +27,8 @@ def subject_of(
         value: what is at the path, if it has been read.
         device: where it computes.
         context: tokens that a model of ours is given at most; its own if None.
+        precision: what weights of a Hugging Face model are held in. Ours are float32, and
+            :func:`segpt.kernels.precision.computing` says what they are multiplied in.
 
     Raises:
         SegptError: if there is no such model, or it is damaged.
@@ -27,7 +36,8 @@ def subject_of(
     if value is None and _is_foreign(Path(model)):
         if context is not None:
             raise SegptError(f"{model}: the context of a Hugging Face model is its own")
-        return of_hugging_face(model, device), {"hugging_face": str(model)}
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        return of_hugging_face(model, device, dtype), {"hugging_face": str(model)}
     opened = open_model(value or read_model(Path(model)), device)
     identity = {"path": str(model), "fingerprint": opened.identity}
     return of_model(opened.model, opened.codec, context), identity

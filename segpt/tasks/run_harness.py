@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from segpt.config.base import encode
+from segpt.config.precision import Computed, Precision, of_measuring
 from segpt.errors import ScoreError, SegptError
 from segpt.stages.environment import versions
 from segpt.values import Artifact, Checkpoint, Quantized
@@ -48,6 +49,7 @@ class Evaluation:
     samples: Mapping[str, int]
     tasks: Mapping[str, Any]
     seconds: float
+    precision: Computed = "float32"
 
     def plain(self) -> dict[str, Any]:
         """As plain data, with the versions of what took part."""
@@ -60,6 +62,7 @@ class Evaluation:
             "samples": dict(self.samples),
             "versions": {**encode(took_part), "tasks": dict(self.tasks)},
             "seconds": self.seconds,
+            **({} if self.precision == "float32" else {"precision": self.precision}),
         }
 
 
@@ -72,6 +75,7 @@ def evaluate(
     shots: int | None = None,
     batch: int | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Run tasks of lm-evaluation-harness on a model.
@@ -88,6 +92,7 @@ def evaluate(
         shots: examples in each prompt, except where a task insists on none.
         batch: sequences of the model's context that run at once; it changes no result.
         device: where to compute.
+        precision: what the model multiplies in; ``auto`` is float32.
         report: told how many of how many requests of one kind are done.
 
     Raises:
@@ -99,6 +104,8 @@ def evaluate(
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
+        from segpt.kernels.precision import computing
+
         from .harness import SegptLM
 
         with _explained(tasks):
@@ -108,7 +115,9 @@ def evaluate(
             )
             names = _named(tasks, manager.all_tasks)
         model = SegptLM(value, device=device, batch_size=batch, report=report)
-        with _explained(names):
+        model.spec = dataclasses.replace(model.spec, precision=precision)
+        computed = of_measuring(precision)
+        with _explained(names), computing(computed, str(model.device)):
             results = simple_evaluate(
                 model=model,
                 tasks=names,
@@ -119,7 +128,8 @@ def evaluate(
                 task_manager=manager,
             )
     seconds = time.perf_counter() - begun
-    return _evaluation(model.fingerprint, model.tokenizer_name, results, seconds)
+    evaluation = _evaluation(model.fingerprint, model.tokenizer_name, results, seconds)
+    return dataclasses.replace(evaluation, precision=computed)
 
 
 def _evaluation(

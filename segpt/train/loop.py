@@ -164,7 +164,7 @@ class _Meter:
     def check_finite(self) -> None:
         """Refuse to go on, or to save, after a loss or gradient that is not finite."""
         assert self.result is not None
-        loss, norm = float(self.loss), float(self.result.gradient_norm)
+        loss, norm = torch.stack([self.loss, self.result.gradient_norm]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainError(
                 f"loss or gradient is not finite at step {self.trainer.step} (loss {loss}, "
@@ -179,14 +179,17 @@ class _Meter:
         sequences = trainer.blocks - self.blocks
         means = [total / sequences for total in (self.loss, self.z)]
         trainer.mesh.mean([*means, *([] if kurtosis is None else [kurtosis])])
-        loss, z = map(float, means)
+        # All at once, as a GPU is waited for once only.
+        figures = torch.stack([*means, self.result.gradient_norm])
+        watched = figures.new_zeros(0) if kurtosis is None else kurtosis
+        loss, z, norm, *tails = torch.cat([figures, watched]).tolist()
         tokens = sequences * trainer.spec.context
         metrics = StepMetrics(
             step=trainer.step,
             progress=trainer.fraction,
             loss=loss,
             rate=schedule.rate(cfg.schedule, trainer.progress, trainer.step),
-            gradient_norm=float(self.result.gradient_norm),
+            gradient_norm=norm,
             tokens=trainer.blocks * trainer.spec.context,
             tokens_per_second=tokens / (trainer.elapsed - self.elapsed + 1e-9),
             seconds=trainer.elapsed,
@@ -195,7 +198,7 @@ class _Meter:
             validation_slope=trainer.validations.slope if validation else None,
             bpb=loss * tokens / (math.log(2) * self.bytes) if self.bytes else None,
             z_loss=z if cfg.z_loss else None,
-            kurtosis=None if kurtosis is None else kurtosis.tolist(),
+            kurtosis=None if kurtosis is None else tails,
         )
         self._begin()
         return metrics

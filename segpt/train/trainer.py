@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpt.config.model import ModelSpec
+from segpt.config.precision import of_training
 from segpt.config.schedule import Seconds, Steps
 from segpt.config.train import TrainSpec
 from segpt.errors import CheckpointError, TrainError
@@ -149,9 +150,7 @@ class Trainer:
             The mean loss and z-loss over that share, and the kurtosis (visits,) if it is watched.
         """
         device, cfg = self.mesh.device, self.cfg
-        bfloat16 = cfg.precision == "bfloat16" or (
-            cfg.precision == "auto" and device.type == "cuda"
-        )
+        bfloat16 = of_training(cfg.precision, device.type) == "bfloat16"
         loss, z = (torch.zeros((), device=device) for _ in range(2))
         kurtosis: list[Tensor] = []
         parts = self.parts(len(batch))

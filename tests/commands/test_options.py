@@ -64,7 +64,7 @@ def refused(*args: object) -> str:
         ("train", "--weight-decay", "--set train.optimizer.matrix.decay="),
         ("train", "--dropout", "no dropout, because"),
         ("train", "--optimizer", "--set train.optimizer.matrix=adam"),
-        ("train", "--dtype", "--set train.precision="),
+        ("train", "--dtype", "write --precision bfloat16"),
         ("train", "--gpu", "--device cuda"),
         ("score", "--gpu", "--device cuda"),
         ("train", "--output", "--out PATH"),

@@ -80,9 +80,10 @@ class LogProbsCall(NamedTuple):
     Attributes:
         hidden: (batch, time, width).
         readout: what makes their logits.
-        picked: (batch * time,) true where a target is scored, or None where all are.
+        picked: (picked,) which of the batch * time positions are scored, or None where all are.
         targets: (picked,) token ids.
-        probed: (picked,) true where the whole row is wanted, or None where none is.
+        probed: (probed,) of which of these the whole row is wanted, or None where it is of none.
+            Places and no masks: how many a mask holds, a GPU would have to be waited for.
     """
 
     hidden: Tensor
