@@ -253,7 +253,7 @@ class _Counting(Memory):
         return x + self.grid[0] * (y + self.grid[1] * z)
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operations of torch read and write, each tensor once for each.
 
     Views are free, and so is memory that is only handed out. A change in place reads and writes. A
@@ -262,7 +262,7 @@ class Operations(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.moved = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,5 +1,6 @@
 """Bytes that kernels and plain torch move, counted in the interpreter."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from bench.kernel_scenarios import (  # noqa: E402 - needs Triton
 )
 from bench.kernel_traffic import LINE, Moved, Operations, Traffic, interpreted  # noqa: E402
 from segpt.kernels.launch import Launch  # noqa: E402
-
-from .planted import copied  # noqa: E402
+from tests.kernels.planted import copied  # noqa: E402
 
 
 def copy(count: int, programs: int, **constants: Any) -> Traffic:
@@ -56,7 +56,7 @@ def test_a_dropped_mask_is_seen() -> None:
 def test_operations_of_torch_are_counted_by_their_tensors() -> None:
     a, b, out = torch.ones(4, 8), torch.ones(8, 2), torch.empty(4, 2)
     index = torch.zeros(4, 1, dtype=torch.int64)
-    expected = {
+    expected: dict[str, tuple[Callable[[], Any], int]] = {
         "views": (lambda: a.view(2, 16).T.unsqueeze(0), 0),
         "memory that is handed out": (lambda: torch.empty_like(a), 0),
         "a product": (lambda: a @ b, 128 + 64 + 32),
