@@ -125,7 +125,7 @@ def effort(launch: Launch) -> Effort:
     }
     launch = launch._replace(arguments=lying)
     memory = _Untouched(launch)
-    flops = _over_all(launch.grid, lambda program: _flops(launch, memory, program))
+    flops = over_all(launch.grid, lambda program: _flops(launch, memory, program))
     read = {place.name for place in memory.places if place.requested[False]}
     written = {place.name for place in memory.places if place.requested[True]}
     sizes = {name: value.nbytes for name, value in lying.items() if isinstance(value, Tensor)}
@@ -150,7 +150,7 @@ def _flops(launch: Launch, memory: _Untouched, program: Sequence[int]) -> int:
     return memory.flops - before
 
 
-def _over_all(grid: Sequence[int], of: Callable[[Sequence[int]], int]) -> int:
+def over_all(grid: Sequence[int], of: Callable[[Sequence[int]], int]) -> int:
     """The sum over all programs of a grid."""
     samples = [sorted({0, count - 1}) for count in grid]
     sampled = {point: of(point) for point in itertools.product(*samples)}
