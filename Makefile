@@ -78,8 +78,8 @@ codec: setup  ## the codec's bytes and quality against the field's, over three s
 unchanged: setup  ## whether every command does what it did in a commit: make unchanged BASE=COMMIT
 	$(BIN)/python -m bench.unchanged $(BASE)
 
-kernels: setup  ## compile every Triton kernel for five generations of GPUs, and check the code
-	$(BIN)/python -m bench.kernel_builds
+kernels: setup  ## compile every Triton kernel for five generations of GPUs, and predict times
+	$(BIN)/python -m bench.kernel_builds --cases usual --render
 
 gpu: setup  ## check every kernel on a GPU, then measure: at most eight minutes, to bench/results/
 	$(BIN)/python -m bench.gpu

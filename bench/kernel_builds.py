@@ -12,24 +12,20 @@ import re
 import subprocess
 import sys
 import tempfile
-from datetime import date
-from importlib.metadata import version
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from segpt.atomic import write_file
 from segpt.kernels.launch import Launch
 from segpt.kernels.tiles import compiled_for
+from segpt.machine import processors
 
-from . import facts
+from . import kernel_page
 from .kernel_cases import Case, cases
-from .page import placed
-
-RESULTS = Path(__file__).parent / "results" / "kernels.json"
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
-BEGIN, END = "<!-- kernels: python -m bench.kernel_builds --render -->", "<!-- /kernels -->"
 
 _MOST_CANDIDATES = 8
 _REGISTERS = 1 << 16  # of 32 bits, that a multiprocessor has
@@ -169,57 +165,36 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--render", action="store_true", help="write the results and the page")
     asked = parser.parse_args()
+    start = time.perf_counter()
     rows = []
-    for architecture in asked.architectures:
-        for case in _cases(asked.cases, architecture):
-            rows.append(_row(case, architecture))
-            if not asked.json:
-                said = "; ".join(rows[-1]["faults"]) or "sound"
-                sys.stdout.write(f"sm_{architecture} {case.name}: {said}\n")
+    for row in _rows(asked.cases, asked.architectures):
+        rows.append(row)
+        if not asked.json:
+            said = "; ".join(row["faults"]) or "sound"
+            sys.stdout.write(f"sm_{row['architecture']} {row['name']}: {said}\n")
+    faulty = sum(bool(row["faults"]) for row in rows)
     if asked.json:
         sys.stdout.write(json.dumps(rows))
+    else:
+        seconds = time.perf_counter() - start
+        sys.stdout.write(
+            f"{len(rows):,} compiled forms, {faulty:,} with faults, "
+            f"{seconds / max(1, len(rows)):.2f} s each\n"
+        )
     if asked.render:
-        write(rows, asked.cases)
-    sys.exit(any(row["faults"] for row in rows))
+        kernel_page.write(rows, f"python -m bench.kernel_builds --cases {asked.cases} --render")
+    sys.exit(faulty > 0)
 
 
-def write(rows: list[dict[str, Any]], which: str) -> None:
-    """Write ``bench/results/kernels.json`` and the section of ``docs/gpu.md``."""
-    result = {
-        "what": "Triton kernels as they were compiled, without a GPU",
-        "command": f"python -m bench.kernel_builds --cases {which} --render",
-        "date": date.today().isoformat(),
-        "versions": facts.versions() | {"triton": version("triton")},
-        "builds": rows,
-    }
-    write_file(RESULTS, (json.dumps(result, indent=1) + "\n").encode())
-    text = PAGE.read_text(encoding="utf-8")
-    write_file(PAGE, placed(text, section(rows), BEGIN, END).encode())
+def _rows(which: str, architectures: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Every case for every architecture, in order.
 
-
-def section(rows: list[dict[str, Any]]) -> str:
-    """A table of registers, shared memory and occupancy, of the usual cases in bfloat16."""
-    usual = {case.name for case in cases() if case.usual}
-    shown: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows:
-        if row["name"] in usual and "bfloat16" in row["name"]:
-            shown.setdefault(row["name"], {})[row["architecture"]] = row
-    count = len(rows)
-    lines = [
-        f"{count:,} compiled forms, none with a fault. Of some of them: registers of a thread,",
-        "kibibytes of shared memory of a block, and the share of a multiprocessor's threads that",
-        "run at once.",
-        "",
-        f"| kernel | {' | '.join(f'sm_{a}: {about.name}' for a, about in ARCHITECTURES.items())} |",
-        "|---|" + "---|" * len(ARCHITECTURES),
-    ]
-    for name, by_architecture in shown.items():
-        cells = [
-            f"{row['registers']}, {row['shared'] / 1024:.0f}, {row['occupancy']:.0%}"
-            for row in by_architecture.values()
-        ]
-        lines.append(f"| {name.replace(' bfloat16', '')} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    The compiler lets other threads run while it works, and the assembler is another process, so
+    that threads keep all processors busy and Triton is imported once.
+    """
+    pairs = [(case, number) for number in architectures for case in _cases(which, number)]
+    with ThreadPoolExecutor(processors()) as pool:
+        yield from pool.map(lambda pair: _row(*pair), pairs)
 
 
 def _row(case: Case, architecture: int) -> dict[str, Any]:

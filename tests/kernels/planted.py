@@ -1,4 +1,4 @@
-"""Kernels with one fault each, of the kinds that only compiled code shows."""
+"""Kernels with one fault each, and a kernel whose traffic is known."""
 
 import torch
 import triton
@@ -18,6 +18,26 @@ def without_tensor_cores(x, y, SIDE: tl.constexpr):
     place = tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None]
     tile = tl.load(x + place).to(tl.float32)
     tl.store(y + place, tl.dot(tile, tile, input_precision="ieee"))
+
+
+@triton.jit
+def copied(x, y, count, BLOCK: tl.constexpr, TIMES: tl.constexpr, MASKED: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = (place < count) | (not MASKED)
+    value = tl.load(x + place, inside, other=0.0)
+    for _ in range(1, TIMES):
+        value = tl.load(x + place, inside, other=0.0)
+    tl.store(y + place, value, inside)
+
+
+@triton.jit
+def unmasked_norm(x, y, rows, width, epsilon, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The root-mean-square norm, without the mask of channels where it loads."""
+    row, channel = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    place = row[:, None] * width + channel[None]
+    value = tl.load(x + place, (row < rows)[:, None] & (place < rows * width), other=0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(value * value, 1) / width + epsilon)
+    tl.store(y + place, value * scale[:, None], (row < rows)[:, None] & (channel < width)[None])
 
 
 def launches() -> dict[str, Launch]:
