@@ -12,9 +12,12 @@ class Kernels:
     """
 
     activation: str = "auto"
+    adam_update: str = "auto"
     attention: str = "auto"
     gated_feed: str = "auto"
     linear: str = "auto"
+    muon_momentum: str = "auto"
+    muon_update: str = "auto"
     newton_schulz: str = "auto"
     rms_norm: str = "auto"
     rotary: str = "auto"

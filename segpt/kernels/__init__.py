@@ -12,6 +12,7 @@ from .newton_schulz import newton_schulz
 from .registry import OPS, Backend, Later, Op, use, use_recipe
 from .rms_norm import rms_norm
 from .rotary import rotary
+from .updates import adam_update, muon_momentum, muon_update
 
 __all__ = [
     "OPS",
@@ -19,9 +20,12 @@ __all__ = [
     "Later",
     "Op",
     "activation",
+    "adam_update",
     "attention",
     "gated_feed",
     "linear",
+    "muon_momentum",
+    "muon_update",
     "newton_schulz",
     "rms_norm",
     "rotary",

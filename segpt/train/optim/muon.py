@@ -17,9 +17,15 @@ from segpt.config.optimizer import Muon, Neurons
 from segpt.errors import TrainError
 from segpt.kernels import newton_schulz
 from segpt.kernels.newton_schulz import Coefficients
+from segpt.kernels.updates import (
+    MuonMomentumCall,
+    MuonUpdateCall,
+    muon_momentum,
+    muon_update,
+)
 from segpt.train import schedule
 
-from .shared import Member, StateTensor, shrink
+from .shared import Member, StateTensor
 
 # Jordan's quintic: every step the same, singular values end in about [0.7, 1.2].
 CLASSIC = (3.4445, -4.7750, 2.0315)
@@ -106,26 +112,6 @@ def orthogonalise(rule: Muon, update: Tensor, *, both: bool = False) -> Tensor:
     return x.mT if tall else x
 
 
-def normalise_neurons(rule: Neurons, update: Tensor, seconds: Sequence[Tensor]) -> Tensor:
-    """Divide what each neuron gets by the root of its second moment (NorMuon, arXiv 2510.05491).
-
-    Args:
-        rule: how fast moments follow.
-        update: (matrices, ..., out, in) orthogonalised updates in float32.
-        seconds: the moments of each matrix, see :func:`second_moment_shape`, changed in place.
-
-    Returns:
-        Updates in the same shape, each matrix with the Frobenius norm that it had.
-    """
-    axis = -1 if seconds[0].size(-1) == 1 else -2
-    moments = torch.stack(list(seconds))
-    moments.lerp_(update.square().mean(axis, keepdim=True), 1.0 - rule.beta2)
-    torch._foreach_copy_(list(seconds), list(moments.unbind()))
-    even = update * moments.clamp_min(1e-10).rsqrt()
-    norm, changed = (t.norm(dim=(-2, -1), keepdim=True) for t in (update, even))
-    return even * (norm / changed.clamp_min(1e-10))
-
-
 def second_moment_shape(rule: Neurons, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the second moments of a (..., out, in) matrix: one for each row or column."""
     *stacked, rows, columns = shape
@@ -172,26 +158,17 @@ def muon_step(
     """
     parameters = [p for matrix in matrices for p in matrix.parameters]
     momenta = [m for matrix in matrices for m in matrix.momenta]
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    torch._foreach_lerp_(momenta, grads, 1.0 - momentum)
-    updates = torch._foreach_lerp(grads, momenta, momentum) if rule.nesterov else momenta
-    rows = [p.size(-2) for p in matrices[0].parameters]
-    width = len(rows)
-    stack = torch.stack(
-        [
-            updates[i] if width == 1 else torch.cat(list(updates[i : i + width]), -2)
-            for i in range(0, len(updates), width)
-        ]
-    )  # (matrices, ..., out, in)
-    shape = stack.shape
-    stack = (stack.bfloat16() if stack.is_cuda else stack).flatten(0, -3)
-    step = orthogonalise(rule, stack, both=both).to(parameters[0].dtype).view(shape)
+    grads = [p.grad for p in parameters]
+    parts = len(matrices[0].parameters)
+    stack = muon_momentum(MuonMomentumCall(momenta, grads, parts, momentum, rule.nesterov))
+    shape = stack.shape  # (matrices, ..., out, in)
+    step = orthogonalise(rule, stack.flatten(0, -3), both=both).view(shape)
+    seconds, beta2 = [], 1.0
     if rule.neurons is not None:
         seconds = [matrix.second for matrix in matrices if matrix.second is not None]
-        step = normalise_neurons(rule.neurons, step, seconds)
-    steps = [part for whole in step.unbind() for part in torch.split(whole, rows, -2)]
-    shrink(parameters, steps, decay, cautious=rule.cautious)
-    torch._foreach_add_(parameters, steps, alpha=-rate * shape_factor(rule, *shape[-2:]))
+        beta2 = rule.neurons.beta2
+    rate *= shape_factor(rule, *shape[-2:])
+    muon_update(MuonUpdateCall(parameters, step, seconds, beta2, rate, decay, rule.cautious))
 
 
 class MuonOptimizer:
