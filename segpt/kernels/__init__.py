@@ -7,6 +7,7 @@ A folder holds ``reference.py``, which defines the operation in plain torch and 
 from .activation import activation, gated_feed
 from .attention import attention
 from .cross_entropy import token_log_probs, token_loss, token_nats
+from .dequantize import dequantize
 from .linear import linear
 from .newton_schulz import newton_schulz
 from .registry import OPS, Backend, Later, Op, use, use_recipe
@@ -22,6 +23,7 @@ __all__ = [
     "activation",
     "adam_update",
     "attention",
+    "dequantize",
     "gated_feed",
     "linear",
     "muon_momentum",

@@ -36,7 +36,7 @@ COLUMN_TILES: Tiles = {
     ANY: [Tile({"LINES": 64, "ACROSS": 32}, 4, 1), Tile({"LINES": 32, "ACROSS": 64}, 4, 1)]
 }
 MUON_TILES: Tiles = {
-    ANY: [Tile({"ROWS": 32, "COLUMNS": 64}, 4, 1), Tile({"ROWS": 16, "COLUMNS": 128}, 4, 1)]
+    ANY: [Tile({"ROWS": 32, "COLUMNS": 64}, 8, 1), Tile({"ROWS": 16, "COLUMNS": 64}, 4, 1)]
 }
 _SCALE_BLOCK = 1024
 _MOST_PARTS = (1 << 16) - 1  # programs along the second axis of a launch
