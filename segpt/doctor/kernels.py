@@ -10,10 +10,12 @@ from segpt.kernels import OPS, onednn
 from segpt.kernels.activation.reference import ActivationCall, FeedCall
 from segpt.kernels.attention.reference import AttentionCall
 from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, NatsCall, Readout
+from segpt.kernels.dequantize import PackedCall, TrellisCall, UniformCall, pack
 from segpt.kernels.linear.reference import LinearCall
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.kernels.rms_norm.reference import RmsNormCall
 from segpt.kernels.rotary.reference import RotaryCall
+from segpt.kernels.updates import AdamUpdateCall, MuonMomentumCall, MuonUpdateCall
 
 from .doctor import CheckResult
 
@@ -102,12 +104,54 @@ def _linear(device: str) -> LinearCall:
     )
 
 
+def _adam(device: str) -> AdamUpdateCall:
+    weights, grads, means = ([_noise(70, 40, device=device, seed=seed)] for seed in range(3))
+    return AdamUpdateCall(weights, grads, means, [means[0] ** 2], [9.0], 0.1, 0.1, 0.9, 0.95, 1e-8)
+
+
+def _momenta(device: str) -> MuonMomentumCall:
+    momenta, grads = ([_noise(70, 40, device=device, seed=seed)] * 2 for seed in (0, 1))
+    return MuonMomentumCall([momenta[0].clone(), momenta[1]], grads, 2, 0.95, nesterov=True)
+
+
+def _muon(device: str) -> MuonUpdateCall:
+    seconds = [torch.ones(70, 1, device=device)]
+    update = _noise(1, 70, 40, device=device, seed=1) / 8
+    return MuonUpdateCall([_noise(70, 40, device=device)], update, seconds, 0.95, 0.1, 0.1)
+
+
+def _codes(device: str) -> tuple[Tensor, Tensor]:
+    codes = (_noise(70, 90, device=device) * 8).clamp(-31, 31).to(torch.int8)
+    return codes, _noise(70, 2, device=device).abs().half()
+
+
+def _uniform(device: str) -> UniformCall:
+    return UniformCall(*_codes(device), torch.float32)
+
+
+def _packed(device: str) -> PackedCall:
+    codes, scales = _codes(device)
+    return PackedCall(pack(codes, 6), 6, codes.size(1), scales, torch.float32)
+
+
+def _trellis(device: str) -> TrellisCall:
+    codes, _ = _codes(device)
+    rows, columns, middle = codes[:, 0], codes[0], _noise(90, device=device).half()
+    return TrellisCall(codes, 8, 1e-3, rows, columns, middle, None, None, torch.float32)
+
+
 # A call of each operation, large enough for every back end; an operation may use its memory again.
 EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "activation": lambda device: ActivationCall(_noise(4, 64, device=device), "swiglu"),
+    "adam_update": _adam,
     "attention": _attention,
+    "dequantize": _uniform,
+    "dequantize_packed": _packed,
+    "dequantize_trellis": _trellis,
     "gated_feed": lambda device: FeedCall(*_linear(device), "relu2"),
     "linear": _linear,
+    "muon_momentum": _momenta,
+    "muon_update": _muon,
     "newton_schulz": _matrices,
     "rms_norm": lambda device: RmsNormCall(_noise(4, 64, device=device)),
     "rotary": _rotary,

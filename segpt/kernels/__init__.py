@@ -7,11 +7,13 @@ A folder holds ``reference.py``, which defines the operation in plain torch and 
 from .activation import activation, gated_feed
 from .attention import attention
 from .cross_entropy import token_log_probs, token_loss, token_nats
+from .dequantize import dequantize
 from .linear import linear
 from .newton_schulz import newton_schulz
 from .registry import OPS, Backend, Later, Op, use, use_recipe
 from .rms_norm import rms_norm
 from .rotary import rotary
+from .updates import adam_update, muon_momentum, muon_update
 
 __all__ = [
     "OPS",
@@ -19,9 +21,13 @@ __all__ = [
     "Later",
     "Op",
     "activation",
+    "adam_update",
     "attention",
+    "dequantize",
     "gated_feed",
     "linear",
+    "muon_momentum",
+    "muon_update",
     "newton_schulz",
     "rms_norm",
     "rotary",

@@ -172,8 +172,9 @@ def use_recipe(kernels: Kernels) -> use:
 
 
 def device_of(call: Any) -> str:
-    """The type of the device of the first tensor of a call."""
-    return str(next(x.device.type for x in call if hasattr(x, "device")))
+    """The type of the device of the first tensor of a call, which may begin with a list of them."""
+    tensors = (x[0] if isinstance(x, list | tuple) and x else x for x in call)
+    return str(next(x.device.type for x in tensors if hasattr(x, "device")))
 
 
 def _made(place: str) -> Backend[Any, Any]:

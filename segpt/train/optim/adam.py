@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from segpt.config.optimizer import Adam
+from segpt.kernels.updates import AdamUpdateCall, adam_update
 from segpt.train import schedule
 
-from .shared import StateTensor, WeightwiseOptimizer, shrink
+from .shared import StateTensor, WeightwiseOptimizer
 
 
 class Moments(NamedTuple):
@@ -28,10 +29,10 @@ def adam_step(
     rate: float,
     decay: float,
 ) -> None:
-    """Update weights in place from their ``grad`` G, in the order of operations of torch's AdamW.
+    """Update weights in place from their ``grad``, as :func:`adam_update` does.
 
-    M <- beta1 M + (1 - beta1) G, V <- beta2 V + (1 - beta2) G^2, and after step t
-    W <- (1 - decay) W - rate (M / (1 - beta1^t)) / (sqrt(V / (1 - beta2^t)) + eps).
+    The numbers of steps are on the CPU, see :meth:`.shared.StateTensor.zeros`, so that reading them
+    waits for no device.
 
     Args:
         rule: betas, eps, and whether decay is cautious.
@@ -40,19 +41,22 @@ def adam_step(
         rate: the learning rate.
         decay: the part of a weight that decay takes away.
     """
-    weights, grads = list(parameters), [p.grad for p in parameters if p.grad is not None]
-    means, squares = [m.mean for m in moments], [m.square for m in moments]
     torch._foreach_add_([m.steps for m in moments], 1.0)
-    counts = [float(m.steps) for m in moments]
-    torch._foreach_lerp_(means, grads, 1.0 - rule.beta1)
-    torch._foreach_mul_(squares, rule.beta2)
-    torch._foreach_addcmul_(squares, grads, grads, 1.0 - rule.beta2)
-    shrink(weights, means, decay, cautious=rule.cautious)
-    roots = list(torch._foreach_sqrt(squares))
-    torch._foreach_div_(roots, [(1.0 - rule.beta2**count) ** 0.5 for count in counts])
-    torch._foreach_add_(roots, rule.eps)
-    scaled = [-(rate / (1.0 - rule.beta1**count)) for count in counts]
-    torch._foreach_addcdiv_(weights, means, roots, scaled)
+    adam_update(
+        AdamUpdateCall(
+            list(parameters),
+            [p.grad for p in parameters if p.grad is not None],
+            [m.mean for m in moments],
+            [m.square for m in moments],
+            [float(m.steps) for m in moments],
+            rate,
+            decay,
+            rule.beta1,
+            rule.beta2,
+            rule.eps,
+            rule.cautious,
+        )
+    )
 
 
 class AdamOptimizer(WeightwiseOptimizer[Adam]):

@@ -19,10 +19,16 @@ from segpt.config.optimizer import Muon, Neurons
 from segpt.errors import TrainError
 from segpt.kernels import newton_schulz
 from segpt.kernels.newton_schulz import Coefficients
+from segpt.kernels.updates import (
+    MuonMomentumCall,
+    MuonUpdateCall,
+    muon_momentum,
+    muon_update,
+)
 from segpt.train import schedule
 
 from .division import Work
-from .shared import Member, StateTensor, shrink
+from .shared import Member, StateTensor
 
 # Jordan's quintic: every step the same, singular values end in about [0.7, 1.2].
 CLASSIC = (3.4445, -4.7750, 2.0315)
@@ -109,26 +115,6 @@ def orthogonalise(rule: Muon, update: Tensor, *, both: bool = False) -> Tensor:
     return x.mT if tall else x
 
 
-def normalise_neurons(rule: Neurons, update: Tensor, seconds: Sequence[Tensor]) -> Tensor:
-    """Divide what each neuron gets by the root of its second moment (NorMuon, arXiv 2510.05491).
-
-    Args:
-        rule: how fast moments follow.
-        update: (matrices, ..., out, in) orthogonalised updates in float32.
-        seconds: the moments of each matrix, see :func:`second_moment_shape`, changed in place.
-
-    Returns:
-        Updates in the same shape, each matrix with the Frobenius norm that it had.
-    """
-    axis = -1 if seconds[0].size(-1) == 1 else -2
-    moments = torch.stack(list(seconds))
-    moments.lerp_(update.square().mean(axis, keepdim=True), 1.0 - rule.beta2)
-    torch._foreach_copy_(list(seconds), list(moments.unbind()))
-    even = update * moments.clamp_min(1e-10).rsqrt()
-    norm, changed = (t.norm(dim=(-2, -1), keepdim=True) for t in (update, even))
-    return even * (norm / changed.clamp_min(1e-10))
-
-
 def second_moment_shape(rule: Neurons, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the second moments of a (..., out, in) matrix: one for each row or column."""
     *stacked, rows, columns = shape
@@ -173,40 +159,27 @@ def muon_step(
         decay: the part of a weight that decay takes away.
         both: whether rows and columns are equilibrated whatever the rule says.
     """
-    move_momenta(matrices, momentum)
-    updates = orthogonal_updates(rule, matrices, momentum, both=both)
-    apply_updates(rule, matrices, updates, rate, decay)
+    stack = stacked_momenta(rule, matrices, momentum)
+    apply_updates(rule, matrices, orthogonal_updates(rule, stack, both=both), rate, decay)
 
 
 @torch.no_grad()
-def move_momenta(matrices: Sequence[StackedMatrix], momentum: float) -> None:
-    """Take the gradients of matrices of any shape into their momenta, which keep ``momentum``."""
-    momenta = [m for matrix in matrices for m in matrix.momenta]
-    torch._foreach_lerp_(momenta, _gradients(matrices), 1.0 - momentum)
-
-
-@torch.no_grad()
-def orthogonal_updates(
-    rule: Muon, matrices: Sequence[StackedMatrix], momentum: float, *, both: bool
-) -> Tensor:
-    """What moves matrices of one shape (..., out, in), from momenta that have been moved.
+def stacked_momenta(rule: Muon, matrices: Sequence[StackedMatrix], momentum: float) -> Tensor:
+    """Take the gradients of matrices of one shape into their momenta, which keep ``momentum``.
 
     Returns:
-        (matrices, ..., out, in) in the dtype that iterations run in.
+        What is to be made orthogonal, (matrices, ..., out, in) in the dtype of the iterations.
     """
-    updates = [m for matrix in matrices for m in matrix.momenta]
-    if rule.nesterov:
-        updates = list(torch._foreach_lerp(_gradients(matrices), updates, momentum))
-    width = len(matrices[0].parameters)
-    stack = torch.stack(
-        [
-            updates[i] if width == 1 else torch.cat(updates[i : i + width], -2)
-            for i in range(0, len(updates), width)
-        ]
-    )  # (matrices, ..., out, in)
-    shape = stack.shape
-    stack = stack.to(_iterated(matrices[0].parameters[0])).flatten(0, -3)
-    return orthogonalise(rule, stack, both=both).view(shape)
+    parameters = [p for matrix in matrices for p in matrix.parameters]
+    momenta = [m for matrix in matrices for m in matrix.momenta]
+    grads, parts = [p.grad for p in parameters], len(matrices[0].parameters)
+    return muon_momentum(MuonMomentumCall(momenta, grads, parts, momentum, rule.nesterov))
+
+
+@torch.no_grad()
+def orthogonal_updates(rule: Muon, stack: Tensor, *, both: bool) -> Tensor:
+    """The orthogonal form of each matrix of a stack, (matrices, ..., out, in), in its dtype."""
+    return orthogonalise(rule, stack.flatten(0, -3), both=both).view(stack.shape)
 
 
 @torch.no_grad()
@@ -215,25 +188,12 @@ def apply_updates(
 ) -> None:
     """Decay matrices of one shape, and move them by (matrices, ..., out, in) orthogonal updates."""
     parameters = [p for matrix in matrices for p in matrix.parameters]
-    step = updates.to(parameters[0].dtype)
+    seconds, beta2 = [], 1.0
     if rule.neurons is not None:
         seconds = [matrix.second for matrix in matrices if matrix.second is not None]
-        step = normalise_neurons(rule.neurons, step, seconds)
-    rows = [p.size(-2) for p in matrices[0].parameters]
-    steps = [part for whole in step.unbind() for part in torch.split(whole, rows, -2)]
-    shrink(parameters, steps, decay, cautious=rule.cautious)
-    torch._foreach_add_(parameters, steps, alpha=-rate * shape_factor(rule, *step.shape[-2:]))
-
-
-def _gradients(matrices: Sequence[StackedMatrix]) -> list[Tensor]:
-    """Those of all parts of matrices, in their shapes; zero where there is none."""
-    parameters = (p for matrix in matrices for p in matrix.parameters)
-    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-
-
-def _iterated(weight: Tensor) -> torch.dtype:
-    """The dtype that iterations on a weight of any shape run in."""
-    return torch.bfloat16 if weight.is_cuda else weight.dtype
+        beta2 = rule.neurons.beta2
+    rate *= shape_factor(rule, *updates.shape[-2:])
+    muon_update(MuonUpdateCall(parameters, updates, seconds, beta2, rate, decay, rule.cautious))
 
 
 class MuonOptimizer:
@@ -288,17 +248,11 @@ class MuonOptimizer:
         both = progress < self.rule.both_until
         work = []
         for matrices in self._learning():
-            move_momenta(matrices, momentum)
+            stack = stacked_momenta(self.rule, matrices, momentum)
             shape = matrices[0].shape
-            work.append(
-                Work(
-                    len(matrices),
-                    shape,
-                    math.prod(shape) * min(shape[-2:]),
-                    _iterated(matrices[0].parameters[0]),
-                    functools.partial(self._orthogonal, matrices, momentum, both),
-                )
-            )
+            cost = math.prod(shape) * min(shape[-2:])
+            compute = functools.partial(self._orthogonal, stack, both)
+            work.append(Work(len(matrices), shape, cost, stack.dtype, compute))
         return work
 
     def apply(self, multiplier: float, progress: float, results: Sequence[Tensor]) -> None:
@@ -315,12 +269,9 @@ class MuonOptimizer:
         )
         return [matrices for matrices in learning if matrices]
 
-    def _orthogonal(
-        self, matrices: Sequence[StackedMatrix], momentum: float, both: bool, chosen: Sequence[int]
-    ) -> Tensor:
+    def _orthogonal(self, stack: Tensor, both: bool, chosen: Sequence[int]) -> Tensor:
         """The updates of the matrices with these numbers, (numbers, ..., out, in)."""
-        mine = [matrices[number] for number in chosen]
-        return orthogonal_updates(self.rule, mine, momentum, both=both)
+        return orthogonal_updates(self.rule, stack[list(chosen)], both=both)
 
     def state(self) -> dict[str, Tensor]:
         """Named arrays: momenta by weight, second moments by the first weight of a joint matrix."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segpt.config.layout import Weight
 from segpt.errors import CheckpointError
+from segpt.kernels.updates import shrink as shrink
 
 R = TypeVar("R")
 
@@ -140,26 +141,3 @@ class WeightwiseOptimizer(ABC, Generic[R]):
                 self.states[weight.name] = [
                     part.zeros(parameter.device).copy_(part.of(state, weight.name)) for part in kept
                 ]
-
-
-@torch.no_grad()
-def shrink(
-    parameters: Sequence[Tensor], updates: Sequence[Tensor], decay: float, *, cautious: bool
-) -> None:
-    """Decoupled weight decay, in place: W <- (1 - decay) W (arXiv 1711.05101).
-
-    A cautious one (arXiv 2510.12402) leaves alone what the step moves away from zero: it shrinks
-    weights whose sign is that of the update, which is going to be subtracted, and those at zero.
-
-    Args:
-        parameters: weights of any shape.
-        updates: what will be subtracted from each, up to a positive factor, in its shape.
-        decay: the part of a weight that is taken away.
-        cautious: whether some weights are spared.
-    """
-    if not cautious:
-        torch._foreach_mul_(list(parameters), 1.0 - decay)
-        return
-    for parameter, update in zip(parameters, updates, strict=True):
-        agrees = (update * parameter >= 0).to(parameter.dtype)
-        parameter.addcmul_(parameter, agrees, value=-decay)
