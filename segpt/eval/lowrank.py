@@ -113,8 +113,8 @@ class LoraLearner:
             self._past[segment] = rows[-1][max(0, len(rows[-1]) - 1 - kept) : -1]
         padded, scored = _padded(rows, sizes)
         self.select(segments)
-        before = (len(row) - 1 - size for row, size in zip(rows, sizes, strict=True))
-        last = scored.size(1) - min(before)
+        unscored = (len(row) - 1 - size for row, size in zip(rows, sizes, strict=True))
+        last = scored.size(1) - min(unscored)
         padded, scored = padded.to(self._device), scored.to(self._device)
         for _ in range(self.policy.steps):
             self._steps += 1

@@ -64,6 +64,7 @@ def training(
     finish: Finish = lambda _trainer, _nats: False,
     sizes: NDArray[np.int64] | None = None,
     clock: Clock = time.perf_counter,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Event]:
     """Train until the spec's length is reached, or ``finish`` ends the run.
 
@@ -76,6 +77,8 @@ def training(
             depend on, the trainer and that loss, is the same in every process.
         sizes: (vocab,) bytes that each token spells, for the bits per byte of what is trained on.
         clock: seconds.
+        prepare: called when a step has been given to the device, which still works on it: the
+            time to get the next batch ready.
 
     Yields:
         Metrics where they are due, and then where a checkpoint is due that it is.
@@ -92,6 +95,7 @@ def training(
         started = clock()
         batch = batches(trainer.step)
         result = _step(trainer, batch)
+        prepare()
         meter.add(batch, result)
         if trainer.step % cfg.log_every == 0 or trainer.step % cfg.save_every == 0:
             meter.check_finite()
