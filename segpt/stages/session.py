@@ -113,7 +113,7 @@ class DataCursor:
         the size of that step may come out otherwise; then it is read again. On a CPU, which would
         gain nothing, nothing is read ahead.
         """
-        if trainer.transfer.lane is not None and trainer.fraction < 1.0:
+        if trainer.transfer.copier is not None and trainer.fraction < 1.0:
             self._ahead = self._take(trainer)
             trainer.transfer.send(self._ahead.batch, trainer.parts(self._ahead.size))
 

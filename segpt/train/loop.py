@@ -77,16 +77,14 @@ def training(
             depend on, the trainer and that loss, is the same in every process.
         sizes: (vocab,) bytes that each token spells, for the bits per byte of what is trained on.
         clock: seconds.
-        prepare: called when a step has been given to the device, which still works on it: the
-            time to get the next batch ready.
+        prepare: gets the next batch ready, while the device still works on a step.
 
     Yields:
         Metrics where they are due, and then where a checkpoint is due that it is.
 
     Raises:
         InterruptError: after the last event, when ``should_stop`` says so in any process.
-        TrainError: when the loss or the gradient stops being finite, or memory runs out; what
-            was saved before stays.
+        TrainError: when loss or gradient is not finite, or memory runs out; what was saved stays.
     """
     cfg, mesh = trainer.cfg, trainer.mesh
     meter = _Meter(trainer, sizes)
@@ -94,8 +92,7 @@ def training(
     while not done:
         started = clock()
         batch = batches(trainer.step)
-        result = _step(trainer, batch)
-        prepare()
+        result = _step(trainer, batch, prepare)
         meter.add(batch, result)
         if trainer.step % cfg.log_every == 0 or trainer.step % cfg.save_every == 0:
             meter.check_finite()
@@ -121,11 +118,12 @@ def training(
             raise InterruptError(f"stopped at step {trainer.step}, which is saved")
 
 
-def _step(trainer: Trainer, batch: NDArray[np.int64]) -> StepResult:
+def _step(trainer: Trainer, batch: NDArray[np.int64], prepare: Callable[[], None]) -> StepResult:
     cfg = trainer.cfg
     watch = cfg.kurtosis and (trainer.step + 1) % cfg.log_every == 0
     try:
         result = trainer.train_step(batch, watch=watch)
+        prepare()
         trainer.threads.step()
     except torch.OutOfMemoryError as error:
         raise TrainError(

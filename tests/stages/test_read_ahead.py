@@ -43,7 +43,7 @@ RAMP = "train.schedule.ramp={milestones: [0.25, 0.5]}"
 CPU = Mesh(0, 1, torch.device("cpu"))
 
 
-class RecordingLane:
+class RecordingCopier:
     """A way to a device that copies when it is asked whether the copy is over, and not before."""
 
     def __init__(self, events: list[str]) -> None:
@@ -65,9 +65,9 @@ class RecordingLane:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a lane does and when steps begin and end, where there is one."""
+    """What a copier does and when steps begin and end, where there is one."""
     events: list[str] = []
-    monkeypatch.setattr(transfer, "lane_to", lambda _: RecordingLane(events))
+    monkeypatch.setattr(transfer, "copier_to", lambda _: RecordingCopier(events))
     step = Trainer.train_step
 
     def watched(self: Trainer, batch: NDArray[np.int64], **options: Any) -> Any:
@@ -125,7 +125,7 @@ def test_a_run_is_the_same(
     ahead.mkdir()
     plain.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "lane_to", lambda _: RecordingLane([]))
+        patch.setattr(transfer, "copier_to", lambda _: RecordingCopier([]))
         sent = run(splits, ahead, *settings)
     assert digest(sent) == digest(run(splits, plain, *settings))
 
@@ -147,7 +147,7 @@ def test_an_interrupted_run_goes_on_with_the_batch_that_was_read_ahead(
 def test_a_batch_of_another_size_than_expected_is_read_again() -> None:
     events: list[str] = []
     way = transfer.Transfer(torch.device("cpu"))
-    way._lane = RecordingLane(events)
+    way._copier = RecordingCopier(events)
     sent, other = np.zeros((4, 3), np.int64), np.ones((4, 3), np.int64)
     way.send(sent, [slice(0, 2), slice(2, 4)])
     assert (way.take(other, slice(0, 2)) == 1).all()
@@ -158,6 +158,6 @@ def test_a_batch_of_another_size_than_expected_is_read_again() -> None:
 def test_a_cpu_copies_nothing() -> None:
     way, batch = transfer.Transfer(torch.device("cpu")), np.arange(12).reshape(4, 3)
     way.send(batch, [slice(0, 4)])
-    assert way.lane is None
+    assert way.copier is None
     tensor = way.take(batch, slice(1, 3))
     assert tensor.data_ptr() == batch[1:3].ctypes.data
