@@ -101,7 +101,6 @@ def training(
         done = trainer.fraction >= 1.0 or finish(trainer, None)
         if interrupted or done:
             meter.check_finite()
-
         validation, best = None, False
         if validate is not None and (done or trainer.step % cfg.validate_every == 0):
             validation, best = _validated(trainer, validate)
