@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from segpt.config.precision import Precision
+from segpt.config.precision import Precision, of_measuring
 from segpt.workspace import newest
 
 from . import _options, _out, _report
@@ -56,9 +56,12 @@ def command(
     path = newest.existing(newest.need("artifact", model))
     value = read_model(path)
 
+    from segpt.kernels.precision import computing
     from segpt.tasks.run_harness import evaluate
+    from segpt.train.mesh import pick
 
-    with _report.Bar(f"eval {path.name}") as bar:
+    computed, where = of_measuring(precision or "auto"), pick(device)
+    with computing(computed, where), _report.Bar(f"eval {path.name}") as bar:
         result = evaluate(
             value,
             [name.strip() for name in tasks.split(",") if name.strip()],
@@ -66,8 +69,7 @@ def command(
             limit=limit,
             shots=fewshot,
             batch=batch,
-            device=device,
-            precision=precision or "auto",
+            device=where,
             report=lambda done, total: bar(done / total, f"{done:,} of {total:,} requests"),
         )
     plain = result.plain()

@@ -109,7 +109,7 @@ _TRAIN: tuple[tuple[str, str, str], ...] = (
         "auto, float32 or bfloat16",
         "dtype precision amp fp16 bf16 fp32 half mixed_precision torch_dtype",
     ),
-    ("--set train.compile=off", "auto, on or off", "compile no_compile torch_compile"),
+    ("--set train.compile=off", "auto, on, off or graphs", "compile no_compile torch_compile"),
     (
         "--set train.validate_every=100",
         "steps",

@@ -129,8 +129,9 @@ class TrainSpec:
 
     ``batch`` sequences of the model's context make one step, in ``accumulation`` micro-batches,
     shared among the processes. ``precision: auto`` is bfloat16 autocast on CUDA and float32
-    elsewhere; master weights are float32 always. ``clip`` bounds the global gradient norm.
-    ``loops`` varies how deep the model is; without it the route runs as written.
+    elsewhere; master weights are float32 always. ``compile: graphs`` compiles, and records what a
+    micro-batch launches as CUDA graphs, which start as a whole. ``clip`` bounds the global gradient
+    norm. ``loops`` varies how deep the model is; without it the route runs as written.
 
     ``order`` is that of the text: blocks shuffled anew in every epoch, or the stream as it lies.
     ``unique`` trains on no target twice, and refuses a text that is too short for that.
@@ -155,7 +156,7 @@ class TrainSpec:
     clip: float | None = 1.0
     seed: int = 1
     precision: Precision = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "on", "off", "graphs"] = "auto"
     validate_every: int = 200
     validate_tokens: int = 65_536
     save_every: int = 500

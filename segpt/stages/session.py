@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,15 @@ from .start import From, Resume, Start
 _REPLAYED = 1 << 16  # blocks that are recorded at once, of a run that was saved without a record
 
 
+class _Ahead(NamedTuple):
+    """Blocks number ``first`` and on: their ``places`` (size, 2) and the ``batch`` of them."""
+
+    first: int
+    size: int
+    places: NDArray[np.int64]
+    batch: NDArray[np.int64]
+
+
 class DataCursor:
     """Where a run is in its text, and a record of every block that it has read."""
 
@@ -43,6 +52,7 @@ class DataCursor:
         self.ledger = CoverageLog(
             self.blocks.targets, self.blocks.context, self.blocks.epoch_blocks
         )
+        self._ahead: _Ahead | None = None
 
     def restore(self, state: Arrays, count: int) -> None:
         """Go back to where ``count`` blocks were read.
@@ -90,9 +100,26 @@ class DataCursor:
 
     def read(self, trainer: Trainer) -> NDArray[np.int64]:
         """The batch of the coming step, (sequences, context + 1), on record from now on."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or (ahead.first, ahead.size) != (trainer.blocks, trainer.size):
+            ahead = self._take(trainer)
+        self.ledger.record(ahead.places)
+        return ahead.batch
+
+    def prepare(self, trainer: Trainer) -> None:
+        """Read the batch of the coming step, if there is one, and send it to the device.
+
+        It is on record only when :meth:`read` gives it out. Where a run is as long as its time,
+        the size of that step may come out otherwise; then it is read again. On a CPU, which would
+        gain nothing, nothing is read ahead.
+        """
+        if trainer.transfer.copier is not None and trainer.fraction < 1.0:
+            self._ahead = self._take(trainer)
+            trainer.transfer.send(self._ahead.batch, trainer.parts(self._ahead.size))
+
+    def _take(self, trainer: Trainer) -> "_Ahead":
         places = self.blocks.places(trainer.blocks, trainer.size)
-        self.ledger.record(places)
-        return self.blocks.read(places)
+        return _Ahead(trainer.blocks, trainer.size, places, self.blocks.read(places))
 
     def is_exhausted(self, trainer: Trainer) -> bool:
         """Whether no further step finds targets that are new, where none may be taken twice."""

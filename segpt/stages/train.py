@@ -154,6 +154,7 @@ class _Session:
                 should_stop=observer.should_stop,
                 finish=lambda _trainer, nats: self.referee.ends(trainer, nats, self.cursor),
                 sizes=load(self.cursor.tokens.tokenizer).sizes,
+                prepare=lambda: self.cursor.prepare(trainer),
             ):
                 if not isinstance(event, StepMetrics):
                     self.save(observer)

@@ -20,6 +20,7 @@ import torch
 
 from segpt.errors import ScoreError
 from segpt.eval.windows import plan
+from segpt.kernels.precision import computed
 from segpt.model.cache import KVCache
 from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.read_model import Value, read_model
@@ -87,7 +88,8 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
         opened = open_model(value, where)
         source, self.model, self.codec = opened.source, opened.model, opened.codec
         self.fingerprint, self._tokenizer = source.fingerprint, source.tokenizer.fingerprint
-        self.spec = score_spec(source.spec, reading=Reading(context=context, stride=stride))
+        reading = Reading(context=context, stride=stride, precision=computed())
+        self.spec = score_spec(source.spec, reading=reading)
         self.max_length = context or source.spec.context
         # The last token of a sequence is predicted, never read.
         self._subject = of_model(self.model, self.codec, self.max_length + 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from segpt.config.base import encode
-from segpt.config.precision import Computed, Precision, of_measuring
+from segpt.config.precision import Computed
 from segpt.errors import ScoreError, SegptError
 from segpt.stages.environment import versions
 from segpt.values import Artifact, Checkpoint, Quantized
@@ -75,7 +75,6 @@ def evaluate(
     shots: int | None = None,
     batch: int | None = None,
     device: str = "auto",
-    precision: Precision = "auto",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Run tasks of lm-evaluation-harness on a model.
@@ -92,7 +91,6 @@ def evaluate(
         shots: examples in each prompt, except where a task insists on none.
         batch: sequences of the model's context that run at once; it changes no result.
         device: where to compute.
-        precision: what the model multiplies in; ``auto`` is float32.
         report: told how many of how many requests of one kind are done.
 
     Raises:
@@ -104,8 +102,6 @@ def evaluate(
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
-        from segpt.kernels.precision import computing
-
         from .harness import SegptLM
 
         with _explained(tasks):
@@ -115,9 +111,7 @@ def evaluate(
             )
             names = _named(tasks, manager.all_tasks)
         model = SegptLM(value, device=device, batch_size=batch, report=report)
-        model.spec = dataclasses.replace(model.spec, precision=precision)
-        computed = of_measuring(precision)
-        with _explained(names), computing(computed, str(model.device)):
+        with _explained(names):
             results = simple_evaluate(
                 model=model,
                 tasks=names,
@@ -128,14 +122,15 @@ def evaluate(
                 task_manager=manager,
             )
     seconds = time.perf_counter() - begun
-    evaluation = _evaluation(model.fingerprint, model.tokenizer_name, results, seconds)
-    return dataclasses.replace(evaluation, precision=computed)
+    return _evaluation(model.fingerprint, model.tokenizer_name, results, seconds)
 
 
 def _evaluation(
     model: str, tokenizer: str, results: Mapping[str, Any], seconds: float
 ) -> Evaluation:
     """What lm-evaluation-harness found, without what it says of itself."""
+    from segpt.kernels.precision import computed
+
     return Evaluation(
         model=model,
         tokenizer=tokenizer,
@@ -144,6 +139,7 @@ def _evaluation(
         samples={task: int(count["effective"]) for task, count in results["n-samples"].items()},
         tasks=results["versions"],
         seconds=seconds,
+        precision=computed(),
     )
 
 

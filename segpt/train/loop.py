@@ -64,6 +64,7 @@ def training(
     finish: Finish = lambda _trainer, _nats: False,
     sizes: NDArray[np.int64] | None = None,
     clock: Clock = time.perf_counter,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Event]:
     """Train until the spec's length is reached, or ``finish`` ends the run.
 
@@ -76,14 +77,14 @@ def training(
             depend on, the trainer and that loss, is the same in every process.
         sizes: (vocab,) bytes that each token spells, for the bits per byte of what is trained on.
         clock: seconds.
+        prepare: gets the next batch ready, while the device still works on a step.
 
     Yields:
         Metrics where they are due, and then where a checkpoint is due that it is.
 
     Raises:
         InterruptError: after the last event, when ``should_stop`` says so in any process.
-        TrainError: when the loss or the gradient stops being finite, or memory runs out; what
-            was saved before stays.
+        TrainError: when loss or gradient is not finite, or memory runs out; what was saved stays.
     """
     cfg, mesh = trainer.cfg, trainer.mesh
     meter = _Meter(trainer, sizes)
@@ -91,7 +92,7 @@ def training(
     while not done:
         started = clock()
         batch = batches(trainer.step)
-        result = _step(trainer, batch)
+        result = _step(trainer, batch, prepare)
         meter.add(batch, result)
         if trainer.step % cfg.log_every == 0 or trainer.step % cfg.save_every == 0:
             meter.check_finite()
@@ -100,7 +101,6 @@ def training(
         done = trainer.fraction >= 1.0 or finish(trainer, None)
         if interrupted or done:
             meter.check_finite()
-
         validation, best = None, False
         if validate is not None and (done or trainer.step % cfg.validate_every == 0):
             validation, best = _validated(trainer, validate)
@@ -117,11 +117,12 @@ def training(
             raise InterruptError(f"stopped at step {trainer.step}, which is saved")
 
 
-def _step(trainer: Trainer, batch: NDArray[np.int64]) -> StepResult:
+def _step(trainer: Trainer, batch: NDArray[np.int64], prepare: Callable[[], None]) -> StepResult:
     cfg = trainer.cfg
     watch = cfg.kurtosis and (trainer.step + 1) % cfg.log_every == 0
     try:
         result = trainer.train_step(batch, watch=watch)
+        prepare()
         trainer.threads.step()
     except torch.OutOfMemoryError as error:
         raise TrainError(

@@ -28,6 +28,7 @@ from .mesh import Mesh
 from .optim import Optimizers
 from .reducer import GradientReducer
 from .threads import Threads
+from .transfer import Transfer
 from .validations import Validations
 
 
@@ -66,6 +67,7 @@ class Trainer:
         self.gradients = GradientReducer(self.model, mesh)
         self.average = Averaged(self.model, cfg.average)
         self.validations = Validations(cfg.best_after)
+        self.transfer = Transfer(mesh.device)
         self.threads = Threads(mesh.device.type if mesh.size == 1 else "shared")
         self.step, self.blocks, self.elapsed = 0, 0, 0.0
 
@@ -134,6 +136,8 @@ class Trainer:
         self.coming()
         for weight in weights(self.model):
             weight.tensor.grad = None
+        if self.cfg.compile == "graphs":  # gradients of micro-batches are kept until here
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         loss, z, kurtosis = self.forward_backward(batch, watch=watch)
         norm = self.reduce()
         self.update()
@@ -155,7 +159,7 @@ class Trainer:
         kurtosis: list[Tensor] = []
         parts = self.parts(len(batch))
         for i, rows in enumerate(parts):
-            tokens = torch.from_numpy(batch[rows]).to(device, non_blocking=True)
+            tokens = self.transfer.take(batch, rows)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 if watch:
                     hidden = self.model.hidden(tokens[:, :-1], statistics=True)
@@ -270,10 +274,13 @@ def compile_model(
     The probe is a forward and backward pass over ``batch`` (sequences, context + 1), because
     compilers fail at the first call.
     """
-    wanted = trainer.cfg.compile == "on" or (
-        trainer.cfg.compile == "auto" and trainer.mesh.device.type == "cuda"
-    )
-    if not wanted:
+    choice, cuda = trainer.cfg.compile, trainer.mesh.device.type == "cuda"
+    if choice == "graphs" and not cuda:
+        raise TrainError(
+            "train.compile=graphs records CUDA graphs, and this run is not on CUDA; set "
+            "train.compile=auto"
+        )
+    if choice == "off" or (choice == "auto" and not cuda):
         return
     if trainer.cfg.loops is not None:  # every number of loops is one more graph
         numbers = trainer.cfg.loops.most - trainer.cfg.loops.least + 1
@@ -282,14 +289,15 @@ def compile_model(
     if trainer.spec.growth is not None:  # and so is every width of windows
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 8 + trainer.spec.growth.widths)
-    compiled = torch.compile(trainer.model.hidden)
+    mode = "reduce-overhead" if choice == "graphs" else None
+    compiled = torch.compile(trainer.model.hidden, mode=mode)
     tokens = torch.from_numpy(batch[trainer.rows[0]]).to(trainer.mesh.device)
     try:
         torch.autograd.backward(compiled(tokens[:, :-1]).x.sum())
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        if trainer.cfg.compile == "on":
+        if choice != "auto":
             reason = str(error).strip().splitlines()[0]
             raise TrainError(
                 f"torch.compile does not work here: {reason}; set train.compile=off"
