@@ -105,7 +105,7 @@ def build(launch: Launch, architecture: int) -> Build:
         fn=launch.kernel,
         signature={name: signature[name] for name in names},
         constexprs={(names.index(name),): value for name, value in fixed.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in launch.aligned},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in sorted(launch.aligned)},
     )
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)

@@ -72,8 +72,10 @@ def section(result: Mapping[str, Any]) -> str:
     faulty = sum(bool(row["faults"]) for row in builds)
     lines = [
         f"Compiled: {len(builds):,} forms, {faulty or 'none'} with a fault. A range is over the",
-        "five generations. Few threads at once is no fault where products fill the tensor cores; a",
-        "kernel that waits for memory wants many.",
+        "five generations. Few threads at once is no fault where products fill the tensor cores;",
+        "a kernel that waits for memory wants many. Sizes are rows x width of a norm; matrices x",
+        "rows x columns; rows x vocabulary x width of the loss; sequences x queries x keys x heads",
+        "x heads of keys x channels of attention.",
         "",
         "| kernel, bfloat16 | registers of a thread | shared memory of a block, KiB "
         "| threads at once, % of what fits |",
@@ -91,15 +93,18 @@ def section(result: Mapping[str, Any]) -> str:
 
 def _traffic(rows: Rows) -> list[str]:
     return [
-        "Bytes to and from memory of a calculation with its gradients, each load and store counted",
-        "in the interpreter, each operation of PyTorch by its inputs and outputs. The plain path",
-        "is the reference, operation by operation.",
+        "Bytes to and from memory of a calculation with its gradients. At small sizes each load",
+        "and store of the kernels was counted in the interpreter: they touch whole tensors. The",
+        "plain path is the reference, each operation of PyTorch counted by its inputs and outputs.",
+        "The last column is what a device's cache fetches again, with programs side by side in the",
+        "order in which they start; the table of times takes it for nothing.",
         "",
-        "| calculation | kernels, GB | plain, GB | kernels / plain | at most |",
-        "|---|---:|---:|---:|---:|",
+        "| calculation | kernels, GB | plain, GB | kernels / plain | at most | fetched again, % |",
+        "|---|---:|---:|---:|---:|---:|",
         *(
             f"| {row['name']} {_sizes(row['sizes'])} | {row['fused'] / 1e9:.2f} "
-            f"| {row['unfused'] / 1e9:.2f} | {row['ratio']:.2f} | {row['bound']:.2f} |"
+            f"| {row['unfused'] / 1e9:.2f} | {row['ratio']:.2f} | {row['bound']:.2f} "
+            f"| {100 * (row['through_cache'] - 1):.1f} |"
             for row in rows
         ),
     ]
