@@ -24,7 +24,7 @@ from .paths import masks
 from .reference import PackedCall, TrellisCall, UniformCall
 
 TILES: Tiles = {
-    ANY: [Tile({"ROWS": 16, "COLUMNS": 128}, 4, 1), Tile({"ROWS": 4, "COLUMNS": 512}, 4, 1)]
+    ANY: [Tile({"ROWS": 8, "COLUMNS": 128}, 4, 1), Tile({"ROWS": 4, "COLUMNS": 256}, 4, 1)]
 }
 TRELLIS_TILES: Tiles = {
     ANY: [Tile({"ROWS": 4, "COLUMNS": 256}, 4, 1), Tile({"ROWS": 4, "COLUMNS": 512}, 4, 1)]
