@@ -32,7 +32,7 @@ _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 @triton.jit
 def _log(x):
     """Of a number that may be 0, whose logarithm then counts as one of nothing in a sum."""
-    return tl.where(x > 0.0, tl.log(tl.maximum(x, 1e-38)), -1e30)
+    return tl.where(x > 0.0, tl.log(tl.maximum(x, 2e-38)), -1e30)
 
 
 @triton.jit
