@@ -22,6 +22,8 @@ class Kernels:
     muon_momentum: str = "auto"
     muon_update: str = "auto"
     newton_schulz: str = "auto"
+    ngram_mixture: str = "auto"
+    ngram_rows: str = "auto"
     rms_norm: str = "auto"
     rotary: str = "auto"
     token_log_probs: str = "auto"

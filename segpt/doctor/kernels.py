@@ -13,6 +13,7 @@ from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, Nats
 from segpt.kernels.dequantize import PackedCall, TrellisCall, UniformCall, pack
 from segpt.kernels.linear.reference import LinearCall
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
+from segpt.kernels.ngram_mixture import NgramMixtureCall, NgramRowsCall
 from segpt.kernels.rms_norm.reference import RmsNormCall
 from segpt.kernels.rotary.reference import RotaryCall
 from segpt.kernels.updates import AdamUpdateCall, MuonMomentumCall, MuonUpdateCall
@@ -140,6 +141,18 @@ def _trellis(device: str) -> TrellisCall:
     return TrellisCall(codes, 8, 1e-3, rows, columns, middle, None, None, torch.float32)
 
 
+def _mixture(device: str) -> NgramMixtureCall:
+    frequency = _noise(3, _ROWS, device=device).sigmoid()
+    features, weights = _noise(4, 3, _ROWS, device=device).abs(), _noise(4, 3, device=device)
+    return NgramMixtureCall(-3 * frequency[0], frequency, features, frequency > 0.4, weights)
+
+
+def _mixed_rows(device: str) -> NgramRowsCall:
+    model = _noise(_ROWS, _VOCAB, device=device).log_softmax(1)
+    kept = torch.full((_ROWS,), 0.75, device=device)
+    return NgramRowsCall(model, kept, torch.full_like(model, 0.25 / _VOCAB))
+
+
 # A call of each operation, large enough for every back end; an operation may use its memory again.
 EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "activation": lambda device: ActivationCall(_noise(4, 64, device=device), "swiglu"),
@@ -153,6 +166,8 @@ EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "muon_momentum": _momenta,
     "muon_update": _muon,
     "newton_schulz": _matrices,
+    "ngram_mixture": _mixture,
+    "ngram_rows": _mixed_rows,
     "rms_norm": lambda device: RmsNormCall(_noise(4, 64, device=device)),
     "rotary": _rotary,
     "token_log_probs": _log_probs,

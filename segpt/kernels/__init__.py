@@ -10,6 +10,7 @@ from .cross_entropy import token_log_probs, token_loss, token_nats
 from .dequantize import dequantize
 from .linear import linear
 from .newton_schulz import newton_schulz
+from .ngram_mixture import ngram_mixture, ngram_rows
 from .registry import OPS, Backend, Later, Op, use, use_recipe
 from .rms_norm import rms_norm
 from .rotary import rotary
@@ -29,6 +30,8 @@ __all__ = [
     "muon_momentum",
     "muon_update",
     "newton_schulz",
+    "ngram_mixture",
+    "ngram_rows",
     "rms_norm",
     "rotary",
     "token_log_probs",

@@ -180,7 +180,8 @@ def test_every_operation_has_cases() -> None:
     several = {"token_loss", "token_nats", "token_log_probs"}  # tests/kernels/test_cross_entropy.py
     in_place = {"adam_update", "muon_momentum", "muon_update"}  # test_triton_updates.py
     whole = {"dequantize", "dequantize_packed", "dequantize_trellis"}  # test_triton_dequantize.py
-    assert OPS.keys() == CASES.keys() | several | in_place | whole
+    ngram = {"ngram_mixture", "ngram_rows"}  # test_triton_ngram.py
+    assert OPS.keys() == CASES.keys() | several | in_place | whole | ngram
     assert all(op.__doc__ for op in OPS.values())
 
 

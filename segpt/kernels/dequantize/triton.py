@@ -24,7 +24,7 @@ from .paths import masks
 from .reference import PackedCall, TrellisCall, UniformCall
 
 TILES: Tiles = {
-    ANY: [Tile({"ROWS": 16, "COLUMNS": 128}, 4, 1), Tile({"ROWS": 4, "COLUMNS": 512}, 4, 1)]
+    ANY: [Tile({"ROWS": 8, "COLUMNS": 128}, 4, 1), Tile({"ROWS": 4, "COLUMNS": 256}, 4, 1)]
 }
 TRELLIS_TILES: Tiles = {
     ANY: [Tile({"ROWS": 4, "COLUMNS": 256}, 4, 1), Tile({"ROWS": 4, "COLUMNS": 512}, 4, 1)]
@@ -100,6 +100,15 @@ def _xor(a, b):
 
 
 @triton.jit
+def _parity(bits):
+    bits ^= bits >> 16
+    bits ^= bits >> 8
+    bits ^= bits >> 4
+    bits ^= bits >> 2
+    return (bits ^ (bits >> 1)) & 1
+
+
+@triton.jit
 def trellis_kernel(
     codes,
     sizes,
@@ -144,13 +153,8 @@ def trellis_kernel(
             before = tl.associative_scan(bit, 1, _xor) ^ bit ^ parities[:, None]
             parities ^= tl.xor_sum(bit, 1)
             counts = before & tl.load(masks + column % PERIOD)[None]
-            counts ^= counts >> 16
-            counts ^= counts >> 8
-            counts ^= counts >> 4
-            counts ^= counts >> 2
-            grid = (counts ^ (counts >> 1)) & 1
             sign = tl.where(point > 0, 1, 0) - tl.where(point < 0, 1, 0)
-            point = 2 * point - sign * grid
+            point = 2 * point - sign * _parity(counts)
         by_column = tl.load(column_exponents + column, within, other=0).to(tl.int32)
         exponent = by_row[:, None] + by_column[None]
         size = tl.load(sizes + exponent, inside, other=0.0)
