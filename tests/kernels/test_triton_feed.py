@@ -64,7 +64,8 @@ def near(results: list[Tensor], wanted: list[Tensor], dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients(shape: Any, dtype: torch.dtype, act: Activation) -> None:
-    x, weight, slope = inputs(*shape, act, dtype)
+    rows, width, hidden = shape
+    x, weight, slope = inputs(rows, width, hidden, act, dtype)
     wanted = descended(feed_reference, x.float(), weight.float(), slope.float(), act)
     near(descended(feed().TritonGatedFeed().run, x, weight, slope, act), wanted, dtype)
 
@@ -130,7 +131,7 @@ def test_refusals() -> None:
         assert backend.refusal(FeedCall(x.bfloat16(), weight.bfloat16(), "relu2")) is None
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The bytes that operations read and write, if no cache keeps any between two of them."""
 
     total = 0
@@ -148,7 +149,7 @@ class Traffic(TorchDispatchMode):
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traffic]:
     """Traffic within a block, with launches that are counted and not run."""
-    traffic = Traffic()
+    traffic = Traffic()  # type: ignore[no-untyped-call]
     monkeypatch.setattr(Launch, "run", lambda launch: traffic.add(*launch.arguments.values()))
     with traffic:
         yield traffic

@@ -154,7 +154,7 @@ def test_the_form_is_chosen_by_shape(
     assert gram.segments(shape, steps) == lengths
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts those of products, half of them where a kernel makes half of the tiles."""
 
     total = 0
@@ -176,7 +176,7 @@ def test_operations_are_those_counted(
     lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.empty(3, 96, 256, dtype=torch.bfloat16, device="meta")
-    with Operations() as operations:
+    with Operations() as operations:  # type: ignore[no-untyped-call]
         monkeypatch.setattr(Launch, "run", lambda launch: operations.launched(launch))  # noqa: PLW0108 - it is bound
         kernels().by_gram(x, POLAR, lengths, HALF)
     assert operations.total == 3 * gram.work(96, 256, lengths)
