@@ -252,7 +252,7 @@ _ODD: tuple[Tiles, Tiles] = (
 )
 # Float32 is multiplied without tensor cores, as these would round its factors.
 _EXACT: tuple[Tiles, Tiles] = (
-    {ANY: [_tile(64, 64, 16, 4, 1), _tile(32, 32, 16, 4, 1)]},
+    {ANY: [_tile(64, 64, 16, 4, 1), _tile(32, 32, 16, 4, 1)], 120: [_tile(64, 64, 16, 4, 1)]},
     {ANY: [_tile(64, 32, 16, 4, 1), _tile(32, 32, 16, 4, 1)], 120: [_tile(32, 32, 16, 4, 1)]},
 )
 
