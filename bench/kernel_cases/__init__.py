@@ -1,12 +1,31 @@
 """The launches that are compiled and checked: each kernel in the shapes and types that it meets."""
 
-from . import attention, dequantize, newton_schulz, ngram_mixture, rms_norm, token_loss, updates
+from . import (
+    attention,
+    dequantize,
+    gated_feed,
+    newton_schulz,
+    ngram_mixture,
+    rms_norm,
+    token_loss,
+    updates,
+)
 from .case import Case
 
 __all__ = ["Case", "cases"]
 
+KERNELS = (
+    attention,
+    dequantize,
+    gated_feed,
+    newton_schulz,
+    ngram_mixture,
+    rms_norm,
+    token_loss,
+    updates,
+)
+
 
 def cases() -> list[Case]:
     """All of them, with the tiles of the generation of GPUs that is compiled for."""
-    kernels = rms_norm, newton_schulz, token_loss, attention, updates, dequantize, ngram_mixture
-    return [case for kernel in kernels for case in kernel.cases()]
+    return [case for kernel in KERNELS for case in kernel.cases()]

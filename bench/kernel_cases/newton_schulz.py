@@ -13,7 +13,7 @@ def cases() -> Iterator[Case]:
         for matrices, size, inner in ((12, 512, 512), (4, 768, 3072), (8, 64, 256), (3, 200, 333)):
             x, gram = meta(dtype, matrices, size, inner), meta(dtype, matrices, size, size)
             name = f"{matrices}x{size}x{inner} {short(dtype)}"
-            usual = (dtype, size) in ((BF16, 768), (FP16, 200))
+            usual = (dtype, size) in ((BF16, 768), (FP16, 768), (FP16, 200))
             product = newton_schulz.symmetric_product
             yield Case(f"newton_schulz gram {name}", product(x, gram), usual)
             inner_product = product(gram, gram, 2.0315, gram, -4.775)

@@ -20,8 +20,6 @@ from segpt.kernels.cross_entropy.reference import (
     loss_reference,
     nats_reference,
 )
-from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
-from segpt.kernels.newton_schulz.reference import reference as newton_schulz_reference
 from segpt.kernels.rms_norm.reference import RmsNormCall
 from segpt.kernels.rms_norm.reference import reference as rms_norm_reference
 
@@ -29,7 +27,6 @@ pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.slow
 
 CLOSE = {torch.float32: 1e-5, torch.float16: 3e-3}
-QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -67,25 +64,6 @@ def test_rms_norm_of_a_view_and_of_nothing() -> None:
     near(TritonRmsNorm().run(RmsNormCall(x)), rms_norm_reference(RmsNormCall(x)), 1e-5)
     zero = torch.zeros(2, 9)
     assert torch.equal(TritonRmsNorm().run(RmsNormCall(zero)), zero)
-
-
-@pytest.mark.parametrize("shape", [(2, 10, 33), (1, 70, 70), (3, 64, 130), (1, 1, 5)])
-def test_newton_schulz(shape: tuple[int, ...]) -> None:
-    from segpt.kernels.newton_schulz.triton import TritonNewtonSchulz
-
-    x = noise(*shape)
-    call = NewtonSchulzCall(x / torch.linalg.matrix_norm(x, keepdim=True), (QUINTIC,) * 2)
-    near(TritonNewtonSchulz().run(call), newton_schulz_reference(call), 1e-5)
-
-
-def test_newton_schulz_of_half_precision() -> None:
-    from segpt.kernels.newton_schulz.triton import TritonNewtonSchulz
-
-    x = noise(2, 70, 90)
-    x = x / torch.linalg.matrix_norm(x, keepdim=True)
-    expected = newton_schulz_reference(NewtonSchulzCall(x, (QUINTIC,) * 2))
-    result = TritonNewtonSchulz().run(NewtonSchulzCall(x.half(), (QUINTIC,) * 2))
-    near(result.float(), expected, 1e-2)
 
 
 def head(weight: Tensor, scale: float, softcap: float | None) -> Readout:

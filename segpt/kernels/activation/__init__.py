@@ -3,12 +3,15 @@
 from torch import Tensor
 
 from segpt.config.layer import Activation
-from segpt.kernels.registry import Op
+from segpt.kernels.registry import Later, Op
 
 from .reference import ActivationCall, FeedCall, feed_reference, reference
 
 ACTIVATION = Op("activation", reference)
-GATED_FEED = Op("gated_feed", feed_reference)
+TRITON = "segpt.kernels.activation.triton:TritonGatedFeed"
+GATED_FEED = Op[FeedCall, Tensor](
+    "gated_feed", feed_reference, Later("triton", 30, ("cuda",), TRITON)
+)
 
 
 def activation(x: Tensor, act: Activation) -> Tensor:
