@@ -1,6 +1,8 @@
 """Which back end computes each operation, as data."""
 
-from .base import spec
+import dataclasses
+
+from .base import ADDED, spec
 
 
 @spec
@@ -16,6 +18,7 @@ class Kernels:
     gated_feed: str = "auto"
     linear: str = "auto"
     newton_schulz: str = "auto"
+    query_key: str = dataclasses.field(default="auto", metadata=ADDED)
     rms_norm: str = "auto"
     rotary: str = "auto"
     token_log_probs: str = "auto"

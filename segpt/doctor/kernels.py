@@ -12,6 +12,7 @@ from segpt.kernels.attention.reference import AttentionCall
 from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, NatsCall, Readout
 from segpt.kernels.linear.reference import LinearCall
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
+from segpt.kernels.query_key import NormStep, QueryKeyCall, RotationStep
 from segpt.kernels.rms_norm.reference import RmsNormCall
 from segpt.kernels.rotary.reference import RotaryCall
 
@@ -89,6 +90,11 @@ def _rotary(device: str) -> RotaryCall:
     return RotaryCall(_noise(2, 33, 4, 32, device=device), angle.cos(), angle.sin())
 
 
+def _query_key(device: str) -> QueryKeyCall:
+    q, cos, sin, _ = _rotary(device)
+    return QueryKeyCall(q, q[:, :, :2], (NormStep(), RotationStep(cos, sin)))
+
+
 def _matrices(device: str) -> NewtonSchulzCall:
     x = _noise(2, 128, 160, device=device)
     norm = torch.linalg.matrix_norm(x, keepdim=True)
@@ -108,6 +114,7 @@ EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "gated_feed": lambda device: FeedCall(*_linear(device), "relu2"),
     "linear": _linear,
     "newton_schulz": _matrices,
+    "query_key": _query_key,
     "rms_norm": lambda device: RmsNormCall(_noise(4, 64, device=device)),
     "rotary": _rotary,
     "token_log_probs": _log_probs,

@@ -9,6 +9,7 @@ from .attention import attention
 from .cross_entropy import token_log_probs, token_loss, token_nats
 from .linear import linear
 from .newton_schulz import newton_schulz
+from .query_key import query_key
 from .registry import OPS, Backend, Later, Op, use, use_recipe
 from .rms_norm import rms_norm
 from .rotary import rotary
@@ -23,6 +24,7 @@ __all__ = [
     "gated_feed",
     "linear",
     "newton_schulz",
+    "query_key",
     "rms_norm",
     "rotary",
     "token_log_probs",

@@ -4,8 +4,10 @@ from torch import Tensor, nn
 
 from segpt.config import layer as spec
 from segpt.kernels import attention
+from segpt.kernels.query_key import QUERY_KEY, QueryKeyCall
 
-from .params import Matrix
+from .params import Matrix, is_hooked
+from .parts import QueryKeyPart
 from .state import ForwardState
 
 
@@ -36,8 +38,7 @@ class Attention(nn.Module):
             matrix(x).unflatten(-1, (-1, self.head_dim))
             for matrix in (self.query, self.key, self.value)
         )
-        for part in self.query_key_parts:
-            q, k = part(q, k, state)
+        q, k = self._prepared(q, k, state)
         for part in self.value_parts:
             v = part(v, x, state)
         window, documents = state.narrowest(self.window), state.inputs.documents
@@ -52,3 +53,21 @@ class Attention(nn.Module):
         for part in self.output_parts:
             y = part(y, v, x, state)
         return self.out(y.flatten(-2))
+
+    def _prepared(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
+        """Queries and keys (batch, time, heads or kv_heads, channels) as their parts make them.
+
+        One kernel does what all parts do, where there is one that takes them and no hook waits for
+        a part to be called.
+        """
+        parts = self.query_key_parts
+        if parts and QUERY_KEY.may_choose(q.device.type):
+            known = [part for part in parts if isinstance(part, QueryKeyPart)]
+            if len(known) == len(parts) and not any(map(is_hooked, parts)):
+                call = QueryKeyCall(q, k, tuple(part.step(q, state) for part in known))
+                fused = QUERY_KEY.choose(call)
+                if fused is not None:
+                    return fused.run(call)
+        for part in parts:
+            q, k = part(q, k, state)
+        return q, k

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
+from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 
 from .reference import AttentionCall
 from .triton_kernels import forward_kernel, key_slope_kernel, query_slope_kernel
@@ -57,10 +58,10 @@ def forward(
 ) -> Launch:
     """What makes the result, like ``q``, and log Z, (batch, heads, queries) in float32."""
     made = dict(zip(("result", "log_z"), results, strict=True))
-    tiles = _tiles(forward_kernel, q)
-    programs = triton.cdiv(q.size(1), tiles["QUERIES"]), q.size(0) * q.size(2)
+    tile = _tile_of(forward_kernel, q)
+    programs = triton.cdiv(q.size(1), tile.sizes["QUERIES"]), q.size(0) * q.size(2)
     tensors = {"q": q, "k": k, "v": v, "first": q if first is None else first, **made}
-    return _launch(forward_kernel, programs, tensors, first, window, scale, tiles)
+    return _launch(forward_kernel, programs, tensors, first, window, scale, tile)
 
 
 def query_slopes(
@@ -76,10 +77,10 @@ def query_slopes(
     :func:`first_keys` has it.
     """
     q = tensors["q"]
-    tiles = _tiles(query_slope_kernel, q)
-    programs = triton.cdiv(q.size(1), tiles["QUERIES"]), q.size(0) * q.size(2)
+    tile = _tile_of(query_slope_kernel, q)
+    programs = triton.cdiv(q.size(1), tile.sizes["QUERIES"]), q.size(0) * q.size(2)
     tensors = {**tensors, "first": q if first is None else first, "by_q": by_q}
-    return _launch(query_slope_kernel, programs, tensors, first, window, scale, tiles)
+    return _launch(query_slope_kernel, programs, tensors, first, window, scale, tile)
 
 
 def key_slopes(
@@ -94,11 +95,11 @@ def key_slopes(
     The tensors are the same as for :func:`query_slopes`.
     """
     k = tensors["k"]
-    tiles = _tiles(key_slope_kernel, tensors["q"])
-    programs = triton.cdiv(k.size(1), tiles["KEYS"]), k.size(0) * k.size(2)
+    tile = _tile_of(key_slope_kernel, tensors["q"])
+    programs = triton.cdiv(k.size(1), tile.sizes["KEYS"]), k.size(0) * k.size(2)
     made = dict(zip(("by_k", "by_v"), results, strict=True))
     tensors = {**tensors, "first": tensors["q"] if first is None else first, **made}
-    return _launch(key_slope_kernel, programs, tensors, first, window, scale, tiles)
+    return _launch(key_slope_kernel, programs, tensors, first, window, scale, tile)
 
 
 def _launch(
@@ -108,7 +109,7 @@ def _launch(
     first: Tensor | None,
     window: int | None,
     scale: float,
-    tiles: dict[str, int],
+    tile: Tile,
 ) -> Launch:
     q, k = tensors["q"], tensors["k"]
     numbers: dict[str, float] = {"queries": q.size(1), "keys": k.size(1), "heads": q.size(2)}
@@ -116,29 +117,52 @@ def _launch(
     numbers |= {"window": window or 0, "scale": float(scale)}
     exact = q.dtype == torch.float32
     fixed: dict[str, Constant] = {"WINDOWED": window is not None, "DOCUMENTS": first is not None}
-    fixed |= tiles | {"PRECISION": "ieee" if exact else "tf32"}
-    # What loads ahead takes registers, of which exact products and two sums have none to spare.
-    ahead = not exact and kernel is not key_slope_kernel
+    fixed |= {**tile.sizes, "PRECISION": "ieee" if exact else "tf32"}
     return Launch(
         kernel,
         programs,
         {**tensors, **numbers},
         fixed,
-        warps=8,
-        stages=2 if ahead else 1,
+        warps=tile.warps,
+        stages=tile.stages,
     )
 
 
-# Queries and keys of a tile for 16-bit numbers: of those tried, the largest that spill on none of
-# the architectures for which they are compiled (bench/kernel_builds.py).
-_TILES = {forward_kernel: (128, 32), query_slope_kernel: (64, 64), key_slope_kernel: (32, 64)}
+def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
+    return Tile({"QUERIES": queries, "KEYS": keys}, warps, stages)
 
 
-def _tiles(kernel: Any, q: Tensor) -> dict[str, int]:
+# For 16-bit numbers: tiles that spill under no mask, with heads of up to 128 channels, and fit 99
+# KiB of shared memory, or 227 on 90 and 100, where tensor cores multiply larger tiles at once.
+_FORWARD: Tiles = {
+    ANY: [_tile(128, 32, 8, 2), _tile(64, 32, 4, 3)],
+    90: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
+    100: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
+}
+_QUERY_SLOPES: Tiles = {
+    ANY: [_tile(64, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 32, 4, 2)],
+    90: [_tile(64, 64, 8, 2), _tile(128, 64, 8, 2), _tile(64, 64, 4, 2)],
+    100: [_tile(64, 64, 8, 2), _tile(128, 64, 8, 2), _tile(64, 64, 4, 2)],
+}
+_KEY_SLOPES: Tiles = {
+    ANY: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2)],
+    90: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
+    100: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
+}
+_TILES = {
+    forward_kernel: _FORWARD,
+    query_slope_kernel: _QUERY_SLOPES,
+    key_slope_kernel: _KEY_SLOPES,
+}
+# Exact products and two sums leave no registers for what loads ahead.
+_EXACT: Tiles = {ANY: [_tile(32, 32, 8, 1), _tile(16, 32, 4, 1)]}
+
+
+def _tile_of(kernel: Any, q: Tensor) -> Tile:
     """Queries, keys and channels of a tile."""
+    tile = tile_for(_EXACT if q.dtype == torch.float32 else _TILES[kernel], q)
     channels = max(16, triton.next_power_of_2(q.size(3)))
-    queries, keys = (32, 32) if q.dtype == torch.float32 else _TILES[kernel]
-    return {"QUERIES": queries, "KEYS": keys, "CHANNELS": channels}
+    return tile._replace(sizes={**tile.sizes, "CHANNELS": channels})
 
 
 class _Attended(torch.autograd.Function):

@@ -114,9 +114,7 @@ def forward_kernel(
     begins = _first_keys(first, batch, query, queries, keys, DOCUMENTS)
     place = _rows(batch, query, queries, heads, head, channels, CHANNELS)
     asking = _load(q, place, query, queries, channels, CHANNELS)
-    low, high = _seen_keys(
-        begins, block, queries, keys, window, WINDOWED, DOCUMENTS, QUERIES
-    )
+    low, high = _seen_keys(begins, block, queries, keys, window, WINDOWED, DOCUMENTS, QUERIES)
     most = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     mixed = tl.zeros((QUERIES, CHANNELS), tl.float32)
@@ -180,9 +178,7 @@ def query_slope_kernel(
     of_query = tl.program_id(1).to(tl.int64) * queries + query
     normaliser = tl.load(log_z + of_query, query < queries, other=0.0)[:, None]
     mean = tl.load(along + of_query, query < queries, other=0.0)[:, None]
-    low, high = _seen_keys(
-        begins, block, queries, keys, window, WINDOWED, DOCUMENTS, QUERIES
-    )
+    low, high = _seen_keys(begins, block, queries, keys, window, WINDOWED, DOCUMENTS, QUERIES)
     total = tl.zeros((QUERIES, CHANNELS), tl.float32)
     for start in range(low // KEYS * KEYS, high, KEYS):
         key = start + tl.arange(0, KEYS)
