@@ -24,10 +24,12 @@ def cases() -> Iterator[Case]:
             gain = meta(dtype, heads, 1)
             made = meta(torch.float32, batch, time, heads)
             forms = {
-                "norm, rotation, gain": query_key.Form(1, angles, angles, False, gain),
-                "rotation, norm": query_key.Form(2, angles, angles),
-                "rotation of neighbours, gain": query_key.Form(0, angles, angles, True, gain[:1]),
-                "norm": query_key.Form(1),
+                "norm, rotation, gain": query_key.FusedSteps(1, angles, angles, False, gain),
+                "rotation, norm": query_key.FusedSteps(2, angles, angles),
+                "rotation of neighbours, gain": query_key.FusedSteps(
+                    0, angles, angles, True, gain[:1]
+                ),
+                "norm": query_key.FusedSteps(1),
             }
             for form_name, form in forms.items():
                 size = "x".join(map(str, (batch, time, heads, kv_heads, channels)))

@@ -15,6 +15,7 @@ class Kernels:
 
     activation: str = "auto"
     attention: str = "auto"
+    cached_attention: str = dataclasses.field(default="auto", metadata=ADDED)
     gated_feed: str = "auto"
     linear: str = "auto"
     newton_schulz: str = "auto"

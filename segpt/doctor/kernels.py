@@ -8,6 +8,7 @@ from torch import Tensor
 
 from segpt.kernels import OPS, onednn
 from segpt.kernels.activation.reference import ActivationCall, FeedCall
+from segpt.kernels.attention.cached import CachedCall, Ring
 from segpt.kernels.attention.reference import AttentionCall
 from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, NatsCall, Readout
 from segpt.kernels.linear.reference import LinearCall
@@ -85,6 +86,11 @@ def _attention(device: str) -> AttentionCall:
     return AttentionCall(q, k, v, window=9)
 
 
+def _cached_attention(device: str) -> CachedCall:
+    q, keys, values, window, _, _ = _attention(device)
+    return CachedCall(q[:, :9], Ring(keys, values, begin=20, length=30), window)
+
+
 def _rotary(device: str) -> RotaryCall:
     angle = torch.arange(33, device=device)[:, None, None] / torch.arange(1, 9, device=device)
     return RotaryCall(_noise(2, 33, 4, 32, device=device), angle.cos(), angle.sin())
@@ -111,6 +117,7 @@ def _linear(device: str) -> LinearCall:
 EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "activation": lambda device: ActivationCall(_noise(4, 64, device=device), "swiglu"),
     "attention": _attention,
+    "cached_attention": _cached_attention,
     "gated_feed": lambda device: FeedCall(*_linear(device), "relu2"),
     "linear": _linear,
     "newton_schulz": _matrices,

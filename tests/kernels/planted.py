@@ -1,4 +1,4 @@
-"""Kernels with one fault each, of the kinds that only compiled code shows."""
+"""Kernels with one fault each: kinds that only compiled code shows, and masks that are dropped."""
 
 import torch
 import triton
@@ -18,6 +18,22 @@ def without_tensor_cores(x, y, SIDE: tl.constexpr):
     place = tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None]
     tile = tl.load(x + place).to(tl.float32)
     tl.store(y + place, tl.dot(tile, tile, input_precision="ieee"))
+
+
+@triton.jit
+def visible_without_window(query, key, first, queries, keys, window, WINDOWED: tl.constexpr):
+    place = (query + (keys - queries))[:, None]
+    seen = (key[None] <= place) & (key[None] >= first[:, None])
+    return seen & (query < queries)[:, None] & (key < keys)[None]
+
+
+@triton.jit
+def visible_without_documents(query, key, first, queries, keys, window, WINDOWED: tl.constexpr):
+    place = (query + (keys - queries))[:, None]
+    seen = (key[None] <= place) & (query < queries)[:, None] & (key < keys)[None]
+    if WINDOWED:
+        seen = seen & (key[None] > place - window)
+    return seen
 
 
 def launches() -> dict[str, Launch]:

@@ -178,7 +178,7 @@ def gradients(
 
 def test_every_operation_has_cases() -> None:
     several = {"token_loss", "token_nats", "token_log_probs"}  # tests/kernels/test_cross_entropy.py
-    several |= {"query_key"}  # tests/kernels/test_query_key.py
+    several |= {"query_key", "cached_attention"}  # test_query_key.py, test_triton_attention.py
     assert OPS.keys() == CASES.keys() | several
     assert all(op.__doc__ for op in OPS.values())
 

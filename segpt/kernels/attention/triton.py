@@ -10,6 +10,7 @@ from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
 from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 
+from .cached import CachedCall
 from .reference import AttentionCall
 from .triton_kernels import forward_kernel, key_slope_kernel, query_slope_kernel
 
@@ -23,11 +24,7 @@ class TritonAttention(Backend[AttentionCall, Tensor]):
     name, priority = "triton", 5  # below torch's own, until it has been measured against that
 
     def refusal(self, call: AttentionCall) -> str | None:
-        if call.q.size(3) > _WIDEST:
-            return f"heads have up to {_WIDEST} channels, and these {call.q.size(3)}"
-        if call.q.dtype not in _TYPES:
-            return f"it takes float32, float16 and bfloat16, not {call.q.dtype}"
-        return None
+        return _refusal(call.q)
 
     def run(self, call: AttentionCall) -> Tensor:
         q, k, v = (t.contiguous() for t in (call.q, call.k, call.v))
@@ -35,6 +32,36 @@ class TritonAttention(Backend[AttentionCall, Tensor]):
         scale = q.size(3) ** -0.5 if call.scale is None else call.scale
         result: Tensor = _Attended.apply(q, k, v, first, call.window, scale)
         return result
+
+
+class TritonCachedAttention(Backend[CachedCall, Tensor]):
+    """Keys stay in their slots; forward only."""
+
+    name, priority = "triton", 5
+
+    def refusal(self, call: CachedCall) -> str | None:
+        tensors = call.q, call.ring.keys, call.ring.values
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return "it makes no gradients"
+        return _refusal(call.q)
+
+    def run(self, call: CachedCall) -> Tensor:
+        ring = call.ring._replace(
+            keys=call.ring.keys.contiguous(), values=call.ring.values.contiguous()
+        )
+        call = call._replace(q=call.q.contiguous(), ring=ring)
+        first = None if call.documents is None else first_keys(call.documents, call.q.size(1))
+        result = torch.empty_like(call.q)
+        forward_cached(call, first, result).run()
+        return result
+
+
+def _refusal(q: Tensor) -> str | None:
+    if q.size(3) > _WIDEST:
+        return f"heads have up to {_WIDEST} channels, and these {q.size(3)}"
+    if q.dtype not in _TYPES:
+        return f"it takes float32, float16 and bfloat16, not {q.dtype}"
+    return None
 
 
 def first_keys(documents: Tensor, queries: int) -> Tensor:
@@ -61,7 +88,22 @@ def forward(
     tile = _tile_of(forward_kernel, q)
     programs = triton.cdiv(q.size(1), tile.sizes["QUERIES"]), q.size(0) * q.size(2)
     tensors = {"q": q, "k": k, "v": v, "first": q if first is None else first, **made}
-    return _launch(forward_kernel, programs, tensors, first, window, scale, tile)
+    made_of = _launch(forward_kernel, programs, tensors, first, window, scale, tile)
+    slots = {"slots": k.size(1), "begin": 0}
+    return made_of._replace(
+        arguments={**made_of.arguments, **slots}, constants={**made_of.constants, "RING": False}
+    )
+
+
+def forward_cached(call: CachedCall, first: Tensor | None, result: Tensor) -> Launch:
+    """What makes the result, in the shape of the queries; ``first`` is of :func:`first_keys`."""
+    q, ring = call.q, call.ring
+    scale = q.size(3) ** -0.5 if call.scale is None else call.scale
+    of_all = forward(q, ring.keys, ring.values, first, call.window, scale, (result, result))
+    numbers = {"keys": ring.length, "slots": ring.keys.size(1), "begin": ring.begin}
+    return of_all._replace(
+        arguments={**of_all.arguments, **numbers}, constants={**of_all.constants, "RING": True}
+    )
 
 
 def query_slopes(
@@ -135,7 +177,7 @@ def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
 # For 16-bit numbers: tiles that spill under no mask, with heads of up to 128 channels, and fit 99
 # KiB of shared memory, or 227 on 90 and 100, where tensor cores multiply larger tiles at once.
 _FORWARD: Tiles = {
-    ANY: [_tile(128, 32, 8, 2), _tile(64, 32, 4, 3)],
+    ANY: [_tile(128, 32, 8, 2), _tile(128, 32, 8, 3), _tile(64, 32, 8, 2)],
     90: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
     100: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
 }
@@ -149,18 +191,20 @@ _KEY_SLOPES: Tiles = {
     90: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
     100: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
 }
-_TILES = {
-    forward_kernel: _FORWARD,
-    query_slope_kernel: _QUERY_SLOPES,
-    key_slope_kernel: _KEY_SLOPES,
-}
-# Exact products and two sums leave no registers for what loads ahead.
+# Exact products leave no registers for what loads ahead.
 _EXACT: Tiles = {ANY: [_tile(32, 32, 8, 1), _tile(16, 32, 4, 1)]}
+_EXACT_QUERY_SLOPES: Tiles = {ANY: [_tile(32, 16, 4, 1), _tile(16, 32, 4, 1)]}
+# Of each kernel the tiles for 16-bit numbers, and those for float32.
+_TILES = {
+    forward_kernel: (_FORWARD, _EXACT),
+    query_slope_kernel: (_QUERY_SLOPES, _EXACT_QUERY_SLOPES),
+    key_slope_kernel: (_KEY_SLOPES, _EXACT),
+}
 
 
 def _tile_of(kernel: Any, q: Tensor) -> Tile:
     """Queries, keys and channels of a tile."""
-    tile = tile_for(_EXACT if q.dtype == torch.float32 else _TILES[kernel], q)
+    tile = tile_for(_TILES[kernel][q.dtype == torch.float32], q)
     channels = max(16, triton.next_power_of_2(q.size(3)))
     return tile._replace(sizes={**tile.sizes, "CHANNELS": channels})
 

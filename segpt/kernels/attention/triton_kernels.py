@@ -25,6 +25,15 @@ def _rows(batch, position, positions, heads, head, channels, CHANNELS: tl.conste
 
 
 @triton.jit
+def _slot(key, begin, slots, RING: tl.constexpr):
+    """Where keys lie: in a ring the oldest one in ``begin``, and the first after the last."""
+    if RING:
+        place = key + begin
+        return tl.where(place < slots, place, place - slots)
+    return key
+
+
+@triton.jit
 def _load(tensor, place, position, positions, channels, CHANNELS: tl.constexpr):
     inside = (position < positions)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
     return tl.load(tensor + place, inside, other=0.0)
@@ -100,14 +109,17 @@ def forward_kernel(
     channels,
     window,
     scale,
+    slots,
+    begin,
     WINDOWED: tl.constexpr,
     DOCUMENTS: tl.constexpr,
+    RING: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A block of ``result`` like ``q``, and of ``log_z`` (batch, heads, queries) in float32."""
+    """A block of ``result`` like ``q``, and of ``log_z`` (batch, heads, queries) if no RING."""
     block, batch, head = tl.program_id(0), tl.program_id(1) // heads, tl.program_id(1) % heads
     kv_head = head // (heads // kv_heads)
     query = block * QUERIES + tl.arange(0, QUERIES)
@@ -120,7 +132,8 @@ def forward_kernel(
     mixed = tl.zeros((QUERIES, CHANNELS), tl.float32)
     for start in range(low // KEYS * KEYS, high, KEYS):
         key = start + tl.arange(0, KEYS)
-        key_place = _rows(batch, key, keys, kv_heads, kv_head, channels, CHANNELS)
+        slot = _slot(key, begin, slots, RING)
+        key_place = _rows(batch, slot, slots, kv_heads, kv_head, channels, CHANNELS)
         asked = _load(k, key_place, key, keys, channels, CHANNELS)
         seen = _visible(query, key, begins, queries, keys, window, WINDOWED)
         logits = _logits(asking, asked, seen, scale, PRECISION)
@@ -136,8 +149,9 @@ def forward_kernel(
     total = tl.where(total == 0.0, 1.0, total)  # of rows beyond the last query
     mixed = mixed / total[:, None]
     tl.store(result + place, mixed.to(result.dtype.element_ty), inside)
-    tl.store(log_z + tl.program_id(1).to(tl.int64) * queries + query, most + tl.log(total),
-             query < queries)  # fmt: skip
+    if not RING:
+        of_query = tl.program_id(1).to(tl.int64) * queries + query
+        tl.store(log_z + of_query, most + tl.log(total), query < queries)
 
 
 @triton.jit

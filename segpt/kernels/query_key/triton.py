@@ -29,7 +29,7 @@ _WIDEST = 1024  # channels of a head
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Form(NamedTuple):
+class FusedSteps(NamedTuple):
     """The steps of a call as the kernels do them.
 
     Attributes:
@@ -73,9 +73,9 @@ class TritonQueryKey(Backend[QueryKeyCall, tuple[Tensor, Tensor]]):
         return result
 
 
-def form_of(call: QueryKeyCall) -> Form:
+def form_of(call: QueryKeyCall) -> FusedSteps:
     """What the kernels do for the steps of a call, none of which is there twice."""
-    form = Form()
+    form = FusedSteps()
     for step in call.steps:
         if isinstance(step, NormStep):
             form = form._replace(norm=1 if form.cos is None else 2)
@@ -87,7 +87,7 @@ def form_of(call: QueryKeyCall) -> Form:
     return form
 
 
-def forward(q: Tensor, k: Tensor, form: Form, results: tuple[Tensor, Tensor]) -> Launch:
+def forward(q: Tensor, k: Tensor, form: FusedSteps, results: tuple[Tensor, Tensor]) -> Launch:
     """What makes ``results``, like ``q`` and ``k``, (batch, time, heads, channels)."""
     made = dict(zip(("new_q", "new_k"), results, strict=True))
     return _launch(forward_kernel, {"q": q, "k": k, **made}, form)
@@ -96,7 +96,7 @@ def forward(q: Tensor, k: Tensor, form: Form, results: tuple[Tensor, Tensor]) ->
 def backward(
     inputs: tuple[Tensor, Tensor],
     slopes: tuple[Tensor, Tensor],
-    form: Form,
+    form: FusedSteps,
     results: tuple[Tensor, Tensor, Tensor],
 ) -> Launch:
     """What makes the gradients by q and k, and that by the gain for each head of each position.
@@ -109,7 +109,7 @@ def backward(
     return _launch(backward_kernel, tensors, form)
 
 
-def _launch(kernel: Any, tensors: dict[str, Tensor], form: Form) -> Launch:
+def _launch(kernel: Any, tensors: dict[str, Tensor], form: FusedSteps) -> Launch:
     q, k = tensors["q"], tensors["k"]
     batch, time, heads, channels = q.shape
     rotary, scaled = form.cos is not None, form.gain is not None
@@ -147,7 +147,7 @@ class _Prepared(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, gain: Tensor | None, form: Form
+        ctx: Any, q: Tensor, k: Tensor, gain: Tensor | None, form: FusedSteps
     ) -> tuple[Tensor, Tensor]:
         """In the shapes of ``q`` and ``k``; ``gain`` is that of the form, for its gradient."""
         q, k = q.contiguous(), k.contiguous()
