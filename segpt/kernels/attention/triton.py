@@ -179,33 +179,33 @@ def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
 _FORWARD: Tiles = {
     ANY: [_tile(128, 32, 8, 2), _tile(128, 32, 8, 3), _tile(64, 32, 8, 2)],
     90: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
-    100: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
+    100: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2)],
 }
 _QUERY_SLOPES: Tiles = {
     ANY: [_tile(64, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 32, 4, 2)],
     90: [_tile(64, 64, 8, 2), _tile(128, 64, 8, 2), _tile(64, 64, 4, 2)],
-    100: [_tile(64, 64, 8, 2), _tile(128, 64, 8, 2), _tile(64, 64, 4, 2)],
 }
 _KEY_SLOPES: Tiles = {
     ANY: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2)],
     90: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
     100: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
 }
-# Exact products leave no registers for what loads ahead.
-_EXACT: Tiles = {ANY: [_tile(32, 32, 8, 1), _tile(16, 32, 4, 1)]}
-_EXACT_QUERY_SLOPES: Tiles = {ANY: [_tile(32, 16, 4, 1), _tile(16, 32, 4, 1)]}
-# Of each kernel the tiles for 16-bit numbers, and those for float32.
 _TILES = {
-    forward_kernel: (_FORWARD, _EXACT),
-    query_slope_kernel: (_QUERY_SLOPES, _EXACT_QUERY_SLOPES),
-    key_slope_kernel: (_KEY_SLOPES, _EXACT),
+    forward_kernel: _FORWARD,
+    query_slope_kernel: _QUERY_SLOPES,
+    key_slope_kernel: _KEY_SLOPES,
 }
+# For float32, with up to 64 channels and with more: exact products leave no registers for what
+# loads ahead.
+_EXACT: Tiles = {ANY: [_tile(32, 32, 8, 1), _tile(16, 32, 4, 1)]}
+_EXACT_WIDE: Tiles = {ANY: [_tile(16, 16, 4, 1)]}
 
 
 def _tile_of(kernel: Any, q: Tensor) -> Tile:
     """Queries, keys and channels of a tile."""
-    tile = tile_for(_TILES[kernel][q.dtype == torch.float32], q)
     channels = max(16, triton.next_power_of_2(q.size(3)))
+    exact = _EXACT if channels <= 64 else _EXACT_WIDE
+    tile = tile_for(exact if q.dtype == torch.float32 else _TILES[kernel], q)
     return tile._replace(sizes={**tile.sizes, "CHANNELS": channels})
 
 
