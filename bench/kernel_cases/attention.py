@@ -23,7 +23,29 @@ class _Heads(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """Heads of 32 to 128 channels, grouped or not, cached or not, under every mask."""
+    """Heads of 32 to 128 channels, grouped or not, cached or not, under every mask; then rings."""
+    yield from _of_tensors()
+    yield from _of_rings()
+
+
+def _of_rings() -> Iterator[Case]:
+    from segpt.kernels.attention import triton as attention
+    from segpt.kernels.attention.cached import CachedCall, Ring
+
+    for dtype in TYPES:
+        for size in (_Heads(32, 64, 1087, 8, 4, 64), _Heads(8, 256, 2303, 12, 12, 128)):
+            q = meta(dtype, size.batch, size.queries, size.heads, size.channels)
+            keys = meta(dtype, size.batch, 4096, size.kv_heads, size.channels)
+            starts = torch.empty(size.batch, size.queries, dtype=torch.int32, device="meta")
+            for first in (None, starts):
+                call = CachedCall(q, Ring(keys, keys, 77, size.keys), 1024)
+                name = f"{size} {short(dtype)}{' documents' * (first is not None)}"
+                usual = dtype == BF16 and first is None
+                launch = attention.forward_cached(call, first, q)
+                yield Case(f"attention of a ring {name}", launch, usual)
+
+
+def _of_tensors() -> Iterator[Case]:
     from segpt.kernels.attention import triton as attention
 
     sizes = (

@@ -1,6 +1,8 @@
 """Which back end computes each operation, as data."""
 
-from .base import spec
+import dataclasses
+
+from .base import ADDED, spec
 
 
 @spec
@@ -12,18 +14,20 @@ class Kernels:
     """
 
     activation: str = "auto"
-    adam_update: str = "auto"
+    adam_update: str = dataclasses.field(default="auto", metadata=ADDED)
     attention: str = "auto"
-    dequantize: str = "auto"
-    dequantize_packed: str = "auto"
-    dequantize_trellis: str = "auto"
+    cached_attention: str = dataclasses.field(default="auto", metadata=ADDED)
+    dequantize: str = dataclasses.field(default="auto", metadata=ADDED)
+    dequantize_packed: str = dataclasses.field(default="auto", metadata=ADDED)
+    dequantize_trellis: str = dataclasses.field(default="auto", metadata=ADDED)
     gated_feed: str = "auto"
     linear: str = "auto"
-    muon_momentum: str = "auto"
-    muon_update: str = "auto"
+    muon_momentum: str = dataclasses.field(default="auto", metadata=ADDED)
+    muon_update: str = dataclasses.field(default="auto", metadata=ADDED)
     newton_schulz: str = "auto"
-    ngram_mixture: str = "auto"
-    ngram_rows: str = "auto"
+    ngram_mixture: str = dataclasses.field(default="auto", metadata=ADDED)
+    ngram_rows: str = dataclasses.field(default="auto", metadata=ADDED)
+    query_key: str = dataclasses.field(default="auto", metadata=ADDED)
     rms_norm: str = "auto"
     rotary: str = "auto"
     token_log_probs: str = "auto"

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from segpt.kernels import OPS, onednn
 from segpt.kernels.activation.reference import ActivationCall, FeedCall
+from segpt.kernels.attention.cached import CachedCall, Ring
 from segpt.kernels.attention.reference import AttentionCall
 from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, NatsCall, Readout
 from segpt.kernels.dequantize import PackedCall, TrellisCall, UniformCall, pack
 from segpt.kernels.linear.reference import LinearCall
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.kernels.ngram_mixture import NgramMixtureCall, NgramRowsCall
+from segpt.kernels.query_key import NormStep, QueryKeyCall, RotationStep
 from segpt.kernels.rms_norm.reference import RmsNormCall
 from segpt.kernels.rotary.reference import RotaryCall
 from segpt.kernels.updates import AdamUpdateCall, MuonMomentumCall, MuonUpdateCall
@@ -88,9 +90,19 @@ def _attention(device: str) -> AttentionCall:
     return AttentionCall(q, k, v, window=9)
 
 
+def _cached_attention(device: str) -> CachedCall:
+    q, keys, values, window, _, _ = _attention(device)
+    return CachedCall(q[:, :9], Ring(keys, values, begin=20, length=30), window)
+
+
 def _rotary(device: str) -> RotaryCall:
     angle = torch.arange(33, device=device)[:, None, None] / torch.arange(1, 9, device=device)
     return RotaryCall(_noise(2, 33, 4, 32, device=device), angle.cos(), angle.sin())
+
+
+def _query_key(device: str) -> QueryKeyCall:
+    q, cos, sin, _ = _rotary(device)
+    return QueryKeyCall(q, q[:, :, :2], (NormStep(), RotationStep(cos, sin)))
 
 
 def _matrices(device: str) -> NewtonSchulzCall:
@@ -161,6 +173,7 @@ EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "dequantize": _uniform,
     "dequantize_packed": _packed,
     "dequantize_trellis": _trellis,
+    "cached_attention": _cached_attention,
     "gated_feed": lambda device: FeedCall(*_linear(device), "relu2"),
     "linear": _linear,
     "muon_momentum": _momenta,
@@ -168,6 +181,7 @@ EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "newton_schulz": _matrices,
     "ngram_mixture": _mixture,
     "ngram_rows": _mixed_rows,
+    "query_key": _query_key,
     "rms_norm": lambda device: RmsNormCall(_noise(4, 64, device=device)),
     "rotary": _rotary,
     "token_log_probs": _log_probs,

@@ -111,8 +111,7 @@ class Predictor:
         arrays = {
             f"{place}|{name}": _bits(tensor.cpu()).numpy()
             for place, past in self._cache.items()
-            for name, tensor in vars(past).items()
-            if tensor is not None
+            for name, tensor in past.tensors().items()
         }
         return arrays | {"position": np.array(self._position)}
 

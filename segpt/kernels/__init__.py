@@ -11,6 +11,7 @@ from .dequantize import dequantize
 from .linear import linear
 from .newton_schulz import newton_schulz
 from .ngram_mixture import ngram_mixture, ngram_rows
+from .query_key import query_key
 from .registry import OPS, Backend, Later, Op, use, use_recipe
 from .rms_norm import rms_norm
 from .rotary import rotary
@@ -32,6 +33,7 @@ __all__ = [
     "newton_schulz",
     "ngram_mixture",
     "ngram_rows",
+    "query_key",
     "rms_norm",
     "rotary",
     "token_log_probs",

@@ -30,6 +30,10 @@ class Backend(ABC, Generic[Call, Result]):
     name: str
     priority: int
 
+    def runs_on(self, device: str) -> bool:
+        """Whether it takes any call on devices of a type, which is known before there is one."""
+        return True
+
     @abstractmethod
     def refusal(self, call: Call) -> str | None:
         """Why it cannot compute this call, in words that a log can show; None if it can."""
@@ -55,9 +59,12 @@ class Later(Backend[Call, Result]):
         self._backend: Backend[Call, Result] | None = None
         self._missing: str | None = None
 
+    def runs_on(self, device: str) -> bool:
+        return device in self.devices
+
     def refusal(self, call: Call) -> str | None:
         device = device_of(call)
-        if device not in self.devices:
+        if not self.runs_on(device):
             return f"it runs on {' and '.join(self.devices)}, not on {device}"
         if self._backend is None and self._missing is None:
             try:
@@ -104,20 +111,36 @@ class Op(Generic[Call, Result]):
         Raises:
             SegptError: if a back end was chosen by name and does not support the call.
         """
+        backend = self.choose(call)
+        return self.reference(call) if backend is None else backend.run(call)
+
+    def choose(self, call: Call) -> Backend[Call, Result] | None:
+        """The back end that computes ``call``, or None where that is the reference.
+
+        Raises:
+            SegptError: if a back end was chosen by name and does not support the call.
+        """
         chosen = _chosen.get(self.name, AUTO)
         if chosen == REFERENCE:
-            return self.reference(call)
+            return None
         for backend in self.backends:
             if chosen in (AUTO, backend.name):
                 refusal = backend.refusal(call)
                 if refusal is None:
-                    return backend.run(call)
+                    return backend
                 if chosen != AUTO:
                     raise SegptError(
                         f"the back end {chosen!r} of {self.name} does not support this call: "
                         f"{refusal}; choose another, or 'auto'"
                     )
-        return self.reference(call)
+        return None
+
+    def may_choose(self, device: str) -> bool:
+        """Whether some call on devices of a type is not the reference's, or is refused."""
+        chosen = _chosen.get(self.name, AUTO)
+        if chosen == AUTO:
+            return any(backend.runs_on(device) for backend in self.backends)
+        return chosen != REFERENCE
 
     def refusals(self, call: Call) -> dict[str, str | None]:
         """What each back end says to a call, by falling priority: a reason, or None."""

@@ -1,11 +1,14 @@
 """Attention: a straight line through its slots."""
 
+import torch
 from torch import Tensor, nn
 
 from segpt.config import layer as spec
-from segpt.kernels import attention
+from segpt.kernels.attention import CACHED_ATTENTION, attention, cached_attention
+from segpt.kernels.query_key import QUERY_KEY, QueryKeyCall
 
-from .params import Matrix
+from .params import Matrix, is_hooked
+from .parts import QueryKeyPart
 from .state import ForwardState
 
 
@@ -36,19 +39,47 @@ class Attention(nn.Module):
             matrix(x).unflatten(-1, (-1, self.head_dim))
             for matrix in (self.query, self.key, self.value)
         )
-        for part in self.query_key_parts:
-            q, k = part(q, k, state)
+        q, k = self._prepared(q, k, state)
         for part in self.value_parts:
             v = part(v, x, state)
         window, documents = state.narrowest(self.window), state.inputs.documents
-        if state.visit.cache is None:
+        cache, ring = state.visit.cache, None
+        if cache is None:
             keys, values = state.inputs.rows(k), state.inputs.rows(v)
+        elif window is not None and _rolls(k):
+            ring = cache.roll(k, v, window)
         else:
-            keys, values = state.visit.cache.extend(k, v, window)
-            if documents is not None:
-                documents = state.visit.cache.number(documents, window)
+            keys, values = cache.extend(k, v, window)
+        if cache is not None and documents is not None:
+            documents = cache.number(documents, window)
         q, v, x = state.read(q), state.read(v), state.read(x)
-        y = attention(q, keys, values, window, documents, self.scale)
+        if ring is None:
+            y = attention(q, keys, values, window, documents, self.scale)
+        else:
+            y = cached_attention(q, ring, window, documents, self.scale)
         for part in self.output_parts:
             y = part(y, v, x, state)
         return self.out(y.flatten(-2))
+
+    def _prepared(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
+        """Queries and keys (batch, time, heads or kv_heads, channels) as their parts make them.
+
+        One kernel does what all parts do, where there is one that takes them and no hook waits for
+        a part to be called.
+        """
+        parts = self.query_key_parts
+        if parts and QUERY_KEY.may_choose(q.device.type):
+            known = [part for part in parts if isinstance(part, QueryKeyPart)]
+            if len(known) == len(parts) and not any(map(is_hooked, parts)):
+                call = QueryKeyCall(q, k, tuple(part.step(q, state) for part in known))
+                fused = QUERY_KEY.choose(call)
+                if fused is not None:
+                    return fused.run(call)
+        for part in parts:
+            q, k = part(q, k, state)
+        return q, k
+
+
+def _rolls(k: Tensor) -> bool:
+    """Whether attention can read keys (batch, time, kv_heads, channels) where they lie in slots."""
+    return not torch.is_grad_enabled() and CACHED_ATTENTION.may_choose(k.device.type)

@@ -9,19 +9,31 @@ from torch import Tensor, nn
 
 from segpt.config import parts as spec
 from segpt.kernels import rms_norm, rotary
+from segpt.kernels.query_key import GainStep, NormStep, RotationStep, Step
 
 from .params import Matrix, Vector
 from .state import ForwardState
 
 
 # query_key: (q, k, state) -> (q, k)
-class Norm(nn.Module):
+class QueryKeyPart(nn.Module):
+    """A part that says what it does, so that one kernel can do what several of them do."""
+
+    def step(self, q: Tensor, state: ForwardState) -> Step:
+        """What it does to queries ``q`` (batch, time, heads, channels), and to keys."""
+        raise NotImplementedError
+
+
+class Norm(QueryKeyPart):
+    def step(self, q: Tensor, state: ForwardState) -> NormStep:
+        return NormStep()
+
     def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
         """Queries and keys (batch, time, heads, channels) to the same shapes."""
         return rms_norm(q), rms_norm(k)
 
 
-class Rope(nn.Module):
+class Rope(QueryKeyPart):
     def __init__(self, s: spec.Rope) -> None:
         super().__init__()
         self.neighbours = s.pairs == "neighbours"
@@ -37,15 +49,18 @@ class Rope(nn.Module):
         self.rates: Tensor
         self.register_buffer("rates", rates.float(), persistent=False)
 
-    def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
-        """Queries and keys (batch, time, heads, channels) to the same shapes."""
+    def step(self, q: Tensor, state: ForwardState) -> RotationStep:
         key = (self.key, q.dtype, q.device)
         if key not in state.inputs.rotations:
             state.inputs.rotations[key] = self.rotation(state.inputs.positions, q)
-        cos, sin = state.inputs.rotations[key]
+        return RotationStep(*state.inputs.rotations[key], self.neighbours)
+
+    def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
+        """Queries and keys (batch, time, heads, channels) to the same shapes."""
+        cos, sin, neighbours = self.step(q, state)
         return (
-            rotary(q, cos, sin, neighbours=self.neighbours),
-            rotary(k, cos, sin, neighbours=self.neighbours),
+            rotary(q, cos, sin, neighbours=neighbours),
+            rotary(k, cos, sin, neighbours=neighbours),
         )
 
     def rotation(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,10 +75,13 @@ class Rope(nn.Module):
         return angle.cos().to(like), (self.sign * angle.sin()).to(like)
 
 
-class Gain(nn.Module):
+class Gain(QueryKeyPart):
     def __init__(self, s: spec.Gain, heads: int) -> None:
         super().__init__()
         self.gain = Vector(heads if s.per == "head" else 1, 1, init=s.init)
+
+    def step(self, q: Tensor, state: ForwardState) -> GainStep:
+        return GainStep(self.gain(q))
 
     def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
         """Queries and keys (batch, time, heads, channels) to the same shapes."""

@@ -1,4 +1,7 @@
-"""Kernels with one fault each, and a kernel whose traffic is known."""
+"""Kernels with one fault each: kinds that only compiled code shows, and masks that are dropped.
+
+And a kernel whose traffic is known.
+"""
 
 import torch
 import triton
@@ -38,6 +41,22 @@ def unmasked_norm(x, y, rows, width, epsilon, ROWS: tl.constexpr, BLOCK: tl.cons
     value = tl.load(x + place, (row < rows)[:, None] & (place < rows * width), other=0.0)
     scale = 1.0 / tl.sqrt(tl.sum(value * value, 1) / width + epsilon)
     tl.store(y + place, value * scale[:, None], (row < rows)[:, None] & (channel < width)[None])
+
+
+@triton.jit
+def visible_without_window(query, key, first, queries, keys, window, WINDOWED: tl.constexpr):
+    place = (query + (keys - queries))[:, None]
+    seen = (key[None] <= place) & (key[None] >= first[:, None])
+    return seen & (query < queries)[:, None] & (key < keys)[None]
+
+
+@triton.jit
+def visible_without_documents(query, key, first, queries, keys, window, WINDOWED: tl.constexpr):
+    place = (query + (keys - queries))[:, None]
+    seen = (key[None] <= place) & (query < queries)[:, None] & (key < keys)[None]
+    if WINDOWED:
+        seen = seen & (key[None] > place - window)
+    return seen
 
 
 def launches() -> dict[str, Launch]:

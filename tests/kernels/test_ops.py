@@ -181,6 +181,7 @@ def test_every_operation_has_cases() -> None:
     in_place = {"adam_update", "muon_momentum", "muon_update"}  # test_triton_updates.py
     whole = {"dequantize", "dequantize_packed", "dequantize_trellis"}  # test_triton_dequantize.py
     ngram = {"ngram_mixture", "ngram_rows"}  # test_triton_ngram.py
+    several |= {"query_key", "cached_attention"}  # test_query_key.py, test_triton_attention.py
     assert OPS.keys() == CASES.keys() | several | in_place | whole | ngram
     assert all(op.__doc__ for op in OPS.values())
 

@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from segpt.kernels.attention.reference import AttentionCall
-from segpt.kernels.attention.reference import reference as attention_reference
 from segpt.kernels.cross_entropy.reference import (
     LinearHead,
     LossCall,
@@ -133,47 +131,3 @@ def test_token_nats(softcap: float | None) -> None:
     targets = torch.randint(200, (3, 50), generator=torch.Generator().manual_seed(2))
     call = NatsCall(hidden, head(weight, 1.0, softcap), targets)
     near(TritonNats().run(call), nats_reference(call), 1e-5)
-
-
-ATTENTION: dict[str, dict[str, Any]] = {
-    "plain": {"queries": 37, "keys": 37},
-    "grouped": {"queries": 70, "keys": 70, "heads": 4, "kv_heads": 2, "channels": 24},
-    "cached": {"queries": 5, "keys": 77, "heads": 2, "kv_heads": 1},
-    "windowed": {"queries": 100, "keys": 100, "window": 9},
-    "windowed and cached": {"queries": 40, "keys": 130, "window": 33, "scale": 0.3},
-    "documents": {"queries": 90, "keys": 90, "starts": (1, 30, 31, 70), "batch": 2},
-    "documents, cached and windowed": {
-        "queries": 50, "keys": 90, "starts": (35, 36, 80), "window": 20, "heads": 6, "kv_heads": 2
-    },
-    "a window of one": {"queries": 20, "keys": 20, "window": 1},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ATTENTION)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_attention(name: str, dtype: torch.dtype) -> None:
-    from segpt.kernels.attention.triton import TritonAttention
-
-    about = {"batch": 1, "heads": 2, "kv_heads": 2, "channels": 16, **ATTENTION[name]}
-    of_keys = about["batch"], about["keys"], about["kv_heads"], about["channels"]
-    of_queries = about["batch"], about["queries"], about["heads"], about["channels"]
-    leaves = [noise(*of_queries, dtype=dtype)]
-    leaves += [noise(*of_keys, seed=seed, dtype=dtype) for seed in (1, 2)]
-    slope, documents = noise(*of_queries, seed=3, dtype=dtype), None
-    if "starts" in about:
-        documents = torch.zeros(*of_keys[:2], dtype=torch.int64)
-        for row in range(about["batch"]):
-            documents[row, [start + row for start in about["starts"]]] = 1
-        documents = documents.cumsum(1)
-    results = []
-    for attend in (attention_reference, TritonAttention().run):
-        inputs = [leaf.clone().requires_grad_() for leaf in leaves]
-        q, k, v = inputs
-        call = AttentionCall(q, k, v, about.get("window"), documents, about.get("scale"))
-        y = attend(call)
-        torch.autograd.backward(y, slope)
-        results.append([y, *(leaf.grad for leaf in inputs)])
-    for expected, result in zip(*results, strict=True):
-        assert expected is not None
-        assert result is not None
-        near(result, expected, CLOSE[dtype])

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
+from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 
+from .cached import CachedCall
 from .reference import AttentionCall
 from .triton_kernels import forward_kernel, key_slope_kernel, query_slope_kernel
 
@@ -22,11 +24,7 @@ class TritonAttention(Backend[AttentionCall, Tensor]):
     name, priority = "triton", 5  # below torch's own, until it has been measured against that
 
     def refusal(self, call: AttentionCall) -> str | None:
-        if call.q.size(3) > _WIDEST:
-            return f"heads have up to {_WIDEST} channels, and these {call.q.size(3)}"
-        if call.q.dtype not in _TYPES:
-            return f"it takes float32, float16 and bfloat16, not {call.q.dtype}"
-        return None
+        return _refusal(call.q)
 
     def run(self, call: AttentionCall) -> Tensor:
         q, k, v = (t.contiguous() for t in (call.q, call.k, call.v))
@@ -34,6 +32,36 @@ class TritonAttention(Backend[AttentionCall, Tensor]):
         scale = q.size(3) ** -0.5 if call.scale is None else call.scale
         result: Tensor = _Attended.apply(q, k, v, first, call.window, scale)
         return result
+
+
+class TritonCachedAttention(Backend[CachedCall, Tensor]):
+    """Keys stay in their slots; forward only."""
+
+    name, priority = "triton", 5
+
+    def refusal(self, call: CachedCall) -> str | None:
+        tensors = call.q, call.ring.keys, call.ring.values
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return "it makes no gradients"
+        return _refusal(call.q)
+
+    def run(self, call: CachedCall) -> Tensor:
+        ring = call.ring._replace(
+            keys=call.ring.keys.contiguous(), values=call.ring.values.contiguous()
+        )
+        call = call._replace(q=call.q.contiguous(), ring=ring)
+        first = None if call.documents is None else first_keys(call.documents, call.q.size(1))
+        result = torch.empty_like(call.q)
+        forward_cached(call, first, result).run()
+        return result
+
+
+def _refusal(q: Tensor) -> str | None:
+    if q.size(3) > _WIDEST:
+        return f"heads have up to {_WIDEST} channels, and these {q.size(3)}"
+    if q.dtype not in _TYPES:
+        return f"it takes float32, float16 and bfloat16, not {q.dtype}"
+    return None
 
 
 def first_keys(documents: Tensor, queries: int) -> Tensor:
@@ -57,10 +85,25 @@ def forward(
 ) -> Launch:
     """What makes the result, like ``q``, and log Z, (batch, heads, queries) in float32."""
     made = dict(zip(("result", "log_z"), results, strict=True))
-    tiles = _tiles(forward_kernel, q)
-    programs = triton.cdiv(q.size(1), tiles["QUERIES"]), q.size(0) * q.size(2)
+    tile = _tile_of(forward_kernel, q)
+    programs = triton.cdiv(q.size(1), tile.sizes["QUERIES"]), q.size(0) * q.size(2)
     tensors = {"q": q, "k": k, "v": v, "first": q if first is None else first, **made}
-    return _launch(forward_kernel, programs, tensors, first, window, scale, tiles)
+    made_of = _launch(forward_kernel, programs, tensors, first, window, scale, tile)
+    slots = {"slots": k.size(1), "begin": 0}
+    return made_of._replace(
+        arguments={**made_of.arguments, **slots}, constants={**made_of.constants, "RING": False}
+    )
+
+
+def forward_cached(call: CachedCall, first: Tensor | None, result: Tensor) -> Launch:
+    """What makes the result, in the shape of the queries; ``first`` is of :func:`first_keys`."""
+    q, ring = call.q, call.ring
+    scale = q.size(3) ** -0.5 if call.scale is None else call.scale
+    of_all = forward(q, ring.keys, ring.values, first, call.window, scale, (result, result))
+    numbers = {"keys": ring.length, "slots": ring.keys.size(1), "begin": ring.begin}
+    return of_all._replace(
+        arguments={**of_all.arguments, **numbers}, constants={**of_all.constants, "RING": True}
+    )
 
 
 def query_slopes(
@@ -76,10 +119,10 @@ def query_slopes(
     :func:`first_keys` has it.
     """
     q = tensors["q"]
-    tiles = _tiles(query_slope_kernel, q)
-    programs = triton.cdiv(q.size(1), tiles["QUERIES"]), q.size(0) * q.size(2)
+    tile = _tile_of(query_slope_kernel, q)
+    programs = triton.cdiv(q.size(1), tile.sizes["QUERIES"]), q.size(0) * q.size(2)
     tensors = {**tensors, "first": q if first is None else first, "by_q": by_q}
-    return _launch(query_slope_kernel, programs, tensors, first, window, scale, tiles)
+    return _launch(query_slope_kernel, programs, tensors, first, window, scale, tile)
 
 
 def key_slopes(
@@ -94,11 +137,11 @@ def key_slopes(
     The tensors are the same as for :func:`query_slopes`.
     """
     k = tensors["k"]
-    tiles = _tiles(key_slope_kernel, tensors["q"])
-    programs = triton.cdiv(k.size(1), tiles["KEYS"]), k.size(0) * k.size(2)
+    tile = _tile_of(key_slope_kernel, tensors["q"])
+    programs = triton.cdiv(k.size(1), tile.sizes["KEYS"]), k.size(0) * k.size(2)
     made = dict(zip(("by_k", "by_v"), results, strict=True))
     tensors = {**tensors, "first": tensors["q"] if first is None else first, **made}
-    return _launch(key_slope_kernel, programs, tensors, first, window, scale, tiles)
+    return _launch(key_slope_kernel, programs, tensors, first, window, scale, tile)
 
 
 def _launch(
@@ -108,7 +151,7 @@ def _launch(
     first: Tensor | None,
     window: int | None,
     scale: float,
-    tiles: dict[str, int],
+    tile: Tile,
 ) -> Launch:
     q, k = tensors["q"], tensors["k"]
     numbers: dict[str, float] = {"queries": q.size(1), "keys": k.size(1), "heads": q.size(2)}
@@ -116,29 +159,54 @@ def _launch(
     numbers |= {"window": window or 0, "scale": float(scale)}
     exact = q.dtype == torch.float32
     fixed: dict[str, Constant] = {"WINDOWED": window is not None, "DOCUMENTS": first is not None}
-    fixed |= tiles | {"PRECISION": "ieee" if exact else "tf32"}
-    # What loads ahead takes registers, of which exact products and two sums have none to spare.
-    ahead = not exact and kernel is not key_slope_kernel
+    fixed |= {**tile.sizes, "PRECISION": "ieee" if exact else "tf32"}
     return Launch(
         kernel,
         programs,
         {**tensors, **numbers},
         fixed,
-        warps=8,
-        stages=2 if ahead else 1,
+        warps=tile.warps,
+        stages=tile.stages,
     )
 
 
-# Queries and keys of a tile for 16-bit numbers: of those tried, the largest that spill on none of
-# the architectures for which they are compiled (bench/kernel_builds.py).
-_TILES = {forward_kernel: (128, 32), query_slope_kernel: (64, 64), key_slope_kernel: (32, 64)}
+def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
+    return Tile({"QUERIES": queries, "KEYS": keys}, warps, stages)
 
 
-def _tiles(kernel: Any, q: Tensor) -> dict[str, int]:
+# For 16-bit numbers: tiles that spill under no mask, with heads of up to 128 channels, and fit 99
+# KiB of shared memory, or 227 on 90 and 100, where tensor cores multiply larger tiles at once.
+_FORWARD: Tiles = {
+    ANY: [_tile(128, 32, 8, 2), _tile(128, 32, 8, 3), _tile(64, 32, 8, 2)],
+    90: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
+    100: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2)],
+}
+_QUERY_SLOPES: Tiles = {
+    ANY: [_tile(64, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 32, 4, 2)],
+    90: [_tile(64, 64, 8, 2), _tile(128, 64, 8, 2), _tile(64, 64, 4, 2)],
+}
+_KEY_SLOPES: Tiles = {
+    ANY: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2)],
+    90: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
+    100: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
+}
+_TILES = {
+    forward_kernel: _FORWARD,
+    query_slope_kernel: _QUERY_SLOPES,
+    key_slope_kernel: _KEY_SLOPES,
+}
+# For float32, with up to 64 channels and with more: exact products leave no registers for what
+# loads ahead.
+_EXACT: Tiles = {ANY: [_tile(32, 32, 8, 1), _tile(16, 32, 4, 1)]}
+_EXACT_WIDE: Tiles = {ANY: [_tile(16, 16, 4, 1)]}
+
+
+def _tile_of(kernel: Any, q: Tensor) -> Tile:
     """Queries, keys and channels of a tile."""
     channels = max(16, triton.next_power_of_2(q.size(3)))
-    queries, keys = (32, 32) if q.dtype == torch.float32 else _TILES[kernel]
-    return {"QUERIES": queries, "KEYS": keys, "CHANNELS": channels}
+    exact = _EXACT if channels <= 64 else _EXACT_WIDE
+    tile = tile_for(exact if q.dtype == torch.float32 else _TILES[kernel], q)
+    return tile._replace(sizes={**tile.sizes, "CHANNELS": channels})
 
 
 class _Attended(torch.autograd.Function):

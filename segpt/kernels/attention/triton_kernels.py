@@ -25,6 +25,15 @@ def _rows(batch, position, positions, heads, head, channels, CHANNELS: tl.conste
 
 
 @triton.jit
+def _slot(key, begin, slots, RING: tl.constexpr):
+    """Where keys lie: in a ring the oldest one in ``begin``, and the first after the last."""
+    if RING:
+        place = key + begin
+        return tl.where(place < slots, place, place - slots)
+    return key
+
+
+@triton.jit
 def _load(tensor, place, position, positions, channels, CHANNELS: tl.constexpr):
     inside = (position < positions)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
     return tl.load(tensor + place, inside, other=0.0)
@@ -51,6 +60,41 @@ def _first_keys(first, batch, query, queries, keys, DOCUMENTS: tl.constexpr):
 
 
 @triton.jit
+def _seen_keys(
+    begins,
+    block,
+    queries,
+    keys,
+    window,
+    WINDOWED: tl.constexpr,
+    DOCUMENTS: tl.constexpr,
+    QUERIES: tl.constexpr,
+):
+    """The keys that some query of a block sees, from ``low`` to before ``high``."""
+    low, high = 0, tl.minimum(keys, keys - queries + (block + 1) * QUERIES)
+    if DOCUMENTS:
+        low = tl.min(begins, 0)
+    if WINDOWED:
+        low = tl.maximum(low, keys - queries + block * QUERIES - window + 1)
+    return low, high
+
+
+@triton.jit
+def _logits(left, right, seen, scale, PRECISION: tl.constexpr):
+    """The logits of a tile, left x right^T, where they are ``seen``."""
+    logits = tl.dot(left, tl.trans(right), input_precision=PRECISION) * scale
+    return tl.where(seen, logits, float("-inf"))
+
+
+@triton.jit
+def _probabilities(logits, normaliser, left, right, mean, scale, PRECISION: tl.constexpr):
+    """Those of a tile, and the gradient by its logits; left x right^T is that by them."""
+    chance = tl.exp(logits - normaliser)
+    by_chance = tl.dot(left, tl.trans(right), input_precision=PRECISION)
+    return chance, chance * (by_chance - mean) * scale
+
+
+@triton.jit
 def forward_kernel(
     q,
     k,
@@ -65,35 +109,34 @@ def forward_kernel(
     channels,
     window,
     scale,
+    slots,
+    begin,
     WINDOWED: tl.constexpr,
     DOCUMENTS: tl.constexpr,
+    RING: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A block of ``result`` like ``q``, and of ``log_z`` (batch, heads, queries) in float32."""
+    """A block of ``result`` like ``q``, and of ``log_z`` (batch, heads, queries) if no RING."""
     block, batch, head = tl.program_id(0), tl.program_id(1) // heads, tl.program_id(1) % heads
     kv_head = head // (heads // kv_heads)
     query = block * QUERIES + tl.arange(0, QUERIES)
     begins = _first_keys(first, batch, query, queries, keys, DOCUMENTS)
     place = _rows(batch, query, queries, heads, head, channels, CHANNELS)
     asking = _load(q, place, query, queries, channels, CHANNELS)
-    low, high = 0, tl.minimum(keys, keys - queries + (block + 1) * QUERIES)
-    if DOCUMENTS:
-        low = tl.min(begins, 0)
-    if WINDOWED:
-        low = tl.maximum(low, keys - queries + block * QUERIES - window + 1)
+    low, high = _seen_keys(begins, block, queries, keys, window, WINDOWED, DOCUMENTS, QUERIES)
     most = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     mixed = tl.zeros((QUERIES, CHANNELS), tl.float32)
     for start in range(low // KEYS * KEYS, high, KEYS):
         key = start + tl.arange(0, KEYS)
-        key_place = _rows(batch, key, keys, kv_heads, kv_head, channels, CHANNELS)
+        slot = _slot(key, begin, slots, RING)
+        key_place = _rows(batch, slot, slots, kv_heads, kv_head, channels, CHANNELS)
         asked = _load(k, key_place, key, keys, channels, CHANNELS)
-        logits = tl.dot(asking, tl.trans(asked), input_precision=PRECISION) * scale
         seen = _visible(query, key, begins, queries, keys, window, WINDOWED)
-        logits = tl.where(seen, logits, float("-inf"))
+        logits = _logits(asking, asked, seen, scale, PRECISION)
         higher = tl.maximum(most, tl.max(logits, 1))
         level = tl.where(higher == float("-inf"), 0.0, higher)  # of rows that have seen nothing yet
         part, kept = tl.exp(logits - level[:, None]), tl.exp(most - level)
@@ -106,8 +149,9 @@ def forward_kernel(
     total = tl.where(total == 0.0, 1.0, total)  # of rows beyond the last query
     mixed = mixed / total[:, None]
     tl.store(result + place, mixed.to(result.dtype.element_ty), inside)
-    tl.store(log_z + tl.program_id(1).to(tl.int64) * queries + query, most + tl.log(total),
-             query < queries)  # fmt: skip
+    if not RING:
+        of_query = tl.program_id(1).to(tl.int64) * queries + query
+        tl.store(log_z + of_query, most + tl.log(total), query < queries)
 
 
 @triton.jit
@@ -148,22 +192,16 @@ def query_slope_kernel(
     of_query = tl.program_id(1).to(tl.int64) * queries + query
     normaliser = tl.load(log_z + of_query, query < queries, other=0.0)[:, None]
     mean = tl.load(along + of_query, query < queries, other=0.0)[:, None]
-    low, high = 0, tl.minimum(keys, keys - queries + (block + 1) * QUERIES)
-    if DOCUMENTS:
-        low = tl.min(begins, 0)
-    if WINDOWED:
-        low = tl.maximum(low, keys - queries + block * QUERIES - window + 1)
+    low, high = _seen_keys(begins, block, queries, keys, window, WINDOWED, DOCUMENTS, QUERIES)
     total = tl.zeros((QUERIES, CHANNELS), tl.float32)
     for start in range(low // KEYS * KEYS, high, KEYS):
         key = start + tl.arange(0, KEYS)
         key_place = _rows(batch, key, keys, kv_heads, kv_head, channels, CHANNELS)
         asked = _load(k, key_place, key, keys, channels, CHANNELS)
         value = _load(v, key_place, key, keys, channels, CHANNELS)
-        logits = tl.dot(asking, tl.trans(asked), input_precision=PRECISION) * scale
         seen = _visible(query, key, begins, queries, keys, window, WINDOWED)
-        chance = tl.where(seen, tl.exp(logits - normaliser), 0.0)
-        by_chance = tl.dot(by_result, tl.trans(value), input_precision=PRECISION)
-        by_logit = chance * (by_chance - mean) * scale
+        logits = _logits(asking, asked, seen, scale, PRECISION)
+        _, by_logit = _probabilities(logits, normaliser, by_result, value, mean, scale, PRECISION)
         total = tl.dot(by_logit.to(asked.dtype), asked, total, input_precision=PRECISION)
     inside = (query < queries)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
     tl.store(by_q + place, total.to(by_q.dtype.element_ty), inside)
@@ -219,13 +257,13 @@ def key_slope_kernel(
             of_query = (batch.to(tl.int64) * heads + head) * queries + query
             normaliser = tl.load(log_z + of_query, query < queries, other=0.0)[None]
             mean = tl.load(along + of_query, query < queries, other=0.0)[None]
-            logits = tl.dot(asked, tl.trans(asking), input_precision=PRECISION) * scale
             seen = tl.trans(_visible(query, key, begins, queries, keys, window, WINDOWED))
-            chance = tl.where(seen, tl.exp(logits - normaliser), 0.0)
+            logits = _logits(asked, asking, seen, scale, PRECISION)
+            chance, by_logit = _probabilities(
+                logits, normaliser, value, by_result, mean, scale, PRECISION
+            )
             to_v = tl.dot(chance.to(slope.dtype.element_ty), by_result, to_v,
                           input_precision=PRECISION)  # fmt: skip
-            by_chance = tl.dot(value, tl.trans(by_result), input_precision=PRECISION)
-            by_logit = chance * (by_chance - mean) * scale
             to_k = tl.dot(by_logit.to(asking.dtype), asking, to_k, input_precision=PRECISION)
     inside = (key < keys)[:, None] & (tl.arange(0, CHANNELS) < channels)[None]
     tl.store(by_k + key_place, to_k.to(by_k.dtype.element_ty), inside)

@@ -1,0 +1,65 @@
+"""What is done to queries and keys before attention, defined in plain torch."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from segpt.kernels.rms_norm.reference import RmsNormCall
+from segpt.kernels.rms_norm.reference import reference as normalised
+from segpt.kernels.rotary.reference import RotaryCall
+from segpt.kernels.rotary.reference import reference as rotated
+
+
+class NormStep(NamedTuple):
+    """Divide each head of queries and keys by its root mean square."""
+
+    def apply(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, time, heads, channels) and (batch, time, kv_heads, channels) to the same."""
+        return normalised(RmsNormCall(q)), normalised(RmsNormCall(k))
+
+
+class RotationStep(NamedTuple):
+    """Turn pairs of channels; ``cos`` and ``sin`` are (time, 1, dims / 2), as rotary has them."""
+
+    cos: Tensor
+    sin: Tensor
+    neighbours: bool = False
+
+    def apply(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, time, heads, channels) and (batch, time, kv_heads, channels) to the same."""
+        return rotated(RotaryCall(q, *self)), rotated(RotaryCall(k, *self))
+
+
+class GainStep(NamedTuple):
+    """Multiply queries by ``gain``, (heads, 1) or (1, 1)."""
+
+    gain: Tensor
+
+    def apply(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, time, heads, channels) and (batch, time, kv_heads, channels) to the same."""
+        return q * self.gain, k
+
+
+Step = NormStep | RotationStep | GainStep
+
+
+class QueryKeyCall(NamedTuple):
+    """Queries and keys, and what is done to them.
+
+    Attributes:
+        q: (batch, time, heads, channels).
+        k: (batch, time, kv_heads, channels).
+        steps: what is done, in order.
+    """
+
+    q: Tensor
+    k: Tensor
+    steps: tuple[Step, ...]
+
+
+def reference(call: QueryKeyCall) -> tuple[Tensor, Tensor]:
+    """Norm, rotation and gain of queries and keys: (batch, time, heads or kv_heads, channels)."""
+    q, k, steps = call
+    for step in steps:
+        q, k = step.apply(q, k)
+    return q, k
