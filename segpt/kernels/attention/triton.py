@@ -175,11 +175,10 @@ def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
 
 
 # For 16-bit numbers: tiles that spill under no mask, with heads of up to 128 channels, and fit 99
-# KiB of shared memory, or 227 on 90 and 100, where tensor cores multiply larger tiles at once.
+# KiB of shared memory, or 227 on 90, where tensor cores multiply larger tiles at once.
 _FORWARD: Tiles = {
     ANY: [_tile(128, 32, 8, 2), _tile(128, 32, 8, 3), _tile(64, 32, 8, 2)],
     90: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
-    100: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2)],
 }
 _QUERY_SLOPES: Tiles = {
     ANY: [_tile(64, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 32, 4, 2)],
