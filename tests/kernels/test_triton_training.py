@@ -1,4 +1,4 @@
-"""Training with every Triton kernel at once, in the interpreter, against training with references."""
+"""Training with every Triton kernel at once, in the interpreter, as with the references."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -84,11 +84,11 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, Tokens]:
     folder = tmp_path_factory.mktemp("text")
     documents = [f"{i} comes before {i + 1}, as {i * 7 % 31} does. ".encode() for i in range(9)]
-    texts = (
+    training, validation = (
         Text(name, partial(iter, [name.encode() + document for document in documents]))
         for name in ("train", "validation")
     )
-    return prepare(*texts, BYTES, folder / "data")
+    return prepare(training, validation, BYTES, folder / "data")
 
 
 def run(splits: tuple[Tokens, Tokens], place: Path, *settings: str, **options: Any) -> Checkpoint:
