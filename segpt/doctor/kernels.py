@@ -9,7 +9,14 @@ from torch import Tensor
 from segpt.kernels import OPS, onednn
 from segpt.kernels.activation.reference import ActivationCall, FeedCall
 from segpt.kernels.attention.reference import AttentionCall
-from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, NatsCall, Readout
+from segpt.kernels.cross_entropy import (
+    LinearHead,
+    LogProbsCall,
+    LossCall,
+    NatsCall,
+    Readout,
+    TanhCap,
+)
 from segpt.kernels.linear.reference import LinearCall
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.kernels.rms_norm.reference import RmsNormCall
@@ -59,7 +66,7 @@ def _noise(*shape: int, device: str, seed: int = 0) -> Tensor:
 
 def _head(device: str) -> Readout:
     weight = _noise(_VOCAB, _WIDTH, device=device, seed=1) / 8
-    head = LinearHead(weight, softcap=30.0)
+    head = LinearHead(weight, cap=TanhCap(30.0))
     return Readout(lambda x: 30.0 * torch.tanh(x @ weight.T / 30.0), vocab=_VOCAB, linear=head)
 
 
