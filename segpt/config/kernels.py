@@ -12,6 +12,7 @@ class Kernels:
     """
 
     activation: str = "auto"
+    add_norm: str = "auto"
     attention: str = "auto"
     gated_feed: str = "auto"
     linear: str = "auto"

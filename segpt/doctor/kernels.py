@@ -19,7 +19,7 @@ from segpt.kernels.cross_entropy import (
 )
 from segpt.kernels.linear.reference import LinearCall
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
-from segpt.kernels.rms_norm.reference import RmsNormCall
+from segpt.kernels.rms_norm.reference import AddNormCall, RmsNormCall
 from segpt.kernels.rotary.reference import RotaryCall
 
 from .doctor import CheckResult
@@ -111,6 +111,9 @@ def _linear(device: str) -> LinearCall:
 # A call of each operation, large enough for every back end; an operation may use its memory again.
 EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "activation": lambda device: ActivationCall(_noise(4, 64, device=device), "swiglu"),
+    "add_norm": lambda device: AddNormCall(
+        _noise(4, 64, device=device), _noise(4, 64, device=device, seed=1), 0.5
+    ),
     "attention": _attention,
     "gated_feed": lambda device: FeedCall(*_linear(device), "relu2"),
     "linear": _linear,

@@ -10,7 +10,7 @@ from .cross_entropy import token_log_probs, token_loss, token_nats
 from .linear import linear
 from .newton_schulz import newton_schulz
 from .registry import OPS, Backend, Later, Op, use, use_recipe
-from .rms_norm import rms_norm
+from .rms_norm import add_norm, rms_norm
 from .rotary import rotary
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Later",
     "Op",
     "activation",
+    "add_norm",
     "attention",
     "gated_feed",
     "linear",

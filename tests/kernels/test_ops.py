@@ -79,7 +79,7 @@ def rotary_inputs(dims: int, *, neighbours: bool) -> tuple[Any, ...]:
     return noise(2, 9, 3, 8, seed=0), angle.cos(), angle.sin(), neighbours
 
 
-# Those of which the result is one tensor; test_cross_entropy.py has the others.
+# Those of which the result is one tensor; test_cross_entropy.py and test_add_norm.py: the others.
 CASES: dict[str, list[tuple[Any, ...]]] = {
     "activation": [(noise(3, 8, seed=0), act) for act in ACTIVATIONS],
     "gated_feed": [(noise(2, 5, 7, seed=0), noise(6, 7, seed=1), act) for act in ACTIVATIONS],
@@ -178,6 +178,7 @@ def gradients(
 
 def test_every_operation_has_cases() -> None:
     several = {"token_loss", "token_nats", "token_log_probs"}  # tests/kernels/test_cross_entropy.py
+    several |= {"add_norm"}  # tests/kernels/test_add_norm.py
     assert OPS.keys() == CASES.keys() | several
     assert all(op.__doc__ for op in OPS.values())
 
