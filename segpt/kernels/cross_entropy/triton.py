@@ -37,26 +37,26 @@ def _tile(rows: int, vocab: int, width: int, *, warps: int, stages: int) -> Tile
 
 
 # Of those tried, the largest that spill on none of the generations they are for, whatever the
-# width. Beside the sums of each row there is less room than beside a gradient, and beside the
-# derivatives of most caps too.
-_LARGE, _TALL = (_tile(128, size, 64, warps=8, stages=2) for size in (128, 64))
-_SQUARE = _tile(64, 64, 64, warps=8, stages=3)
+# width. Beside the sums of each row there is less room than beside a gradient; derivatives of caps
+# take some, and gradients of learned ones more.
+_LARGE, _TALL, _SQUARE = (
+    _tile(rows, vocab, 64, warps=8, stages=2) for rows, vocab in ((128, 128), (128, 64), (64, 64))
+)
+_SHORT = _tile(64, 64, 32, warps=8, stages=2)
 _NORMALISE: Tiles = {
-    ANY: [_SQUARE, _tile(64, 64, 32, warps=4, stages=3)],
+    ANY: [_SQUARE, _SHORT],
     90: [_tile(128, 128, 32, warps=8, stages=2), _SQUARE],
 }
 _SLOPE: Tiles = {
-    ANY: [_TALL, _tile(64, 128, 64, warps=8, stages=3)],
+    ANY: [_TALL, _SQUARE],
     90: [_LARGE, _TALL],
     100: [_LARGE, _TALL],
 }
-_SLOPE_OF_CAPS: Tiles = {ANY: [_TALL, _tile(64, 64, 64, warps=4, stages=2)]}
+_SLOPE_OF_CAP: Tiles = {ANY: [_TALL, _SQUARE]}
+_SLOPE_AND_CAPS: Tiles = {ANY: [_SQUARE, _SHORT]}
 # Float32 is multiplied without tensor cores, as these would round its factors.
 _EXACT: Tiles = {
-    ANY: [_tile(64, 64, 16, warps=8, stages=1), _tile(32, 64, 32, warps=4, stages=1)],
-}
-_EXACT_SLOPE: Tiles = {
-    ANY: [_tile(32, 64, 32, warps=4, stages=1), _tile(64, 32, 32, warps=4, stages=1)],
+    ANY: [_tile(32, 64, 16, warps=4, stages=1), _tile(32, 32, 32, warps=4, stages=1)],
 }
 
 
@@ -180,10 +180,12 @@ def tiles_of_tokens(operands: Operands) -> int:
 
 
 def _slope_tile(operands: Operands) -> Tile:
-    if operands.hidden.dtype == torch.float32:
-        return tile_for(_EXACT_SLOPE, operands.hidden)
-    short = isinstance(operands.head.cap, TanhCap | None)
-    return tile_for(_SLOPE if short else _SLOPE_OF_CAPS, operands.hidden)
+    hidden, cap = operands.hidden, operands.head.cap
+    if hidden.dtype == torch.float32:
+        return tile_for(_EXACT, hidden)
+    if isinstance(cap, AsymmetricCap):
+        return tile_for(_SLOPE_AND_CAPS, hidden)
+    return tile_for(_SLOPE if isinstance(cap, TanhCap | None) else _SLOPE_OF_CAP, hidden)
 
 
 def _launch(
