@@ -149,7 +149,7 @@ def test_a_name_runs_or_raises_with_the_reason(op: Op[ScaleCall, str]) -> None:
     ("every", "by_op", "message"),
     [
         ("trition", {}, "unknown kernels 'trition'; known: auto, checkpoint, onednn, reference"),
-        (None, {"atention": "torch"}, "unknown operation 'atention'; known: activation, add_norm, atten"),
+        (None, {"atention": "torch"}, "unknown operation 'atention'; known: activation, add_norm"),
         (None, {"scale": "torch"}, "unknown back end of scale 'torch'; known: auto, reference, sw"),
     ],
 )
