@@ -215,7 +215,7 @@ def add_backward(
     along = total if by_total is None else by_total
     tensors = {"total": total, "slope": by_norm, "along_slope": along, "result": result}
     tensors["by_scale"] = total if by_scale is None else by_scale
-    constants = {"ALONG": by_total is not None}
+    constants: dict[str, Constant] = {"ALONG": by_total is not None}
     return _launch(add_backward_kernel, tensors, scale, constants)
 
 
