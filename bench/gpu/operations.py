@@ -12,7 +12,7 @@ from torch import Tensor
 from segpt import kernels
 from segpt.kernels import OPS
 from segpt.kernels.attention.reference import AttentionCall
-from segpt.kernels.cross_entropy import LinearHead, LossCall, Readout
+from segpt.kernels.cross_entropy import LinearHead, LossCall, Readout, TanhCap
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.train.optim.muon import CLASSIC
 
@@ -89,7 +89,7 @@ def token_loss(plan: Plan) -> Iterator[Row]:
     share = torch.full((plan.rows,), 1 / plan.rows, device=plan.device)
 
     def loss(backend: str, hidden: Tensor, weight: Tensor) -> Tensor:
-        head = LinearHead(weight, plan.width**-0.5, _SOFTCAP)
+        head = LinearHead(weight, plan.width**-0.5, TanhCap(_SOFTCAP))
         readout = Readout(partial(_logits, head), plan.vocab, head)
         call = LossCall(hidden, readout, targets, share, 0.0)
         total: Tensor = _run("token_loss", backend, lambda *a: a[0], call).total
@@ -216,6 +216,5 @@ def _liger(targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _logits(head: LinearHead, x: Tensor) -> Tensor:
-    assert head.softcap is not None
     products = head.scale * F.linear(x, head.weight.to(x.dtype)).float()
-    return head.softcap * torch.tanh(products / head.softcap)
+    return _SOFTCAP * torch.tanh(products / _SOFTCAP)

@@ -22,3 +22,10 @@ def cases() -> Iterator[Case]:
             usual = (dtype, width) in ((BF16, 512), (BF16, 100), (FP32, 64))
             yield Case(f"rms_norm forward {name}", rms_norm.forward(x, y), usual)
             yield Case(f"rms_norm backward {name}", rms_norm.backward(x, slope, y), usual)
+            by_row = meta(FP32, rows)
+            for scale, of_rows in ((0.5, None), (by_row, by_row)):
+                more = f"{name}{' scaled by row' * (of_rows is not None)}"
+                add = rms_norm.add_forward(x, slope, scale, x, y)
+                yield Case(f"add_norm forward {more}", add, usual and of_rows is None)
+                back = rms_norm.add_backward(x, (slope, slope), scale, y, of_rows)
+                yield Case(f"add_norm backward {more}", back, usual)

@@ -15,6 +15,7 @@ class Kernels:
 
     activation: str = "auto"
     adam_update: str = dataclasses.field(default="auto", metadata=ADDED)
+    add_norm: str = dataclasses.field(default="auto", metadata=ADDED)
     attention: str = "auto"
     cached_attention: str = dataclasses.field(default="auto", metadata=ADDED)
     dequantize: str = dataclasses.field(default="auto", metadata=ADDED)

@@ -131,6 +131,7 @@ _TRAIN: tuple[tuple[str, str, str], ...] = (
     ),
     ("--set train.average.decay=0.99", "", "ema ema_decay ema_beta swa average"),
     ("--set train.z_loss=0.0001", "", "z_loss zloss"),
+    ("--set train.label_smoothing=0.1", "", "label_smoothing smoothing"),
     ("--set train.recompute=-1", "all visits", "gradient_checkpointing grad_checkpointing"),
     ("--set train.seed=2", "`segpt train` also takes --seed 2", "seed random_seed manual_seed"),
 )

@@ -142,7 +142,9 @@ class TrainSpec:
     ``z_loss`` times the mean square of log Z, Z being the sum of exp(logit) of a token, is added to
     what is descended (PaLM, arXiv 2204.02311). Backward computes the first ``recompute`` visits
     once more instead of keeping what they leave, all of them if it is -1: the same result in less
-    memory and more time. ``kurtosis`` logs how heavy the tails of every visit's input are.
+    memory and more time. ``kurtosis`` logs how heavy the tails of every visit's input are. With
+    ``label_smoothing`` e, what is descended is (1 - e) -log p(target) plus e times the mean of
+    -log p over the vocabulary (arXiv 1512.00567); what is logged and validated stays the first.
     ``kernels`` chooses the back ends of operations, which round differently.
     """
 
@@ -172,6 +174,7 @@ class TrainSpec:
     z_loss: float = dataclasses.field(default=0.0, metadata=ADDED)
     recompute: int = dataclasses.field(default=0, metadata=ADDED)
     kurtosis: bool = dataclasses.field(default=False, metadata=ADDED)
+    label_smoothing: float = dataclasses.field(default=0.0, metadata=ADDED)
     kernels: Kernels = dataclasses.field(default=Kernels(), metadata=ADDED)
 
     def __post_init__(self) -> None:
@@ -192,6 +195,8 @@ class TrainSpec:
             raise SpecError(f"clip must be positive or null, got {self.clip}")
         if self.z_loss < 0:
             raise SpecError(f"z_loss is not negative, got {self.z_loss}")
+        if not 0 <= self.label_smoothing < 1:
+            raise SpecError(f"label_smoothing is from 0 to below 1, got {self.label_smoothing}")
         if self.recompute < -1:
             raise SpecError(
                 f"recompute is a number of visits, or -1 for all of them; got {self.recompute}"

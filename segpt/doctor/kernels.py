@@ -10,13 +10,20 @@ from segpt.kernels import OPS, onednn
 from segpt.kernels.activation.reference import ActivationCall, FeedCall
 from segpt.kernels.attention.cached import CachedCall, Ring
 from segpt.kernels.attention.reference import AttentionCall
-from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, NatsCall, Readout
+from segpt.kernels.cross_entropy import (
+    LinearHead,
+    LogProbsCall,
+    LossCall,
+    NatsCall,
+    Readout,
+    TanhCap,
+)
 from segpt.kernels.dequantize import PackedCall, TrellisCall, UniformCall, pack
 from segpt.kernels.linear.reference import LinearCall
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
 from segpt.kernels.ngram_mixture import NgramMixtureCall, NgramRowsCall
 from segpt.kernels.query_key import NormStep, QueryKeyCall, RotationStep
-from segpt.kernels.rms_norm.reference import RmsNormCall
+from segpt.kernels.rms_norm.reference import AddNormCall, RmsNormCall
 from segpt.kernels.rotary.reference import RotaryCall
 from segpt.kernels.updates import AdamUpdateCall, MuonMomentumCall, MuonUpdateCall
 
@@ -64,7 +71,7 @@ def _noise(*shape: int, device: str, seed: int = 0) -> Tensor:
 
 def _head(device: str) -> Readout:
     weight = _noise(_VOCAB, _WIDTH, device=device, seed=1) / 8
-    head = LinearHead(weight, softcap=30.0)
+    head = LinearHead(weight, cap=TanhCap(30.0))
     return Readout(lambda x: 30.0 * torch.tanh(x @ weight.T / 30.0), vocab=_VOCAB, linear=head)
 
 
@@ -169,6 +176,9 @@ def _mixed_rows(device: str) -> NgramRowsCall:
 EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "activation": lambda device: ActivationCall(_noise(4, 64, device=device), "swiglu"),
     "adam_update": _adam,
+    "add_norm": lambda device: AddNormCall(
+        _noise(4, 64, device=device), _noise(4, 64, device=device, seed=1), 0.5
+    ),
     "attention": _attention,
     "dequantize": _uniform,
     "dequantize_packed": _packed,

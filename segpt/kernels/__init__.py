@@ -13,7 +13,7 @@ from .newton_schulz import newton_schulz
 from .ngram_mixture import ngram_mixture, ngram_rows
 from .query_key import query_key
 from .registry import OPS, Backend, Later, Op, use, use_recipe
-from .rms_norm import rms_norm
+from .rms_norm import add_norm, rms_norm
 from .rotary import rotary
 from .updates import adam_update, muon_momentum, muon_update
 
@@ -24,6 +24,7 @@ __all__ = [
     "Op",
     "activation",
     "adam_update",
+    "add_norm",
     "attention",
     "dequantize",
     "gated_feed",

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from segpt.kernels import rms_norm
-from segpt.kernels.cross_entropy import LinearHead
+from segpt.kernels.cross_entropy import Cap, LinearHead, TanhCap
 
 from .params import Matrix, Table, Vector, is_hooked, plain_weight
+from .parts import cap_numbers
 
 
 class Head(nn.Module):
@@ -55,13 +56,17 @@ class Head(nn.Module):
     def linear_form(self, table: Table) -> LinearHead | None:
         """The head as one product, a scale and a cap, where it is that.
 
-        None where it has another cap, rows are adapted one by one, or a hook waits for its call.
+        None where it has a cap of its own, rows are adapted one by one, or a hook waits for a call.
         A head that computes otherwise says so by overriding this too; until it does, None.
         """
-        computes_otherwise = type(self).forward is not Head.forward
-        if computes_otherwise or self.cap is not None or is_hooked(self):
+        if type(self).forward is not Head.forward or is_hooked(self):
             return None
+        cap: Cap | None = None if self.softcap is None else TanhCap(self.softcap)
+        if self.cap is not None:
+            cap = cap_numbers(self.cap)
+            if cap is None:
+                return None
         weight = plain_weight(table if self.matrix is None else self.matrix)
         if weight is None:
             return None
-        return LinearHead(weight[: table.weight.size(0)], self.scale, self.softcap)
+        return LinearHead(weight[: table.weight.size(0)], self.scale, cap)

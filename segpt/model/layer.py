@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from segpt.config import layer as spec
-from segpt.kernels import rms_norm
+from segpt.kernels import add_norm, rms_norm
 
 from .params import Vector
 from .state import ForwardState
@@ -26,9 +26,23 @@ class Branch(nn.Module):
         """Whether the body needs every position, also those whose output nobody reads."""
         return bool(self.body.reads_all)
 
-    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
-        """(batch, time, width) to (batch or windows, time or last ones, width)."""
-        h = rms_norm(x) * (self.norm_scale * state.visit.norm_scale) if self.norm else x
+    def add(self, x: Tensor, y: Tensor, state: ForwardState) -> Pair:
+        """``x`` + ``y`` (batch, time, width), and what the body reads of that sum."""
+        if self.norm:
+            return add_norm(x, y, self.norm_scale * state.visit.norm_scale)
+        total = x + y
+        return total, total
+
+    def forward(self, x: Tensor, state: ForwardState, normed: Tensor | None = None) -> Tensor:
+        """(batch, time, width) to (batch or windows, time or last ones, width).
+
+        ``normed`` is what the body reads of x, in its shape, if that is known already.
+        """
+        h = x
+        if normed is not None:
+            h = normed
+        elif self.norm:
+            h = rms_norm(x) * (self.norm_scale * state.visit.norm_scale)
         if self.gain is None:
             y = self.body(h, state)
         elif self.before:
@@ -120,21 +134,24 @@ class Layer(nn.Module):
     def _branches(self, x: Tensor, state: ForwardState) -> Tensor:
         """One stream: (batch, time, width) to (batch or windows, time or last, width)."""
         x = self._joined(x, state)
-        fed = None
-        if self.feed is not None and (self.parallel or self.mixer is None):
-            fed = self.feed(state.tail(x), state)
         if self.mixer is None:
-            x = state.tail(x)
-        else:
-            mixed = self.mixer(x, state)
-            x = state.read(x) + mixed
-            fed = None if fed is None else state.read(fed)
+            return self._fed(x, state)
+        fed = self.feed(state.tail(x), state) if self.feed is not None and self.parallel else None
+        mixed = self.mixer(x, state)
+        x = state.read(x)
+        if self.feed is not None and not self.parallel:
+            x, normed = self.feed.add(x, mixed, state)
             state.part_windows()
-        if fed is not None:
-            x = x + fed
-        elif self.feed is not None:
-            x = x + self.feed(x, state)
-        return x
+            return x + self.feed(x, state, normed)
+        x = x + mixed
+        fed = None if fed is None else state.read(fed)
+        state.part_windows()
+        return x if fed is None else x + fed
+
+    def _fed(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The same (batch, time, width) where there is no mixer."""
+        x = state.tail(x)
+        return x if self.feed is None else x + self.feed(x, state)
 
     def _joined(self, x: Tensor, state: ForwardState) -> Tensor:
         for part in self.join:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from segpt.config import parts as spec
 from segpt.kernels import rms_norm, rotary
+from segpt.kernels.cross_entropy import caps
 from segpt.kernels.query_key import GainStep, NormStep, RotationStep, Step
 
-from .params import Matrix, Vector
+from .params import Matrix, Vector, is_hooked
 from .state import ForwardState
 
 
@@ -239,21 +240,21 @@ class LoopGain(nn.Module):
 class Sigmoid(nn.Module):
     def __init__(self, s: spec.Sigmoid) -> None:
         super().__init__()
-        self.cap, self.divisor = s.cap, s.divisor
+        self.cap = caps.SigmoidCap(s.cap, s.divisor)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (..., vocab) to the same shape."""
-        return self.cap * torch.sigmoid(logits / self.divisor)
+        return caps.capped(logits, self.cap)
 
 
 class Algebraic(nn.Module):
     def __init__(self, s: spec.Algebraic) -> None:
         super().__init__()
-        self.cap = s.cap
+        self.cap = caps.AlgebraicCap(s.cap)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (..., vocab) to the same shape."""
-        return self.cap * logits * torch.rsqrt(logits.square() + self.cap**2)
+        return caps.capped(logits, self.cap)
 
 
 class Asymmetric(nn.Module):
@@ -263,6 +264,15 @@ class Asymmetric(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (..., vocab) to the same shape."""
-        above, below = self.caps(logits).unbind()
-        cap = torch.where(logits > 0, above, below)
-        return cap * torch.tanh(logits / cap)
+        return caps.capped(logits, caps.AsymmetricCap(self.caps(logits)))
+
+
+def cap_numbers(cap: nn.Module) -> caps.Cap | None:
+    """A soft cap as numbers; None where it is another function, or a hook waits for its call."""
+    if is_hooked(cap):
+        return None
+    if type(cap) is Sigmoid or type(cap) is Algebraic:
+        return cap.cap
+    if type(cap) is Asymmetric and not is_hooked(cap.caps):
+        return caps.AsymmetricCap(cap.caps.weight)
+    return None

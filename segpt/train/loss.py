@@ -14,6 +14,7 @@ def token_loss(
     targets: Tensor,
     z_loss: float = 0.0,
     counted: Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> Loss:
     """The loss of predicting ``targets`` from the final stream.
 
@@ -23,10 +24,11 @@ def token_loss(
         targets: (batch, time) token ids.
         z_loss: the coefficient of the squared log Z.
         counted: (batch, time), true where a target counts; all do without. At least one must.
+        smoothing: how much of each target is spread evenly over the vocabulary.
     """
     rows, wanted = hidden.flatten(0, -2), targets.flatten()
     if counted is None:
         share = torch.full(wanted.shape, 1.0 / wanted.numel(), device=rows.device)
     else:
         share = counted.flatten().float() / counted.sum()
-    return kernels.token_loss(rows, model.readout(), wanted, share, z_loss)
+    return kernels.token_loss(rows, model.readout(), wanted, share, z_loss, smoothing)

@@ -166,7 +166,9 @@ class Trainer:
                     kurtosis.append(hidden.outputs.statistics["kurtosis"])
                 else:
                     hidden = self.hidden(tokens[:, :-1])
-                part = token_loss(self.model, hidden.x, tokens[:, 1:], cfg.z_loss)
+                part = token_loss(
+                    self.model, hidden.x, tokens[:, 1:], cfg.z_loss, smoothing=cfg.label_smoothing
+                )
             total = part.total
             for extra in hidden.outputs.losses.values():
                 total = total + extra

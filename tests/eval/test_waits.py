@@ -1,6 +1,7 @@
 """A score waits for the device once in a batch: for the figures of the batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ HOST = {("model/overlap.py", "of"), ("eval/surprisal.py", "window_hidden")}
 def test_a_score_waits_once_in_a_batch(
     able: Callable[[ScoreSpec], Model], combination: ScoreSpec
 ) -> None:
-    batches = []
+    batches: list[Any] = []
     with Waits() as waits:
         score_stream(able(combination), make_ledger(), combination, CONTEXT, batches.append)
     assert waits.functions.keys() - HOST == {RESULTS}, waits.places
@@ -32,7 +33,8 @@ def test_a_score_waits_once_in_a_batch(
 def test_whole_rows_are_read_where_they_are_asked_for(
     able: Callable[[ScoreSpec], Model],
 ) -> None:
-    spec, batches, probes = ScoreSpec(stride=6, batch=4), [], np.array([3, 50])
+    spec, probes = ScoreSpec(stride=6, batch=4), np.array([3, 50])
+    batches: list[Any] = []
     with Waits() as waits:
         score_stream(able(spec), make_ledger(), spec, CONTEXT, batches.append, probes=probes)
     assert waits.functions[RESULTS] == 2 * (len(batches) + len(probes))

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from segpt import kernels
 from segpt.kernels import OPS
-from segpt.kernels.cross_entropy import LinearHead, LogProbsCall, LossCall, NatsCall, Readout
+from segpt.kernels.cross_entropy import (
+    AlgebraicCap,
+    LinearHead,
+    LogProbsCall,
+    LossCall,
+    NatsCall,
+    Readout,
+    TanhCap,
+)
 
 ROWS, WIDTH, VOCAB = 50, 12, 37
 
@@ -21,7 +29,8 @@ def readout(softcap: float | None, weight: Tensor, *, linear: bool = True) -> Re
         y = 0.7 * (x @ weight.T)
         return y if softcap is None else softcap * torch.tanh(y / softcap)
 
-    return Readout(logits, VOCAB, LinearHead(weight, 0.7, softcap) if linear else None)
+    cap = None if softcap is None else TanhCap(softcap)
+    return Readout(logits, VOCAB, LinearHead(weight, 0.7, cap) if linear else None)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +42,7 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_back_end_is_tried() -> None:
     names = {name: [b.name for b in op.backends] for name, op in OPS.items() if "token" in name}
     assert names == {
-        "token_loss": ["triton", "torch", "checkpoint"],  # the first: tests/kernels/test_triton.py
+        "token_loss": ["triton", "torch", "checkpoint"],  # the first: test_triton_loss.py
         "token_nats": ["triton", "torch"],
         "token_log_probs": [],
     }
@@ -42,19 +51,33 @@ def test_every_back_end_is_tried() -> None:
 @pytest.mark.parametrize("backend", ["torch", "checkpoint"])
 @pytest.mark.parametrize("softcap", [None, 15.0])
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
-def test_the_loss_and_its_gradients(backend: str, softcap: float | None, z_loss: float) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_and_its_gradients(
+    backend: str, softcap: float | None, z_loss: float, smoothing: float
+) -> None:
     targets = torch.arange(ROWS) % VOCAB
     share = torch.arange(ROWS).remainder(3).float()
-    share = share / share.sum()
+    about = targets, share / share.sum(), z_loss, smoothing
     results = []
     for name in ("reference", backend):
         x = noise(ROWS, WIDTH, seed=0).requires_grad_()
         weight = noise(VOCAB, WIDTH, seed=1).requires_grad_()
         with kernels.use(token_loss=name):
-            loss = kernels.token_loss(x, readout(softcap, weight), targets, share, z_loss)
+            loss = kernels.token_loss(x, readout(softcap, weight), *about)
         results.append([*loss, *torch.autograd.grad(3 * loss.total, [x, weight])])
     for mine, wanted in zip(*results, strict=True):
         torch.testing.assert_close(mine, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_smoothing_is_its_definition_and_leaves_what_is_reported() -> None:
+    x, weight = noise(ROWS, WIDTH, seed=0), noise(VOCAB, WIDTH, seed=1)
+    head, targets = readout(15.0, weight), torch.arange(ROWS) % VOCAB
+    share = torch.full((ROWS,), 1 / ROWS)
+    expected = F.cross_entropy(head.logits(x), targets, label_smoothing=0.2)
+    plain, smoothed = (kernels.token_loss(x, head, targets, share, 0.0, e) for e in (0.0, 0.2))
+    torch.testing.assert_close(smoothed.total, expected)
+    assert torch.equal(smoothed.nats, plain.nats)
+    assert torch.equal(smoothed.z, plain.z)
 
 
 def test_reasons_against_the_fused_loss() -> None:
@@ -66,6 +89,8 @@ def test_reasons_against_the_fused_loss() -> None:
 
     assert reason(readout(15.0, weight)) is None
     assert reason(readout(400.0, weight)) == "a soft cap above 40 loses probabilities"
+    other = Readout(torch.sigmoid, VOCAB, LinearHead(weight, 1.0, AlgebraicCap(9.0)))
+    assert reason(other) == "the head is capped by another function than tanh"
     assert "no plain product" in (reason(readout(15.0, weight, linear=False)) or "")
 
 

@@ -79,7 +79,7 @@ def rotary_inputs(dims: int, *, neighbours: bool) -> tuple[Any, ...]:
     return noise(2, 9, 3, 8, seed=0), angle.cos(), angle.sin(), neighbours
 
 
-# Those of which the result is one tensor; test_cross_entropy.py has the others.
+# Those of which the result is one tensor; test_cross_entropy.py and test_add_norm.py: the others.
 CASES: dict[str, list[tuple[Any, ...]]] = {
     "activation": [(noise(3, 8, seed=0), act) for act in ACTIVATIONS],
     "gated_feed": [(noise(2, 5, 7, seed=0), noise(6, 7, seed=1), act) for act in ACTIVATIONS],
@@ -182,6 +182,7 @@ def test_every_operation_has_cases() -> None:
     whole = {"dequantize", "dequantize_packed", "dequantize_trellis"}  # test_triton_dequantize.py
     ngram = {"ngram_mixture", "ngram_rows"}  # test_triton_ngram.py
     several |= {"query_key", "cached_attention"}  # test_query_key.py, test_triton_attention.py
+    several |= {"add_norm"}  # test_add_norm.py
     assert OPS.keys() == CASES.keys() | several | in_place | whole | ngram
     assert all(op.__doc__ for op in OPS.values())
 

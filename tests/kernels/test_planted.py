@@ -10,8 +10,8 @@ pytestmark = pytest.mark.slow
 from segpt.kernels.launch import Launch  # noqa: E402
 from segpt.kernels.rms_norm import triton as rms_norm  # noqa: E402
 from segpt.kernels.rms_norm.reference import RmsNormCall, reference  # noqa: E402
+from tests.kernels.near import near, noise  # noqa: E402
 from tests.kernels.planted import unmasked_norm  # noqa: E402
-from tests.kernels.test_triton import near, noise  # noqa: E402
 
 
 def normalised(launch: Launch) -> Tensor:

@@ -9,12 +9,7 @@ from torch import Tensor
 from segpt.kernels import query_key, rms_norm, rotary
 from segpt.kernels.query_key import GainStep, NormStep, QueryKeyCall, RotationStep, Step
 from segpt.kernels.query_key.reference import reference
-
-CLOSE = {torch.float32: 1e-5, torch.float16: 3e-3}
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+from tests.kernels.near import CLOSE, noise
 
 
 def rotation(time: int, dims: int, *, neighbours: bool, dtype: torch.dtype) -> RotationStep:

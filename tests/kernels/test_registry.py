@@ -152,7 +152,7 @@ def test_a_name_runs_or_raises_with_the_reason(op: Op[ScaleCall, str]) -> None:
         (
             None,
             {"atention": "torch"},
-            "unknown operation 'atention'; known: activation, adam_update, atten",
+            "unknown operation 'atention'; known: activation, adam_update, add_norm",
         ),
         (None, {"scale": "torch"}, "unknown back end of scale 'torch'; known: auto, reference, sw"),
     ],

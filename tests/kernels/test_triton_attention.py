@@ -12,16 +12,12 @@ from torch import Tensor
 
 from segpt.kernels.attention.cached import CachedCall, Ring
 from segpt.kernels.attention.reference import AttentionCall, reference
+from tests.kernels.near import CLOSE, noise
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.slow
 
-CLOSE = {torch.float32: 1e-5, torch.float16: 3e-3}
 Attend = Callable[[AttentionCall], Tensor]
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def error(result: Tensor, expected: Tensor) -> float:

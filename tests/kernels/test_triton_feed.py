@@ -13,11 +13,11 @@ from segpt.config.layer import Activation
 from segpt.kernels.activation.reference import FeedCall, feed_reference
 from segpt.kernels.launch import Launch
 from segpt.kernels.tiles import ANY, Tile, compiled_for
+from tests.kernels.near import CLOSE, noise
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.slow
 
-CLOSE = {torch.float32: 1e-5, torch.float16: 3e-3}
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 # Rows that begin at multiples of 16 numbers, and others; parts of tiles.
 SHAPES = [((3, 5), 7, 9), ((2, 33), 48, 80)]
@@ -27,10 +27,6 @@ def feed() -> Any:
     from segpt.kernels.activation import triton
 
     return triton
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def inputs(

@@ -14,11 +14,10 @@ from segpt.kernels.ngram_mixture.reference import (
     mixture_reference,
     rows_reference,
 )
+from tests.kernels.near import CLOSE
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.slow
-
-CLOSE = {torch.float32: 1e-5, torch.float16: 3e-3}
 
 
 def near(result: Tensor, expected: Tensor, within: float) -> None:

@@ -17,16 +17,12 @@ from segpt.kernels.updates.reference import (
     momentum_reference,
     muon_reference,
 )
+from tests.kernels.near import CLOSE, noise
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.slow
 
-CLOSE = {torch.float32: 1e-5, torch.float16: 3e-3}
 TYPES = [torch.float32, torch.float16]
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def unaligned(x: Tensor) -> Tensor:

@@ -338,6 +338,17 @@ def test_without_sizes_or_z_loss_nothing_is_said_of_them(make: Make, batches: Ba
 
 
 @pytest.mark.slow
+def test_smoothed_targets_are_descended_and_the_loss_is_reported(
+    make: Make, batches: Batches
+) -> None:
+    found: list[list[StepMetrics]] = [[], []]
+    for reports, share in zip(found, (0.0, 0.5), strict=True):
+        train(make(steps=30, label_smoothing=share), batches, report=reports.append)
+    plain, smoothed = found
+    assert plain[0].loss == smoothed[0].loss  # of the same weights
+    assert plain[-1].loss < smoothed[-1].loss  # half of what was descended is something else
+
+
 def test_z_loss_is_reported_beside_the_loss(make: Make, batches: Batches) -> None:
     reports: list[list[StepMetrics]] = [[], []]
     for c, found in zip((0.0, 0.5), reports, strict=True):

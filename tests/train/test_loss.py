@@ -15,7 +15,7 @@ from segpt.config.model import ModelSpec
 from segpt.config.parts import Algebraic, Asymmetric, Sigmoid
 from segpt.config.train import Scaling
 from segpt.kernels import onednn
-from segpt.kernels.cross_entropy import TOKEN_LOSS, Loss, LossCall
+from segpt.kernels.cross_entropy import TOKEN_LOSS, Loss, LossCall, capped
 from segpt.model.build import build
 from segpt.model.head import Head
 from segpt.model.model import Model
@@ -119,6 +119,25 @@ def test_every_head(
     check_gradients(model, spec, 0.01)
 
 
+@pytest.mark.parametrize(
+    "softcap", [None, 30.0, Sigmoid(cap=30.0, divisor=7.5), Algebraic(cap=15.0), Asymmetric()]
+)
+def test_every_cap_is_numbers(
+    spec: ModelSpec, softcap: float | Sigmoid | Algebraic | Asymmetric | None
+) -> None:
+    head = dataclasses.replace(spec.head, softcap=softcap, scale=0.5)
+    model = build(dataclasses.replace(spec, head=head))
+    initialise(model, Scaling(table=1.0), 0)
+    linear, x = model.readout().linear, 9 * stream(spec)
+    assert linear is not None
+    y = 0.5 * (model.head.normalise(x) @ linear.weight.T)
+    logits = y if linear.cap is None else capped(y, linear.cap)
+    torch.testing.assert_close(logits, model.head(model.head.normalise(x), model.table))
+    if model.head.cap is not None:
+        model.head.cap.register_forward_hook(lambda *_: None)
+        assert model.readout().linear is None
+
+
 def check_gradients(model: Model, spec: ModelSpec, z_loss: float, *, masked: bool = False) -> None:
     x, targets = stream(spec), wanted_tokens(spec)
     counted = targets % 3 > 0 if masked else None
@@ -128,6 +147,25 @@ def check_gradients(model: Model, spec: ModelSpec, z_loss: float, *, masked: boo
     pairs = zip(gradients(found.total, model, x), gradients(wanted, model, x), strict=True)
     for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_smoothing_is_descended_and_not_reported(spec: ModelSpec, *, fast: bool) -> None:
+    model = made(spec)
+    if not fast:
+        model.head = ShiftedHead(model.head, spec.vocab)
+    x, targets = stream(spec), wanted_tokens(spec)
+    smoothed = token_loss(model, x, targets, 0.01, smoothing=0.2)
+    logits = model.logits(x).double().flatten(0, 1)
+    expected = F.cross_entropy(logits, targets.flatten(), label_smoothing=0.2)
+    expected = expected + 0.01 * logits.logsumexp(-1).square().mean()
+    torch.testing.assert_close(smoothed.total.double(), expected, atol=1e-5, rtol=1e-6)
+    pairs = zip(gradients(smoothed.total, model, x), gradients(expected, model, x), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+    plain = token_loss(model, x, targets, 0.01)
+    assert torch.equal(smoothed.nats, plain.nats)
+    assert torch.equal(smoothed.z, plain.z)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -85,8 +85,7 @@ def run(task: dict[str, Any], mesh: Mesh, watched: Watched) -> dict[str, Any]:
         "digest": arrays_digest(state),
         "names": sorted(state),
         "hooks": sum(
-            len(w.tensor._post_accumulate_grad_hooks or ())  # type: ignore[attr-defined]
-            for w in weights(trainer.model)
+            len(w.tensor._post_accumulate_grad_hooks or ()) for w in weights(trainer.model)
         ),
     }
 

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from segpt.kernels.registry import Later, Op
 
+from .caps import AlgebraicCap, AsymmetricCap, Cap, SigmoidCap, TanhCap, capped
 from .reference import (
     LinearHead,
     LogProbs,
@@ -37,6 +38,9 @@ TOKEN_LOG_PROBS = Op("token_log_probs", log_probs_reference)
 
 __all__ = [
     "POSITIONS",
+    "AlgebraicCap",
+    "AsymmetricCap",
+    "Cap",
     "LinearHead",
     "LogProbs",
     "LogProbsCall",
@@ -44,6 +48,9 @@ __all__ = [
     "LossCall",
     "NatsCall",
     "Readout",
+    "SigmoidCap",
+    "TanhCap",
+    "capped",
     "nats_of_logits",
     "token_log_probs",
     "token_loss",
@@ -52,13 +59,18 @@ __all__ = [
 
 
 def token_loss(
-    hidden: Tensor, readout: Readout, targets: Tensor, share: Tensor, z_loss: float = 0.0
+    hidden: Tensor,
+    readout: Readout,
+    targets: Tensor,
+    share: Tensor,
+    z_loss: float = 0.0,
+    smoothing: float = 0.0,
 ) -> Loss:
     """The loss of predicting ``targets`` (rows,) from ``hidden`` (rows, width), with gradients.
 
     ``share`` (rows,) says how much each row counts; see :class:`LossCall`.
     """
-    return TOKEN_LOSS(LossCall(hidden, readout, targets, share, z_loss))
+    return TOKEN_LOSS(LossCall(hidden, readout, targets, share, z_loss, smoothing))
 
 
 def token_nats(hidden: Tensor, readout: Readout, targets: Tensor) -> Tensor:

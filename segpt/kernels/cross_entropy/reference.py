@@ -8,19 +8,22 @@ round: stored scores fix, which of the last two is used where.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .caps import Cap
+
 
 class LinearHead(NamedTuple):
-    """Logits that are softcap tanh(scale x W^T / softcap), or scale x W^T where there is no cap.
+    """Logits that are scale x W^T, or what the ``cap`` makes of that.
 
     ``weight`` is (vocab, width).
     """
 
     weight: Tensor
     scale: float = 1.0
-    softcap: float | None = None
+    cap: Cap | None = None
 
 
 class Readout(NamedTuple):
@@ -44,6 +47,7 @@ class LossCall(NamedTuple):
         targets: (rows,) token ids.
         share: (rows,) in float32, how much each row counts; they add up to 1.
         z_loss: the coefficient of the squared log Z.
+        smoothing: how much of the target is spread evenly over the vocabulary.
     """
 
     hidden: Tensor
@@ -51,6 +55,7 @@ class LossCall(NamedTuple):
     targets: Tensor
     share: Tensor
     z_loss: float
+    smoothing: float = 0.0
 
 
 class Loss(NamedTuple):
@@ -58,7 +63,8 @@ class Loss(NamedTuple):
 
     ``total`` is what to descend. ``nats`` is -log p(target), and ``z`` what is added to that: the
     coefficient times the square of log Z, Z being the sum of exp(logit) (PaLM, arXiv 2204.02311).
-    These two carry no gradient.
+    These two carry no gradient. With smoothing, ``total`` has (1 - smoothing) -log p(target) plus
+    smoothing times the mean of -log p over the vocabulary in the place of ``nats``.
     """
 
     total: Tensor
@@ -102,18 +108,26 @@ class LogProbs(NamedTuple):
 
 def loss_reference(call: LossCall) -> Loss:
     """The loss of a batch, with gradients for the stream and for the head."""
-    nats, z = loss_parts(call.readout.logits(call.hidden), call.targets, call.share, call.z_loss)
-    return Loss(nats + z, nats.detach(), z.detach())
+    nats, z, smoothed = loss_parts(
+        call.readout.logits(call.hidden), call.targets, call.share, call.z_loss, call.smoothing
+    )
+    return Loss(smoothed + z, nats.detach(), z.detach())
 
 
 def loss_parts(
-    logits: Tensor, targets: Tensor, share: Tensor, z_loss: float
-) -> tuple[Tensor, Tensor]:
-    """What rows add to ``nats`` and ``z`` of :class:`Loss`, from their logits (rows, vocab)."""
+    logits: Tensor, targets: Tensor, share: Tensor, z_loss: float, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What rows add to ``nats`` and ``z`` of :class:`Loss`, from their logits (rows, vocab).
+
+    The third is what is descended in the place of ``nats``.
+    """
     logits = logits.float()
     log_z = logits.logsumexp(-1)
-    nats = log_z - logits.gather(1, targets[:, None])[:, 0]
-    return (nats * share).sum(), z_loss * (log_z.square() * share).sum()
+    each = log_z - logits.gather(1, targets[:, None])[:, 0]
+    nats, z = (each * share).sum(), z_loss * (log_z.square() * share).sum()
+    if not smoothing:
+        return nats, z, nats
+    return nats, z, (torch.lerp(each, log_z - logits.mean(-1), smoothing) * share).sum()
 
 
 def nats_reference(call: NatsCall) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from segpt.kernels import onednn
 from segpt.kernels.registry import Backend
 
+from .caps import TanhCap
 from .reference import LinearHead, Loss, LossCall, NatsCall, loss_parts, nats_reference
 
 # Logits that are held at once: on a CPU few enough to stay in its cache.
@@ -26,7 +27,9 @@ class TorchLoss(Backend[LossCall, Loss]):
         linear = call.readout.linear
         if linear is None:
             return "the head is no plain product, scaled and capped by tanh"
-        if linear.softcap is not None and linear.softcap > _WIDEST_CAP:
+        if not isinstance(linear.cap, TanhCap | None):
+            return "the head is capped by another function than tanh"
+        if linear.cap is not None and linear.cap.cap > _WIDEST_CAP:
             return f"a soft cap above {_WIDEST_CAP:g} loses probabilities"
         return None
 
@@ -35,7 +38,7 @@ class TorchLoss(Backend[LossCall, Loss]):
         assert head is not None
         size = _rows_at_once(call.hidden, call.readout.vocab)
         sums = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-            call.hidden, head.weight, head, call.targets, call.share, call.z_loss, size
+            call.hidden, head.weight, call, head, size
         )
         return Loss(*sums)
 
@@ -49,18 +52,18 @@ class CheckpointLoss(Backend[LossCall, Loss]):
         return None
 
     def run(self, call: LossCall) -> Loss:
-        hidden, readout, targets, share, z_loss = call
+        hidden, readout, targets, share, z_loss, smoothing = call
 
-        def parts(x: Tensor, wanted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-            return loss_parts(readout.logits(x), wanted, counts, z_loss)
+        def parts(x: Tensor, wanted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return loss_parts(readout.logits(x), wanted, counts, z_loss, smoothing)
 
         size = _rows_at_once(hidden, readout.vocab)
         chunks = (torch.split(t, size) for t in (hidden, targets, share))
-        nats, z = (torch.zeros((), device=hidden.device) for _ in range(2))
+        nats, z, smoothed = (torch.zeros((), device=hidden.device) for _ in range(3))
         for chunk in zip(*chunks, strict=True):
-            more_nats, more_z = checkpoint(parts, *chunk, use_reentrant=False)
-            nats, z = nats + more_nats, z + more_z
-        return Loss(nats + z, nats.detach(), z.detach())
+            more_nats, more_z, more = checkpoint(parts, *chunk, use_reentrant=False)
+            nats, z, smoothed = nats + more_nats.detach(), z + more_z, smoothed + more
+        return Loss(smoothed + z, nats, z.detach())
 
 
 class TorchNats(Backend[NatsCall, Tensor]):
@@ -93,10 +96,8 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         rows: Tensor,
         weight: Tensor,
+        call: LossCall,
         head: LinearHead,
-        targets: Tensor,
-        share: Tensor,
-        z_loss: float,
         size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The three numbers of :class:`Loss`, from ``rows`` (rows, width), ``size`` at a time."""
@@ -106,17 +107,18 @@ class _ChunkedLoss(torch.autograd.Function):
         from_weight = None  # (width, vocab), so that no product copies the larger factor
         if for_weight:
             from_weight = torch.zeros(*weight.T.shape, device=weight.device)
-        nats, z = (torch.zeros((), device=rows.device) for _ in range(2))
+        nats, z, smoothed = (torch.zeros((), device=rows.device) for _ in range(3))
         multiply = _product if onednn.refusal(rows, used) else onednn.multiply
         for start in range(0, len(rows), size):
             chunk = slice(start, start + size)
-            x, wanted, counts = rows[chunk], targets[chunk, None], share[chunk, None]
-            scored = _score(multiply(x, used).float(), wanted, counts, head, z_loss)
+            x, wanted, counts = rows[chunk], call.targets[chunk, None], call.share[chunk, None]
+            scored = _score(multiply(x, used).float(), wanted, counts, head, call)
             nats += scored.nats
             z += scored.z
+            smoothed += scored.smoothed
             if not (for_rows or for_weight):
                 continue
-            slope = _slope(scored, wanted, counts, head).to(rows.dtype)
+            slope = _slope(scored, wanted, counts, head, call.smoothing).to(rows.dtype)
             if from_rows is not None:
                 from_rows[chunk] = multiply(slope, used.T)
             if from_weight is not None:
@@ -124,12 +126,12 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.from_rows = from_rows
         ctx.from_weight = None if from_weight is None else from_weight.T.to(weight.dtype)
         ctx.mark_non_differentiable(nats, z)
-        return nats + z, nats, z
+        return smoothed + z, nats, z
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scaled = (None if g is None else g * grad for g in (ctx.from_rows, ctx.from_weight))
-        return (*scaled, None, None, None, None, None)
+        return (*scaled, None, None, None)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -139,20 +141,22 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 class _Scored(NamedTuple):
     """The loss of one chunk, and what its gradient is made of.
 
-    ``nats`` and ``z`` are scalars, ``probabilities`` (rows, vocab). ``gain`` (rows, 1) is what a
+    ``nats``, ``z`` and ``smoothed`` are scalars as :func:`loss_parts` has them, ``probabilities``
+    (rows, vocab). ``gain`` (rows, 1) is what a
     row's probabilities are multiplied by in its gradient: its share times (1 + 2 z_loss log Z).
     ``cap_slope`` (rows, vocab) is a quarter of the derivative of the cap, or None without a cap.
     """
 
     nats: Tensor
     z: Tensor
+    smoothed: Tensor
     probabilities: Tensor
     gain: Tensor
     cap_slope: Tensor | None
 
 
 def _score(
-    products: Tensor, targets: Tensor, share: Tensor, head: LinearHead, z_loss: float
+    products: Tensor, targets: Tensor, share: Tensor, head: LinearHead, call: LossCall
 ) -> _Scored:
     """The loss of rows from ``products`` x W^T (rows, vocab), whose memory is used again.
 
@@ -161,34 +165,45 @@ def _score(
     2 c s - c with s = sigmoid(2 y / c). The constant c changes no probability, so it is taken off
     only where a logit itself is wanted. The derivative of a logit by y is 1 - tanh^2 = 4 (s - s^2).
     """
-    if head.softcap is None:
+    z_loss, smoothing, mean_logit = call.z_loss, call.smoothing, None
+    if head.cap is None:
         logits = products if head.scale == 1 else products.mul_(head.scale)
         probabilities, log_z = logits.softmax(-1), logits.logsumexp(-1, keepdim=True)
         nats = log_z - logits.gather(1, targets)
         cap_slope = None
+        if smoothing:
+            mean_logit = logits.mean(-1, keepdim=True)
     else:
-        sigmoid = products.mul_(2 * head.scale / head.softcap).sigmoid_()
-        raised = sigmoid * (2 * head.softcap)  # the logits plus the cap
-        target_logits = raised.gather(1, targets) - head.softcap
+        assert isinstance(head.cap, TanhCap)  # refusal() has said so
+        (cap,) = head.cap
+        sigmoid = products.mul_(2 * head.scale / cap).sigmoid_()
+        raised = sigmoid * (2 * cap)  # the logits plus the cap
+        target_logits = raised.gather(1, targets) - cap
+        if smoothing:
+            mean_logit = raised.mean(-1, keepdim=True) - cap
         probabilities = torch.softmax(raised, -1, out=raised)
         nats = -probabilities.gather(1, targets).log()
         log_z = nats + target_logits
         cap_slope = sigmoid.addcmul_(sigmoid, sigmoid, value=-1)
-    return _Scored(
-        (nats * share).sum(),
-        z_loss * (log_z.square() * share).sum(),
-        probabilities,
-        share * (1 + 2 * z_loss * log_z),
-        cap_slope,
-    )
+    sums = (nats * share).sum(), z_loss * (log_z.square() * share).sum()
+    smoothed = sums[0]
+    if mean_logit is not None:
+        smoothed = (torch.lerp(nats, log_z - mean_logit, smoothing) * share).sum()
+    gain = share * (1 + 2 * z_loss * log_z)
+    return _Scored(*sums, smoothed, probabilities, gain, cap_slope)
 
 
-def _slope(scored: _Scored, targets: Tensor, share: Tensor, head: LinearHead) -> Tensor:
+def _slope(
+    scored: _Scored, targets: Tensor, share: Tensor, head: LinearHead, smoothing: float
+) -> Tensor:
     """The gradient of the loss by the products (rows, vocab), in the memory of probabilities.
 
-    By a logit it is gain p, less the share of the row where the logit is the target's.
+    By a logit it is gain p, less the share of the row where the logit is the target's; of that
+    share, smoothing takes its part from every logit alike.
     """
     inner = head.scale if scored.cap_slope is None else 4 * head.scale
     slope = scored.probabilities.mul_(scored.gain * inner)
-    slope.scatter_add_(1, targets, -share * inner)
+    slope.scatter_add_(1, targets, -share * inner * (1 - smoothing))
+    if smoothing:
+        slope -= share * (inner * smoothing / slope.size(1))
     return slope if scored.cap_slope is None else slope.mul_(scored.cap_slope)

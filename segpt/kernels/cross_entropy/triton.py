@@ -14,153 +14,50 @@ A number of ``slope`` is written once and read twice; torch reads and writes eac
 times, most of them in float32.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from segpt.kernels.launch import Launch
+from segpt.kernels.launch import Argument, Constant, Launch
 from segpt.kernels.registry import Backend
+from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 
+from .caps import AlgebraicCap, AsymmetricCap, SigmoidCap, TanhCap
 from .reference import LinearHead, Loss, LossCall, NatsCall
+from .triton_kernels import normalise_kernel, slope_kernel
 
 SLOPES = 1 << 25  # numbers of ``slope`` that exist at once
-_WARPS = 8
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+def _tile(rows: int, vocab: int, width: int, *, warps: int, stages: int) -> Tile:
+    return Tile({"ROWS": rows, "VOCAB": vocab, "WIDTH": width}, warps, stages)
 
 
-@triton.jit
-def _products(
-    hidden,
-    weight,
-    row,
-    token,
-    rows,
-    vocab,
-    width,
-    ROWS: tl.constexpr,
-    VOCAB: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """A tile (ROWS, VOCAB) of hidden W^T in float32; 0 outside of both."""
-    total = tl.zeros((ROWS, VOCAB), tl.float32)
-    for start in range(0, width, WIDTH):
-        channel = start + tl.arange(0, WIDTH)
-        x = tl.load(
-            hidden + row[:, None] * width + channel[None],
-            (row < rows)[:, None] & (channel < width)[None],
-            other=0.0,
-        )
-        w = tl.load(
-            weight + token[:, None] * width + channel[None],
-            (token < vocab)[:, None] & (channel < width)[None],
-            other=0.0,
-        )
-        total = tl.dot(x, tl.trans(w), total, input_precision=PRECISION)
-    return total
-
-
-@triton.jit
-def _capped(products, scale, cap, CAPPED: tl.constexpr):
-    """Logits c tanh(y / c), y being the scaled product, with tanh(u) = 2 sigmoid(2 u) - 1."""
-    logits = products * scale
-    if CAPPED:
-        logits = cap * (2.0 * _sigmoid(2.0 * logits / cap) - 1.0)
-    return logits
-
-
-@triton.jit
-def normalise_kernel(
-    hidden,
-    weight,
-    targets,
-    log_z,
-    target_logit,
-    rows,
-    vocab,
-    width,
-    scale,
-    cap,
-    CAPPED: tl.constexpr,
-    ROWS: tl.constexpr,
-    VOCAB: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Log Z and the logit of the target of ROWS rows, both (rows,) in float32."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    wanted = tl.load(targets + row, row < rows, other=0)
-    most = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    picked = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, vocab, VOCAB):
-        token = first + tl.arange(0, VOCAB)
-        products = _products(
-            hidden, weight, row.to(tl.int64), token.to(tl.int64), rows, vocab, width,
-            ROWS, VOCAB, WIDTH, PRECISION,
-        )  # fmt: skip
-        logits = _capped(products, scale, cap, CAPPED)
-        picked += tl.sum(tl.where(token[None] == wanted[:, None], logits, 0.0), 1)
-        logits = tl.where((token < vocab)[None], logits, float("-inf"))
-        higher = tl.maximum(most, tl.max(logits, 1))
-        total = total * tl.exp(most - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
-        most = higher
-    tl.store(log_z + row, most + tl.log(total), row < rows)
-    tl.store(target_logit + row, picked, row < rows)
-
-
-@triton.jit
-def slope_kernel(
-    hidden,
-    weight,
-    targets,
-    log_z,
-    share,
-    slope,
-    rows,
-    vocab,
-    width,
-    scale,
-    cap,
-    z_factor,
-    CAPPED: tl.constexpr,
-    ROWS: tl.constexpr,
-    VOCAB: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """A tile of the gradient of the loss by the products, (rows, vocab).
-
-    By a logit it is share (1 + 2 z log Z) p, less the share where the logit is the target's; by a
-    product it is that times the derivative of the cap, 1 - (logit / c)^2, and the scale.
-    """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    token = tl.program_id(1) * VOCAB + tl.arange(0, VOCAB)
-    far_row, far_token = row.to(tl.int64), token.to(tl.int64)
-    products = _products(
-        hidden, weight, far_row, far_token, rows, vocab, width, ROWS, VOCAB, WIDTH, PRECISION
-    )
-    logits = _capped(products, scale, cap, CAPPED)
-    wanted = tl.load(targets + row, row < rows, other=0)
-    counts = tl.load(share + row, row < rows, other=0.0)
-    normaliser = tl.load(log_z + row, row < rows, other=0.0)
-    gain = counts * (1.0 + z_factor * normaliser)
-    by_logit = tl.exp(logits - normaliser[:, None]) * gain[:, None]
-    by_logit -= tl.where(token[None] == wanted[:, None], counts[:, None], 0.0)
-    if CAPPED:
-        by_logit *= 1.0 - (logits / cap) * (logits / cap)
-    by_logit *= scale
-    inside = (row < rows)[:, None] & (token < vocab)[None]
-    place = far_row[:, None] * vocab + far_token[None]
-    tl.store(slope + place, by_logit.to(slope.dtype.element_ty), inside)
+# Of those tried, the largest that spill on none of the generations they are for, whatever the
+# width. Beside the sums of each row there is less room than beside a gradient; derivatives of caps
+# take some, and gradients of learned ones more.
+_LARGE, _TALL, _SQUARE = (
+    _tile(rows, vocab, 64, warps=8, stages=2) for rows, vocab in ((128, 128), (128, 64), (64, 64))
+)
+_SHORT = _tile(64, 64, 32, warps=8, stages=2)
+_NORMALISE: Tiles = {
+    ANY: [_SQUARE, _SHORT],
+    90: [_tile(128, 128, 32, warps=8, stages=2), _SQUARE],
+}
+_SLOPE: Tiles = {
+    ANY: [_TALL, _SQUARE],
+    90: [_LARGE, _TALL],
+    100: [_LARGE, _TALL],
+}
+_SLOPE_OF_CAP: Tiles = {ANY: [_TALL, _SQUARE]}
+_SLOPE_AND_CAPS: Tiles = {ANY: [_SQUARE, _SHORT]}
+# Float32 is multiplied without tensor cores, as these would round its factors.
+_EXACT: Tiles = {
+    ANY: [_tile(32, 64, 16, warps=4, stages=1), _tile(32, 32, 32, warps=4, stages=1)],
+}
 
 
 class TritonLoss(Backend[LossCall, Loss]):
@@ -174,9 +71,7 @@ class TritonLoss(Backend[LossCall, Loss]):
     def run(self, call: LossCall) -> Loss:
         head = call.readout.linear
         assert head is not None
-        sums = _TiledLoss.apply(
-            call.hidden, head.weight, head, call.targets, call.share, call.z_loss
-        )
+        sums = _TiledLoss.apply(call.hidden, head.weight, _learned(head), call, head)
         return Loss(*sums)
 
 
@@ -187,8 +82,8 @@ class TritonNats(Backend[NatsCall, Tensor]):
 
     def refusal(self, call: NatsCall) -> str | None:
         hidden, head = call.hidden, call.readout.linear
-        descends = hidden.requires_grad or (head is not None and head.weight.requires_grad)
-        if descends and torch.is_grad_enabled():
+        learns = [hidden] if head is None else [hidden, head.weight, _learned(head)]
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learns):
             return "it has no gradients"
         return _refusal(hidden, head)
 
@@ -196,93 +91,160 @@ class TritonNats(Backend[NatsCall, Tensor]):
         head = call.readout.linear
         assert head is not None
         rows = call.hidden.reshape(-1, call.hidden.size(-1)).contiguous()
-        log_z, picked = _normalised(rows, _weight(head, rows), head, call.targets.flatten())
-        return (log_z - picked).view(call.targets.shape)
+        sums = _normalised(_operands(rows, head, call.targets.flatten()), smoothed=False)
+        return (sums.log_z - sums.target_logit).view(call.targets.shape)
 
 
 def _refusal(hidden: Tensor, head: LinearHead | None) -> str | None:
     if head is None:
-        return "the head is no plain product, scaled and capped by tanh"
+        return "the head is no plain product, scaled and capped"
     if hidden.dtype not in _TYPES:
         return f"it takes float32, float16 and bfloat16, not {hidden.dtype}"
     return None
 
 
-def _weight(head: LinearHead, rows: Tensor) -> Tensor:
-    return head.weight.detach().to(rows.dtype).contiguous()
+class Operands(NamedTuple):
+    """What the logits of some rows are made of, and what the rows should predict.
 
-
-def normalise(
-    rows: Tensor, weight: Tensor, head: LinearHead, targets: Tensor, results: tuple[Tensor, Tensor]
-) -> Launch:
-    """What makes log Z and the target's logit, (rows,) each, of ``rows`` (rows, width)."""
-    # Beside the sums of each row there is no room for more rows.
-    constants = _constants(rows, head) | {"ROWS": 64}
-    tensors = {"hidden": rows, "weight": weight, "targets": targets}
-    made = dict(zip(("log_z", "target_logit"), results, strict=True))
-    return Launch(
-        normalise_kernel,
-        (triton.cdiv(len(rows), constants["ROWS"]),),
-        {**tensors, **made, **_numbers(rows, weight, head)},
-        constants,
-        warps=_WARPS,
-        stages=_stages(rows),
-    )
-
-
-def slopes(
-    rows: Tensor,
-    weight: Tensor,
-    head: LinearHead,
-    targets: Tensor,
-    log_z: Tensor,
-    share: Tensor,
-    z_loss: float,
-    slope: Tensor,
-) -> Launch:
-    """What makes ``slope`` (rows, vocab), the gradient of the loss by the products."""
-    constants = _constants(rows, head)
-    tensors = {"hidden": rows, "weight": weight, "targets": targets}
-    tensors |= {"log_z": log_z, "share": share, "slope": slope}
-    numbers = _numbers(rows, weight, head) | {"z_factor": 2.0 * z_loss}
-    return Launch(
-        slope_kernel,
-        (triton.cdiv(len(rows), constants["ROWS"]), triton.cdiv(len(weight), constants["VOCAB"])),
-        {**tensors, **numbers},
-        constants,
-        warps=_WARPS,
-        stages=_stages(rows),
-    )
-
-
-def _numbers(rows: Tensor, weight: Tensor, head: LinearHead) -> dict[str, float]:
-    sizes = {"rows": len(rows), "vocab": len(weight), "width": rows.size(1)}
-    return sizes | {"scale": float(head.scale), "cap": float(head.softcap or 1.0)}
-
-
-def _constants(rows: Tensor, head: LinearHead) -> dict[str, int | bool | str]:
-    """The sizes of a tile, and what else a kernel is compiled for.
-
-    Float32 is multiplied without tensor cores, as these would round its factors.
+    Attributes:
+        hidden: (rows, width), contiguous.
+        weight: (vocab, width), contiguous and in the type of those.
+        targets: (rows,) token ids.
+        head: the scale and the cap.
     """
-    exact = rows.dtype == torch.float32
-    constants = {"ROWS": 64, "VOCAB": 64, "WIDTH": 16} if exact else {
-        "ROWS": 128, "VOCAB": 128, "WIDTH": 64
-    }  # fmt: skip
-    fixed = {"CAPPED": head.softcap is not None, "PRECISION": "ieee" if exact else "tf32"}
-    return constants | fixed
+
+    hidden: Tensor
+    weight: Tensor
+    targets: Tensor
+    head: LinearHead
+
+    def chunk(self, rows: slice) -> "Operands":
+        """Some of the rows."""
+        return self._replace(hidden=self.hidden[rows], targets=self.targets[rows])
 
 
-def _stages(rows: Tensor) -> int:
-    return 1 if rows.dtype == torch.float32 else 2
+class RowSums(NamedTuple):
+    """Sums over the vocabulary, each (rows,) in float32; that of the logits where it is wanted."""
+
+    log_z: Tensor
+    target_logit: Tensor
+    logit_sum: Tensor | None = None
 
 
-def _normalised(
-    rows: Tensor, weight: Tensor, head: LinearHead, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    log_z, picked = (torch.empty(len(rows), device=rows.device) for _ in range(2))
-    normalise(rows, weight, head, targets.contiguous(), (log_z, picked)).run()
-    return log_z, picked
+def normalise(operands: Operands, results: RowSums) -> Launch:
+    """What makes the sums of rows."""
+    log_z, target_logit, logit_sum = results
+    exact = operands.hidden.dtype == torch.float32
+    tile = tile_for(_EXACT if exact else _NORMALISE, operands.hidden)
+    smoothed = logit_sum is not None
+    made: dict[str, Argument] = {"log_z": log_z, "target_logit": target_logit}
+    made["logit_sum"] = log_z if logit_sum is None else logit_sum
+    programs = (triton.cdiv(len(operands.hidden), tile.sizes["ROWS"]),)
+    return _launch(normalise_kernel, programs, operands, made, {"SMOOTHED": smoothed}, tile)
+
+
+class Weights(NamedTuple):
+    """How rows count in the loss: each by its ``share`` (rows,), and as :class:`LossCall` says."""
+
+    share: Tensor
+    z_loss: float = 0.0
+    smoothing: float = 0.0
+
+
+class Slopes(NamedTuple):
+    """Gradients of the loss: by products (rows, vocab), and what adds up to that by two caps.
+
+    ``by_caps`` is (2, tiles of tokens, rows) in float32, see :func:`tiles_of_tokens`; None where no
+    cap is learned.
+    """
+
+    by_products: Tensor
+    by_caps: Tensor | None = None
+
+
+def slopes(operands: Operands, log_z: Tensor, weights: Weights, results: Slopes) -> Launch:
+    """What makes the gradients, from log Z (rows,)."""
+    share, z_loss, smoothing = weights
+    tile = _slope_tile(operands)
+    made: dict[str, Argument] = {"log_z": log_z, "share": share, "slope": results.by_products}
+    made["by_caps"] = log_z if results.by_caps is None else results.by_caps
+    made |= {"z_factor": 2.0 * z_loss, "kept": 1.0 - smoothing}
+    made["spread"] = smoothing / len(operands.weight)
+    programs = triton.cdiv(len(log_z), tile.sizes["ROWS"]), tiles_of_tokens(operands)
+    return _launch(slope_kernel, programs, operands, made, {}, tile)
+
+
+def tiles_of_tokens(operands: Operands) -> int:
+    """How many tiles the vocabulary has where the gradients are made."""
+    return -(-len(operands.weight) // _slope_tile(operands).sizes["VOCAB"])
+
+
+def _slope_tile(operands: Operands) -> Tile:
+    hidden, cap = operands.hidden, operands.head.cap
+    if hidden.dtype == torch.float32:
+        return tile_for(_EXACT, hidden)
+    if isinstance(cap, AsymmetricCap):
+        return tile_for(_SLOPE_AND_CAPS, hidden)
+    return tile_for(_SLOPE if isinstance(cap, TanhCap | None) else _SLOPE_OF_CAP, hidden)
+
+
+def _launch(
+    kernel: Any,
+    programs: tuple[int, ...],
+    operands: Operands,
+    arguments: dict[str, Argument],
+    constants: dict[str, Constant],
+    tile: Tile,
+) -> Launch:
+    hidden, weight, targets, head = operands
+    caps = _learned(head)
+    tensors: dict[str, Argument] = {"hidden": hidden, "weight": weight, "targets": targets}
+    tensors["caps"] = arguments["log_z"] if caps is None else caps.detach().float()
+    form, cap, divisor = _cap(head)
+    numbers: dict[str, Argument] = {"rows": len(hidden), "vocab": len(weight)}
+    numbers |= {"width": hidden.size(1), "scale": float(head.scale)}
+    numbers |= {"cap": cap, "divisor": divisor}
+    exact = hidden.dtype == torch.float32
+    fixed: dict[str, Constant] = {"CAP": form, "PRECISION": "ieee" if exact else "tf32"}
+    return Launch(
+        kernel,
+        programs,
+        {**tensors, **arguments, **numbers},
+        {**tile.sizes, **constants, **fixed},
+        warps=tile.warps,
+        stages=tile.stages,
+    )
+
+
+def _cap(head: LinearHead) -> tuple[str, float, float]:
+    """The form of a cap, and its numbers as far as they are not learned."""
+    match head.cap:
+        case TanhCap(cap):
+            return "tanh", float(cap), 1.0
+        case SigmoidCap(cap, divisor):
+            return "sigmoid", float(cap), float(divisor)
+        case AlgebraicCap(cap):
+            return "algebraic", float(cap), 1.0
+        case AsymmetricCap():
+            return "asymmetric", 1.0, 1.0
+        case None:
+            return "none", 1.0, 1.0
+
+
+def _learned(head: LinearHead) -> Tensor | None:
+    return head.cap.caps if isinstance(head.cap, AsymmetricCap) else None
+
+
+def _operands(rows: Tensor, head: LinearHead, targets: Tensor) -> Operands:
+    weight = head.weight.detach().to(rows.dtype).contiguous()
+    return Operands(rows.detach(), weight, targets.contiguous(), head)
+
+
+def _normalised(operands: Operands, *, smoothed: bool) -> RowSums:
+    rows = operands.hidden
+    sums = RowSums(*(torch.empty(len(rows), device=rows.device) for _ in range(2 + smoothed)))
+    normalise(operands, sums).run()
+    return sums
 
 
 class _TiledLoss(torch.autograd.Function):
@@ -293,49 +255,64 @@ class _TiledLoss(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        caps: Tensor | None,
+        call: LossCall,
         head: LinearHead,
-        targets: Tensor,
-        share: Tensor,
-        z_loss: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`LossCall`: ``hidden`` (rows, width), ``weight`` (vocab, width)."""
-        rows, used = hidden.contiguous(), _weight(head, hidden)
-        log_z, picked = _normalised(rows, used, head, targets)
-        nats, z = ((log_z - picked) * share).sum(), z_loss * (log_z.square() * share).sum()
-        for_rows, for_weight = ctx.needs_input_grad[:2]
-        ctx.from_rows = torch.empty_like(rows) if for_rows else None
-        ctx.from_weight = torch.zeros_like(used, dtype=torch.float32) if for_weight else None
-        if for_rows or for_weight:
-            _add_gradients(ctx, rows, used, head, targets, log_z, share, z_loss)
-        if for_weight:
-            ctx.from_weight = ctx.from_weight.to(weight.dtype)
+        """See :class:`LossCall`: ``hidden`` (rows, width), ``weight`` (vocab, width), caps (2,)."""
+        operands = _operands(hidden.contiguous(), head, call.targets)
+        share, smoothing = call.share, call.smoothing
+        sums = _normalised(operands, smoothed=smoothing > 0)
+        log_z, each = sums.log_z, sums.log_z - sums.target_logit
+        nats, z = (each * share).sum(), call.z_loss * (log_z.square() * share).sum()
+        smoothed = nats
+        if sums.logit_sum is not None:
+            even = log_z - sums.logit_sum / len(weight)
+            smoothed = (torch.lerp(each, even, smoothing) * share).sum()
+        weights = Weights(share.contiguous(), call.z_loss, smoothing)
+        by_rows, by_weight, by_caps = _gradients(operands, log_z, weights, ctx.needs_input_grad[:3])
+        by_weight = None if by_weight is None else by_weight.to(weight.dtype)
+        if by_caps is not None and caps is not None:
+            by_caps = by_caps.to(caps.dtype)
+        ctx.gradients = by_rows, by_weight, by_caps
         ctx.mark_non_differentiable(nats, z)
-        return nats + z, nats, z
+        return smoothed + z, nats, z
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (None if g is None else g * grad for g in (ctx.from_rows, ctx.from_weight))
-        return (*scaled, None, None, None, None)
+        scaled = (None if g is None else g * grad for g in ctx.gradients)
+        return (*scaled, None, None)
 
 
-def _add_gradients(
-    ctx: Any,
-    rows: Tensor,
-    weight: Tensor,
-    head: LinearHead,
-    targets: Tensor,
-    log_z: Tensor,
-    share: Tensor,
-    z_loss: float,
-) -> None:
-    """Fill the gradients that ``ctx`` holds, some rows at a time."""
+def _gradients(
+    operands: Operands, log_z: Tensor, weights: Weights, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What is ``wanted`` of the gradients by rows (rows, width), weight and caps, some at a time.
+
+    Log Z is (rows,).
+    """
+    rows, weight = operands.hidden, operands.weight
+    by_rows = torch.empty_like(rows) if wanted[0] else None
+    by_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+    learned = _learned(operands.head)
+    by_caps = torch.zeros(2, device=rows.device) if learned is not None else None
+    if not any(wanted):
+        return None, None, None
     count = max(1, SLOPES // len(weight))
     slope = rows.new_empty(min(count, len(rows)), len(weight))
     for first in range(0, len(rows), count):
         chunk = slice(first, first + count)
-        x, part = rows[chunk], slope[: len(rows[chunk])]
-        slopes(x, weight, head, targets[chunk], log_z[chunk], share[chunk], z_loss, part).run()
-        if ctx.from_rows is not None:
-            torch.mm(part, weight, out=ctx.from_rows[chunk])
-        if ctx.from_weight is not None:
-            ctx.from_weight += part.T @ x
+        part = operands.chunk(chunk)
+        made = slope[: len(part.hidden)]
+        of_caps = None
+        if by_caps is not None:
+            of_caps = torch.empty(2, tiles_of_tokens(part), len(made), device=rows.device)
+        counts = weights._replace(share=weights.share[chunk])
+        slopes(part, log_z[chunk], counts, Slopes(made, of_caps)).run()
+        if by_rows is not None:
+            torch.mm(made, weight, out=by_rows[chunk])
+        if by_weight is not None:
+            by_weight += made.T @ part.hidden
+        if by_caps is not None and of_caps is not None:
+            by_caps += of_caps.sum((1, 2))
+    return by_rows, by_weight, by_caps

@@ -1,15 +1,28 @@
-"""Root-mean-square normalisation."""
+"""Root-mean-square normalisation, by itself and of a sum that goes on beside it."""
 
 from torch import Tensor
 
 from segpt.kernels.registry import Later, Op
 
-from .reference import RmsNormCall, reference
+from .reference import AddNorm, AddNormCall, RmsNormCall, add_norm_reference, reference
 
-TRITON = "segpt.kernels.rms_norm.triton:TritonRmsNorm"
-RMS_NORM = Op[RmsNormCall, Tensor]("rms_norm", reference, Later("triton", 30, ("cuda",), TRITON))
+_TRITON = "segpt.kernels.rms_norm.triton"
+RMS_NORM = Op[RmsNormCall, Tensor](
+    "rms_norm", reference, Later("triton", 30, ("cuda",), f"{_TRITON}:TritonRmsNorm")
+)
+ADD_NORM = Op[AddNormCall, AddNorm](
+    "add_norm", add_norm_reference, Later("triton", 30, ("cuda",), f"{_TRITON}:TritonAddNorm")
+)
 
 
 def rms_norm(x: Tensor) -> Tensor:
     """``x`` (..., width) divided by its root mean square over the width, in float32, no gain."""
     return RMS_NORM(RmsNormCall(x))
+
+
+def add_norm(x: Tensor, residual: Tensor, scale: float | Tensor = 1.0) -> AddNorm:
+    """``x`` plus ``residual``, both (..., width), and the norm of the sum times ``scale``.
+
+    The scale is a number, or a tensor () or (...): a number for each row.
+    """
+    return ADD_NORM(AddNormCall(x, residual, scale))
