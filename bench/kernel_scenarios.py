@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segpt.kernels.activation.reference import FeedCall, feed_reference
 from segpt.kernels.cross_entropy import LinearHead, LossCall, Readout
 from segpt.kernels.cross_entropy.reference import loss_reference
 from segpt.kernels.launch import Launch
-from segpt.kernels.rms_norm.reference import RmsNormCall
+from segpt.kernels.rms_norm.reference import AddNormCall, RmsNormCall, add_norm_reference
 from segpt.kernels.rms_norm.reference import reference as rms_norm_reference
 
 from .kernel_traffic import Traffic, counted, interpreted, kernel_name, uncounted
@@ -117,10 +118,13 @@ def _leaf(device: str, dtype: torch.dtype, *shape: int) -> Tensor:
 
 def scenarios() -> dict[str, Scenario]:
     """All of them by name; the back ends are imported as the interpreter's kernels, if it is on."""
+    from segpt.kernels.activation.triton import TritonGatedFeed
     from segpt.kernels.cross_entropy.triton import TritonLoss
-    from segpt.kernels.rms_norm.triton import TritonRmsNorm
+    from segpt.kernels.rms_norm.triton import TritonAddNorm, TritonRmsNorm
 
     rows = {"x": ("rows", "width")}
+    both = {"x": ("rows", "width"), "residual": ("rows", "width")}
+    fed = {"x": ("rows", "width"), "weight": ("hidden", "width")}
     return {
         "token_loss": Scenario(
             token_loss(TritonLoss().run),
@@ -142,7 +146,27 @@ def scenarios() -> dict[str, Scenario]:
             {"rows": 1 << 12, "width": 512},
             {"rows": 1 << 16, "width": 512},
         ),
+        "add_norm": Scenario(
+            with_gradients(both, lambda x, residual: TritonAddNorm().run(AddNormCall(x, residual))),
+            with_gradients(both, lambda x, residual: add_norm_reference(AddNormCall(x, residual))),
+            0.55,
+            ({"rows": 70, "width": 40}, {"rows": 3, "width": 513}, {"rows": 33, "width": 64}),
+            {"rows": 1 << 12, "width": 512},
+            {"rows": 1 << 16, "width": 512},
+        ),
+        "gated_feed": Scenario(
+            with_gradients(fed, lambda x, weight: TritonGatedFeed().run(_squared(x, weight))),
+            with_gradients(fed, lambda x, weight: feed_reference(_squared(x, weight))),
+            0.6,
+            ({"rows": 70, "width": 40, "hidden": 90}, {"rows": 33, "width": 72, "hidden": 130}),
+            {"rows": 1 << 12, "width": 128, "hidden": 512},
+            {"rows": 1 << 16, "width": 512, "hidden": 2048},
+        ),
     }
+
+
+def _squared(x: Tensor, weight: Tensor) -> FeedCall:
+    return FeedCall(x, weight, "relu2")
 
 
 def at_small_size(scenario: Scenario, sizes: Sizes) -> tuple[Ratio, list[Traffic]]:

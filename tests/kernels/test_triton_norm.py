@@ -1,6 +1,6 @@
 """Normalisation in Triton's interpreter, against the references: values and gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -69,9 +69,9 @@ def added(
         total, normed = (total.detach(), normed) if used == "norm" else (total, normed.detach())
     pairs = [(t, g) for t, g in zip((total, normed), slopes, strict=True) if t.requires_grad]
     outputs, by_outputs = zip(*pairs, strict=True)
-    gradients: tuple[Tensor | None, ...]
     gradients = torch.autograd.grad(outputs, leaves, by_outputs, allow_unused=True)
-    return [total, normed, *(g for g in gradients if g is not None)]
+    some: Sequence[Tensor | None] = gradients  # none where a leaf is not used
+    return [total, normed, *(g for g in some if g is not None)]
 
 
 @pytest.mark.parametrize("scale", ["number", "learned", "rows"])
