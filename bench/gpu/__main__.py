@@ -15,7 +15,7 @@ import torch
 from bench import facts
 from segpt.atomic import write_file
 
-from . import commands, operations, tiles
+from . import commands, fused, operations, tiles
 from .plan import DRY, ON_GPU, Plan, Row, Section, measure
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -24,6 +24,7 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("attention", operations.attention),
     ("token loss", operations.token_loss),
     ("Newton-Schulz", operations.newton_schulz),
+    ("fused", fused.fused),
     ("training", commands.training),
     ("scoring", commands.scoring),
     ("quantizing", commands.quantizing),

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segpt import kernels
+from segpt.doctor.kernels import EXAMPLES
 from segpt.kernels import OPS
 from segpt.kernels.attention.reference import AttentionCall
 from segpt.kernels.cross_entropy import LinearHead, LossCall, Readout, TanhCap
 from segpt.kernels.newton_schulz.reference import NewtonSchulzCall
+from segpt.kernels.registry import Backend
 from segpt.train.optim.muon import CLASSIC
+from tests.kernels.calls import CALLS, CASES, called, gradients, on
 
 from .plan import Plan, Row
 from .timing import paired
@@ -25,65 +28,88 @@ _SOFTCAP = 30.0
 
 
 def checks(plan: Plan) -> Iterator[Row]:
-    """Every back end of every operation on this device, forward and backward.
+    """Every back end of every operation on this device.
 
-    The reference gets the same rounded inputs in float32. An error above what rounding explains
-    raises, as no time of a kernel that is wrong means anything.
+    The reference gets the same rounded inputs in float32, forward and backward, where the result is
+    one tensor; other operations compute the example of ``segpt doctor``. An error above what
+    rounding explains raises, as no time of a kernel that is wrong means anything.
     """
-    from tests.kernels.test_ops import CALLS, CASES, called, floating, gradients, on
-
     for name, op in OPS.items():
         for backend in op.backends:
-            worst, count = 0.0, 0
-            for case in CASES.get(name, ()):
-                args = on(case, plan.device, plan.dtype)
-                differs = name != "newton_schulz"  # its back ends have no gradients
-                if not differs:
-                    args = tuple(a.detach() if floating(a) else a for a in args)
-                if backend.refusal(CALLS[name](*args)) is not None:
-                    continue
-                exact = on(
-                    tuple(a.detach() if isinstance(a, Tensor) else a for a in args),
-                    plan.device,
-                    torch.float32,
+            errors = list(_errors(name, backend, plan))
+            if errors:
+                yield Row(
+                    f"{name}, {backend.name}: {len(errors)} calls",
+                    "the reference",
+                    error=max(errors),
                 )
-                run, reference = called(backend.run, name), called(op.reference, name)
-                if differs:
-                    (y, slopes), (exact_y, exact_slopes) = (
-                        gradients(f, a) for f, a in ((run, args), (reference, exact))
-                    )
-                    error = _error([y, *slopes], [exact_y, *exact_slopes])
-                else:
-                    error = _error([run(*args)], [reference(*exact)])
-                worst, count = max(worst, error), count + 1
-            if count:
-                yield Row(f"{name}, {backend.name}: {count} cases", "the reference", error=worst)
-                _assert_close(name, worst, plan.dtype)
+                _assert_close(name, max(errors), plan.dtype)
+
+
+def _errors(name: str, backend: Backend[Any, Any], plan: Plan) -> Iterator[float]:
+    """The largest error of each call that a back end takes."""
+    reference = OPS[name].reference
+    if name not in CASES:
+        mine, other = (EXAMPLES[name](plan.device) for _ in range(2))  # it may be changed in place
+        if backend.refusal(mine) is None:
+            yield error_of(list(_tensors(backend.run(mine))), list(_tensors(reference(other))))
+        return
+    for case in CASES[name]:
+        args = on(case, plan.device, plan.dtype)
+        descends = name != "newton_schulz"  # its back ends have no gradients
+        if not descends:
+            args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
+        if backend.refusal(CALLS[name](*args)) is not None:
+            continue
+        exact = on(
+            tuple(a.detach() if isinstance(a, Tensor) else a for a in args),
+            plan.device,
+            torch.float32,
+        )
+        if descends:
+            y, slopes = gradients(called(backend.run, name), args)
+            exact_y, exact_slopes = gradients(called(reference, name), exact)
+            yield error_of([y, *slopes], [exact_y, *exact_slopes])
+        else:
+            yield error_of([backend.run(CALLS[name](*args))], [reference(CALLS[name](*exact))])
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    """The tensors of a result, of any shape."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, list | tuple):
+        for part in result:
+            yield from _tensors(part)
 
 
 def attention(plan: Plan) -> Iterator[Row]:
     """Forward and backward, causal and with a window, against SDPA and FlexAttention."""
     sizes = plan.sequences, plan.context
-    q = _noise(plan, *sizes, _HEADS, _CHANNELS)
-    k, v = (_noise(plan, *sizes, _KV_HEADS, _CHANNELS, seed=seed) for seed in (1, 2))
+    q = noise(plan, *sizes, _HEADS, _CHANNELS)
+    k, v = (noise(plan, *sizes, _KV_HEADS, _CHANNELS, seed=seed) for seed in (1, 2))
     for window in (None, plan.context // 4):
-        ours = _descend(
-            partial(_run, "attention", plan.backend, AttentionCall), (q, k, v), window, None, None
+        ours = descend(
+            partial(result_of, "attention", plan.backend, AttentionCall),
+            (q, k, v),
+            window,
+            None,
+            None,
         )
-        peers = {"SDPA": _descend(_sdpa, (q, k, v), window)}
+        peers = {"SDPA": descend(_sdpa, (q, k, v), window)}
         if plan.device == "cuda":
-            peers["FlexAttention"] = _descend(_flex(window, plan.context), (q, k, v))
+            peers["FlexAttention"] = descend(_flex(window, plan.context), (q, k, v))
         name = "attention" if window is None else f"attention, window {window}"
         for peer, run in peers.items():
             sides = paired(ours, run, plan.device, plan.rounds)
-            error = _error(ours(), run())
-            yield _row(name, peer, sides, error=error, aim=0.9)
+            error = error_of(ours(), run())
+            yield row(name, peer, sides, error=error, aim=0.9)
 
 
 def token_loss(plan: Plan) -> Iterator[Row]:
     """Loss and gradients at full size, against all logits at once, torch's back end and Liger."""
-    hidden = _noise(plan, plan.rows, plan.width)
-    weight = _noise(plan, plan.vocab, plan.width, seed=1)
+    hidden = noise(plan, plan.rows, plan.width)
+    weight = noise(plan, plan.vocab, plan.width, seed=1)
     generator = torch.Generator().manual_seed(2)
     targets = torch.randint(plan.vocab, (plan.rows,), generator=generator).to(plan.device)
     share = torch.full((plan.rows,), 1 / plan.rows, device=plan.device)
@@ -92,31 +118,33 @@ def token_loss(plan: Plan) -> Iterator[Row]:
         head = LinearHead(weight, plan.width**-0.5, TanhCap(_SOFTCAP))
         readout = Readout(partial(_logits, head), plan.vocab, head)
         call = LossCall(hidden, readout, targets, share, 0.0)
-        total: Tensor = _run("token_loss", backend, lambda *a: a[0], call).total
+        total: Tensor = result_of("token_loss", backend, lambda *a: a[0], call).total
         return total
 
-    ours = _descend(partial(loss, plan.backend), (hidden, weight))
+    ours = descend(partial(loss, plan.backend), (hidden, weight))
     peers: dict[str, tuple[Callable[..., Tensor], float | None]]
     peers = {"all logits at once": (partial(loss, "reference"), 2.0)}
     peers["torch's back end"] = (partial(loss, "torch"), None)
     if plan.device == "cuda" and find_spec("liger_kernel") is not None:
         peers["Liger"] = (_liger(targets), None)
     for peer, (run, aim) in peers.items():
-        other = _descend(run, (hidden, weight))
+        other = descend(run, (hidden, weight))
         sides = paired(ours, other, plan.device, plan.rounds)
-        yield _row("token loss", peer, sides, error=_error(ours(), other()), aim=aim)
+        yield row("token loss", peer, sides, error=error_of(ours(), other()), aim=aim)
 
 
 def newton_schulz(plan: Plan) -> Iterator[Row]:
     """Five steps over stacked matrices, against torch.optim.Muon's iteration, one by one."""
     from torch.optim._muon import _zeropower_via_newtonschulz  # what torch.optim.Muon calls
 
-    x = _noise(plan, plan.matrices, plan.width, 4 * plan.width)
+    x = noise(plan, plan.matrices, plan.width, 4 * plan.width)
     coefficients = (CLASSIC,) * 5
 
     def ours() -> Tensor:
         unit = x / x.norm(dim=(1, 2), keepdim=True)
-        result: Tensor = _run("newton_schulz", plan.backend, NewtonSchulzCall, unit, coefficients)
+        result: Tensor = result_of(
+            "newton_schulz", plan.backend, NewtonSchulzCall, unit, coefficients
+        )
         return result
 
     def other() -> Tensor:
@@ -124,23 +152,23 @@ def newton_schulz(plan: Plan) -> Iterator[Row]:
 
     with torch.no_grad():
         sides = paired(ours, other, plan.device, plan.rounds)
-        yield _row(
-            "Newton-Schulz", "torch.optim.Muon", sides, error=_error([ours()], [other()]), aim=1.6
+        yield row(
+            "Newton-Schulz", "torch.optim.Muon", sides, error=error_of([ours()], [other()]), aim=1.6
         )
 
 
-def _row(name: str, against: str, sides: Any, **more: Any) -> Row:
+def row(name: str, against: str, sides: Any, **more: Any) -> Row:
     return Row(name, against, sides.ratio, sides.seconds, sides.other_seconds, sides.memory, **more)
 
 
-def _run(op: str, backend: str, call: Callable[..., Any], *arguments: Any) -> Any:
+def result_of(op: str, backend: str, call: Callable[..., Any], *arguments: Any) -> Any:
     """The result of an operation by a back end of its, or by the best where it has none such."""
     names = {b.name for b in OPS[op].backends} | {"reference"}
     with kernels.use(**{op: backend if backend in names else "auto"}):
         return OPS[op](call(*arguments))
 
 
-def _descend(
+def descend(
     run: Callable[..., Tensor], inputs: tuple[Tensor, ...], *rest: Any
 ) -> Callable[[], list[Tensor]]:
     """A call that makes the result and the gradients of its sum; it returns all of these."""
@@ -153,12 +181,12 @@ def _descend(
     return call
 
 
-def _noise(plan: Plan, *shape: int, seed: int = 0) -> Tensor:
+def noise(plan: Plan, *shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator(plan.device).manual_seed(seed)
     return torch.randn(shape, device=plan.device, generator=generator).to(plan.dtype)
 
 
-def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def error_of(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference, over the largest number of the same tensor or 1."""
     pairs = [
         (a.detach().float(), b.detach().float()) for a, b in zip(results, expected, strict=True)

@@ -24,6 +24,7 @@ def test_a_dry_run_goes_through_everything(
     names = {row["name"] for row in rows}
     assert names >= {
         *("attention", "token loss", "Newton-Schulz", "training golf16"),
+        *("feed, swiglu", "add and norm", "AdamW of 24 weights"),
         *("score --mode strided", "score --mode rolling", "tiles"),
     }
     assert any(row["name"].startswith("GPTQ") for row in rows)
