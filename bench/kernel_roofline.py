@@ -86,11 +86,15 @@ class Effort(NamedTuple):
 
 
 class _Untouched(Memory):
-    """Memory that is looked at and never read: loads give zeros, stores are dropped."""
+    """Memory that is looked at and never read: stores are dropped.
+
+    Loads give ones, so that no row is left out as one that counts nothing; ids are 0.
+    """
 
     def load(self, addresses: Any, mask: Any, other: Any, dtype: Any) -> Any:
         self.note(addresses, mask, False)
-        return np.zeros(addresses.shape, dtype)
+        kind = np.ones if np.dtype(dtype).kind == "f" else np.zeros
+        return kind(addresses.shape, dtype)
 
     def store(self, addresses: Any, value: Any, mask: Any) -> None:
         self.note(addresses, mask, True)

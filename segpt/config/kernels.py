@@ -18,16 +18,11 @@ class Kernels:
     add_norm: str = dataclasses.field(default="auto", metadata=ADDED)
     attention: str = "auto"
     cached_attention: str = dataclasses.field(default="auto", metadata=ADDED)
-    dequantize: str = dataclasses.field(default="auto", metadata=ADDED)
-    dequantize_packed: str = dataclasses.field(default="auto", metadata=ADDED)
-    dequantize_trellis: str = dataclasses.field(default="auto", metadata=ADDED)
     gated_feed: str = "auto"
     linear: str = "auto"
     muon_momentum: str = dataclasses.field(default="auto", metadata=ADDED)
     muon_update: str = dataclasses.field(default="auto", metadata=ADDED)
     newton_schulz: str = "auto"
-    ngram_mixture: str = dataclasses.field(default="auto", metadata=ADDED)
-    ngram_rows: str = dataclasses.field(default="auto", metadata=ADDED)
     query_key: str = dataclasses.field(default="auto", metadata=ADDED)
     rms_norm: str = "auto"
     rotary: str = "auto"

@@ -2,15 +2,16 @@
 
 A folder holds ``reference.py``, which defines the operation in plain torch and names its arguments
 (the ``Call``), and one file per back end. Back ends are tested against the reference.
+
+``dequantize`` and ``ngram_mixture`` are for programs of others: no command calls them, recipes do
+not choose their back ends, and they are known once they are imported.
 """
 
 from .activation import activation, gated_feed
 from .attention import attention
 from .cross_entropy import token_log_probs, token_loss, token_nats
-from .dequantize import dequantize
 from .linear import linear
 from .newton_schulz import newton_schulz
-from .ngram_mixture import ngram_mixture, ngram_rows
 from .query_key import query_key
 from .registry import OPS, Backend, Later, Op, use, use_recipe
 from .rms_norm import add_norm, rms_norm
@@ -26,14 +27,11 @@ __all__ = [
     "adam_update",
     "add_norm",
     "attention",
-    "dequantize",
     "gated_feed",
     "linear",
     "muon_momentum",
     "muon_update",
     "newton_schulz",
-    "ngram_mixture",
-    "ngram_rows",
     "query_key",
     "rms_norm",
     "rotary",

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = 80, 89, 90, 100, 120
 NAMES = {
-    *("adam_update", "add_norm", "attention", "cached_attention", "dequantize", "gated_feed"),
+    *("adam_update", "add_norm", "attention", "dequantize", "gated_feed"),
     *("muon_momentum", "muon_update", "newton_schulz", "ngram_mixture", "ngram_rows"),
     *("query_key", "rms_norm", "token_loss"),
 }

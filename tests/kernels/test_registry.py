@@ -16,6 +16,11 @@ from segpt.config.kernels import Kernels
 from segpt.errors import SegptError
 from segpt.kernels import OPS, Backend, Later, Op
 
+# Operations for programs of others, which no recipe chooses.
+OF_OTHERS = {
+    *("dequantize", "dequantize_packed", "dequantize_trellis", "ngram_mixture", "ngram_rows")
+}
+
 
 class ScaleCall(NamedTuple):
     x: Tensor
@@ -200,7 +205,8 @@ def test_what_cannot_be_imported_is_a_reason_and_no_error(op: Op[ScaleCall, str]
 
 
 def test_the_recipe_knows_every_operation() -> None:
-    assert set(Kernels.__dataclass_fields__) == OPS.keys()
+    assert OPS.keys() - Kernels.__dataclass_fields__.keys() <= OF_OTHERS
+    assert Kernels.__dataclass_fields__.keys() <= OPS.keys() - OF_OTHERS
 
 
 @pytest.mark.slow

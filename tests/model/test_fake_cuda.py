@@ -101,7 +101,7 @@ def check_reading(model: Model, dtype: torch.dtype) -> None:
         step = model.hidden(tokens(2, time), cache, 0, 1, 16).x
         on_cuda(step, dtype=dtype)
     on_cuda(model.logits(step), dtype=torch.float32)
-    kept = [t for layer in cache.values() for t in vars(layer).values() if t is not None]
+    kept = [t for layer in cache.values() for t in layer.tensors().values()]
     assert {t.device for t in kept} <= {CUDA}
     private = model.private_prefix
     if private is None:

@@ -6,12 +6,11 @@ from segpt.kernels.registry import Later, Op
 
 from .reference import AddNorm, AddNormCall, RmsNormCall, add_norm_reference, reference
 
-_TRITON = "segpt.kernels.rms_norm.triton"
-RMS_NORM = Op[RmsNormCall, Tensor](
-    "rms_norm", reference, Later("triton", 30, ("cuda",), f"{_TRITON}:TritonRmsNorm")
-)
+TRITON = "segpt.kernels.rms_norm.triton:TritonRmsNorm"
+RMS_NORM = Op[RmsNormCall, Tensor]("rms_norm", reference, Later("triton", 30, ("cuda",), TRITON))
+ADDED = "segpt.kernels.rms_norm.triton:TritonAddNorm"
 ADD_NORM = Op[AddNormCall, AddNorm](
-    "add_norm", add_norm_reference, Later("triton", 30, ("cuda",), f"{_TRITON}:TritonAddNorm")
+    "add_norm", add_norm_reference, Later("triton", 30, ("cuda",), ADDED)
 )
 
 
