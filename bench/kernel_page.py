@@ -114,7 +114,8 @@ def _times(shown: Sequence[tuple[str, list[Mapping[str, Any]]]], devices: list[s
     lines = [
         "The least time: the longer of bytes over bandwidth and operations over the peak of the",
         "tensor cores, both as the vendor states them. No kernel is faster; what it takes beyond",
-        "that is for a device to say.",
+        "that is for a device to say. Updates of weights are missing: they reach tensors through",
+        "tables of addresses, of any number and size.",
         "",
         f"| kernel, bfloat16 | MB moved | GFLOP | {' | '.join(f'{d}, µs' for d in devices)} |",
         "|---|---:|---:|" + "---:|" * len(devices),
