@@ -30,7 +30,10 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The commit that is checked out, with ``-dirty`` where files have changed since."""
     line = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=HERE)
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=HERE)
+    except OSError:  # no git here
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     """Measure, print, and write; exit 1 if a section failed or a kernel is wrong."""
     parser = argparse.ArgumentParser("python -m bench.gpu", description="kernels on a GPU")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, in small sizes")
-    parser.add_argument("--minutes", type=float, default=7.0, help="after which no section begins")
+    parser.add_argument("--minutes", type=float, default=5.0, help="after which no section begins")
     parser.add_argument("--out", type=Path, help="where to write instead of bench/results")
     asked = parser.parse_args()
     if not asked.dry_run and not torch.cuda.is_available():
@@ -45,14 +45,19 @@ def main() -> None:
     plan = DRY if asked.dry_run else ON_GPU
     sys.stdout.write(f"{_device(plan)}\n{_HEAD}\n")
 
+    path = asked.out or (None if plan.is_dry else RESULTS / f"gpu-{_slug(_device(plan))}.json")
+    shown: list[Row] = []
+
     def show(row: Row) -> None:
+        """Print and write it at once: what was measured stays, even if the machine goes away."""
+        shown.append(row)
         sys.stdout.write(f"{line(row)}\n")
-        sys.stdout.flush()  # what was measured is seen even if the machine goes away
+        sys.stdout.flush()
+        if path is not None:
+            write_file(path, (json.dumps(result(plan, shown), indent=1) + "\n").encode())
 
     rows = measure(SECTIONS, plan, asked.minutes, show)
-    path = asked.out or (None if plan.is_dry else RESULTS / f"gpu-{_slug(_device(plan))}.json")
     if path is not None:
-        write_file(path, (json.dumps(result(plan, rows), indent=1) + "\n").encode())
         sys.stdout.write(f"written to {path}\n")
     sys.exit(any(row.note.startswith("failed") for row in rows))
 

@@ -154,6 +154,6 @@ def measure(
                 if clock() > end:
                     add(Row(name, note=f"stopped here: {minutes:g} minutes were over"))
                     break
-        except (RuntimeError, ImportError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 - of any library; the other sections go on
             add(Row(name, note=f"failed: {(str(error) or type(error).__name__).splitlines()[0]}"))
     return rows

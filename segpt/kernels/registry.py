@@ -66,12 +66,16 @@ class Later(Backend[Call, Result]):
         device = device_of(call)
         if not self.runs_on(device):
             return f"it runs on {' and '.join(self.devices)}, not on {device}"
+        self.load()
+        return self._missing if self._backend is None else self._backend.refusal(call)
+
+    def load(self) -> None:
+        """Import it, unless that has been tried."""
         if self._backend is None and self._missing is None:
             try:
                 self._backend = self._load()
             except ImportError as error:
                 self._missing = f"it cannot be imported: {error}"
-        return self._missing if self._backend is None else self._backend.refusal(call)
 
     def run(self, call: Call) -> Result:
         assert self._backend is not None  # refusal() has been asked
@@ -192,6 +196,17 @@ def use_recipe(kernels: Kernels) -> use:
         SegptError: if there is no such back end.
     """
     return use(**{field.name: getattr(kernels, field.name) for field in fields(kernels)})
+
+
+def load_backends(device: str) -> None:
+    """Import every back end that runs on devices of a type.
+
+    Before a model is compiled: an import within what torch.compile traces breaks its graph.
+    """
+    for op in OPS.values():
+        for backend in op.backends:
+            if isinstance(backend, Later) and backend.runs_on(device):
+                backend.load()
 
 
 def device_of(call: Any) -> str:

@@ -14,6 +14,7 @@ from segpt.config.schedule import Seconds, Steps
 from segpt.config.train import TrainSpec
 from segpt.errors import CheckpointError, TrainError
 from segpt.kernels import onednn
+from segpt.kernels.registry import load_backends
 from segpt.model.build import build, load_weights
 from segpt.model.model import Model
 from segpt.model.params import weights
@@ -291,6 +292,7 @@ def compile_model(
     if trainer.spec.growth is not None:  # and so is every width of windows
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 8 + trainer.spec.growth.widths)
+    load_backends(trainer.mesh.device.type)
     mode = "reduce-overhead" if choice == "graphs" else None
     compiled = torch.compile(trainer.model.hidden, mode=mode)
     tokens = torch.from_numpy(batch[trainer.rows[0]]).to(trainer.mesh.device)

@@ -53,7 +53,7 @@ def one(_: Plan) -> Iterator[Row]:
 
 def wrong(_: Plan) -> Iterator[Row]:
     yield Row("half of it")
-    raise RuntimeError("it differs\nfrom the reference")
+    raise ArithmeticError("it differs\nfrom the reference")
 
 
 def test_what_fails_is_said_and_the_rest_goes_on() -> None:
@@ -61,6 +61,22 @@ def test_what_fails_is_said_and_the_rest_goes_on() -> None:
     assert [row.name for row in rows] == ["half of it", "wrong", "one"]
     assert rows[1].note == "failed: it differs"
     assert rows[2].is_reached
+
+
+def test_what_was_measured_is_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: Plan) -> Iterator[Row]:
+        assert [row["name"] for row in json.loads(path.read_bytes())["rows"]] == ["one"]
+        yield from ()
+        raise KeyboardInterrupt
+
+    path = tmp_path / "gpu.json"
+    monkeypatch.setattr("sys.argv", ["bench.gpu", "--dry-run", "--out", str(path)])
+    monkeypatch.setattr(gpu, "SECTIONS", (("one", one), ("gone", gone)))
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main()
+    assert json.loads(path.read_bytes())["rows"][0]["ratio"] == 2.0
 
 
 def test_no_section_begins_after_the_time() -> None:

@@ -4,17 +4,20 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from segpt import kernels
 from segpt.config.kernels import Kernels
 from segpt.errors import SegptError
 from segpt.kernels import OPS, Backend, Later, Op
+from segpt.kernels.registry import load_backends
 
 # Operations for programs of others, which no recipe chooses.
 OF_OTHERS = {
@@ -202,6 +205,60 @@ def test_what_cannot_be_imported_is_a_reason_and_no_error(op: Op[ScaleCall, str]
     op.register(Later[ScaleCall, str]("late", 50, ("cpu",), load))
     assert op(POSITIVE) == "swift"
     assert op.refusals(POSITIVE)["late"] == "it cannot be imported: no module named triton"
+
+
+def doubled() -> Backend[ScaleCall, Tensor]:
+    class Doubling(Backend[ScaleCall, Tensor]):
+        name, priority = "late", 50
+
+        def refusal(self, call: ScaleCall) -> str | None:
+            return None
+
+        def run(self, call: ScaleCall) -> Tensor:
+            return 2 * call.x
+
+    import_module("segpt.kernels")  # what breaks a graph that is being traced
+    return Doubling()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_model_compiles_whole_where_back_ends_are_loaded_before(is_loaded: bool) -> None:
+    late = Later[ScaleCall, Tensor]("late", 50, ("cpu",), doubled)
+    scale = Op[ScaleCall, Tensor]("scale_compiled", lambda call: call.x * call.by, late)
+    counter = CompileCounter()
+    torch.compiler.reset()
+    try:
+        if is_loaded:
+            load_backends("cpu")
+
+        def model(x: Tensor) -> Tensor:
+            return scale(ScaleCall(scale(ScaleCall(x + 1, 2.0)), 2.0)) - 1
+
+        result = torch.compile(model, backend=counter)(torch.ones(3))
+    finally:
+        del OPS["scale_compiled"]
+        torch.compiler.reset()
+    assert torch.equal(result, torch.full((3,), 7.0))
+    assert (counter.frame_count == 1 and counter.op_count == 4) is is_loaded
+
+
+def test_back_ends_are_loaded_where_they_run() -> None:
+    loaded = []
+    op = Op[ScaleCall, str]("scale_loaded", reference)
+    try:
+        for name, device in (("here", "cpu"), ("elsewhere", "cuda")):
+
+            def load(name: str = name) -> Backend[ScaleCall, str]:
+                loaded.append(name)
+                raise ImportError("none")
+
+            op.register(Later[ScaleCall, str](name, 50, (device,), load))
+        load_backends("cpu")
+        load_backends("cpu")
+    finally:
+        del OPS["scale_loaded"]
+    assert loaded == ["here"]
 
 
 def test_the_recipe_knows_every_operation() -> None:

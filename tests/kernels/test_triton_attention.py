@@ -171,3 +171,14 @@ def in_double(call: AttentionCall) -> Tensor:
         weights = logits.masked_fill(~visible, float("-inf")).softmax(-1)
         heads.append(weights @ v[:, :, head // groups])
     return torch.stack(heads, 2)
+
+
+def test_a_grid_has_only_so_many_programs() -> None:
+    from segpt.kernels.attention.triton import TritonAttention
+
+    for batch, refusal in (
+        (8191, None),
+        (8192, "sequences times heads are up to 65,535, and these 65,536"),
+    ):
+        q = torch.empty(batch, 1, 8, 16, device="meta")
+        assert TritonAttention().refusal(AttentionCall(q, q, q)) == refusal

@@ -176,3 +176,13 @@ def test_traffic(
     (plain, plain_both), (fused, fused_both) = totals
     assert fused < forward * plain
     assert fused_both < both * plain_both
+
+
+@pytest.mark.parametrize(("act", "rows"), [("relu2", 1), ("swiglu", 2)])
+def test_one_hidden_channel_is_refused(act: Activation, rows: int) -> None:
+    from segpt.kernels.activation.triton import TritonGatedFeed
+
+    refused = TritonGatedFeed().refusal(FeedCall(torch.ones(3, 4), torch.ones(rows, 4), act))
+    assert refused is not None
+    more = FeedCall(torch.ones(3, 4), torch.ones(2 * rows, 4), act)
+    assert TritonGatedFeed().refusal(more) is None

@@ -174,6 +174,8 @@ class TritonGatedFeed(Backend[FeedCall, Tensor]):
             return f"it takes float32, float16 and bfloat16, not {x.dtype}"
         if weight.dtype != x.dtype:
             return f"it takes a weight of the type of the stream, not {weight.dtype}"
+        if len(weight) <= (2 if call.act == "swiglu" else 1):
+            return "one hidden channel is a number that Triton compiles in"
         device = x.device.type
         if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != x.dtype:
             return "autocast chooses another type"

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
@@ -15,6 +16,7 @@ from .reference import AttentionCall
 from .triton_kernels import forward_kernel, key_slope_kernel, query_slope_kernel
 
 _WIDEST = 128  # channels of a head
+_MOST_PROGRAMS = 65_535  # along the second axis of a grid
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -61,6 +63,8 @@ def _refusal(q: Tensor) -> str | None:
         return f"heads have up to {_WIDEST} channels, and these {q.size(3)}"
     if q.dtype not in _TYPES:
         return f"it takes float32, float16 and bfloat16, not {q.dtype}"
+    if (programs := q.size(0) * q.size(2)) > _MOST_PROGRAMS:
+        return f"sequences times heads are up to {_MOST_PROGRAMS:,}, and these {programs:,}"
     return None
 
 
@@ -230,6 +234,7 @@ class _Attended(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, result, log_z = ctx.saved_tensors
         slope = slope.contiguous()

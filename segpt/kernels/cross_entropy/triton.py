@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Argument, Constant, Launch
 from segpt.kernels.registry import Backend
@@ -279,6 +280,7 @@ class _TiledLoss(torch.autograd.Function):
         return smoothed + z, nats, z
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scaled = (None if g is None else g * grad for g in ctx.gradients)
         return (*scaled, None, None)

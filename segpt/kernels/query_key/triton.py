@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
@@ -158,6 +159,7 @@ class _Prepared(torch.autograd.Function):
         return results
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, slope_q: Tensor, slope_k: Tensor) -> tuple[Tensor | None, ...]:
         q, k, cos, sin, gain = ctx.saved_tensors
         form = ctx.form._replace(cos=cos, sin=sin, gain=gain)

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Argument, Constant, Launch
 from segpt.kernels.registry import Backend
@@ -264,6 +265,7 @@ class _Normalised(torch.autograd.Function):
         return y.view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         (rows,) = ctx.saved_tensors
         result = torch.empty_like(rows)
@@ -293,6 +295,7 @@ class _Added(torch.autograd.Function):
         return total.view(x.shape), normed.view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, by_total: Tensor | None, by_norm: Tensor | None) -> tuple[Any, ...]:
         if by_norm is None:
             sums = (None if by_total is None else by_total.to(dtype) for dtype in ctx.types)
