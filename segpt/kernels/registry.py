@@ -25,14 +25,16 @@ class Backend(ABC, Generic[Call, Result]):
     Attributes:
         name: what recipes and :class:`use` call it.
         priority: of the back ends that support a call, the one of the highest runs.
+        devices: the types of devices that it runs on; None where a call decides that.
     """
 
     name: str
     priority: int
+    devices: tuple[str, ...] | None = None
 
     def runs_on(self, device: str) -> bool:
         """Whether it takes any call on devices of a type, which is known before there is one."""
-        return True
+        return self.devices is None or device in self.devices
 
     @abstractmethod
     def refusal(self, call: Call) -> str | None:
@@ -59,13 +61,10 @@ class Later(Backend[Call, Result]):
         self._backend: Backend[Call, Result] | None = None
         self._missing: str | None = None
 
-    def runs_on(self, device: str) -> bool:
-        return device in self.devices
-
     def refusal(self, call: Call) -> str | None:
         device = device_of(call)
         if not self.runs_on(device):
-            return f"it runs on {' and '.join(self.devices)}, not on {device}"
+            return f"it runs on {' and '.join(self.devices or ())}, not on {device}"
         self.load()
         return self._missing if self._backend is None else self._backend.refusal(call)
 
@@ -125,19 +124,27 @@ class Op(Generic[Call, Result]):
             SegptError: if a back end was chosen by name and does not support the call.
         """
         chosen = _chosen.get(self.name, AUTO)
-        if chosen == REFERENCE:
+        if chosen == REFERENCE or not self.backends:
             return None
-        for backend in self.backends:
-            if chosen in (AUTO, backend.name):
-                refusal = backend.refusal(call)
-                if refusal is None:
+        if chosen == AUTO:
+            # Small calls are many: back ends of other devices are passed over without words.
+            for backend in self.backends:
+                devices = backend.devices
+                if devices is not None and device_of(call) not in devices:
+                    continue
+                if backend.refusal(call) is None:
                     return backend
-                if chosen != AUTO:
-                    raise SegptError(
-                        f"the back end {chosen!r} of {self.name} does not support this call: "
-                        f"{refusal}; choose another, or 'auto'"
-                    )
-        return None
+            return None
+        named = next((backend for backend in self.backends if backend.name == chosen), None)
+        if named is None:
+            return None
+        refusal = named.refusal(call)
+        if refusal is not None:
+            raise SegptError(
+                f"the back end {chosen!r} of {self.name} does not support this call: "
+                f"{refusal}; choose another, or 'auto'"
+            )
+        return named
 
     def may_choose(self, device: str) -> bool:
         """Whether some call on devices of a type is not the reference's, or is refused."""
@@ -210,9 +217,12 @@ def load_backends(device: str) -> None:
 
 
 def device_of(call: Any) -> str:
-    """The type of the device of the first tensor of a call, which may begin with a list of them."""
-    tensors = (x[0] if isinstance(x, list | tuple) and x else x for x in call)
-    return str(next(x.device.type for x in tensors if hasattr(x, "device")))
+    """The type of the device of a call, which begins with a tensor or with a list of them."""
+    first = call[0]
+    if first.__class__ is list or first.__class__ is tuple:
+        first = first[0]
+    device: str = first.device.type
+    return device
 
 
 def _made(place: str) -> Backend[Any, Any]:
