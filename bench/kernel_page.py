@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from segpt.atomic import write_file
 
 from . import facts
+from .kernel_cases import kernel_of
 from .page import placed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,8 +135,7 @@ def _shown(builds: Rows) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
     firsts: dict[str, str] = {}
     for row in builds:
         if "bfloat16" in row["name"]:
-            kernel = " ".join(takewhile(lambda word: not word[0].isdigit(), row["name"].split()))
-            firsts.setdefault(kernel, row["name"])
+            firsts.setdefault(kernel_of(row["name"]), row["name"])
     for name in firsts.values():
         yield name.replace(" bfloat16", ""), [row for row in builds if row["name"] == name]
 

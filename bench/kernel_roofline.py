@@ -23,7 +23,7 @@ from torch import Tensor
 from segpt.kernels.launch import Launch
 from segpt.kernels.tiles import compiled_for
 
-from .kernel_cases import Case, cases
+from .kernel_cases import Case, cases, kernel_of
 from .kernel_traffic import Memory, run, tapped
 
 
@@ -217,11 +217,10 @@ def predictions() -> list[dict[str, Any]]:
 
 
 def firsts(usual: Sequence[Case]) -> list[Case]:
-    """The first case of each kernel, which is what comes before the sizes in a name."""
+    """The first case of each kernel."""
     by_kernel: dict[str, Case] = {}
     for case in usual:
-        kernel = " ".join(itertools.takewhile(lambda w: not w[0].isdigit(), case.name.split()))
-        by_kernel.setdefault(kernel, case)
+        by_kernel.setdefault(kernel_of(case.name), case)
     return list(by_kernel.values())
 
 

@@ -11,9 +11,9 @@ from . import (
     token_loss,
     updates,
 )
-from .case import Case
+from .case import Case, kernel_of
 
-__all__ = ["Case", "cases"]
+__all__ = ["Case", "cases", "kernel_of"]
 
 KERNELS = (
     attention,

@@ -1,5 +1,6 @@
 """A launch that is compiled and checked, made of tensors without memory."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -24,3 +25,8 @@ def meta(dtype: torch.dtype, *shape: int) -> Tensor:
 
 def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def kernel_of(name: str) -> str:
+    """The kernel that a case is named after, which is what comes before the sizes."""
+    return " ".join(itertools.takewhile(lambda word: not word[0].isdigit(), name.split()))
