@@ -4,18 +4,12 @@ from collections.abc import Mapping
 
 import torch
 
-# Dense bfloat16 products on tensor cores, in FLOP/s. Names are parts of what drivers call devices;
-# the first that fits counts.
-PEAKS: Mapping[str, float] = {
-    "B200": 2250e12,
-    "H200": 989.4e12,
-    "H100 PCIe": 756e12,
-    "H100": 989.4e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "RTX 5090": 209.5e12,
-    "RTX 4090": 165.2e12,
-}
+from bench.kernel_roofline import DEVICES
+
+# Dense bfloat16 products on tensor cores, in FLOP/s, of devices for which no times are predicted.
+# Names are parts of what drivers call devices; the first that fits counts.
+_OTHERS: Mapping[str, float] = {"H100 PCIe": 756e12, "L40S": 362e12, "RTX 5090": 209.5e12}
+PEAKS = {**_OTHERS, **{name: device.tensor for name, device in DEVICES.items()}}
 
 
 def peak(device: str) -> float | None:
