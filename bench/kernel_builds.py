@@ -107,8 +107,8 @@ def build(launch: Launch, architecture: int) -> Build:
         constexprs={(names.index(name),): value for name, value in fixed.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in sorted(launch.aligned)},
     )
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    target = GPUTarget("cuda", architecture, 32)
+    made = triton.compile(source, target=target, options=launch.options)
     registers, stack = _usage(made.asm["cubin"])
     text = made.asm["ptx"]
     return Build(
@@ -127,6 +127,8 @@ def faults(launch: Launch, made: Build, architecture: int) -> list[str]:
     wrong = []
     if made.stack:
         wrong.append(f"{made.stack} bytes of each thread spill out of its registers")
+    if made.registers * made.threads > _REGISTERS:
+        wrong.append(f"{made.registers} registers for {made.threads:,} threads, too many to start")
     if made.shared > about.shared:
         wrong.append(
             f"{made.shared:,} bytes of shared memory, where {about.name} has {about.shared:,}"
@@ -225,7 +227,7 @@ def candidates(architecture: int) -> list[Case]:
         with compiled_for(architecture, number):
             for case in cases():
                 launch = case.launch
-                form = case.name, tuple(launch.constants.items()), launch.warps, launch.stages
+                form = case.name, tuple(launch.constants.items()), *launch.options.items()
                 named = case._replace(name=f"{case.name}, tile {number}") if number else case
                 forms.setdefault(form, named)
     return list(forms.values())

@@ -39,6 +39,7 @@ class Launch(NamedTuple):
         constants: the values of ``tl.constexpr`` parameters by name.
         warps: of 32 threads each, that a program has.
         stages: how many iterations of a loop over products load ahead.
+        registers: what a thread may have at most; None leaves it to the assembler.
     """
 
     kernel: Any
@@ -47,13 +48,19 @@ class Launch(NamedTuple):
     constants: Mapping[str, Constant]
     warps: int = 4
     stages: int = 3
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """How the kernel is compiled, as Triton names it."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return options if self.registers is None else {**options, "maxnreg": self.registers}
 
     def run(self) -> None:
         """Start the kernel on the device of its tensors, whichever is the current one."""
-        options = {"num_warps": self.warps, "num_stages": self.stages}
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         with torch.cuda.device_of(tensor):  # type: ignore[no-untyped-call]
-            self.kernel[self.grid](**self.arguments, **self.constants, **options)
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
     @property
     def signature(self) -> dict[str, str]:

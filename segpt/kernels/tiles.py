@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ALL_REGISTERS = 255  # that a thread can have
 ANY = 0  # the generation of a device that has no candidates of its own
 
 
@@ -24,11 +25,14 @@ class Tile(NamedTuple):
         sizes: of a tile along its axes, by the name of the ``tl.constexpr`` parameter.
         warps: of 32 threads each, that a program has.
         stages: how many iterations of a loop over products load ahead.
+        registers: what a thread may have at most; None leaves it to the assembler, which sometimes
+            spills a few of them so that more programs run side by side.
     """
 
     sizes: Mapping[str, int]
     warps: int
     stages: int
+    registers: int | None = None
 
 
 # By generation, 90 for sm_90; ANY is there always, for generations that are not.

@@ -219,6 +219,7 @@ def _launch(kernel: Any, tensors: dict[str, Tensor], hidden: int, act: Activatio
         {"ACT": act, **tile.sizes, "PRECISION": precision},
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 

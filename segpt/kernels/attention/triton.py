@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
-from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
+from segpt.kernels.tiles import ALL_REGISTERS, ANY, Tile, Tiles, tile_for
 
 from .cached import CachedCall
 from .reference import AttentionCall
@@ -171,11 +171,12 @@ def _launch(
         fixed,
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
-def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
-    return Tile({"QUERIES": queries, "KEYS": keys}, warps, stages)
+def _tile(queries: int, keys: int, warps: int, stages: int, registers: int | None = None) -> Tile:
+    return Tile({"QUERIES": queries, "KEYS": keys}, warps, stages, registers)
 
 
 # For 16-bit numbers: tiles that spill under no mask, with heads of up to 128 channels, and fit 99
@@ -183,6 +184,7 @@ def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
 _FORWARD: Tiles = {
     ANY: [_tile(128, 32, 8, 2), _tile(128, 32, 8, 3), _tile(64, 32, 8, 2)],
     90: [_tile(128, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 64, 4, 3)],
+    120: [_tile(128, 32, 8, 2), _tile(64, 32, 8, 2, ALL_REGISTERS)],
 }
 _QUERY_SLOPES: Tiles = {
     ANY: [_tile(64, 64, 8, 2), _tile(128, 32, 8, 2), _tile(64, 32, 4, 2)],
@@ -191,7 +193,7 @@ _QUERY_SLOPES: Tiles = {
 _KEY_SLOPES: Tiles = {
     ANY: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2)],
     90: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
-    100: [_tile(32, 64, 8, 1), _tile(32, 64, 8, 2), _tile(32, 128, 8, 1)],
+    100: [_tile(32, 64, 8, 1), _tile(32, 128, 8, 1)],
 }
 _TILES = {
     forward_kernel: _FORWARD,
@@ -199,9 +201,11 @@ _TILES = {
     key_slope_kernel: _KEY_SLOPES,
 }
 # For float32, with up to 64 channels and with more: exact products leave no registers for what
-# loads ahead.
-_EXACT: Tiles = {ANY: [_tile(32, 32, 8, 1), _tile(16, 32, 4, 1)]}
-_EXACT_WIDE: Tiles = {ANY: [_tile(16, 16, 4, 1)]}
+# loads ahead, and take all that there are.
+_EXACT: Tiles = {
+    ANY: [_tile(32, 32, 8, 1, ALL_REGISTERS), _tile(16, 32, 4, 1, ALL_REGISTERS)],
+}
+_EXACT_WIDE: Tiles = {ANY: [_tile(16, 16, 4, 1, ALL_REGISTERS)]}
 
 
 def _tile_of(kernel: Any, q: Tensor) -> Tile:

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Argument, Constant, Launch
 from segpt.kernels.registry import Backend
-from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
+from segpt.kernels.tiles import ALL_REGISTERS, ANY, Tile, Tiles, tile_for
 
 from .caps import AlgebraicCap, AsymmetricCap, SigmoidCap, TanhCap
 from .reference import LinearHead, Loss, LossCall, NatsCall
@@ -55,9 +55,12 @@ _SLOPE: Tiles = {
 }
 _SLOPE_OF_CAP: Tiles = {ANY: [_TALL, _SQUARE]}
 _SLOPE_AND_CAPS: Tiles = {ANY: [_SQUARE, _SHORT]}
-# Float32 is multiplied without tensor cores, as these would round its factors.
+# Float32 is multiplied without tensor cores, as these would round its factors, and so in registers.
 _EXACT: Tiles = {
-    ANY: [_tile(32, 64, 16, warps=4, stages=1), _tile(32, 32, 32, warps=4, stages=1)],
+    ANY: [
+        _tile(32, vocab, width, warps=4, stages=1)._replace(registers=ALL_REGISTERS)
+        for vocab, width in ((64, 16), (32, 32))
+    ],
 }
 
 
@@ -214,6 +217,7 @@ def _launch(
         {**tile.sizes, **constants, **fixed},
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 

@@ -285,6 +285,7 @@ def trellis(call: TrellisCall, sizes: Tensor, remainders: Tensor, weights: Tenso
         constants | dict(tile.sizes),
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
@@ -313,6 +314,7 @@ def _tiled(
         {**constants, **tile.sizes},
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 

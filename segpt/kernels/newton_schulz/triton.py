@@ -188,6 +188,7 @@ def symmetric_product(
         fixed,
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 

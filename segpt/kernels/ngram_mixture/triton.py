@@ -181,6 +181,7 @@ def mixture(call: NgramMixtureCall, result: NgramMixtureResult) -> Launch:
         {"FEATURES": features, **tile.sizes},
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
@@ -195,6 +196,7 @@ def rows(call: NgramRowsCall, mixed: Tensor) -> Launch:
         tile.sizes,
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 

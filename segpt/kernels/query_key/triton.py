@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Constant, Launch
 from segpt.kernels.registry import Backend
-from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
+from segpt.kernels.tiles import ALL_REGISTERS, ANY, Tile, Tiles, tile_for
 
 from .reference import GainStep, NormStep, QueryKeyCall, RotationStep
 from .triton_kernels import backward_kernel, forward_kernel
@@ -131,6 +131,7 @@ def _launch(kernel: Any, tensors: dict[str, Tensor], form: FusedSteps) -> Launch
         {**fixed, **tile.sizes},
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
@@ -140,7 +141,8 @@ def _tiles(block: int) -> Tiles:
     Or half as many, or twice.
     """
     rows = (max(1, count // block) for count in (2048, 1024, 4096))
-    return {ANY: [Tile({"ROWS": count, "BLOCK": block}, 4, 1) for count in rows]}
+    tiles = [Tile({"ROWS": count, "BLOCK": block}, 4, 1, ALL_REGISTERS) for count in rows]
+    return {ANY: tiles}
 
 
 class _Prepared(torch.autograd.Function):

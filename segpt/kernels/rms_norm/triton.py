@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from segpt.kernels.launch import Argument, Constant, Launch
 from segpt.kernels.registry import Backend
-from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
+from segpt.kernels.tiles import ALL_REGISTERS, ANY, Tile, Tiles, tile_for
 
 from .reference import AddNorm, AddNormCall, RmsNormCall
 
@@ -238,7 +238,15 @@ def _launch(
         arguments["scale"] = 1.0 if isinstance(scale, Tensor) else float(scale)
         arguments["step"] = int(isinstance(scale, Tensor) and scale.dim() > 0)
     programs = (triton.cdiv(rows, tile.sizes["ROWS"]),)
-    return Launch(kernel, programs, arguments, fixed, warps=tile.warps, stages=tile.stages)
+    return Launch(
+        kernel,
+        programs,
+        arguments,
+        fixed,
+        warps=tile.warps,
+        stages=tile.stages,
+        registers=tile.registers,
+    )
 
 
 def _tiles(block: int, *, adds: bool) -> Tiles:
@@ -249,7 +257,9 @@ def _tiles(block: int, *, adds: bool) -> Tiles:
     warps = min(16, max(4, block // 512))
     most = 2048 if adds else 4096
     rows = max(1, most // block), max(1, most // 2 // block)
-    return {ANY: [Tile({"ROWS": count, "BLOCK": block}, warps, 3) for count in rows]}
+    registers = min(ALL_REGISTERS, 2048 // warps) if adds else None  # 65,536 for all threads
+    tiles = [Tile({"ROWS": count, "BLOCK": block}, warps, 3, registers) for count in rows]
+    return {ANY: tiles}
 
 
 class _Normalised(torch.autograd.Function):

@@ -196,6 +196,7 @@ def adam(
         constants | dict(tile.sizes),
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
@@ -229,6 +230,7 @@ def momentum(
         constants | dict(tile.sizes),
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
@@ -255,6 +257,7 @@ def second_moment(
         tile.sizes,
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
@@ -304,6 +307,7 @@ def muon(
         constants | dict(tile.sizes),
         warps=tile.warps,
         stages=tile.stages,
+        registers=tile.registers,
     )
 
 
