@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from segpt.config import caps
 from segpt.config import layer as spec
 from segpt.config import parts as slot
 from segpt.config.head import Head as HeadSpec
@@ -58,20 +59,20 @@ def _head(s: HeadSpec, vocab: int, width: int) -> Head:
         rows = s.rows(vocab)
         used = None if rows == vocab else vocab
         matrix = Matrix(width, rows, role=Role.HEAD, zero=s.zero, rows=used)
-    if isinstance(s.softcap, slot.Sigmoid | slot.Algebraic | slot.Asymmetric):
+    if isinstance(s.softcap, caps.Sigmoid | caps.Algebraic | caps.Asymmetric):
         cap = _cap(s.softcap)
     softcap = s.softcap if isinstance(s.softcap, float | int) else None
     gain = Vector(width, init=1.0) if s.gain else None
     return Head(softcap, matrix, cap=cap, gain=gain, scale=s.scale)
 
 
-def _cap(s: slot.Sigmoid | slot.Algebraic | slot.Asymmetric) -> nn.Module:
+def _cap(s: caps.Sigmoid | caps.Algebraic | caps.Asymmetric) -> nn.Module:
     match s:
-        case slot.Sigmoid():
+        case caps.Sigmoid():
             return parts.Sigmoid(s)
-        case slot.Algebraic():
+        case caps.Algebraic():
             return parts.Algebraic(s)
-        case slot.Asymmetric():
+        case caps.Asymmetric():
             return parts.Asymmetric(s)
         case _:
             assert_never(s)

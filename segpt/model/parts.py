@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segpt.config import caps as softcaps
 from segpt.config import parts as spec
 from segpt.kernels import rms_norm, rotary
 from segpt.kernels.cross_entropy import caps
@@ -238,7 +239,7 @@ class LoopGain(nn.Module):
 
 # soft caps of the head: logits -> logits
 class Sigmoid(nn.Module):
-    def __init__(self, s: spec.Sigmoid) -> None:
+    def __init__(self, s: softcaps.Sigmoid) -> None:
         super().__init__()
         self.cap = caps.SigmoidCap(s.cap, s.divisor)
 
@@ -248,7 +249,7 @@ class Sigmoid(nn.Module):
 
 
 class Algebraic(nn.Module):
-    def __init__(self, s: spec.Algebraic) -> None:
+    def __init__(self, s: softcaps.Algebraic) -> None:
         super().__init__()
         self.cap = caps.AlgebraicCap(s.cap)
 
@@ -258,7 +259,7 @@ class Algebraic(nn.Module):
 
 
 class Asymmetric(nn.Module):
-    def __init__(self, s: spec.Asymmetric) -> None:
+    def __init__(self, s: softcaps.Asymmetric) -> None:
         super().__init__()
         self.caps = Vector(2, init=s.init)
 
