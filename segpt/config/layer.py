@@ -194,9 +194,9 @@ class Layer:
             entries += within(f"join.{j}", part.weights(width))
         if self.lanes is not None:
             entries += within("lanes", self.lanes.weights())
-        gain = () if self.gain == "none" else (vector("gain", width),)
+        gain = [] if self.gain == "none" else [vector("gain", width)]
         if self.shift:
-            gain += (vector("shift", width),)
+            gain.append(vector("shift", width))
         for name, body in (("mixer", self.mixer), ("feed", self.feed)):
             if body is not None:
                 entries += within(name, (*gain, *within("body", body.weights(width))))

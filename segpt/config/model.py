@@ -211,6 +211,12 @@ class ModelSpec:
         return tuple(sizes)
 
     @property
+    def positions(self) -> int | None:
+        """How many positions have a learned row; None if there are no such rows."""
+        counts = [part.count for part in self.embed if isinstance(part, Position)]
+        return min(counts, default=None)
+
+    @property
     def loop(self) -> Loop | None:
         """The longest stretch in which the same layers run again and again; None if none do.
 
