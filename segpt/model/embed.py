@@ -35,7 +35,9 @@ class Position(nn.Module):
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         """The stream (batch, time, width) to the same shape."""
-        return x + self.rows(state.inputs.positions).to(x.dtype)
+        # One lookup for each text and not one for all, so that each has a gradient of its own.
+        positions = state.inputs.positions.expand_as(state.inputs.tokens)
+        return x + self.rows(positions).to(x.dtype)
 
 
 class Backward(nn.Module):

@@ -193,7 +193,7 @@ class Model(nn.Module):
         if count is not None and end > count:
             raise DataError(
                 f"the model has learned {count} positions, and this text reaches position {end}; "
-                "read it in windows of at most so many tokens"
+                "keep what it reads and writes at once to so many tokens"
             )
 
     @staticmethod
