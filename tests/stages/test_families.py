@@ -215,7 +215,7 @@ def test_text_is_written_up_to_the_last_position(shifted: Checkpoint) -> None:
     forced = torch.full((VOCAB,), -1e9)
     forced[7] = 0.0  # so that no document ends
     model.logits = lambda x: forced.expand(*x.shape[:-1], VOCAB)  # type: ignore[method-assign]
-    written = []
+    written: list[int] = []
     with pytest.raises(DataError, match="learned 40 positions"):
         written.extend(token.token for token in generate(model, [[1, 2]], sample, start=0))
     assert written == [7] * 38
