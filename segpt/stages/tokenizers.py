@@ -7,9 +7,11 @@ from pathlib import Path
 
 from segpt.artifact import container, frame
 from segpt.artifact.reader import open_artifact
+from segpt.atomic import new_directory
 from segpt.data import manifest
-from segpt.data.bpe import files
+from segpt.data.bpe import export, files
 from segpt.data.tokenizer import BYTES, from_bpe, from_model_file, load
+from segpt.data.tokenizer_facts import as_bpe
 from segpt.errors import DataError, SegptError
 from segpt.values import Tokenizer
 
@@ -85,6 +87,25 @@ def convert_tokenizer(
     if start is not None:
         raise DataError(f"{source}: says itself what begins a document (no --start)")
     return open_tokenizer(source)
+
+
+def export_tokenizer(out: Path, tokenizer: Tokenizer) -> list[str]:
+    """Write a Hugging Face folder of a tokenizer, which is new or empty before.
+
+    Returns:
+        The names of its files.
+
+    Raises:
+        DataError: if the tokenizer is of a kind that such a folder cannot express, or ``out`` is
+            there already.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(f"{out}: is there and not empty; choose a new folder with --out")
+    contents = export.folder(as_bpe(tokenizer))
+    with new_directory(out) as directory:
+        for name, data in contents.items():
+            (directory / name).write_bytes(data)
+    return list(contents)
 
 
 def _cached(name: str) -> Path:

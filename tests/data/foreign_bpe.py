@@ -60,6 +60,8 @@ def library(kind: str, vocab: int = 700) -> Tokenizer:
             tokenizer.normalizer = normalizers.Sequence(
                 [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
             )
+        case _:
+            raise ValueError(kind)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )

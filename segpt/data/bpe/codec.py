@@ -133,8 +133,8 @@ class BpeCodec:
         return f"this tokenizer does not give back {around!r}"
 
 
-def build(model: BpeModel) -> "Library":
-    """The model as an object of the `tokenizers` library.
+def build(model: BpeModel, *, control: bool = False) -> "Library":
+    """The model as an object of the `tokenizers` library; ``control`` also names control tokens.
 
     Raises:
         DataError: if the library refuses it, or is not installed.
@@ -145,10 +145,11 @@ def build(model: BpeModel) -> "Library":
         raise DataError(
             f"this tokenizer needs the tokenizers package ({error}): pip install tokenizers"
         ) from None
-    kinds = {*model.control}
-    vocab = {
-        model.token_text(i): i for i, piece in enumerate(model.pieces) if piece and i not in kinds
-    }
+    hidden = frozenset() if control else model.control
+    ids = [i for i, piece in enumerate(model.pieces) if piece and i not in hidden]
+    vocab = {model.token_text(i): i for i in ids}
+    if len(vocab) != len(ids):
+        raise DataError("a control token has the text of another piece; this cannot be exported")
     texts = {i: text for text, i in vocab.items()}
     pairs = [(texts[left], texts[right]) for left, right in model.merges.tolist()]
     try:
