@@ -40,8 +40,9 @@ class Text:
 class Tokenizer:
     """A tokenizer as data; ``segpt.data.tokenizer.load`` makes it encode and decode.
 
-    ``kind`` is ``bytes`` (empty payload), ``merges`` (our lossless BPE as a merge table) or
-    ``sentencepiece`` (a foreign ``.model`` file).
+    ``kind`` is ``bytes`` (empty payload), ``merges`` (our lossless BPE as a merge table),
+    ``sentencepiece`` (a foreign ``.model`` file), ``bpe`` (a foreign byte-level BPE) or
+    ``byte_fallback`` (a foreign BPE of characters that spells the others as bytes).
     """
 
     kind: str
