@@ -113,7 +113,8 @@ class Checkpoint:
 
     ``weights`` are the float32 weights to use: the average, if the run keeps one. ``state``
     holds what resuming needs beside them: raw weights, optimizer moments, generator states.
-    ``documents`` are the hashes of the documents trained on, as in :class:`Tokens`.
+    ``documents`` are the hashes of the documents trained on, as in :class:`Tokens`, or None if what
+    it was trained on is not known.
     ``about`` says what the run was up to there.
     """
 
@@ -122,7 +123,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     step: int
     progress: float
-    documents: NDArray[np.uint64]
+    documents: NDArray[np.uint64] | None
     origin: Origin
     state: Arrays | None = None
     about: RunAbout = field(default=RunAbout())
