@@ -27,9 +27,7 @@ def _options_of(function: click.decorators.FC) -> click.decorators.FC:
 @command.command("hf")
 @click.argument("directory", type=click.Path(path_type=Path))
 @_options_of
-def hf(
-    directory: Path, out: Path | None, start: str | None, no_check: bool, as_json: bool
-) -> None:
+def hf(directory: Path, out: Path | None, start: str | None, no_check: bool, as_json: bool) -> None:
     """Import DIRECTORY, a model of Hugging Face with its weights as safetensors."""
     from segpt.errors import CheckpointError
 

@@ -25,9 +25,12 @@ MAGIC: Final = b"GGUF"
 _FAMILIES: Final = ("llama", "qwen2", "qwen3")
 # Of an architecture: what is read, by the key after its name.
 _READ: Final = frozenset(
-    "block_count context_length embedding_length feed_forward_length attention.head_count "
-    "attention.head_count_kv attention.layer_norm_rms_epsilon attention.key_length "
-    "attention.value_length rope.freq_base rope.dimension_count vocab_size".split()
+    {
+        *("block_count", "context_length", "embedding_length", "feed_forward_length"),
+        *("attention.head_count", "attention.head_count_kv", "attention.key_length"),
+        *("attention.value_length", "attention.layer_norm_rms_epsilon", "rope.freq_base"),
+        *("rope.dimension_count", "vocab_size"),
+    }
 )
 _ROOMS: Final = ("general.", "tokenizer.", "GGUF.", "quantize.", "split.")
 
@@ -185,7 +188,8 @@ def _tokenizer(fields: Fields, start: str | None) -> Tokenizer:
             f"tokenizer.ggml.model is {kind!r}; only gpt2, which is byte-level BPE, is known"
         )
     tokens: Any = fields["tokenizer.ggml.tokens"]
-    opens: Any = fields.get("tokenizer.ggml.bos_token_id", fields.get("tokenizer.ggml.eos_token_id"))
+    end = fields.get("tokenizer.ggml.eos_token_id")
+    opens: Any = fields.get("tokenizer.ggml.bos_token_id", end)
     if start is not None:
         if start not in tokens:
             raise SpecError(f"--start {start!r} is no token of this model")

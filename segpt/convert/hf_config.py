@@ -18,17 +18,23 @@ _ARCHITECTURES: Final = {
     "qwen3": "Qwen3ForCausalLM",
 }
 _READ: Final = frozenset(
-    "model_type architectures vocab_size hidden_size intermediate_size num_hidden_layers "
-    "num_attention_heads num_key_value_heads head_dim max_position_embeddings rms_norm_eps "
-    "tie_word_embeddings rope_theta rope_scaling rope_parameters sliding_window "
-    "use_sliding_window max_window_layers layer_types hidden_act attention_bias mlp_bias "
-    "rope_interleaved pretraining_tp".split()
+    {
+        *("model_type", "architectures", "vocab_size", "hidden_size", "intermediate_size"),
+        *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+        *("max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "rope_theta"),
+        *("rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window"),
+        *("max_window_layers", "layer_types", "hidden_act", "attention_bias", "mlp_bias"),
+        *("rope_interleaved", "pretraining_tp"),
+    }
 )
 # What says nothing about what the model computes.
 _IDLE: Final = frozenset(
-    "torch_dtype dtype transformers_version initializer_range use_cache pad_token_id bos_token_id "
-    "eos_token_id attention_dropout _name_or_path is_llama_config transformers.js_config "
-    "return_dict output_hidden_states output_attentions".split()
+    {
+        *("torch_dtype", "dtype", "transformers_version", "initializer_range", "use_cache"),
+        *("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout", "_name_or_path"),
+        *("is_llama_config", "transformers.js_config", "return_dict", "output_hidden_states"),
+        "output_attentions",
+    }
 )
 
 

@@ -75,7 +75,7 @@ def _of_file(path: Path) -> dict[str, Tensor]:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
         if not 2 <= length <= min(LARGEST_HEADER, size - 8):
-            raise CheckpointError(f"{path} is damaged: its header is longer than it; fetch it again")
+            raise CheckpointError(f"{path} is damaged: its header is cut off; fetch it again")
         try:
             table = json.loads(file.read(length))
             return _placed(path, table, 8 + length, size)

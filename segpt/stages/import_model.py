@@ -16,8 +16,8 @@ from .checkpoint_io import save_checkpoint
 from .value_directory import TEMPLATE
 
 NO_TRANSFORMERS: Final = "transformers is not installed"
+NO_ACCELERATE: Final = "transformers reads GGUF with accelerate, which is not installed"
 UNWANTED: Final = "not asked for (--no-check)"
-MEMORY: Final = "read in memory"
 
 
 def read_source(path: Path, start: str | None = None) -> tuple[str, Imported]:
@@ -54,6 +54,8 @@ def import_model(path: Path, *, start: str | None = None, check: bool = True) ->
         return checkpoint_of(path, form, model, unchecked=UNWANTED)
     if importlib.util.find_spec("transformers") is None:
         return checkpoint_of(path, form, model, unchecked=NO_TRANSFORMERS)
+    if form == "gguf" and importlib.util.find_spec("accelerate") is None:
+        return checkpoint_of(path, form, model, unchecked=NO_ACCELERATE)
     from segpt.convert import agreement
 
     measured = agreement.compare(model, path)
