@@ -17,7 +17,7 @@ from .hf_config import Table, config_of, shape_of_config
 from .imported import TEMPLATE, Imported, sized
 from .names import counterparts
 from .shape import shape_of, spec_of
-from .tensor_file import SINGLE, Tensor, tensors
+from .tensor_file import SINGLE, StoredTensor, tensors
 
 LARGEST = 16 << 20  # of a file of JSON
 _ROTARY = "rotary_emb.inv_freq"  # that older files hold, and that is computed
@@ -106,7 +106,7 @@ def tensors_of(model: Checkpoint) -> dict[str, NDArray[np.float32]]:
     return named
 
 
-def _check_tied(directory: Path, stored: dict[str, Tensor]) -> None:
+def _check_tied(directory: Path, stored: dict[str, StoredTensor]) -> None:
     head, table = stored["lm_head.weight"], stored.get("model.embed_tokens.weight")
     if table is None or head.shape != table.shape or _differ(head, table):
         raise CheckpointError(
@@ -114,7 +114,7 @@ def _check_tied(directory: Path, stored: dict[str, Tensor]) -> None:
         )
 
 
-def _differ(head: Tensor, table: Tensor) -> bool:
+def _differ(head: StoredTensor, table: StoredTensor) -> bool:
     return not np.array_equal(head.floats(), table.floats())
 
 

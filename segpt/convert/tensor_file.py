@@ -17,7 +17,7 @@ LARGEST_HEADER: Final = 100 << 20
 _SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
 
-class Tensor(NamedTuple):
+class StoredTensor(NamedTuple):
     """Where a tensor lies: in which file, of which type and shape, from which byte."""
 
     path: Path
@@ -35,7 +35,7 @@ class Tensor(NamedTuple):
         return raw.astype(np.float32).reshape(self.shape)
 
 
-def tensors(directory: Path) -> dict[str, Tensor]:
+def tensors(directory: Path) -> dict[str, StoredTensor]:
     """What the safetensors files of a model directory hold, without their values.
 
     Raises:
@@ -51,7 +51,7 @@ def tensors(directory: Path) -> dict[str, Tensor]:
         files = sorted({str(name) for name in places.values()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is damaged: {error!r}; fetch it again") from None
-    every: dict[str, Tensor] = {}
+    every: dict[str, StoredTensor] = {}
     for name in files:
         if Path(name).name != name:
             raise CheckpointError(f"{index} names {name!r}, which is not a file beside it")
@@ -64,7 +64,7 @@ def tensors(directory: Path) -> dict[str, Tensor]:
     return every
 
 
-def _of_file(path: Path) -> dict[str, Tensor]:
+def _of_file(path: Path) -> dict[str, StoredTensor]:
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing; a model needs its weights as safetensors (files of pickles are "
@@ -83,7 +83,9 @@ def _of_file(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} is damaged: {error!r}; fetch it again") from None
 
 
-def _placed(path: Path, table: Mapping[str, object], offset: int, size: int) -> dict[str, Tensor]:
+def _placed(
+    path: Path, table: Mapping[str, object], offset: int, size: int
+) -> dict[str, StoredTensor]:
     every = {}
     for name, about in table.items():
         if name == "__metadata__":
@@ -103,5 +105,5 @@ def _placed(path: Path, table: Mapping[str, object], offset: int, size: int) -> 
             count *= side
         if end - begin != count or offset + end > size:
             raise ValueError(f"the place of {name}")
-        every[name] = Tensor(path, dtype, shape, offset + begin)
+        every[name] = StoredTensor(path, dtype, shape, offset + begin)
     return every
