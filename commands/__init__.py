@@ -24,6 +24,8 @@ COMMANDS = {
     "demo": "The whole line on built-in text: train, quantize, pack, score.",
     "doctor": "What of this machine works, and what to do about the rest.",
     "eval": "Tasks of lm-evaluation-harness, offline.",
+    "export": "Write a model for transformers.",
+    "import": "Take over a model of others: Hugging Face directories and GGUF files.",
     "inspect": "Account for every byte of an artifact; check it against a budget.",
     "leaderboard": "Records that anyone can verify: add, check, verify, show.",
     "pack": "Pack a quantized model into one file that never exceeds its budget.",
@@ -36,6 +38,8 @@ COMMANDS = {
     "tokenizer": "Train a lossless tokenizer.",
     "train": "Train a model from a recipe.",
 }
+
+MODULES = {"import": "import_"}  # where the name of a command is a word of Python
 
 
 class LazyGroup(_options.CommandGroup):
@@ -61,7 +65,7 @@ class LazyGroup(_options.CommandGroup):
             return None
         if cmd_name not in _processes.SHARED:
             _processes.check_alone(f"segpt {cmd_name}")
-        module = import_module(f".{cmd_name}", __package__)
+        module = import_module(f".{MODULES.get(cmd_name, cmd_name)}", __package__)
         command = module.command
         assert isinstance(command, click.Command)
         return command

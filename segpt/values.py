@@ -40,8 +40,9 @@ class Text:
 class Tokenizer:
     """A tokenizer as data; ``segpt.data.tokenizer.load`` makes it encode and decode.
 
-    ``kind`` is ``bytes`` (empty payload), ``merges`` (our lossless BPE as a merge table) or
-    ``sentencepiece`` (a foreign ``.model`` file).
+    ``kind`` is ``bytes`` (empty payload), ``merges`` (our lossless BPE as a merge table),
+    ``sentencepiece`` (a foreign ``.model`` file), ``bpe`` (a foreign byte-level BPE) or
+    ``byte_fallback`` (a foreign BPE of characters that spells the others as bytes).
     """
 
     kind: str
@@ -112,7 +113,8 @@ class Checkpoint:
 
     ``weights`` are the float32 weights to use: the average, if the run keeps one. ``state``
     holds what resuming needs beside them: raw weights, optimizer moments, generator states.
-    ``documents`` are the hashes of the documents trained on, as in :class:`Tokens`.
+    ``documents`` are the hashes of the documents trained on, as in :class:`Tokens`, or None if what
+    it was trained on is not known.
     ``about`` says what the run was up to there.
     """
 
@@ -121,7 +123,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     step: int
     progress: float
-    documents: NDArray[np.uint64]
+    documents: NDArray[np.uint64] | None
     origin: Origin
     state: Arrays | None = None
     about: RunAbout = field(default=RunAbout())

@@ -86,6 +86,32 @@ class AverageAbout(PlainSpec):
 
 
 @spec
+class Agreement(PlainSpec):
+    """How far logits are from those of the source, in float32, over so many tokens."""
+
+    tokens: int
+    mean: float
+    largest: float
+
+
+@spec
+class ImportAbout(PlainSpec):
+    """Where a model of others comes from.
+
+    ``name`` is that of its file or directory, ``form`` is ``hf`` or ``gguf``, ``start`` the id
+    that begins a document and ``template`` what chats are made with, verbatim. ``unchecked`` says
+    why logits were not compared, if they were not.
+    """
+
+    name: str
+    form: str
+    start: int
+    template: str | None = None
+    agreement: Agreement | None = None
+    unchecked: str = ""
+
+
+@spec
 class RunAbout(PlainSpec):
     """A run up to a checkpoint.
 
@@ -105,3 +131,4 @@ class RunAbout(PlainSpec):
     best: BestStep | None = dataclasses.field(default=None, metadata=ADDED)
     rules: RulesAbout | None = dataclasses.field(default=None, metadata=ADDED)
     average: AverageAbout | None = dataclasses.field(default=None, metadata=ADDED)
+    source: ImportAbout | None = dataclasses.field(default=None, metadata=ADDED)

@@ -83,10 +83,12 @@ def average(
             total += share * (newest.weights[name] - total)
         prints.append(newest.fingerprint)
         steps.append(newest.step)
-        documents = np.union1d(documents, newest.documents)
+        documents = _united(documents, newest.documents)
         origin = {k: v for k, v in origin.items() if newest.origin.get(k) == v}
     about = AverageAbout(steps=tuple(steps), decay=decay, checkpoints=tuple(prints))
-    named = {"documents": documents_digest(documents), "checkpoints": fingerprint(prints)}
+    named = {"checkpoints": fingerprint(prints)}
+    if documents is not None:
+        named["documents"] = documents_digest(documents)
     return dataclasses.replace(
         newest,
         weights={name: total.astype(np.float32) for name, total in sums.items()},
@@ -94,6 +96,15 @@ def average(
         origin=origin | named,
         about=dataclasses.replace(newest.about, average=about),
     )
+
+
+def _united(
+    documents: NDArray[np.uint64] | None, others: NDArray[np.uint64] | None
+) -> NDArray[np.uint64] | None:
+    """The hashes (documents,) of either list; None if one is not known."""
+    if documents is None or others is None:
+        return None
+    return np.union1d(documents, others)
 
 
 def _check_same(path: Path, first: Checkpoint, other: Path, newest: Checkpoint) -> None:

@@ -14,6 +14,7 @@ from segpt.values import Checkpoint, Origin, Tokenizer
 
 from .run_directory import kind_of
 from .value_directory import (
+    TEMPLATE,
     pack_arrays,
     raw_header,
     read_header,
@@ -25,13 +26,19 @@ from .value_directory import (
 )
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint directory; an existing one is replaced only when all is on disk."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, template: bytes | None = None) -> None:
+    """Write a checkpoint directory; an existing one is replaced only when all is on disk.
+
+    A ``template`` for chats is kept beside the model, and never applied.
+    """
+    listed = checkpoint.documents
     files = {
         "weights.safetensors": pack_arrays(checkpoint.weights),
         "tokenizer.bin": checkpoint.tokenizer.payload,
-        "documents.bin": checkpoint.documents.astype("<u8").tobytes(),
+        "documents.bin": b"" if listed is None else listed.astype("<u8").tobytes(),
     }
+    if template is not None:
+        files[TEMPLATE] = template
     if checkpoint.state is not None:
         files["state.safetensors"] = pack_arrays(checkpoint.state)
     header = {
@@ -43,6 +50,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "about": encode(checkpoint.about),
         "fingerprint": checkpoint.fingerprint,
     }
+    if listed is None:  # files without the word have a list
+        header["listed"] = False
     write_value(path, "checkpoint", header, files)
 
 
@@ -62,7 +71,11 @@ def read_checkpoint(path: Path, *, state: bool = False) -> Checkpoint:
             tokenizer=tokenizer_of(header, files),
             step=int(header["step"]),
             progress=float(header["progress"]),
-            documents=np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64),
+            documents=(
+                np.frombuffer(files["documents.bin"], "<u8").astype(np.uint64)
+                if header.get("listed", True)
+                else None
+            ),
             origin=dict(header["origin"]),
             state=unpack_arrays(path, "state.safetensors", files) if state else None,
             about=decode(RunAbout, header["about"], "$.about"),

@@ -187,18 +187,21 @@ class RunWriter:
     ) -> None:
         self.recipe, self.tokens, self.held_out, self.out = recipe, tokens, held_out, out
         self.metrics = out / METRICS
-        earlier = []
+        earlier: list[NDArray[np.uint64] | None] = []
         if isinstance(start, From) or (
             isinstance(start, Resume) and "init" in start.checkpoint.origin
         ):
             earlier = [start.checkpoint.documents]
-        self.documents = np.unique(np.concatenate([tokens.documents, *earlier]))
+        lists = [tokens.documents, *(had for had in earlier if had is not None)]
+        known = len(lists) == 1 + len(earlier)
+        self.documents = np.unique(np.concatenate(lists)) if known else None
         self.origin = {
             "tokens": tokens.fingerprint,
             "recipe": fingerprint(recipe),
-            "documents": documents_digest(self.documents),
-            "seed": str(recipe.train.seed),
         }
+        if self.documents is not None:
+            self.origin["documents"] = documents_digest(self.documents)
+        self.origin["seed"] = str(recipe.train.seed)
         if isinstance(start, From):
             self.origin["init"] = start.checkpoint.fingerprint
         if isinstance(start, Resume) and "init" in start.checkpoint.origin:

@@ -27,6 +27,7 @@ from .json_files import LARGEST, parse_json
 
 FORMAT = 1
 NAMES = ("weights.safetensors", "state.safetensors", "tokenizer.bin", "documents.bin")
+TEMPLATE = "chat_template.jinja"  # beside a model of others
 STEP = "step-[0-9]{8,}"  # names the directory of a checkpoint
 WORDS = {"run": "a run", "checkpoint": "a checkpoint", "quantized": "a quantized model"}
 
@@ -106,7 +107,7 @@ def raw_header(path: Path, wanted: str = "") -> dict[str, Any]:
 def holds(path: Path, kind: str) -> bool:
     """Whether a directory holds a value of a kind, whole or damaged, and nothing else."""
     names = {entry.name for entry in path.iterdir()}
-    if not names <= {"header.json", *NAMES}:
+    if not names <= {"header.json", TEMPLATE, *NAMES}:
         return False
     if "header.json" not in names:  # removed by half, by a version that did not rename it first
         return kind == "checkpoint" and re.fullmatch(STEP, path.name) is not None
