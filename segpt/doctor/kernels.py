@@ -109,7 +109,7 @@ def _rotary(device: str) -> RotaryCall:
 
 def _query_key(device: str) -> QueryKeyCall:
     q, cos, sin, _ = _rotary(device)
-    return QueryKeyCall(q, q[:, :, :2], (NormStep(), RotationStep(cos, sin)))
+    return QueryKeyCall(q, q[:, :, :2], (NormStep(1e-5), RotationStep(cos, sin)))
 
 
 def _matrices(device: str) -> NewtonSchulzCall:
@@ -192,7 +192,7 @@ EXAMPLES: Mapping[str, Callable[[str], Any]] = {
     "ngram_mixture": _mixture,
     "ngram_rows": _mixed_rows,
     "query_key": _query_key,
-    "rms_norm": lambda device: RmsNormCall(_noise(4, 64, device=device)),
+    "rms_norm": lambda device: RmsNormCall(_noise(4, 64, device=device), 1e-5),
     "rotary": _rotary,
     "token_log_probs": _log_probs,
     "token_loss": _loss,

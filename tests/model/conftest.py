@@ -216,7 +216,10 @@ SHIFTED: dict[str, Any] = {
         "mixer": {"heads": 4, "kv_heads": 4, "head_dim": 8, "bias": "all"},
         "feed": {"hidden": 48, "act": "gelu_tanh", "bias": True},
     },
-    "override": [{"layers": "1", "set": {"wiring": "parallel", "feed": {"act": "gelu"}}}],
+    "override": [
+        {"layers": "1", "set": {"wiring": "parallel", "feed": {"act": "gelu"}}},
+        {"layers": "2", "set": {"wiring": "lanes"}},
+    ],
 }
 BIASED: dict[str, Any] = {
     "vocab": 59,
@@ -249,6 +252,7 @@ BIASED: dict[str, Any] = {
         {"layers": "1", "set": {"mixer": {"window": 5}, "feed": {"bias": True, "act": "swiglu"}}}
     ],
 }
+LEARNING = {"override": [{"layers": "1:", "set": {"feed": {"bias": True, "fast": {"chunk": 5}}}}]}
 SMALL = {
     "demo": ["width=64", "context=32", "vocab=97"],
     "golf16": ["width=64", "context=32", "vocab=97", "layer.feed.hidden=96"]
@@ -415,6 +419,7 @@ SPECS: dict[str, Callable[[], ModelSpec]] = {
     "routed": lambda: expand(ROUTED),
     "shifted": lambda: expand(SHIFTED),
     "biased": lambda: expand(BIASED),
+    "learning": lambda: expand(BIASED | LEARNING),
     **{name: partial(small, name) for name in SMALL},
     **{f"random{seed}": partial(randomised, seed) for seed in range(6)},
 }
