@@ -12,7 +12,8 @@ from segpt.values import Tokenizer
 from .bpe import export
 from .bpe.codec import BpeCodec
 from .bpe.model import BpeModel
-from .tokenizer import bpe_model, load
+from .bpe.stored import bpe_model
+from .tokenizer import load
 
 
 @spec

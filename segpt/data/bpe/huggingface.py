@@ -325,7 +325,8 @@ def _fallback(
         raw[i] = bytes([byte])
     for token in added:
         raw[token.id] = _utf8(token.text)
-    unknown = vocab.get(str(part.get("unk_token")))
+    name = part.get("unk_token")
+    unknown = vocab.get(name) if isinstance(name, str) else None
     return BpeModel(
         pieces=tuple(raw),
         merges=_pairs(part.get("merges"), vocab),
