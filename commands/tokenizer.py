@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group("tokenizer", cls=_options.CommandGroup)
 def command() -> None:
-    """Train a lossless tokenizer; take over, show, compare and export those of others."""
+    """Train, take over, compare and export tokenizers."""
 
 
 @command.command("train")

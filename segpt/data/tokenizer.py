@@ -23,7 +23,7 @@ KINDS: Final = ("bytes", "merges", "sentencepiece", "bpe", "byte_fallback")
 
 # Loaded by its name, as the script of a contest folder has no such tokenizer and carries no code
 # that it does not run.
-_FOREIGN: Final = "segpt.data.bpe.stored"
+_FOREIGN: Final = "segpt.data.bpe.as_tokenizer"
 
 SMALLEST: Final = merges.FIRST_MERGE + 1  # the unknown, the start, 256 bytes and the space
 

@@ -10,9 +10,9 @@ from segpt.errors import DataError
 from segpt.values import Tokenizer
 
 from .bpe import export
+from .bpe.as_tokenizer import bpe_model
 from .bpe.codec import BpeCodec
 from .bpe.model import BpeModel
-from .bpe.stored import bpe_model
 from .tokenizer import load
 
 

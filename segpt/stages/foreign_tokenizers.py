@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segpt.atomic import new_directory
 from segpt.data.bpe import export, files
-from segpt.data.bpe.stored import from_bpe
+from segpt.data.bpe.as_tokenizer import from_bpe
 from segpt.data.tokenizer_facts import as_bpe
 from segpt.errors import DataError
 from segpt.values import Tokenizer

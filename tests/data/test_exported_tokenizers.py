@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from segpt.data.bpe import huggingface
-from segpt.data.bpe.stored import from_bpe
+from segpt.data.bpe.as_tokenizer import from_bpe
 from segpt.data.tokenizer import BYTES, load, train_bpe
 from segpt.data.tokenizer_facts import facts, measure
 from segpt.errors import DataError

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from segpt.data.bpe import files, huggingface
+from segpt.data.bpe.as_tokenizer import from_bpe
 from segpt.data.bpe.codec import BpeCodec
 from segpt.data.bpe.patterns import O200K
-from segpt.data.bpe.stored import from_bpe
 from segpt.data.tokenizer import load
 from segpt.errors import DataError
 from segpt.values import Tokenizer
