@@ -339,7 +339,7 @@ def _fallback(
 
 def _spaces(value: object, normalizers: Sequence[Table]) -> tuple[str, str]:
     """What stands before a text, and how it is cut."""
-    prefix, replaced, signs = NO_PREFIX, False, [{"String": " "}, SPACE]
+    prefix, replaced = NO_PREFIX, False
     for step in normalizers:
         match step.get("type"):
             case "Prepend" if step.get("prepend") == SPACE and not replaced:
