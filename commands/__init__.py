@@ -35,7 +35,7 @@ COMMANDS = {
     "runs": "What was made here: texts, runs, checkpoints, quantized models, artifacts.",
     "sample": "Text from a model, as it comes.",
     "score": "Bits per byte of an artifact on text, with or without test-time training.",
-    "tokenizer": "Train a lossless tokenizer.",
+    "tokenizer": "Train, take over, compare and export tokenizers.",
     "train": "Train a model from a recipe.",
 }
 

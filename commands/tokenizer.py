@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group("tokenizer", cls=_options.CommandGroup)
 def command() -> None:
-    """Train a lossless tokenizer; take over, show, compare and export those of others."""
+    """Train, take over, compare and export tokenizers."""
 
 
 @command.command("train")
@@ -97,7 +97,8 @@ def convert_command(
 ) -> None:
     """Take over a byte-pair encoding of others, with the same ids."""
     from segpt.data.tokenizer_facts import facts
-    from segpt.stages.tokenizers import convert_tokenizer, write_tokenizer
+    from segpt.stages.foreign_tokenizers import convert_tokenizer
+    from segpt.stages.tokenizers import write_tokenizer
 
     if out is not None:
         _out.check_file(out, lambda path: _at(path) is not None, forced=force)
@@ -117,7 +118,7 @@ def convert_command(
 def show_command(source: str, as_json: bool) -> None:
     """What a tokenizer is: its kind, its start, what it cannot spell."""
     from segpt.data.tokenizer_facts import LENGTHS, facts
-    from segpt.stages.tokenizers import convert_tokenizer
+    from segpt.stages.foreign_tokenizers import convert_tokenizer
 
     shape = facts(convert_tokenizer(source))
     lengths = [f"{n}: {count:,}" for n, count in enumerate(shape.by_length, 1) if count]
@@ -151,7 +152,7 @@ def compare_command(
     from segpt.data.corpus import builtin
     from segpt.data.text import read_text
     from segpt.data.tokenizer_facts import measure
-    from segpt.stages.tokenizers import convert_tokenizer
+    from segpt.stages.foreign_tokenizers import convert_tokenizer
 
     text = read_text(texts, field=field, notice=_report.notice) if texts else builtin("validation")
     tokenizers = [convert_tokenizer(source) for source in sources]
@@ -173,7 +174,7 @@ def compare_command(
 @_options.as_json
 def export_command(source: str, out: Path, as_json: bool) -> None:
     """Write a tokenizer as a Hugging Face folder."""
-    from segpt.stages.tokenizers import convert_tokenizer, export_tokenizer
+    from segpt.stages.foreign_tokenizers import convert_tokenizer, export_tokenizer
 
     tokenizer = convert_tokenizer(source)
     names = export_tokenizer(out, tokenizer)

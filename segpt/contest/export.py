@@ -91,6 +91,12 @@ def export(
         raise SegptError(f"{out} exists; choose another --out")
     runs = scored_artifacts(artifacts, scores)
     model = container.unpack(runs[0].artifact)
+    if model.tokenizer.kind in ("bpe", "byte_fallback"):
+        raise SegptError(
+            f"{artifacts[0]}: its tokenizer is a byte-pair encoding of others, which needs the "
+            "tokenizers package; a script of this contest stands alone: train with one of "
+            "`segpt tokenizer train`"
+        )
     chosen = _recipe(recipe, artifacts[0], model)
     script, modules = _script(runs[0], model.spec, chosen)
     largest = max(run.artifact.size for run in runs) + len(script)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -13,17 +14,16 @@ from segpt.errors import DataError
 from segpt.values import Tokenizer
 
 from . import merges, modelproto
-from .bpe import payload as bpe_payload
-from .bpe.codec import BpeCodec
-from .bpe.model import BpeModel
 from .sentencepiece import SentencePieceCodec, train, within
 from .text import document_hash
 
 BYTES: Final = Tokenizer("bytes", 257)
 
-BYTE_LEVEL: Final = "bpe"
-BYTE_FALLBACK: Final = "byte_fallback"
-KINDS: Final = ("bytes", "merges", "sentencepiece", BYTE_LEVEL, BYTE_FALLBACK)
+KINDS: Final = ("bytes", "merges", "sentencepiece", "bpe", "byte_fallback")
+
+# Loaded by its name, as the script of a contest folder has no such tokenizer and carries no code
+# that it does not run.
+_FOREIGN: Final = "segpt.data.bpe.as_tokenizer"
 
 SMALLEST: Final = merges.FIRST_MERGE + 1  # the unknown, the start, 256 bytes and the space
 
@@ -89,35 +89,14 @@ def load(tokenizer: Tokenizer) -> Codec:
         case "sentencepiece":
             model = modelproto.read(tokenizer.payload)
         case "bpe" | "byte_fallback":
-            return BpeCodec(bpe_model(tokenizer))
+            foreign: Codec = import_module(_FOREIGN).codec_of(tokenizer)
+            return foreign
         case kind:
             known = nearest(kind, KINDS)
             raise DataError(f"unknown kind of tokenizer {kind!r}; {known}")
     if len(model.pieces) != tokenizer.vocab:
         raise DataError(f"a tokenizer of {len(model.pieces)} pieces, not {tokenizer.vocab}")
     return SentencePieceCodec(model)
-
-
-def bpe_model(tokenizer: Tokenizer) -> BpeModel:
-    """What the payload of a byte-pair encoding of others holds.
-
-    Raises:
-        DataError: if it is damaged, or of another kind than the tokenizer says.
-    """
-    model = bpe_payload.unpack(tokenizer.payload, tokenizer.vocab)
-    if model.fallback != (tokenizer.kind == BYTE_FALLBACK):
-        raise DataError(f"damaged byte-pair encoding: it is not of kind {tokenizer.kind!r}")
-    return model
-
-
-def from_bpe(model: BpeModel) -> Tokenizer:
-    """A byte-pair encoding of others as a tokenizer.
-
-    Raises:
-        DataError: if it is unfit.
-    """
-    kind = BYTE_FALLBACK if model.fallback else BYTE_LEVEL
-    return Tokenizer(kind, len(model.pieces), bpe_payload.pack(model))
 
 
 def train_bpe(text: Iterable[bytes], vocab: int | None = None) -> Tokenizer:

@@ -10,9 +10,10 @@ from segpt.errors import DataError
 from segpt.values import Tokenizer
 
 from .bpe import export
+from .bpe.as_tokenizer import bpe_model
 from .bpe.codec import BpeCodec
 from .bpe.model import BpeModel
-from .tokenizer import bpe_model, load
+from .tokenizer import load
 
 
 @spec

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import pytest
 pytest.importorskip("transformers")
 
 from segpt.data.bpe import huggingface
-from segpt.data.tokenizer import BYTES, from_bpe, load, train_bpe
+from segpt.data.bpe.as_tokenizer import from_bpe
+from segpt.data.tokenizer import BYTES, load, train_bpe
 from segpt.data.tokenizer_facts import facts, measure
 from segpt.errors import DataError
-from segpt.stages.tokenizers import convert_tokenizer, export_tokenizer
+from segpt.stages.foreign_tokenizers import convert_tokenizer, export_tokenizer
 from segpt.values import Tokenizer
 from tests.data.foreign_bpe import BYTE_LEVEL, FALLBACK, documents, library, texts
 from tests.data.test_foreign_models import made as model_file
@@ -34,6 +36,7 @@ print("ANSWER" + json.dumps(answer))
 """
 
 
+@cache
 def every() -> dict[str, Tokenizer]:
     """A tokenizer of each kind that can be exported."""
     tokenizers = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiktoken
 
 from segpt.data.bpe import files, huggingface
+from segpt.data.bpe.as_tokenizer import from_bpe
 from segpt.data.bpe.codec import BpeCodec
 from segpt.data.bpe.patterns import O200K
-from segpt.data.tokenizer import from_bpe, load
+from segpt.data.tokenizer import load
 from segpt.errors import DataError
 from segpt.values import Tokenizer
 from tests.data.foreign_bpe import (
@@ -158,6 +158,7 @@ def test_an_expression_that_is_not_on_the_list_is_refused() -> None:
 
 @pytest.mark.parametrize("pattern", ["o200k_base", "r50k_base"])
 def test_a_rank_file_has_tiktokens_ids(pattern: str, tmp_path: Path) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
     table = ranks(library("llama3"))
     place = tmp_path / f"{pattern}.tiktoken"
     place.write_bytes(b"".join(base64.b64encode(p) + b" %d\n" % i for p, i in table.items()))

@@ -41,6 +41,8 @@ from segpt.config.recipe import Recipe, apply_settings, read_recipe
 from segpt.config.score import ScoreSpec, Sgd
 from segpt.contest import bundle, imports, read_folder
 from segpt.data import modelproto, shard_file, shards, tokenizer, tokens
+from segpt.data.bpe import files, huggingface
+from segpt.data.bpe.as_tokenizer import from_bpe
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.errors import SegptError
@@ -52,6 +54,7 @@ from segpt.report.page import page
 from segpt.stages import (
     checkpoint_io,
     commit,
+    foreign_tokenizers,
     json_files,
     open_model,
     quantized_io,
@@ -70,6 +73,7 @@ from segpt.workspace import inventory, newest
 from segpt.workspace.begun_score import surroundings_of
 from tests.artifact.test_hostile import FIRST, make_artifact, plain, rejoin
 from tests.bundles import write_bundle
+from tests.data import foreign_bpe
 from tests.data.test_foreign_models import made as foreign_model
 from tests.fuzz import mutate
 from tests.fuzz.mutate import Change
@@ -546,6 +550,49 @@ def _merges(_place: Path) -> Subject:
     return of_bytes(trained.payload, read, mutate.damaged)
 
 
+def _foreign_bpe(kind: str) -> Callable[[Path], Subject]:
+    def make(_place: Path) -> Subject:
+        table = json.loads(foreign_bpe.library(kind).to_str())
+        stored_bpe = from_bpe(huggingface.read(table))
+
+        def read(data: bytes) -> None:
+            damaged = Tokenizer(stored_bpe.kind, stored_bpe.vocab, data)
+            tokenizer.load.__wrapped__(damaged).encode(b"the cat sat")
+
+        return of_bytes(stored_bpe.payload, read, mutate.damaged)
+
+    return make
+
+
+def _foreign_folder(place: Path) -> Subject:
+    (place / "tokenizer.json").write_text(foreign_bpe.library("smollm").to_str())
+    (place / "tokenizer_config.json").write_text('{"bos_token": {"content": "<|endoftext|>"}}')
+    return of_folder(
+        place,
+        lambda p: foreign_tokenizers.convert_tokenizer(str(p)),
+        {".json": mutate.text_damage},
+    )
+
+
+def _gpt2_folder(place: Path) -> Subject:
+    foreign_bpe.library("gpt2").model.save(str(place))
+    return of_folder(
+        place,
+        foreign_tokenizers.open_foreign,
+        {".json": mutate.text_damage, ".txt": mutate.text_damage},
+    )
+
+
+def _ranks(place: Path) -> Subject:
+    model = huggingface.read(json.loads(foreign_bpe.library("llama3").to_str()))
+    (place / "o200k_base.tiktoken").write_bytes(files.ranks_of(model))
+    return of_folder(
+        place,
+        lambda p: foreign_tokenizers.open_foreign(p / "o200k_base.tiktoken"),
+        {".tiktoken": mutate.text_damage},
+    )
+
+
 ROWS = b"".join(
     json.dumps({"text": f"Document {i}, \u00e9.", "meta": {"text": "x"}}).encode() + b"\n"
     for i in range(6)
@@ -1017,6 +1064,16 @@ READERS: tuple[Reader, ...] = (
     Reader("SentencePiece model", ("data.modelproto:*", "data.sentencepiece:*"), _model_file, 0.4),
     Reader("SentencePiece file", ("data.tokenizer:from_model_file",), _model_path, 0.2),
     Reader("merge table", ("data.merges:*",), _merges, 0.4),
+    Reader("byte-level BPE", ("data.bpe.payload:*",), _foreign_bpe("gpt2"), 0.2),
+    Reader("BPE with byte fallback", ("data.bpe.payload:*",), _foreign_bpe("prepend"), 0.2),
+    Reader(
+        "Hugging Face folder",
+        ("data.bpe.files:*", "stages.foreign_tokenizers:*"),
+        _foreign_folder,
+        0.1,
+    ),
+    Reader("GPT-2's files", ("data.bpe.files:*",), _gpt2_folder, 0.1),
+    Reader("rank file", ("data.bpe.files:*",), _ranks, 0.1),
     Reader(
         "txt",
         TEXTS,
@@ -1112,6 +1169,7 @@ OWN: Mapping[str, str] = {
     "leaderboard.page:_resource": _PACKAGE,
     "data.corpus:sections": "the documentation of the Python that runs, which no user gives",
     "data.tokenizer:_ByteCodec.encode": _MEMORY,
+    "data.bpe.codec:BpeCodec._spell": _MEMORY,
     "eval.ngram:NgramTable.observe": _MEMORY,
     "coding.token_predictor:TokenPredictor._open": "opens a learner, not a file",
     "eval.tally:_StreamScorer.play": "opens a learner, not a file",

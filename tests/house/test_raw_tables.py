@@ -38,6 +38,7 @@ RAW = {
     },
     "what others wrote, in any shape": {
         "segpt/contest/claims.py",
+        "segpt/data/bpe/huggingface.py",
         "segpt/data/documents.py",
         "segpt/leaderboard/comparison.py",
         "segpt/leaderboard/derive.py",

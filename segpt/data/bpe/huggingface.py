@@ -46,9 +46,6 @@ def read(table: object, start: str | None = None, candidates: Sequence[str] = ()
     whole = _table(table, "tokenizer.json")
     part = _table(whole.get("model"), "model")
     _check_model(part)
-    for name in ("truncation", "padding"):
-        if whole.get(name) is not None and not isinstance(whole[name], Mapping):
-            raise DataError(f"{name} is no object")
     vocab = _vocab(part.get("vocab"))
     added = _added(whole.get("added_tokens"), vocab)
     _check_decoder(whole.get("decoder"))
@@ -325,7 +322,8 @@ def _fallback(
         raw[i] = bytes([byte])
     for token in added:
         raw[token.id] = _utf8(token.text)
-    unknown = vocab.get(str(part.get("unk_token")))
+    name = part.get("unk_token")
+    unknown = vocab.get(name) if isinstance(name, str) else None
     return BpeModel(
         pieces=tuple(raw),
         merges=_pairs(part.get("merges"), vocab),
@@ -364,10 +362,6 @@ def _spaces(value: object, normalizers: Sequence[Table]) -> tuple[str, str]:
     if step.get("replacement") != SPACE or scheme not in ("always", "first", "never"):
         raise DataError(f"a Metaspace with {step.get('replacement')!r} and {scheme!r}")
     return NO_PREFIX if scheme == "never" else ABSENT, SPACED if step.get("split", True) else WHOLE
-
-
-def _makes_sign(step: Table) -> bool:
-    return step.get("content") == SPACE
 
 
 def _sides(added: Sequence[AddedToken], start: int) -> tuple[set[int], set[int]]:

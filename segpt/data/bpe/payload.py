@@ -26,7 +26,7 @@ _SIZE = struct.Struct("<I")
 
 
 @spec
-class Head:
+class PayloadHead:
     """What a payload says of itself; sets of ids are first and count of each run of them."""
 
     pattern: str
@@ -56,7 +56,7 @@ def pack(model: BpeModel) -> bytes:
     kept = merges[:0] if derived else merges
     made, spelled = _made(model, kept)
     ascending = all(a < b for a, b in pairwise(made))
-    head = Head(
+    head = PayloadHead(
         pattern=model.pattern,
         start=model.start,
         merges=len(kept),
@@ -104,7 +104,7 @@ def unpack(payload: bytes, vocab: int) -> BpeModel:
     return model
 
 
-def _head(payload: bytes) -> tuple[Head, memoryview]:
+def _head(payload: bytes) -> tuple[PayloadHead, memoryview]:
     (size,) = _SIZE.unpack_from(payload)
     end = _SIZE.size + size
     if size > LARGEST_HEAD or end > len(payload):
@@ -113,14 +113,14 @@ def _head(payload: bytes) -> tuple[Head, memoryview]:
     table = json.loads(text.decode(), parse_constant=_constant)
     if canonical(table) != text:
         raise ValueError("its head is not canonical JSON")
-    return decode(Head, table, "head"), memoryview(payload)[end:]
+    return decode(PayloadHead, table, "head"), memoryview(payload)[end:]
 
 
 def _constant(text: str) -> None:
     raise ValueError(f"{text} is not a number")
 
 
-def _model(head: Head, rest: memoryview, vocab: int) -> BpeModel:
+def _model(head: PayloadHead, rest: memoryview, vocab: int) -> BpeModel:
     spelled = _ids(head.spelled, vocab)
     if not 0 <= head.merges <= MOST_MERGES:
         raise ValueError(f"{head.merges} merges")
