@@ -128,12 +128,11 @@ def plain_span(
         errors: (rows, states, width), which each made in the span, written.
         ancestors: (rows, states), where each began the span, written.
     """
-    rows, states = cost.shape
-    width = len(per_column)
+    (rows, states), width = cost.shape, len(per_column)
     now, then = np.empty((2, states, width), np.float32)
     made = np.empty((width, states), np.float32)
     code, miss, total = np.empty((3, 2 * states), np.float32)
-    best, chosen = np.empty(states, np.float32), np.empty(states, np.float32)
+    best, chosen = np.empty((2, states), np.float32)
     grid = np.repeat(machine[2], 2).astype(np.float32)
     priced = per_column[:, _PRICE].max() > _ZERO
     for row in range(rows):
