@@ -46,6 +46,13 @@ if TYPE_CHECKING:
 )
 @_options.out("The directory to write.  [default: beside the checkpoint]")
 @_options.settings
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    metavar="TOKENS",
+    help="Tokens of a row of text that calibrates or measures: fewer take less memory.  "
+    "[default: the model's context]",
+)
 @_options.precision
 @_options.device
 @click.option("--resume", is_flag=True, help="Go on where an interrupted call stopped.")
@@ -65,6 +72,7 @@ def command(
     data: Path | None,
     out: Path | None,
     settings: tuple[str, ...],
+    context: int | None,
     precision: str | None,
     device: str,
     resume: bool,
@@ -92,6 +100,8 @@ def command(
         _out.check_file(plot, pictures.is_ours, forced=force)
     if precision is not None:
         settings = (*settings, f"quantize.precision={precision}")
+    if context is not None:
+        settings = (*settings, f"quantize.context={context}")
     request = quantize_task.QuantizeRequest(checkpoint, out, method, budget, bits, settings)
     if resume and (done := quantize_task.finished(request)) is not None:
         _report.notice(f"{done} is finished: nothing is left to do")

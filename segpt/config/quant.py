@@ -78,6 +78,8 @@ class QuantSpec:
     each kind of weight on training text. After the table, each layer and the head are coded,
     ``tune_steps`` steps at ``tune_rate`` tune what is still float to the float model's outputs.
     ``precision`` is what the model multiplies in meanwhile; ``auto`` is float32 on every device.
+    ``context`` is how many tokens a row of text has that calibrates, tunes or measures; None is
+    the model's context, and more than that is never read.
     """
 
     method: Method = "trellis"
@@ -98,6 +100,7 @@ class QuantSpec:
     block: int = 128
     report_tokens: int = 32_768
     precision: Precision = dataclasses.field(default="auto", metadata=ADDED)
+    context: int | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("calibration_tokens", "block", "report_tokens"):
@@ -106,6 +109,8 @@ class QuantSpec:
         for name in ("search", "tune_steps", "penalty", "by_row", "by_column", "tune_rate"):
             if getattr(self, name) < 0:
                 raise SpecError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.context is not None and self.context < 1:
+            raise SpecError(f"context must be at least 1 token, got {self.context}")
         if self.damping <= 0:
             raise SpecError(f"damping must be positive, got {self.damping}")
         if self.states not in STATES[1:]:
@@ -121,6 +126,10 @@ class QuantSpec:
                 f"{self.method} has no budget or rate: its rules set the bits; "
                 "use method trellis or rd"
             )
+
+    def row(self, context: int) -> int:
+        """Tokens of a row of text, for a model of this context."""
+        return context if self.context is None else min(self.context, context)
 
     @property
     def designed(self) -> bool:

@@ -60,7 +60,7 @@ EXTRAS = {
     "transformers": Extra("transformers", "hf", "asks models of Hugging Face"),
     "lm-eval": Extra("lm_eval", "eval", "runs lm-evaluation-harness"),
     "matplotlib": Extra("matplotlib", "plot", "draws"),
-    "numba": Extra("numba", "fast", "decodes artifacts faster"),
+    "numba": Extra("numba", "fast", "decodes artifacts and searches trellises faster"),
 }
 
 # What the other process checks, in order, and what to do where it does not survive that. Nothing

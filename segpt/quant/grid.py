@@ -7,6 +7,7 @@ from segpt.errors import CheckpointError
 from segpt.values import UniformWeight
 
 # Float16 below this is subnormal: few bits, and some decoders flush it to zero.
+_BY_ENTROPY = 6  # bits from which a clip sets the entropy of codes, and cuts nothing off
 SMALLEST_SCALE = torch.finfo(torch.float16).tiny
 
 
@@ -23,6 +24,10 @@ def scales(weight: Tensor, bits: int, k: float, group: int | None = None) -> Ten
     Float16 is the stored form, so rounding with these scales is rounding with what is stored.
     No scale is below 6.1e-5, the smallest normal float16: a row of zeros encodes zeros, and one
     too small for that grid (deviation below about 3e-5) does too.
+
+    Below 6 bits, where a clip is to make errors small, the grid of a group ends at its furthest
+    weight if that is nearer: of 32 Gaussian weights it lies near 2 deviations, and codes beyond
+    would stand for nothing.
 
     Args:
         weight: (rows, columns) float32.
@@ -41,8 +46,11 @@ def scales(weight: Tensor, bits: int, k: float, group: int | None = None) -> Ten
     columns = weight.size(1)
     spans = 1 if group is None else -(-columns // group)
     width = -(-columns // spans)
-    squares = torch.stack([w.square().mean(1) for w in torch.split(weight.float(), width, 1)], 1)
-    exact = k / largest_code(bits) * squares.sqrt()
+    parts = torch.split(weight.float(), width, 1)
+    ends = k * torch.stack([w.square().mean(1) for w in parts], 1).sqrt()
+    if group is not None and bits < _BY_ENTROPY:
+        ends = torch.minimum(ends, torch.stack([w.abs().amax(1) for w in parts], 1))
+    exact = ends / largest_code(bits)
     stored = exact.clamp_min(SMALLEST_SCALE).half()
     if len(lost := (~stored.isfinite()).nonzero()):
         row = int(lost[0, 0])

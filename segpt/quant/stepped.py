@@ -12,8 +12,10 @@ from torch import Tensor
 from segpt import trellis
 from segpt.values import EXPONENTS, TrellisWeight
 
+from . import compiled_search
+from .compiled_search import LARGEST
 from .design import REACH, Design
-from .viterbi import LARGEST, encode
+from .viterbi import encode
 
 # A trellis reaches the rate of a uniform grid with this fraction of its step.
 _TRELLIS_STEP = 0.62
@@ -186,7 +188,7 @@ def _encode(tasks: Sequence[_Task], states: int) -> list[Tensor]:
         wanted = left[:, band] / sizes[:, band]
         codes[:, band] = encode(wanted, factor, steps, states, penalty=penalty)
         for number, (_, row_factor) in enumerate(by_rows):
-            points = trellis.points(codes[number, band].cpu().numpy(), states)
+            points = compiled_search.points(codes[number, band].cpu().numpy(), states)
             decoded = torch.from_numpy(points).to(left) * steps[number] * sizes[number, band]
             errors = left[number, band] - decoded
             left[number, after] -= _passed_on(errors, row_factor, band, after)

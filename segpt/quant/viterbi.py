@@ -4,15 +4,20 @@ GPTQ rounds column by column and lets later columns make up for each error (arXi
 trellis chooses the grid of a column by the codes before it, so the best path is not the nearest
 code at each step: Viterbi's algorithm keeps the best path into every state. The paths have made
 different errors, so every one carries its own corrected weights ("per-survivor processing",
-Raheli et al. 1995). All rows run at once; so one implementation serves CPU and CUDA.
+Raheli et al. 1995). All rows run at once; so one implementation serves CPU and CUDA. On a CPU,
+where numba is installed, :mod:`segpt.quant.compiled_search` goes through the columns instead,
+with the same choices.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from segpt.trellis import machine
 
-LARGEST = 127
+from . import compiled_search
+from .compiled_search import LARGEST
+
 _SPAN = 32  # columns that are corrected one by one before the columns after them are, at once
 _ROWS = 1024  # at a time, which bounds the memory that survivors take
 _NEVER = 1e30  # the cost of a path that does not exist
@@ -45,6 +50,14 @@ def encode(
     if weight.dim() == 2:
         return encode(weight[None], factor[None], steps[None], states, penalty=penalty[None])[0]
     bands = torch.split(weight, max(1, _ROWS // len(weight)), 1)
+    loops = compiled_search.choose(weight.numel()) if weight.device.type == "cpu" else None
+    if loops is not None:
+        alone = [*zip(factor, steps, penalty, strict=True)]
+        looped = [
+            torch.stack([_looped(loops, w, *alone[k], states=states) for k, w in enumerate(band)])
+            for band in bands
+        ]
+        return torch.cat(looped, 1)
     return torch.cat([_encode(band, factor, steps, states, penalty) for band in bands], 1)
 
 
@@ -55,6 +68,64 @@ def _encode(weight: Tensor, factor: Tensor, steps: Tensor, states: int, penalty:
     for start in range(0, weight.size(2), _SPAN):
         search.take_span(start, min(start + _SPAN, weight.size(2)))
     return search.cheapest().view(weight.shape)
+
+
+@torch.inference_mode()
+def _looped(
+    loops: compiled_search.SearchLoops,
+    weight: Tensor,
+    factor: Tensor,
+    steps: Tensor,
+    penalty: Tensor,
+    *,
+    states: int,
+) -> Tensor:
+    """Codes (rows, columns) of a weight, as :func:`_encode` finds them, by compiled loops."""
+    assert loops.span is not None  # or torch would search
+    assert loops.walk_back is not None
+    rows, columns = weight.shape
+    diagonal = factor.diagonal()
+    size = (steps.double() / diagonal.double()).float()
+    scales = torch.stack([1 / steps, (steps / diagonal).square(), size, penalty], 1)
+    first, second = _ways(states)
+    grid = torch.from_numpy(machine(states).grid) if states > 1 else torch.tensor([-1])
+    table = torch.stack([first, second, grid.long()]).numpy()
+    cost = torch.full((rows, states), _NEVER)
+    cost[:, 0] = 0.0
+    left = weight.reshape(rows, 1, columns).repeat(1, states, 1)
+    codes = np.empty((columns, rows, states), np.int8)
+    parents = np.empty((columns, rows, states), np.uint8)
+    first_of_row = torch.arange(rows)[:, None] * states
+    for start in range(0, columns, _SPAN):
+        end = min(start + _SPAN, columns)
+        per_column = torch.cat([scales[start:end], factor[start:end, start:end]], 1)
+        errors = torch.empty(rows, states, end - start)
+        ancestor = torch.empty(rows, states, dtype=torch.int64)
+        loops.span(
+            left.numpy(),
+            cost.numpy(),
+            per_column.numpy(),
+            table,
+            codes[start:end],
+            parents[start:end],
+            errors.numpy(),
+            ancestor.numpy(),
+        )
+        if end < columns:
+            rest = left.view(rows * states, -1)[:, end - start :]
+            rest = rest.index_select(0, (first_of_row + ancestor).flatten())
+            made = errors.view(rows * states, -1)
+            left = rest.addmm_(made, factor[start:end, end:], alpha=-1).view(rows, states, -1)
+    path = np.empty((rows, columns), np.int8)
+    loops.walk_back(codes, parents, cost.argmin(1).numpy(), path)
+    return torch.from_numpy(path)
+
+
+def _ways(states: int) -> tuple[Tensor, Tensor]:
+    """The two ways into every state (states,) each, as 2 * state + parity of the code."""
+    following = torch.from_numpy(machine(states).following).flatten()
+    first, second = following.argsort(stable=True).view(states, 2).T.contiguous().unbind()
+    return first, second
 
 
 class _Search:
@@ -87,10 +158,8 @@ class _Search:
         rows, device, m = self.count * self.height, weight.device, machine(states)
         grid = torch.from_numpy(m.grid).to(device).float()
         self.candidates = _Candidates(None if states == 1 else grid, device)
-        # The two ways into every state, as 2 * state + parity of the code.
-        following = torch.from_numpy(m.following).to(device).flatten()
-        ways = following.argsort(stable=True).view(states, 2).T.contiguous()
-        self.ways, (self.first, self.second) = ways.flatten(), ways.unbind()
+        self.first, self.second = (ways.to(device) for ways in _ways(states))
+        self.ways = torch.cat([self.first, self.second])
         self.first_of_row = torch.arange(rows, device=device)[:, None] * states
         diagonal = factor.diagonal(dim1=1, dim2=2)
         self.gain = _by_column((steps / diagonal).square()[..., None], self.height)

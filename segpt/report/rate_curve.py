@@ -75,7 +75,7 @@ def curve(
     """
     now = without_unjoined_visits(checkpoint)
     model = from_checkpoint(now, device)
-    context, sizes = now.spec.context, load(tokens.tokenizer).sizes
+    context, sizes = spec.row(now.spec.context), load(tokens.tokenizer).sizes
 
     def kl(weights_of: Quantized) -> float:
         blocks = in_order(held_out, context, HELD_OUT_TOKENS)

@@ -41,7 +41,7 @@ def quantize_on(
             "the calibration text is not the one the checkpoint was trained on; name that with "
             "--data"
         )
-    context = checkpoint.spec.context
+    context = spec.row(checkpoint.spec.context)
     return quantize(
         checkpoint,
         spec,

@@ -50,7 +50,10 @@ def quantize(
         text=checkpoint.about.text,
         recipe=task.recipe,
         measured_on=in_chunks(
-            held_out.split, held_out.count, spec.report_tokens, checkpoint.spec.context
+            held_out.split,
+            held_out.count,
+            spec.report_tokens,
+            spec.row(checkpoint.spec.context),
         ),
     )
     quantized = dataclasses.replace(quantized, report=about)

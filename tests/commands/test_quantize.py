@@ -2,15 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
+from numpy.typing import NDArray
+from torch import Tensor
 
 from segpt.artifact.container import load, pack, unpack
 from segpt.config.base import encode
+from segpt.model.model import Model
+from segpt.quant import sensitivity
+from segpt.quant.sensitivity import Sensitivity
 from segpt.stages import quantized_io, run_directory, unfinished
 from segpt.values import QuantizeProgress, TrellisWeight, UniformWeight
 from tests.reports import report_of
@@ -18,6 +24,7 @@ from tests.reports import report_of
 pytestmark = pytest.mark.slow
 
 Command = Callable[..., Result]
+Batch = NDArray[np.int64] | Tensor
 FAST = ("quantize.search=0", "quantize.tune_steps=1", "quantize.report_tokens=256")
 SETTINGS = [word for setting in FAST for word in ("--set", setting)]
 
@@ -53,6 +60,27 @@ def refused(result: Result, *words: str, code: int = 2) -> None:
     for word in words:
         assert word in lines[0]
     assert not Path("out").exists()
+
+
+def test_rows_of_text_are_as_long_as_the_user_says(
+    quantize: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: set[int] = set()
+    measured = sensitivity.sensitivities
+
+    def watched(model: Model, batches: Iterable[Batch], seed: int = 0) -> dict[str, Sensitivity]:
+        kept = list(batches)
+        lengths.update(batch.shape[1] for batch in kept)
+        return measured(model, kept, seed)
+
+    monkeypatch.setattr("segpt.stages.quantize.sensitivities", watched)
+    found = done(quantize("--json", "--method", "trellis", "--bits", "3", "--context", "8"))
+    assert lengths == {8}
+    assert "chunks of 8" in found["bpb_of"] or " 8 " in found["bpb_of"]
+    report = quantized_io.read_quantized(Path("out")).report
+    assert report is not None
+    assert report.spec is not None
+    assert report.spec["context"] == 8
 
 
 def test_by_default_the_budget_of_the_recipe_is_the_limit(quantize: Command) -> None:
