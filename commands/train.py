@@ -25,7 +25,15 @@ DEFAULT = "demo"  # the recipe where none is named
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="A directory of `data prepare`, or `builtin`.  [default: the text prepared last]",
+    help="A directory of `data prepare`, a .yaml or .json file that mixes several, or `builtin`.  "
+    "[default: the recipe's data, or the text prepared last]",
+)
+@click.option(
+    "--validation",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Validate on the held-out part of another prepared text too; repeat it for several. "
+    "The best checkpoint is chosen by the first.  [default: that of --data]",
 )
 @_options.out("The run directory.  [default: runs/RECIPE]")
 @click.option("--steps", type=click.IntRange(min=1), help="Train for so many steps.")
@@ -51,6 +59,7 @@ DEFAULT = "demo"  # the recipe where none is named
 def command(
     recipe: str | None,
     data: Path | None,
+    validation: tuple[str, ...],
     out: Path | None,
     steps: int | None,
     seconds: float | None,
@@ -96,6 +105,8 @@ def command(
         raise click.UsageError("give --steps or --seconds, not both")
     if resume is not None and init is not None:
         raise click.UsageError("give --resume or --init, not both")
+    if resume is not None and validation:
+        raise click.UsageError("a resumed run validates as it did before; leave out --validation")
     changes = list(settings)
     if steps is not None:
         changes.append(f"train.length={{kind: steps, count: {steps}}}")
@@ -125,22 +136,35 @@ def command(
 
     from segpt.stages.resuming import is_finished
     from segpt.workspace import begun_run, model_text
+    from segpt.workspace.mixtures import read_validated
 
     from . import _training
 
     texts: list[NamedText] = []
+    validated = read_validated(validation)
 
     def plan() -> _training.Plan:
         """What the command line asks for: a run that goes on, or one that begins."""
         if resume is None:
             wanted = read_recipe(recipe or DEFAULT, changes)
             chosen, reading = _texts.for_training(
-                wanted, data, changes, adapt=recipe is None, dry=dry_run
+                wanted,
+                data,
+                changes,
+                adapt=recipe is None,
+                dry=dry_run,
+                validated=validated,
             )
             texts[:] = reading.names
             place = out or newest.RUNS / chosen.name
             return _training.Plan(
-                chosen, partial(_texts.read, reading), place, None, out is None, init, held
+                chosen,
+                partial(_texts.read_for_training, reading),
+                place,
+                None,
+                out is None,
+                init,
+                held,
             )
         begun = _training.say_begun(_resume.run(resume, out))
         chosen = begun_run.recipe_of(begun.checkpoint, recipe, changes)
@@ -149,7 +173,9 @@ def command(
         reading = model_text.of_model(begun.checkpoint, begun.run, data)
         _texts.say(reading.names)
         texts[:] = reading.names
-        return _training.Plan(chosen, partial(_texts.read, reading), begun.run, begun, rules=held)
+        return _training.Plan(
+            chosen, partial(_texts.read_for_training, reading), begun.run, begun, rules=held
+        )
 
     if dry_run:
         from segpt.stages.dry_run import describe

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from segpt.errors import SpecError
 
-from .base import BYTES, answer, decode, encode, nearest, spec
+from .base import ADDED, BYTES, answer, decode, encode, nearest, spec
 from .expand import expand
+from .mixture import Mixture
 from .model import ModelSpec
 from .ngram import Ngram
 from .plain import NOT_YAML, read_yaml
@@ -43,7 +44,10 @@ class PackSpec:
 
 @spec
 class Recipe:
-    """One named way from text to score. ``adapt`` and ``ngram`` are what ``score --ttt`` does."""
+    """One named way from text to score. ``adapt`` and ``ngram`` are what ``score --ttt`` does.
+
+    ``data`` names prepared texts to train on together, where the command line names none.
+    """
 
     name: str
     about: str
@@ -55,6 +59,7 @@ class Recipe:
     score: ScoreSpec = ScoreSpec()
     adapt: Policy = Sgd()
     ngram: Ngram | None = None
+    data: Mixture | None = dataclasses.field(default=None, metadata=ADDED)
 
 
 def names() -> list[str]:

@@ -251,6 +251,12 @@ class Stream:
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._parts else 0
 
+    def upto(self, stop: int) -> "Stream":
+        """The first ``stop`` ids, or all of them if there are fewer."""
+        begins = (int(end) - len(part) for end, part in zip(self._ends, self._parts, strict=True))
+        parts = zip(self._parts, begins, strict=True)
+        return Stream([part[: stop - begin] for part, begin in parts if begin < stop], self.vocab)
+
     def slice(self, start: int, stop: int) -> NDArray[np.int64]:
         """The ids ``[start, stop)`` as a new int64 array (stop - start,).
 
