@@ -112,7 +112,7 @@ def _parse(path: Path, text: str) -> Any:
         raise SpecError(f"not valid JSON: {error}") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A table from its pairs: readers of JSON would drop the first of two equal keys."""
     table = dict(pairs)
     if len(table) < len(pairs):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segpt.data.batches import Order
-from segpt.data.mix import Interleaving, Mix, MixedBlocks, MixedSource, MixLog, record_of
+from segpt.data.interleaving import Interleaving
+from segpt.data.mix import Mix, MixedBlocks, MixedSource, MixLog, record_of
 from segpt.data.tokenizer import BYTES
 from segpt.data.tokens import write_tokens
 from segpt.errors import DataError
