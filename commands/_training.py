@@ -4,7 +4,7 @@ import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from segpt.config.base import encode
 from segpt.config.layout import parameters
@@ -67,6 +67,7 @@ class Plan(NamedTuple):
         fresh: take the first of out, out-2, ... that does not exist.
         init: a checkpoint whose weights to begin with.
         rules: what the run must keep to.
+        optimizer: what becomes of the optimizer of ``init``.
     """
 
     recipe: Recipe
@@ -76,6 +77,7 @@ class Plan(NamedTuple):
     fresh: bool = False
     init: Path | None = None
     rules: Rules | None = None
+    optimizer: Literal["fresh", "kept"] = "fresh"
 
 
 def run(
@@ -107,7 +109,8 @@ def run(
                 begun_run.check_vacant(chosen.out)
             init = None
             if chosen.init is not None:
-                init = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(chosen.init))
+                newest = run_directory.newest_checkpoint(chosen.init)
+                init = checkpoint_io.read_checkpoint(newest, state=chosen.optimizer == "kept")
         mesh.agree({"recipe": encode(chosen.recipe)})
         if chosen.resume is not None and is_finished(chosen.resume.checkpoint, chosen.recipe):
             if not mesh.leads:
@@ -165,7 +168,7 @@ def _train(
     if plan.resume is not None:
         start = Resume(plan.resume.checkpoint)
     elif init is not None:
-        start = From(init)
+        start = From(init, plan.optimizer)
     with _report.Bar(f"train {plan.recipe.name}") as bar, Signals() as stop:
         shown = _Shown(bar, stop, out)
         path = train(

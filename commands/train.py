@@ -22,6 +22,7 @@ DEFAULT = "demo"  # the recipe where none is named
 
 @click.command("train")
 @_options.recipe(None, "demo")
+@_options.stage
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -58,6 +59,8 @@ DEFAULT = "demo"  # the recipe where none is named
 @_options.as_json
 def command(
     recipe: str | None,
+    stage: str | None,
+    config_key: str | None,
     data: Path | None,
     validation: tuple[str, ...],
     out: Path | None,
@@ -81,6 +84,9 @@ def command(
     An interrupted run saves itself; `--resume` goes on exactly where it stopped. Recipe, settings,
     seed and text are those of the run; only what leaves the result as it is may be changed, and
     the length up to `train.horizon`.
+
+    --stage names a stage of a recipe that has several; it begins with the newest run of the stage
+    before it, unless --init says otherwise.
 
     With --rules, what can be known before the run is checked before it, the run ends when the
     rules say so, and findings are printed and stored in the checkpoint. The exit code is 2 if a
@@ -107,6 +113,8 @@ def command(
         raise click.UsageError("give --resume or --init, not both")
     if resume is not None and validation:
         raise click.UsageError("a resumed run validates as it did before; leave out --validation")
+    if resume is not None and (stage or config_key):
+        raise click.UsageError("a resumed run has its recipe; leave out --stage and --config-key")
     changes = list(settings)
     if steps is not None:
         changes.append(f"train.length={{kind: steps, count: {steps}}}")
@@ -118,16 +126,15 @@ def command(
         changes.append(f"train.precision={precision}")
 
     from segpt.config import rules as contests
-    from segpt.config.recipe import read_recipe
     from segpt.errors import CheckError
     from segpt.workspace.prepared import check_there
 
-    from . import _processes, _resume, _texts
+    from . import _processes, _resume, _stages, _texts
 
     held = None if rules is None else contests.find(rules)
     with _processes.said_once():
         if resume is None:
-            read_recipe(recipe or DEFAULT, changes)
+            _stages.read(recipe or DEFAULT, changes, stage, config_key)
         elif resume:
             newest.existing(Path(resume), "; segpt runs lists the runs that are here")
         if init is not None:
@@ -146,9 +153,10 @@ def command(
     def plan() -> _training.Plan:
         """What the command line asks for: a run that goes on, or one that begins."""
         if resume is None:
-            wanted = read_recipe(recipe or DEFAULT, changes)
+            wanted = _stages.read(recipe or DEFAULT, changes, stage, config_key)
+            begins = _stages.begins_with(wanted.stage, init, asked=bool(stage) and not dry_run)
             chosen, reading = _texts.for_training(
-                wanted,
+                wanted.recipe,
                 data,
                 changes,
                 adapt=recipe is None,
@@ -156,15 +164,14 @@ def command(
                 validated=validated,
             )
             texts[:] = reading.names
-            place = out or newest.RUNS / chosen.name
             return _training.Plan(
                 chosen,
                 partial(_texts.read_for_training, reading),
-                place,
-                None,
-                out is None,
-                init,
-                held,
+                out or newest.RUNS / chosen.name,
+                fresh=out is None,
+                init=begins.init,
+                rules=held,
+                optimizer=begins.optimizer,
             )
         begun = _training.say_begun(_resume.run(resume, out))
         chosen = begun_run.recipe_of(begun.checkpoint, recipe, changes)

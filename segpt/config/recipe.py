@@ -18,7 +18,7 @@ from .ngram import Ngram
 from .plain import NOT_YAML, read_yaml
 from .quant import QuantSpec
 from .score import Policy, ScoreSpec, Sgd
-from .stages import Choice, Stage, choose
+from .stages import FIRST, Choice, Stage, choose
 from .train import TrainSpec
 
 _SETTING = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[-?\d{1,6}\])*")
@@ -69,9 +69,7 @@ def names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
-def read_recipe(
-    source: str | Path, settings: Sequence[str] = (), choice: Choice = Choice()
-) -> Recipe:
+def read_recipe(source: str | Path, settings: Sequence[str] = (), choice: Choice = FIRST) -> Recipe:
     """Read a shipped recipe by name, or a YAML file by path, and apply ``path=value`` settings.
 
     ``choice`` says which recipe of a file is meant that holds several.
@@ -96,7 +94,7 @@ class RecipeReading(NamedTuple):
 
 
 def read_whole(
-    source: str | Path, settings: Sequence[str], choice: Choice = Choice()
+    source: str | Path, settings: Sequence[str], choice: Choice = FIRST
 ) -> RecipeReading:
     """As :func:`read_recipe`, with what was written."""
     text, place = _source(source)

@@ -1,7 +1,7 @@
 """A recipe file that holds several recipes: stages of one training, experiments, or a base.
 
 ``stages:`` maps the name of each stage to what it changes of the rest of the file, in the order in
-which they are trained; ``experiments:`` does so for recipes that have nothing to do with each other.
+which they are trained; ``experiments:`` does so for recipes that are apart from each other.
 ``base:`` names another recipe that the file changes, and ``anchors:`` is a place for YAML anchors.
 """
 
@@ -44,6 +44,9 @@ class Choice(NamedTuple):
 
     stage: str | None = None
     experiment: str | None = None
+
+
+FIRST = Choice()  # the stage that training begins with
 
 
 class Chosen(NamedTuple):

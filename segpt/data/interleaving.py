@@ -1,8 +1,8 @@
 """Which source of a mix each block is of.
 
 After any number of blocks the number of those of each source is less than one away from its share:
-the chairman assignment of Tijdeman (1980), in whole numbers, so that nothing is rounded however long
-a run is.
+the chairman assignment of Tijdeman (1980), in whole numbers, so that nothing is rounded in however
+long a run.
 """
 
 import math

@@ -136,8 +136,10 @@ class _Session:
         self.referee = Referee(rules, recipe, facts)
         self.trainer = Trainer(recipe.model, recipe.train, mesh)
         match start:
-            case From(checkpoint):
+            case From(checkpoint, optimizer):
                 self.trainer.start_from(checkpoint.weights)
+                if optimizer == "kept":
+                    self.trainer.keep_optimizer(checkpoint.state or {})
             case Resume(checkpoint):
                 assert checkpoint.state is not None
                 self.trainer.restore(checkpoint.step, checkpoint.weights, checkpoint.state)
@@ -230,8 +232,8 @@ def _shared_facts(
     match start:
         case Resume(checkpoint):
             resumed = {"step": checkpoint.step, "digest": checkpoint.fingerprint}
-        case From(checkpoint):
-            initial = checkpoint.fingerprint
+        case From(checkpoint, optimizer):
+            initial = {"digest": checkpoint.fingerprint, "optimizer": optimizer}
         case Scratch():
             pass
     return {
