@@ -12,7 +12,8 @@ from segpt.errors import DataError
 from segpt.values import Text
 
 from .compression import ERRORS, reason
-from .documents import AGAIN, documents
+from .documents import AGAIN, Document, documents
+from .selection import ALL, LeftOut, Selection
 from .sources import Notice, find, shown
 
 UNLISTED = "unchecked: no document list"  # what a score says where trained_on is None
@@ -24,6 +25,7 @@ def read_text(
     paths: Sequence[Path],
     *,
     field: str = "text",
+    selection: Selection = ALL,
     report: Report | None = None,
     notice: Notice | None = None,
 ) -> Text:
@@ -39,6 +41,7 @@ def read_text(
     Args:
         paths: Files and directories.
         field: The name of the key or column that holds the text, or a path of them with dots.
+        selection: Which documents are kept.
         report: Called after each document with the bytes of the files consumed so far, of
             :func:`total_bytes`.
         notice: Called with a line about what is left out; once, however often the text is read.
@@ -55,26 +58,38 @@ def read_text(
 
     def read() -> Iterator[bytes]:
         nonlocal silent
-        consumed, kept, null, empty = 0, 0, 0, 0
+        consumed, kept, null, empty, others = 0, 0, 0, 0, 0
         for path, state in zip(files, states, strict=True):
-            for document, position in _documents(path, state, field):
-                if document:
-                    kept += 1
-                    yield document
+            for document, position in _documents(path, state, field, selection):
+                if isinstance(document, LeftOut):
+                    others += 1
                 elif document is None:
                     null += 1
-                else:
+                elif not document:
                     empty += 1
+                elif selection.long_enough(document):
+                    kept += 1
+                    yield document
+                else:
+                    others += 1
                 if report:
                     report(consumed + position)
             consumed += state.st_size
+        if not kept and others:
+            raise DataError(
+                f"{name}: none of its {others + null + empty:,} documents is kept by {selection}; "
+                "ask for less, or look at the names and values of its fields"
+            )
         if not kept:
             raise DataError(f"{name}: no text in it; give files with at least one document")
+        whole = kept + others + null + empty
         if notice and not silent and null + empty:
             notice(
-                f"{name}: {null + empty:,} of {kept + null + empty:,} documents hold no text "
+                f"{name}: {null + empty:,} of {whole:,} documents hold no text "
                 f"({null:,} null, {empty:,} empty) and are left out"
             )
+        if notice and not silent and selection:
+            notice(f"{name}: {kept:,} of {whole:,} documents are kept by {selection}")
         silent = True
 
     return Text(name, read)
@@ -121,12 +136,14 @@ def text_digest(documents: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _documents(path: Path, state: stat_result, field: str) -> Iterator[tuple[bytes | None, int]]:
+def _documents(
+    path: Path, state: stat_result, field: str, selection: Selection
+) -> Iterator[tuple[Document, int]]:
     """Each document of a file, and how much of the file was read to get it."""
     try:
         with path.open("rb") as file:
             _check_unchanged(path, state, fstat(file.fileno()))
-            for document in documents(path, file, field):
+            for document in documents(path, file, field, selection):
                 yield document, file.tell()
             _check_unchanged(path, state, fstat(file.fileno()))
     except ERRORS as error:
