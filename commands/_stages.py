@@ -1,27 +1,14 @@
-"""Which recipe of a file is trained that holds several, and what a stage begins with."""
+"""What a stage of a recipe begins with."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from segpt.config.recipe import RecipeReading, read_whole
-from segpt.config.stages import Choice, Stage
+from segpt.config.stages import Stage
 from segpt.errors import SpecError
 from segpt.stages import run_directory
 from segpt.workspace import newest
 
 from . import _report
-
-
-def read(
-    source: str, settings: Sequence[str], stage: str | None, experiment: str | None
-) -> RecipeReading:
-    """A recipe, and which stage it is.
-
-    Raises:
-        SpecError: as :func:`segpt.config.recipe.read_recipe`.
-    """
-    return read_whole(source, settings, Choice(stage, experiment))
 
 
 class Beginning(NamedTuple):

@@ -206,6 +206,7 @@ def _train(
         read=about.read,
         best=begun_run.best_of(out, about),
         rules=about.rules,
+        bpb_by_set=begun_run.last_by_set(out),
     )
 
 

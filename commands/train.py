@@ -126,15 +126,18 @@ def command(
         changes.append(f"train.precision={precision}")
 
     from segpt.config import rules as contests
+    from segpt.config.recipe import read_recipe, stage_of
+    from segpt.config.stages import Choice
     from segpt.errors import CheckError
     from segpt.workspace.prepared import check_there
 
     from . import _processes, _resume, _stages, _texts
 
+    choice = Choice(stage, config_key)
     held = None if rules is None else contests.find(rules)
     with _processes.said_once():
         if resume is None:
-            _stages.read(recipe or DEFAULT, changes, stage, config_key)
+            read_recipe(recipe or DEFAULT, changes, choice)
         elif resume:
             newest.existing(Path(resume), "; segpt runs lists the runs that are here")
         if init is not None:
@@ -153,10 +156,11 @@ def command(
     def plan() -> _training.Plan:
         """What the command line asks for: a run that goes on, or one that begins."""
         if resume is None:
-            wanted = _stages.read(recipe or DEFAULT, changes, stage, config_key)
-            begins = _stages.begins_with(wanted.stage, init, asked=bool(stage) and not dry_run)
+            wanted = read_recipe(recipe or DEFAULT, changes, choice)
+            which = stage_of(recipe or DEFAULT, choice)
+            begins = _stages.begins_with(which, init, asked=bool(stage) and not dry_run)
             chosen, reading = _texts.for_training(
-                wanted.recipe,
+                wanted,
                 data,
                 changes,
                 adapt=recipe is None,
@@ -237,6 +241,13 @@ def _lines(result: "Trained") -> list[str]:
     ]
     if result.bpb is not None:
         lines.insert(1, f"BPB {result.bpb:.4f} on {result.bpb_of}")
+    if result.bpb_by_set:
+        by_set = ", ".join(f"{name} {bpb:.4f}" for name, bpb in result.bpb_by_set.items())
+        lines.insert(2, f"BPB by validation set: {by_set}")
+    lines += [
+        f"{source.name}: {source.tokens:,} tokens in {source.epochs:.2f} epochs"
+        for source in read.sources
+    ]
     if best is not None:
         lines.append(f"best: {best.checkpoint}, BPB {best.bpb:.4f} on the same")
     return lines

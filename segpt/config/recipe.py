@@ -80,6 +80,15 @@ def read_recipe(source: str | Path, settings: Sequence[str] = (), choice: Choice
     return read_whole(source, settings, choice).recipe
 
 
+def stage_of(source: str | Path, choice: Choice) -> Stage | None:
+    """Which stage a recipe is, of a file that holds several.
+
+    Raises:
+        SpecError: as :func:`read_recipe`.
+    """
+    return read_whole(source, (), choice).stage
+
+
 class RecipeReading(NamedTuple):
     """A recipe as it was read: the table of the file, before and after settings of the model.
 
