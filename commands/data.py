@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segpt import __version__
-from segpt.data.selection import Selection, read_condition
+from segpt.data.selection import Selection, read_criterion
 from segpt.data.sources import find, shown
 from segpt.errors import DataError, InterruptError, SpecError
 from segpt.workspace import newest
@@ -106,7 +106,7 @@ def prepare_command(
     if not texts and tokenizer is None:
         vocab = vocab or VOCABULARIES[0]
     known = None if tokenizer is None else open_tokenizer(tokenizer)
-    selection = Selection(tuple(map(read_condition, keep)), min_chars or 0)
+    selection = Selection(tuple(map(read_criterion, keep)), min_chars or 0)
     if selection and not texts:
         raise SpecError("--keep and --min-chars choose among documents of TEXT; name that too")
     reading = _Reading(texts, validation, field, held_out or HELD_OUT, selection)

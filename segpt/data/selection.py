@@ -22,7 +22,7 @@ _WRITTEN = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 
 
 @dataclass(frozen=True)
-class Condition:
+class Criterion:
     """What the value of a field has to be like: ``score>=2.75`` or ``language==en``."""
 
     field: str
@@ -48,7 +48,7 @@ class Condition:
         return f"{self.field}{self.comparison}{bound}"
 
 
-def read_condition(written: str) -> Condition:
+def read_criterion(written: str) -> Criterion:
     """Read ``FIELD>=NUMBER``, or ``FIELD==WORD``.
 
     Raises:
@@ -65,17 +65,17 @@ def read_condition(written: str) -> Condition:
             raise DataError(
                 f"--keep {written!r}: {text!r} is no number, and words are compared by == or !="
             ) from None
-        return Condition(field, comparison, text)
+        return Criterion(field, comparison, text)
     if not math.isfinite(number):
         raise DataError(f"--keep {written!r}: {text} is no number to compare with")
-    return Condition(field, comparison, number)
+    return Criterion(field, comparison, number)
 
 
 @dataclass(frozen=True)
 class Selection:
     """The documents for which all ``conditions`` hold and that have ``characters`` or more."""
 
-    conditions: Sequence[Condition] = ()
+    conditions: Sequence[Criterion] = ()
     characters: int = 0
 
     def __bool__(self) -> bool:

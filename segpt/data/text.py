@@ -58,41 +58,74 @@ def read_text(
 
     def read() -> Iterator[bytes]:
         nonlocal silent
-        consumed, kept, null, empty, others = 0, 0, 0, 0, 0
+        consumed, tally = 0, _Tally(name, selection)
         for path, state in zip(files, states, strict=True):
             for document, position in _documents(path, state, field, selection):
-                if isinstance(document, LeftOut):
-                    others += 1
-                elif document is None:
-                    null += 1
-                elif not document:
-                    empty += 1
-                elif selection.long_enough(document):
-                    kept += 1
-                    yield document
-                else:
-                    others += 1
+                if (kept := tally.kept(document)) is not None:
+                    yield kept
                 if report:
                     report(consumed + position)
             consumed += state.st_size
-        if not kept and others:
-            raise DataError(
-                f"{name}: none of its {others + null + empty:,} documents is kept by {selection}; "
-                "ask for less, or look at the names and values of its fields"
-            )
-        if not kept:
-            raise DataError(f"{name}: no text in it; give files with at least one document")
-        whole = kept + others + null + empty
-        if notice and not silent and null + empty:
-            notice(
-                f"{name}: {null + empty:,} of {whole:,} documents hold no text "
-                f"({null:,} null, {empty:,} empty) and are left out"
-            )
-        if notice and not silent and selection:
-            notice(f"{name}: {kept:,} of {whole:,} documents are kept by {selection}")
+        tally.check()
+        if notice and not silent:
+            for line in tally.lines():
+                notice(line)
         silent = True
 
     return Text(name, read)
+
+
+class _Tally:
+    """How many documents of a text are kept, and why others are not."""
+
+    def __init__(self, name: str, selection: Selection) -> None:
+        self._name, self._selection = name, selection
+        self._kept, self._null, self._empty, self._others = 0, 0, 0, 0
+
+    def kept(self, document: Document) -> bytes | None:
+        """The document if it is kept; counted in any case."""
+        if document is None:
+            self._null += 1
+        elif isinstance(document, LeftOut):
+            self._others += 1
+        elif not document:
+            self._empty += 1
+        elif self._selection.long_enough(document):
+            self._kept += 1
+            return document
+        else:
+            self._others += 1
+        return None
+
+    @property
+    def _whole(self) -> int:
+        return self._kept + self._null + self._empty + self._others
+
+    def check(self) -> None:
+        """Refuse a text of which nothing is kept."""
+        if self._kept:
+            return
+        if self._others:
+            raise DataError(
+                f"{self._name}: none of its {self._whole:,} documents is kept by "
+                f"{self._selection}; ask for less, or look at the names and values of its fields"
+            )
+        raise DataError(f"{self._name}: no text in it; give files with at least one document")
+
+    def lines(self) -> list[str]:
+        """What is left out, for people."""
+        lines = []
+        if without := self._null + self._empty:
+            lines.append(
+                f"{self._name}: {without:,} of {self._whole:,} documents hold no text "
+                f"({self._null:,} null, {self._empty:,} empty) and are left out"
+            )
+        if self._selection:
+            lines.append(
+                f"{self._name}: {self._kept:,} of {self._whole:,} documents are kept by "
+                f"{self._selection}"
+            )
+        return lines
 
 
 def total_bytes(paths: Sequence[Path]) -> int:

@@ -4,17 +4,18 @@ import gzip
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from segpt.data.selection import Selection, read_condition
+from segpt.data.selection import Selection, read_criterion
 from segpt.data.text import read_text
 from segpt.data.tokenizer import BYTES
 from segpt.data.tokens import continue_tokens, ids
 from segpt.errors import DataError
 from segpt.values import Text
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"text": "first", "score": 2.75, "meta": {"n": 10**30}, "language": "en", "whole": True},
     {"text": "second one", "score": 3, "meta": {"n": 1}, "language": "de", "whole": False},
     {"text": "third", "score": None, "meta": None, "language": None, "whole": None},
@@ -41,7 +42,7 @@ def write(folder: Path, kind: str) -> Path:
 
 
 def kept(path: Path, *conditions: str, characters: int = 0) -> list[str]:
-    selection = Selection(tuple(map(read_condition, conditions)), characters)
+    selection = Selection(tuple(map(read_criterion, conditions)), characters)
     return [d.decode().split()[0] for d in read_text([path], selection=selection)]
 
 
@@ -67,7 +68,7 @@ def test_conditions_hold_in_every_kind_of_file(tmp_path: Path, kind: str) -> Non
 
 def test_what_is_kept_is_said(tmp_path: Path) -> None:
     lines: list[str] = []
-    selection = Selection((read_condition("score>=2.75"),), 6)
+    selection = Selection((read_criterion("score>=2.75"),), 6)
     text = read_text([write(tmp_path, ".jsonl")], selection=selection, notice=lines.append)
     assert len(list(text)) == len(list(text)) == 1
     assert lines == ["a.jsonl: 1 of 4 documents are kept by --keep score>=2.75 --min-chars 6"]
@@ -76,7 +77,7 @@ def test_what_is_kept_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written", ["score", "score>=", ">=3", "score>=high", "score>nan", "a=3"])
 def test_a_condition_that_says_nothing_is_refused(written: str) -> None:
     with pytest.raises(DataError, match="--keep"):
-        read_condition(written)
+        read_criterion(written)
 
 
 def test_a_file_without_the_field_is_refused(tmp_path: Path) -> None:
