@@ -8,7 +8,7 @@ from segpt.errors import SpecError
 from segpt.stages import run_directory
 from segpt.workspace import newest
 
-from . import _report
+from . import _processes, _report
 
 
 class Beginning(NamedTuple):
@@ -35,7 +35,9 @@ def begins_with(stage: Stage | None, init: Path | None, *, asked: bool) -> Begin
             f"none at {newest.RUNS / str(stage.before)}; train it with --stage "
             f"{stage.start.after}, or name a run or checkpoint with --init"
         )
-    _report.notice(f"stage {stage.name} begins with {saved[-1]}, optimizer {stage.start.optimizer}")
+    if _processes.leads():
+        kept = stage.start.optimizer
+        _report.notice(f"stage {stage.name} begins with {saved[-1]}, optimizer {kept}")
     return Beginning(saved[-1], stage.start.optimizer)
 
 
