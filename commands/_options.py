@@ -96,6 +96,15 @@ def recipe(default: str | None, usual: str | None = None) -> Callable[[F], F]:
     )
 
 
+def stage(command: F) -> F:
+    """Which recipe is meant of a file that holds several."""
+    named = click.option("--stage", metavar="NAME", help="A stage of a recipe that has several.")
+    keyed = click.option(
+        "--config-key", metavar="NAME", help="An entry of a recipe that holds `experiments:`."
+    )
+    return named(keyed(command))
+
+
 def resume(what: str, help: str) -> Callable[[F], F]:  # noqa: A002 - Click's own name
     """Go on with what was interrupted: named, or the newest where the value is empty."""
     return click.option("--resume", is_flag=False, flag_value="", metavar=f"[{what}]", help=help)

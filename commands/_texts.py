@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segpt.config.recipe import Recipe
+from segpt.data.mix import TrainingText
+from segpt.data.validation import ValidationSets
 from segpt.errors import SpecError
 from segpt.workspace import prepared, training_text
+from segpt.workspace.mixtures import Validated, with_validation
 from segpt.workspace.prepared import NamedText, Splits, TextReading
 
 from . import _processes, _report
@@ -25,19 +28,37 @@ def read(reading: TextReading) -> Splits:
         return reading.open(bar.say)
 
 
+def read_for_training(reading: TextReading) -> tuple[TrainingText, ValidationSets]:
+    """Open a text to train on, and what is validated on."""
+    tokens, held_out = read(reading)
+    return tokens, reading.sets(held_out)
+
+
 def for_training(
-    recipe: Recipe, data: Path | None, settings: Sequence[str], *, adapt: bool, dry: bool
+    recipe: Recipe,
+    data: Path | None,
+    settings: Sequence[str],
+    *,
+    adapt: bool,
+    dry: bool,
+    validated: Sequence[Validated] = (),
 ) -> tuple[Recipe, TextReading]:
     """Name the text that is trained on; the recipe for it, and the text.
 
-    Where nothing will be trained (``dry``), a vocabulary that differs is only said.
+    Where nothing will be trained (``dry``), a vocabulary that differs is only said, and so is what
+    a run would take of each text of a mix. Held-out texts that are ``validated`` replace its own.
 
     Raises:
         SpecError: if the vocabularies differ and ``adapt`` is false.
         DataError: if there is no such text.
     """
     chosen = training_text.choose(recipe, data, adapt=adapt)
+    if validated:
+        chosen = chosen._replace(reading=with_validation(chosen.reading, validated))
     say(chosen.reading.names)
+    if dry and chosen.mixture is not None:
+        for line in chosen.mixture.lines(recipe):
+            _report.notice(line)
     try:
         fitted = training_text.fit(recipe, chosen, settings, adapt=adapt)
     except SpecError as error:

@@ -4,7 +4,7 @@ import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from segpt.config.base import encode
 from segpt.config.layout import parameters
@@ -12,6 +12,8 @@ from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules
 from segpt.config.run_about import RunAbout
 from segpt.data.batches import in_chunks
+from segpt.data.mix import TrainingText
+from segpt.data.validation import ValidationSets, as_sets
 from segpt.errors import InterruptError, SegptError, TrainError
 from segpt.locks import claim, locked
 from segpt.stages import checkpoint_io, run_directory
@@ -49,7 +51,7 @@ def say_finished(run: begun_run.Begun) -> Trained:
     return begun_run.finished(run)
 
 
-def nothing() -> tuple[Tokens, Tokens]:
+def nothing() -> tuple[TrainingText, ValidationSets]:
     """The text of a run that has come to its end: it is not looked for."""
     raise AssertionError("a run that has ended reads nothing")
 
@@ -65,15 +67,17 @@ class Plan(NamedTuple):
         fresh: take the first of out, out-2, ... that does not exist.
         init: a checkpoint whose weights to begin with.
         rules: what the run must keep to.
+        optimizer: what becomes of the optimizer of ``init``.
     """
 
     recipe: Recipe
-    read: Callable[[], tuple[Tokens, Tokens]]
+    read: Callable[[], tuple[TrainingText, Tokens | ValidationSets]]
     out: Path
     resume: begun_run.Begun | None = None
     fresh: bool = False
     init: Path | None = None
     rules: Rules | None = None
+    optimizer: Literal["fresh", "kept"] = "fresh"
 
 
 def run(
@@ -105,7 +109,8 @@ def run(
                 begun_run.check_vacant(chosen.out)
             init = None
             if chosen.init is not None:
-                init = checkpoint_io.read_checkpoint(run_directory.newest_checkpoint(chosen.init))
+                newest = run_directory.newest_checkpoint(chosen.init)
+                init = checkpoint_io.read_checkpoint(newest, state=chosen.optimizer == "kept")
         mesh.agree({"recipe": encode(chosen.recipe)})
         if chosen.resume is not None and is_finished(chosen.resume.checkpoint, chosen.recipe):
             if not mesh.leads:
@@ -116,11 +121,13 @@ def run(
             return say_finished(chosen.resume)
         with mesh.all_well(), mesh.leader_first():
             tokens, held_out = chosen.read()
+            sets = as_sets(held_out)
+            assert sets is not None  # commands always validate
         with contextlib.ExitStack() as stack:
             with mesh.all_well():
                 place = stack.enter_context(_directory(chosen, mesh, lock=again is not None))
             try:
-                return _train(chosen, tokens, held_out, place, mesh, init)
+                return _train(chosen, tokens, sets, place, mesh, init)
             except InterruptError as error:
                 line = f"{again} --resume {shlex.quote(str(place))}"
                 line += "" if device == "auto" else f" --device {device}"
@@ -150,13 +157,18 @@ def _directory(plan: Plan, mesh: Mesh, *, lock: bool) -> Iterator[Path]:
 
 
 def _train(
-    plan: Plan, tokens: Tokens, held_out: Tokens, out: Path, mesh: Mesh, init: Checkpoint | None
+    plan: Plan,
+    tokens: TrainingText,
+    held_out: ValidationSets,
+    out: Path,
+    mesh: Mesh,
+    init: Checkpoint | None,
 ) -> Trained | None:
     start: Start = Scratch()
     if plan.resume is not None:
         start = Resume(plan.resume.checkpoint)
     elif init is not None:
-        start = From(init)
+        start = From(init, plan.optimizer)
     with _report.Bar(f"train {plan.recipe.name}") as bar, Signals() as stop:
         shown = _Shown(bar, stop, out)
         path = train(
@@ -183,8 +195,8 @@ def _train(
         loss=last.loss,
         bpb=shown.bpb,
         bpb_of=in_chunks(
-            held_out.split,
-            held_out.count,
+            held_out.first.split,
+            held_out.first.count,
             plan.recipe.train.validate_tokens,
             plan.recipe.model.context,
         ),
@@ -194,6 +206,7 @@ def _train(
         read=about.read,
         best=begun_run.best_of(out, about),
         rules=about.rules,
+        bpb_by_set=begun_run.last_by_set(out),
     )
 
 

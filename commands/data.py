@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segpt import __version__
+from segpt.data.selection import Selection, read_criterion
 from segpt.data.sources import find, shown
 from segpt.errors import DataError, InterruptError, SpecError
 from segpt.workspace import newest
@@ -53,6 +54,21 @@ def command() -> None:
     help="Vocabulary to train otherwise.  [default: 4096, or fewer for less than 1 MB of text]",
 )
 @click.option("--field", default="text", show_default=True, help=FIELD)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="CONDITION",
+    help="Keep documents whose field is so: 'score>=2.75', 'language==en'. May be repeated.",
+)
+@click.option(
+    "--min-chars", type=click.IntRange(min=1), help="Keep documents of so many characters or more."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="TOKENS",
+    help="End the training part with the document that reaches so many tokens.",
+)
 @_options.out("The directory to write.  [default: runs/data/NAME]")
 @click.option(
     "--resume", is_flag=True, help="Go on where an interrupted call stopped; so it does anyway."
@@ -65,6 +81,9 @@ def prepare_command(
     tokenizer: str | None,
     vocab: int | None,
     field: str,
+    keep: tuple[str, ...],
+    min_chars: int | None,
+    limit: int | None,
     out: Path | None,
     resume: bool,
     as_json: bool,
@@ -87,7 +106,11 @@ def prepare_command(
     if not texts and tokenizer is None:
         vocab = vocab or VOCABULARIES[0]
     known = None if tokenizer is None else open_tokenizer(tokenizer)
-    reading = _Reading(texts, validation, field, held_out or HELD_OUT)
+    selection = Selection(tuple(map(read_criterion, keep)), min_chars or 0)
+    if selection and not texts:
+        raise SpecError("--keep and --min-chars choose among documents of TEXT; name that too")
+    reading = _Reading(texts, validation, field, held_out or HELD_OUT, selection)
+    reading.source |= {} if limit is None else {"limit": limit}
     source = reading.source | {"tokenizer": vocab if known is None else known.fingerprint}
     if out is None:
         name = reading.place if texts else _builtin_name(known, vocab)
@@ -138,6 +161,7 @@ def _prepare(
                 out,
                 lambda split, size: bar.say(f"{split}: {size:,} bytes"),
                 source=source,
+                limit=source.get("limit"),
             )
     except KeyboardInterrupt:
         from . import LINE
@@ -184,11 +208,16 @@ class _Reading:
     """
 
     def __init__(
-        self, texts: Sequence[Path], validation: Sequence[Path], field: str, fraction: float
+        self,
+        texts: Sequence[Path],
+        validation: Sequence[Path],
+        field: str,
+        fraction: float,
+        selection: Selection,
     ) -> None:
         self._files = find(texts, _report.notice) if texts else ()
         self._held = find(validation, _report.notice) if validation else ()
-        self._field, self._fraction = field, fraction
+        self._field, self._fraction, self._selection = field, fraction, selection
         self._named = [*texts, *validation]
         self.bar = _report.Bar("read text" if texts else "tokenize")
         self.source = {
@@ -198,6 +227,9 @@ class _Reading:
             "field": field,
             "held_out": None if validation or not texts else fraction,
         }
+        if selection:  # what was prepared before there were any stays known
+            conditions = [str(condition) for condition in selection.conditions]
+            self.source |= {"keep": conditions, "characters": selection.characters}
         self.place = _place_name(texts[0]) if texts else ""
         self.line = self._line()
 
@@ -234,6 +266,7 @@ class _Reading:
         return read_text(
             files,
             field=self._field,
+            selection=self._selection,
             report=lambda done: self.bar(done / total),
             notice=_report.notice,
         )

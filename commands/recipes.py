@@ -41,9 +41,16 @@ def command(context: click.Context, as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("recipe", metavar="RECIPE")
+@_options.stage
 @_options.settings
 @_options.as_json
-def show_command(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
+def show_command(
+    recipe: str,
+    stage: str | None,
+    config_key: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Print RECIPE, a shipped one or a YAML file, with every value and where it comes from.
 
     `default` is what segpt takes where nothing is written, `recipe` stands in the recipe, and
@@ -53,8 +60,9 @@ def show_command(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     from segpt.config.base import fingerprint
     from segpt.config.layout import parameters
     from segpt.config.resolved import resolve, yaml_lines
+    from segpt.config.stages import Choice
 
-    resolved = resolve(recipe, settings)
+    resolved = resolve(recipe, settings, Choice(stage, config_key))
     result = {
         "recipe": resolved.table,
         "origins": resolved.origins,

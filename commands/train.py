@@ -22,10 +22,19 @@ DEFAULT = "demo"  # the recipe where none is named
 
 @click.command("train")
 @_options.recipe(None, "demo")
+@_options.stage
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="A directory of `data prepare`, or `builtin`.  [default: the text prepared last]",
+    help="A directory of `data prepare`, a .yaml or .json file that mixes several, or `builtin`.  "
+    "[default: the recipe's data, or the text prepared last]",
+)
+@click.option(
+    "--validation",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Validate on the held-out part of another prepared text too; repeat it for several. "
+    "The best checkpoint is chosen by the first.  [default: that of --data]",
 )
 @_options.out("The run directory.  [default: runs/RECIPE]")
 @click.option("--steps", type=click.IntRange(min=1), help="Train for so many steps.")
@@ -50,7 +59,10 @@ DEFAULT = "demo"  # the recipe where none is named
 @_options.as_json
 def command(
     recipe: str | None,
+    stage: str | None,
+    config_key: str | None,
     data: Path | None,
+    validation: tuple[str, ...],
     out: Path | None,
     steps: int | None,
     seconds: float | None,
@@ -72,6 +84,9 @@ def command(
     An interrupted run saves itself; `--resume` goes on exactly where it stopped. Recipe, settings,
     seed and text are those of the run; only what leaves the result as it is may be changed, and
     the length up to `train.horizon`.
+
+    --stage names a stage of a recipe that has several; it begins with the newest run of the stage
+    before it, unless --init says otherwise.
 
     With --rules, what can be known before the run is checked before it, the run ends when the
     rules say so, and findings are printed and stored in the checkpoint. The exit code is 2 if a
@@ -96,6 +111,10 @@ def command(
         raise click.UsageError("give --steps or --seconds, not both")
     if resume is not None and init is not None:
         raise click.UsageError("give --resume or --init, not both")
+    if resume is not None and validation:
+        raise click.UsageError("a resumed run validates as it did before; leave out --validation")
+    if resume is not None and (stage or config_key):
+        raise click.UsageError("a resumed run has its recipe; leave out --stage and --config-key")
     changes = list(settings)
     if steps is not None:
         changes.append(f"train.length={{kind: steps, count: {steps}}}")
@@ -107,16 +126,18 @@ def command(
         changes.append(f"train.precision={precision}")
 
     from segpt.config import rules as contests
-    from segpt.config.recipe import read_recipe
+    from segpt.config.recipe import read_recipe, stage_of
+    from segpt.config.stages import Choice
     from segpt.errors import CheckError
     from segpt.workspace.prepared import check_there
 
-    from . import _processes, _resume, _texts
+    from . import _processes, _resume, _stages, _texts
 
+    choice = Choice(stage, config_key)
     held = None if rules is None else contests.find(rules)
     with _processes.said_once():
         if resume is None:
-            read_recipe(recipe or DEFAULT, changes)
+            read_recipe(recipe or DEFAULT, changes, choice)
         elif resume:
             newest.existing(Path(resume), "; segpt runs lists the runs that are here")
         if init is not None:
@@ -125,22 +146,36 @@ def command(
 
     from segpt.stages.resuming import is_finished
     from segpt.workspace import begun_run, model_text
+    from segpt.workspace.mixtures import read_validated
 
     from . import _training
 
     texts: list[NamedText] = []
+    validated = read_validated(validation)
 
     def plan() -> _training.Plan:
         """What the command line asks for: a run that goes on, or one that begins."""
         if resume is None:
-            wanted = read_recipe(recipe or DEFAULT, changes)
+            wanted = read_recipe(recipe or DEFAULT, changes, choice)
+            which = stage_of(recipe or DEFAULT, choice)
+            begins = _stages.begins_with(which, init, asked=bool(stage) and not dry_run)
             chosen, reading = _texts.for_training(
-                wanted, data, changes, adapt=recipe is None, dry=dry_run
+                wanted,
+                data,
+                changes,
+                adapt=recipe is None,
+                dry=dry_run,
+                validated=validated,
             )
             texts[:] = reading.names
-            place = out or newest.RUNS / chosen.name
             return _training.Plan(
-                chosen, partial(_texts.read, reading), place, None, out is None, init, held
+                chosen,
+                partial(_texts.read_for_training, reading),
+                out or newest.RUNS / chosen.name,
+                fresh=out is None,
+                init=begins.init,
+                rules=held,
+                optimizer=begins.optimizer,
             )
         begun = _training.say_begun(_resume.run(resume, out))
         chosen = begun_run.recipe_of(begun.checkpoint, recipe, changes)
@@ -149,7 +184,9 @@ def command(
         reading = model_text.of_model(begun.checkpoint, begun.run, data)
         _texts.say(reading.names)
         texts[:] = reading.names
-        return _training.Plan(chosen, partial(_texts.read, reading), begun.run, begun, rules=held)
+        return _training.Plan(
+            chosen, partial(_texts.read_for_training, reading), begun.run, begun, rules=held
+        )
 
     if dry_run:
         from segpt.stages.dry_run import describe
@@ -204,6 +241,13 @@ def _lines(result: "Trained") -> list[str]:
     ]
     if result.bpb is not None:
         lines.insert(1, f"BPB {result.bpb:.4f} on {result.bpb_of}")
+    if result.bpb_by_set:
+        by_set = ", ".join(f"{name} {bpb:.4f}" for name, bpb in result.bpb_by_set.items())
+        lines.insert(2, f"BPB by validation set: {by_set}")
+    lines += [
+        f"{source.name}: {source.tokens:,} tokens in {source.epochs:.2f} epochs"
+        for source in read.sources
+    ]
     if best is not None:
         lines.append(f"best: {best.checkpoint}, BPB {best.bpb:.4f} on the same")
     return lines

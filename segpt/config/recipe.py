@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 
 from segpt.errors import SpecError
 
-from .base import BYTES, answer, decode, encode, nearest, spec
+from .base import ADDED, BYTES, answer, decode, encode, nearest, spec
 from .expand import expand
+from .mixture import Mixture
 from .model import ModelSpec
 from .ngram import Ngram
 from .plain import NOT_YAML, read_yaml
 from .quant import QuantSpec
 from .score import Policy, ScoreSpec, Sgd
+from .stages import FIRST, Choice, Stage, choose
 from .train import TrainSpec
 
 _SETTING = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[-?\d{1,6}\])*")
@@ -43,7 +45,10 @@ class PackSpec:
 
 @spec
 class Recipe:
-    """One named way from text to score. ``adapt`` and ``ngram`` are what ``score --ttt`` does."""
+    """One named way from text to score. ``adapt`` and ``ngram`` are what ``score --ttt`` does.
+
+    ``data`` names prepared texts to train on together, where the command line names none.
+    """
 
     name: str
     about: str
@@ -55,6 +60,7 @@ class Recipe:
     score: ScoreSpec = ScoreSpec()
     adapt: Policy = Sgd()
     ngram: Ngram | None = None
+    data: Mixture | None = dataclasses.field(default=None, metadata=ADDED)
 
 
 def names() -> list[str]:
@@ -63,34 +69,54 @@ def names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
-def read_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
+def read_recipe(source: str | Path, settings: Sequence[str] = (), choice: Choice = FIRST) -> Recipe:
     """Read a shipped recipe by name, or a YAML file by path, and apply ``path=value`` settings.
+
+    ``choice`` says which recipe of a file is meant that holds several.
 
     Raises:
         SpecError: naming the file or the key that is wrong, and the nearest valid one.
     """
-    return read_whole(source, settings).recipe
+    return read_whole(source, settings, choice).recipe
+
+
+def stage_of(source: str | Path, choice: Choice) -> Stage | None:
+    """Which stage a recipe is, of a file that holds several.
+
+    Raises:
+        SpecError: as :func:`read_recipe`.
+    """
+    return read_whole(source, (), choice).stage
 
 
 class RecipeReading(NamedTuple):
-    """A recipe as it was read: the table of the file, before and after settings of the model."""
+    """A recipe as it was read: the table of the file, before and after settings of the model.
+
+    ``stage`` is which stage it is of a file that holds several.
+    """
 
     recipe: Recipe
     place: str
     written: dict[str, Any]
     changed: dict[str, Any]
+    stage: Stage | None = None
 
 
-def read_whole(source: str | Path, settings: Sequence[str]) -> RecipeReading:
+def read_whole(
+    source: str | Path, settings: Sequence[str], choice: Choice = FIRST
+) -> RecipeReading:
     """As :func:`read_recipe`, with what was written."""
     text, place = _source(source)
+
+    def read_base(named: str) -> dict[str, Any]:
+        beside = named if named in names() else Path(source).parent / named
+        return _written(*_source(beside))
+
+    table = _written(text, place)
     try:
-        written = read_yaml(text)
-    except NOT_YAML as error:
-        detail = " ".join(str(error).split())
-        raise SpecError(f"{place}: not valid YAML: {detail}") from None
-    if not isinstance(written, dict):
-        raise SpecError(f"{place}: expected a table of name, tokenizer, model and train")
+        written, stage = choose(table, choice, read_base)
+    except SpecError as error:
+        raise SpecError(f"{place}: {error}") from None
     # The model has a short form, which settings change; elsewhere they reach defaults too.
     of_model = [s for s in settings if s.startswith("model.")]
     changed = apply_settings(written, of_model)
@@ -103,7 +129,18 @@ def read_whole(source: str | Path, settings: Sequence[str]) -> RecipeReading:
         recipe = decode(Recipe, apply_settings(whole, rest))
     except SpecError as error:
         raise SpecError(f"{place}: {_in_words(error)}") from error
-    return RecipeReading(recipe, place, written, changed)
+    return RecipeReading(recipe, place, written, changed, stage)
+
+
+def _written(text: str, place: str) -> dict[str, Any]:
+    try:
+        written = read_yaml(text)
+    except NOT_YAML as error:
+        detail = " ".join(str(error).split())
+        raise SpecError(f"{place}: not valid YAML: {detail}") from None
+    if not isinstance(written, dict):
+        raise SpecError(f"{place}: expected a table of name, tokenizer, model and train")
+    return written
 
 
 def _in_words(error: SpecError) -> str:

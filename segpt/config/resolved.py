@@ -16,6 +16,7 @@ from .expand import Depth, Mirror, Windows
 from .layer import Layer
 from .model import ModelSpec
 from .recipe import Recipe, Setting, read_setting, read_whole
+from .stages import FIRST, Choice
 
 Origin = Literal["default", "recipe", "--set"]
 Steps = tuple[str | int, ...]
@@ -34,13 +35,13 @@ class Resolved(NamedTuple):
     origins: dict[str, Origin]
 
 
-def resolve(source: str | Path, settings: Sequence[str] = ()) -> Resolved:
-    """Read a recipe and fill in what it leaves to defaults.
+def resolve(source: str | Path, settings: Sequence[str] = (), choice: Choice = FIRST) -> Resolved:
+    """Read a recipe, of several in a file the one that is meant, and fill in its defaults.
 
     Raises:
         SpecError: as :func:`segpt.config.recipe.read_recipe`.
     """
-    reading = read_whole(source, settings)
+    reading = read_whole(source, settings, choice)
     table = _plain(reading.recipe)
     table["model"] = _short(reading.changed["model"], reading.recipe.model)
     layers = [Setting((), reading.written), *map(read_setting, settings)]

@@ -13,11 +13,23 @@ from .rules import Finding
 
 
 @spec
+class SourceCoverage(PlainSpec):
+    """What was trained on of one source of a mix; ``epochs`` are of what may be read of it."""
+
+    name: str
+    tokens: int
+    blocks: int
+    epochs: float
+    distinct: int
+    digest: str
+
+
+@spec
 class Coverage(PlainSpec):
     """What was trained on: every figure counts targets, except blocks and epochs.
 
     ``times`` maps how often (as text) to the targets that were taken so often, and ``digest`` is
-    the SHA-256 over what was taken, in order.
+    the SHA-256 over what was taken, in order. ``sources`` says the same of each source of a mix.
     """
 
     tokens: int
@@ -28,6 +40,7 @@ class Coverage(PlainSpec):
     left_out: int
     in_order: bool
     digest: str
+    sources: tuple[SourceCoverage, ...] = dataclasses.field(default=(), metadata=ADDED)
 
 
 @spec
@@ -48,15 +61,42 @@ class SplitAbout(PlainSpec):
 
 
 @spec
+class SourceAbout(PlainSpec):
+    """A source of a mix: its training split, where it lay, and what was taken of it.
+
+    ``share`` is a fraction of the blocks as text, such as ``3/4``, and ``limit`` how many tokens
+    may be read of it, None for all.
+    """
+
+    name: str
+    place: str
+    share: str
+    limit: int | None = None
+    training: SplitAbout
+
+
+@spec
+class ValidationAbout(PlainSpec):
+    """Another split that a run validates on, by the name it is measured under."""
+
+    name: str
+    place: str
+    split: SplitAbout
+
+
+@spec
 class TextAbout(PlainSpec):
     """The text of a run: its training split, where it lay, and the split that it validates on.
 
-    ``validation`` is None without one.
+    ``validation`` is None without one. A mix lies in no one ``place``: its ``sources`` say where
+    each of them lay. ``validations`` are measured beside ``validation``.
     """
 
     training: SplitAbout = dataclasses.field(default=SplitAbout(), metadata=INLINE)
     place: str | None = dataclasses.field(default=None, metadata=ADDED)
     validation: SplitAbout | None = dataclasses.field(default=SplitAbout(), metadata=ADDED)
+    sources: tuple[SourceAbout, ...] = dataclasses.field(default=(), metadata=ADDED)
+    validations: tuple[ValidationAbout, ...] = dataclasses.field(default=(), metadata=ADDED)
 
 
 @spec

@@ -68,6 +68,10 @@ class Blocks:
             pairs[row] = epoch, self._starts[position]
         return pairs
 
+    def has_enough(self, blocks: int) -> bool:
+        """Whether so many blocks repeat no target."""
+        return blocks <= self.epoch_blocks
+
     def check_enough(self, blocks: int) -> None:
         """Refuse to take so many blocks if that would repeat a target.
 

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from segpt.errors import DataError
 
 from .compression import Stream, plain
+from .selection import ALL, LEFT_OUT, LeftOut, Selection
 from .sources import Form, form, shown
 
 if TYPE_CHECKING:
@@ -25,26 +26,57 @@ _LISTED: Final = 8  # fields that a message names
 
 # Numbers are not text, and Python refuses to convert the longest ones.
 _JSON: Final = json.JSONDecoder(parse_int=lambda digits: 0, parse_float=lambda digits: 0.0)
+_JSON_WITH_NUMBERS: Final = json.JSONDecoder(parse_int=float, parse_float=float)
+
+Document = bytes | LeftOut | None
 
 
-def documents(path: Path, file: io.BufferedReader, field: str) -> Iterator[bytes | None]:
-    """The documents of an open file; None for each that is null.
+def documents(
+    path: Path, file: io.BufferedReader, field: str, selection: Selection = ALL
+) -> Iterator[Document]:
+    """The documents of an open file; None for each that is null, a mark for each left out.
 
     Raises:
-        DataError: naming the line, entry or column that holds no text.
+        DataError: naming the line, entry or column that holds no text, or what has no fields that
+            conditions could be about.
         OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError: if the file is damaged.
     """
     kind, compression = form(path)
     stream = plain(file, compression)
     match kind:
         case ".txt":
+            if selection.conditions:
+                raise DataError(
+                    f"{shown(path)}: a plain text has no field {selection.conditions[0].field!r}; "
+                    "leave out --keep, or name files with fields"
+                )
             return _parts(path, stream)
         case ".json":
-            return _entries(path, stream, field)
+            return _entries(path, stream, _Wanted(field, selection))
         case ".parquet":
-            return _rows(path, stream, form(path), field)
+            return _rows(path, stream, form(path), _Wanted(field, selection))
         case _:
-            return _lines(path, stream, field)
+            return _lines(path, stream, _Wanted(field, selection))
+
+
+class _Wanted(NamedTuple):
+    """The field that holds the text, and which entries are kept."""
+
+    field: str
+    selection: Selection
+
+    @property
+    def decoder(self) -> json.JSONDecoder:
+        """What reads JSON: with its numbers where a condition may be about one."""
+        return _JSON_WITH_NUMBERS if self.selection.conditions else _JSON
+
+    def of(self, entry: Any, place: str) -> Document:
+        """The text of an entry, if the conditions hold for it."""
+        for condition in self.selection.conditions:
+            value = _under(entry, condition.field) if isinstance(entry, dict) else _Missing
+            if not condition.holds(value):
+                return LEFT_OUT
+        return _text(entry, self.field, place)
 
 
 def _parts(path: Path, stream: Stream) -> Iterator[bytes]:
@@ -64,15 +96,16 @@ def _parts(path: Path, stream: Stream) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
-def _lines(path: Path, stream: Stream, field: str) -> Iterator[bytes | None]:
+def _lines(path: Path, stream: Stream, wanted: _Wanted) -> Iterator[Document]:
+    decoder = wanted.decoder
     for number, line in enumerate(_cut_into_lines(path, stream), 1):
         if line.strip():
             place = f"{shown(path)}:{number}"
             try:
-                entry = _JSON.decode(line.decode(json.detect_encoding(line), "surrogatepass"))
+                entry = decoder.decode(line.decode(json.detect_encoding(line), "surrogatepass"))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{place}: not JSON ({_why(error)}); correct the line") from error
-            yield _text(entry, field, place)
+            yield wanted.of(entry, place)
 
 
 def _cut_into_lines(path: Path, stream: Stream) -> Iterator[bytes]:
@@ -89,16 +122,16 @@ def _too_large(path: Path) -> DataError:
     )
 
 
-def _entries(path: Path, stream: Stream, field: str) -> Iterator[bytes | None]:
+def _entries(path: Path, stream: Stream, wanted: _Wanted) -> Iterator[Document]:
     """The entries of lists, and values outside lists, one after another."""
-    reader = _Json(path, stream)
+    reader = _Json(path, stream, wanted.decoder)
     while sign := reader.sign():
         if sign != "[":
-            yield _text(reader.value(), field, reader.place)
+            yield wanted.of(reader.value(), reader.place)
             continue
         reader.skip()
         while (sign := reader.sign()) != "]":
-            yield _text(reader.value(), field, reader.place)
+            yield wanted.of(reader.value(), reader.place)
             if (sign := reader.sign()) == ",":
                 reader.skip()
                 if reader.sign() == "]":
@@ -111,8 +144,8 @@ def _entries(path: Path, stream: Stream, field: str) -> Iterator[bytes | None]:
 class _Json:
     """A JSON file that is taken in piece by piece: one entry is in memory, not all of them."""
 
-    def __init__(self, path: Path, stream: Stream) -> None:
-        self._path, self._stream = path, stream
+    def __init__(self, path: Path, stream: Stream, reads: json.JSONDecoder) -> None:
+        self._path, self._stream, self._reads = path, stream, reads
         self._text, self._at, self._ended = "", 0, False
         self._entry = 0
         head = stream.read(_CHUNK)
@@ -150,7 +183,7 @@ class _Json:
         self._entry += 1
         while True:
             try:
-                value, self._at = _JSON.raw_decode(self._text, self._at)
+                value, self._at = self._reads.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
                 if self._ended or not self._may_go_on(error):
                     raise self.refuse(_why(error)) from error
@@ -252,7 +285,7 @@ def _listed(names: Sequence[str]) -> str:
     return (", ".join(short) or "nothing") + (f" and {more:,} more" if more > 0 else "")
 
 
-def _rows(path: Path, stream: Stream, shape: Form, field: str) -> Iterator[bytes | None]:
+def _rows(path: Path, stream: Stream, shape: Form, wanted: _Wanted) -> Iterator[Document]:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -260,15 +293,24 @@ def _rows(path: Path, stream: Stream, shape: Form, field: str) -> Iterator[bytes
         raise DataError(f"{shown(path)}: needs pyarrow; pip install 'segpt[parquet]'") from error
     try:
         table = parquet.ParquetFile(_whole(path, stream) if shape.compression else stream)
-        keys = _column(table.schema_arrow, field)
-        if not keys:
-            names = table.schema_arrow.names
-            raise DataError(
-                f"{shown(path)}: no column {field!r}; name another with --field "
-                f"(found: {_listed(names)})"
-            )
-        for batch in table.iter_batches(columns=[".".join(keys)], batch_size=1024):
-            yield from _strings(path, batch, keys).to_pylist()
+        conditions = wanted.selection.conditions
+        columns = []
+        for field in (wanted.field, *(condition.field for condition in conditions)):
+            columns.append(_column(table.schema_arrow, field))
+            if not columns[-1]:
+                option = "--field" if len(columns) == 1 else "--keep"
+                raise DataError(
+                    f"{shown(path)}: no column {field!r}; name another with {option} "
+                    f"(found: {_listed(table.schema_arrow.names)})"
+                )
+        names = list(dict.fromkeys(".".join(keys) for keys in columns))
+        for batch in table.iter_batches(columns=names, batch_size=1024):
+            kept = [True] * batch.num_rows
+            for condition, keys in zip(conditions, columns[1:], strict=True):
+                values = _values(batch, keys).to_pylist()
+                kept = [k and condition.holds(v) for k, v in zip(kept, values, strict=True)]
+            texts = _strings(path, batch, columns[0]).to_pylist()
+            yield from (t if k else LEFT_OUT for t, k in zip(texts, kept, strict=True))
     except (pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError) as error:
         why = " ".join(str(error).split())[:200]
         raise DataError(f"{shown(path)}: not a parquet file ({why}); {AGAIN}") from error
@@ -297,10 +339,20 @@ def _members(kind: Any) -> list[Any]:
     return [kind.field(i) for i in range(kind.num_fields)] if types.is_struct(kind) else []
 
 
+def _values(batch: "pa.RecordBatch", keys: Sequence[str]) -> "pa.Array":
+    """A column, wherever it lies in structs."""
+    from pyarrow import compute, types
+
+    values = batch.column(batch.schema.names.index(keys[0]))
+    for key in keys[1:]:
+        values = compute.struct_field(values, key)
+    return values.dictionary_decode() if types.is_dictionary(values.type) else values
+
+
 def _strings(path: Path, batch: "pa.RecordBatch", keys: Sequence[str]) -> "pa.Array":
     """A column as bytes, without a look at their encoding."""
     import pyarrow as pa
-    from pyarrow import compute, types
+    from pyarrow import types
 
     textual = (
         types.is_string,
@@ -312,11 +364,7 @@ def _strings(path: Path, batch: "pa.RecordBatch", keys: Sequence[str]) -> "pa.Ar
         types.is_fixed_size_binary,
         types.is_null,
     )
-    values = batch.column(batch.schema.names.index(keys[0]))
-    for key in keys[1:]:
-        values = compute.struct_field(values, key)
-    if types.is_dictionary(values.type):
-        values = values.dictionary_decode()
+    values = _values(batch, keys)
     if not any(is_text(values.type) for is_text in textual):
         raise DataError(
             f"{shown(path)}: column {'.'.join(keys)!r} is not text but {values.type}; name another "

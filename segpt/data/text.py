@@ -12,7 +12,8 @@ from segpt.errors import DataError
 from segpt.values import Text
 
 from .compression import ERRORS, reason
-from .documents import AGAIN, documents
+from .documents import AGAIN, Document, documents
+from .selection import ALL, LeftOut, Selection
 from .sources import Notice, find, shown
 
 UNLISTED = "unchecked: no document list"  # what a score says where trained_on is None
@@ -24,6 +25,7 @@ def read_text(
     paths: Sequence[Path],
     *,
     field: str = "text",
+    selection: Selection = ALL,
     report: Report | None = None,
     notice: Notice | None = None,
 ) -> Text:
@@ -39,6 +41,7 @@ def read_text(
     Args:
         paths: Files and directories.
         field: The name of the key or column that holds the text, or a path of them with dots.
+        selection: Which documents are kept.
         report: Called after each document with the bytes of the files consumed so far, of
             :func:`total_bytes`.
         notice: Called with a line about what is left out; once, however often the text is read.
@@ -55,29 +58,74 @@ def read_text(
 
     def read() -> Iterator[bytes]:
         nonlocal silent
-        consumed, kept, null, empty = 0, 0, 0, 0
+        consumed, tally = 0, _Tally(name, selection)
         for path, state in zip(files, states, strict=True):
-            for document, position in _documents(path, state, field):
-                if document:
-                    kept += 1
-                    yield document
-                elif document is None:
-                    null += 1
-                else:
-                    empty += 1
+            for document, position in _documents(path, state, field, selection):
+                if (kept := tally.kept(document)) is not None:
+                    yield kept
                 if report:
                     report(consumed + position)
             consumed += state.st_size
-        if not kept:
-            raise DataError(f"{name}: no text in it; give files with at least one document")
-        if notice and not silent and null + empty:
-            notice(
-                f"{name}: {null + empty:,} of {kept + null + empty:,} documents hold no text "
-                f"({null:,} null, {empty:,} empty) and are left out"
-            )
+        tally.check()
+        if notice and not silent:
+            for line in tally.lines():
+                notice(line)
         silent = True
 
     return Text(name, read)
+
+
+class _Tally:
+    """How many documents of a text are kept, and why others are not."""
+
+    def __init__(self, name: str, selection: Selection) -> None:
+        self._name, self._selection = name, selection
+        self._kept, self._null, self._empty, self._others = 0, 0, 0, 0
+
+    def kept(self, document: Document) -> bytes | None:
+        """The document if it is kept; counted in any case."""
+        if document is None:
+            self._null += 1
+        elif isinstance(document, LeftOut):
+            self._others += 1
+        elif not document:
+            self._empty += 1
+        elif self._selection.long_enough(document):
+            self._kept += 1
+            return document
+        else:
+            self._others += 1
+        return None
+
+    @property
+    def _whole(self) -> int:
+        return self._kept + self._null + self._empty + self._others
+
+    def check(self) -> None:
+        """Refuse a text of which nothing is kept."""
+        if self._kept:
+            return
+        if self._others:
+            raise DataError(
+                f"{self._name}: none of its {self._whole:,} documents is kept by "
+                f"{self._selection}; ask for less, or look at the names and values of its fields"
+            )
+        raise DataError(f"{self._name}: no text in it; give files with at least one document")
+
+    def lines(self) -> list[str]:
+        """What is left out, for people."""
+        lines = []
+        if without := self._null + self._empty:
+            lines.append(
+                f"{self._name}: {without:,} of {self._whole:,} documents hold no text "
+                f"({self._null:,} null, {self._empty:,} empty) and are left out"
+            )
+        if self._selection:
+            lines.append(
+                f"{self._name}: {self._kept:,} of {self._whole:,} documents are kept by "
+                f"{self._selection}"
+            )
+        return lines
 
 
 def total_bytes(paths: Sequence[Path]) -> int:
@@ -121,12 +169,14 @@ def text_digest(documents: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _documents(path: Path, state: stat_result, field: str) -> Iterator[tuple[bytes | None, int]]:
+def _documents(
+    path: Path, state: stat_result, field: str, selection: Selection
+) -> Iterator[tuple[Document, int]]:
     """Each document of a file, and how much of the file was read to get it."""
     try:
         with path.open("rb") as file:
             _check_unchanged(path, state, fstat(file.fileno()))
-            for document in documents(path, file, field):
+            for document in documents(path, file, field, selection):
                 yield document, file.tell()
             _check_unchanged(path, state, fstat(file.fileno()))
     except ERRORS as error:

@@ -87,12 +87,14 @@ def continue_tokens(
     split: str,
     report: Report | None = None,
     shard_tokens: int = SHARD,
+    limit: int | None = None,
 ) -> Tokens:
     """Tokenize ``text`` into ``folder``, from the last shard on that an interrupted call finished.
 
     The folder holds no whole tokens before the call returns, and then the same as
-    :func:`write_tokens` makes of this text; the text and ``shard_tokens`` must be those of the
-    call before, the tokenizer is looked at.
+    :func:`write_tokens` makes of this text; the text, ``shard_tokens`` and ``limit`` must be those
+    of the call before, the tokenizer is looked at. With a ``limit``, the document in which so many
+    tokens are reached is the last.
 
     Raises:
         DataError: if the text is empty or cannot be tokenized.
@@ -109,7 +111,7 @@ def continue_tokens(
     if not begun.shards:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(text, tokenizer, folder, split, report, shard_tokens, begun)
+    _write(text, tokenizer, folder, split, report, shard_tokens, begun, limit)
     (folder / _BEGUN).unlink(missing_ok=True)
     return read_tokens(folder, verify=False)
 
@@ -162,6 +164,7 @@ def _write(
     report: Report | None,
     shard_tokens: int,
     begun: _Begun | None = None,
+    limit: int | None = None,
 ) -> None:
     """Fill ``folder``; with ``begun``, after its shards, and so that a later call can go on."""
     if not SPLIT.fullmatch(split):
@@ -183,6 +186,9 @@ def _write(
             bytes_read += len(document)
             if report:
                 report(bytes_read)
+            done = begun is None or number >= begun.document
+            if limit is not None and done and writer.total >= limit:
+                break
     if not hashes:
         raise DataError(f"{text.name}: no documents; give a text that is not empty")
     documents = folder / "documents.bin"
@@ -250,6 +256,12 @@ class Stream:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._parts else 0
+
+    def upto(self, stop: int) -> "Stream":
+        """The first ``stop`` ids, or all of them if there are fewer."""
+        begins = (int(end) - len(part) for end, part in zip(self._ends, self._parts, strict=True))
+        parts = zip(self._parts, begins, strict=True)
+        return Stream([part[: stop - begin] for part, begin in parts if begin < stop], self.vocab)
 
     def slice(self, start: int, stop: int) -> NDArray[np.int64]:
         """The ids ``[start, stop)`` as a new int64 array (stop - start,).
@@ -321,6 +333,11 @@ class _Writer:
                 self._close()
                 if begun is not None:
                     _Begun(tuple(self.shards), number, written).write(self._folder, self._tokenizer)
+
+    @property
+    def total(self) -> int:
+        """How many ids are in all shards so far."""
+        return sum(shard.count for shard in self.shards) + self._count
 
     @property
     def _path(self) -> Path:

@@ -1,6 +1,6 @@
 """What a page tells of a run, part by part, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -28,7 +28,8 @@ class Training:
 
     ``rates`` are the learning rates of the recipe by what they are for, which the logged
     multiplier of the schedule scales. ``unfit`` counts losses that are no finite numbers and
-    ``repeated`` lines whose steps were taken again.
+    ``repeated`` lines whose steps were taken again. ``by_set`` holds the bits per byte over steps
+    of each held-out text, where a run is measured on several.
     """
 
     lines: tuple[Logged, ...] = ()
@@ -39,6 +40,7 @@ class Training:
     steps: int | None = None
     tokens: int | None = None
     seconds: float | None = None
+    by_set: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
 
 
 class CodedRow(NamedTuple):

@@ -43,6 +43,7 @@ MOST = 2**63  # of anything counted
 
 _MOST_LAYERS, _MOST_WEIGHTS, _MOST_SAMPLES = 200, 100_000, 12
 _LONGEST_SAMPLE = 2_000
+_MOST_SETS = 12  # lines of a chart
 
 _ODD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SpecError)
 _LEARNT = (Role.MATRIX, Role.TABLE, Role.HEAD, Role.VECTOR)  # as the optimizer names them
@@ -52,6 +53,7 @@ _ROLES = {"matrix": "matrices", "table": "tables", "head": "head", "vector": "ve
 def logged(path: Path) -> Training:
     """The curves of the metrics: of steps that were taken again, the last is kept."""
     kept: list[Logged] = []
+    sets: list[tuple[int, dict[str, float | None]]] = []
     unfit = repeated = 0
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -63,6 +65,8 @@ def logged(path: Path) -> Training:
                 table = json.loads(line)
                 fields = [_number(table.get(name)) for name in Logged._fields[1:]]
                 taken = Logged(count(table["step"]), *map(_finite, fields))
+                measured = dict(table.get("validation_bpb_by_set") or {})
+                by_set = {str(n)[:LONGEST]: _finite(_number(v)) for n, v in measured.items()}
         except SegptError:
             if number == len(lines) and not line.endswith(b"\n"):
                 break  # cut short by a kill, as training itself allows for
@@ -72,7 +76,13 @@ def logged(path: Path) -> Training:
             repeated += 1
             kept.pop()
         kept.append(taken)
-    return Training(tuple(kept), unfit, repeated)
+        while sets and sets[-1][0] >= taken.step:
+            sets.pop()
+        if by_set:
+            sets.append((taken.step, by_set))
+    names = list(dict.fromkeys(name for _, by_set in sets for name in by_set))[:_MOST_SETS]
+    curves = {n: [(step, by_set[n]) for step, by_set in sets if n in by_set] for n in names}
+    return Training(tuple(kept), unfit, repeated, by_set=curves)
 
 
 def training(
@@ -98,6 +108,7 @@ def training(
         steps=count(header.step),
         tokens=None if about.tokens is None else count(about.tokens),
         seconds=about.seconds,
+        by_set=lines.by_set,
     )
 
 

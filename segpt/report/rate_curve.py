@@ -8,6 +8,7 @@ import torch
 
 from segpt.config.quant import QuantSpec
 from segpt.config.quant_report import CurveReport
+from segpt.data.mix import TrainingText
 from segpt.data.tokenizer import load
 from segpt.model.model import Model
 from segpt.model.params import weights
@@ -54,7 +55,7 @@ def curve(
     checkpoint: Checkpoint,
     quantized: Quantized,
     spec: QuantSpec,
-    tokens: Tokens,
+    tokens: TrainingText,
     held_out: Tokens,
     *,
     rates: Sequence[float] = RATES,

@@ -1,6 +1,6 @@
 """The charts of a run: its training, its quantization, its packed file and its scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -37,6 +37,8 @@ def training_charts(training: Training | None) -> list[Markup]:
                 ),
             )
         )
+    if len(training.by_set) > 1:
+        charts.append(_validation_sets(training.by_set))
     charts.append(
         line(
             _learnt(measured["loss"], validated["validation_loss"]),
@@ -203,6 +205,19 @@ def _learning_rates(training: Training, multiplier: Sequence[Pair]) -> Markup:
             about="How far a step moves each kind of weight, as the recipe's schedule has it.",
             x="steps",
             y="rate" if rates else "share of the highest rate",
+        ),
+    )
+
+
+def _validation_sets(by_set: Mapping[str, Sequence[Pair]]) -> Markup:
+    """Bits per byte of each held-out text; the first is what the best checkpoint is chosen by."""
+    return line(
+        [Series(name, curve, _last(curve), dots=True) for name, curve in by_set.items()],
+        Frame(
+            title="Bits per byte, by held-out text",
+            about="The same measure of every text that the run was validated on.",
+            x="steps",
+            y="bits per byte",
         ),
     )
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt.config.quant import QuantSpec
-from segpt.data.batches import Blocks, sequential
+from segpt.data.batches import sequential
+from segpt.data.mix import Mix, TrainingText, blocks_of
 from segpt.data.tokenizer import load
 from segpt.data.tokens import ids
 from segpt.errors import DataError
@@ -23,7 +24,7 @@ SEEN_TOKENS, CHUNK = 100_000_000, 1 << 20
 def quantize_on(
     checkpoint: Checkpoint,
     spec: QuantSpec,
-    tokens: Tokens,
+    tokens: TrainingText,
     held_out: Tokens,
     *,
     device: str = "cpu",
@@ -67,15 +68,17 @@ def share(progress: PartProgress, spec: QuantSpec) -> float:
     return (before + now) / sum(times.values())
 
 
-def drawn(tokens: Tokens, context: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of blocks from all over the text, without end."""
-    blocks = Blocks(ids(tokens), context, SEED)
+def drawn(tokens: TrainingText, context: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of blocks from all over the text, of a mix in its shares, without end."""
+    blocks = blocks_of(tokens, context, SEED, "shuffled")
     for step in count():
         yield blocks.batch(step, ROWS)
 
 
-def seen(tokens: Tokens) -> NDArray[np.bool_]:
-    """(vocab,) which tokens occur in the first hundred million of the text."""
+def seen(tokens: TrainingText) -> NDArray[np.bool_]:
+    """(vocab,) which tokens occur in the first hundred million of the text, or of any source."""
+    if isinstance(tokens, Mix):
+        return np.logical_or.reduce([seen(source.tokens) for source in tokens.sources])
     stream = ids(tokens)
     occurs = np.zeros(tokens.tokenizer.vocab, np.bool_)
     end = min(len(stream), SEEN_TOKENS)

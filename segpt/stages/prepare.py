@@ -48,6 +48,7 @@ def prepare(
     report: Report = lambda split, done: None,
     *,
     source: Source | None = None,
+    limit: int | None = None,
 ) -> tuple[Tokens, Tokens]:
     """Write both splits below ``out``, whole or not at all.
 
@@ -62,6 +63,7 @@ def prepare(
         out: The directory; a text that was prepared there is replaced.
         report: Called after each document with the split and the bytes of it tokenized so far.
         source: What the result depends on, which is kept beside the splits.
+        limit: Where the training split ends: with the document that reaches so many tokens.
 
     Raises:
         DataError: if a document is in both, a split is empty, or ``out`` holds other things.
@@ -70,7 +72,7 @@ def prepare(
     check_vacant(out)
     if source is None:
         with new_directory(out, replaces=is_prepared) as directory:
-            _write(train, validation, tokenizer, directory, report)
+            _write(train, validation, tokenizer, directory, report, limit)
         return open_splits(out)
     draft = draft_of(out)
     with locked(out):
@@ -78,7 +80,7 @@ def prepare(
             remove_directory(draft)
             write_json(draft / SOURCE, dict(source))
         try:
-            _write(train, validation, tokenizer, draft, report)
+            _write(train, validation, tokenizer, draft, report, limit)
         except DataError:  # which would only come again
             remove_directory(draft)
             raise
@@ -162,13 +164,19 @@ def _write(
     tokenizer: Tokenizer | Callable[[], Tokenizer],
     directory: Path,
     report: Report,
+    limit: int | None,
 ) -> None:
     """Fill ``directory`` with both splits, as far as they are not there yet."""
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = _kept(directory / "tokenizer.json", tokenizer)
     written = [
         continue_tokens(
-            text, tokenizer, directory / split, split=split, report=partial(report, split)
+            text,
+            tokenizer,
+            directory / split,
+            split=split,
+            report=partial(report, split),
+            limit=limit if split == SPLITS[0] else None,
         )
         for split, text in zip(SPLITS, (train, validation), strict=True)
     ]

@@ -8,16 +8,17 @@ from segpt.config.layout import layout
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules, find
 from segpt.config.schedule import Seconds, Steps
+from segpt.data.mix import TrainingText
 from segpt.errors import CheckpointError, TrainError
 from segpt.train.mesh import Mesh
-from segpt.values import Checkpoint, Tokens
+from segpt.values import Checkpoint
 
 from .environment import environment
 from .resolve_spec import of_checkpoint
 from .threads import rounded_otherwise
 
 
-def check_fits(init: Checkpoint, recipe: Recipe, tokens: Tokens) -> None:
+def check_fits(init: Checkpoint, recipe: Recipe, tokens: TrainingText) -> None:
     """Refuse weights of another shape or for other tokens, all of it in one message."""
     if init.tokenizer.fingerprint != tokens.tokenizer.fingerprint:
         raise CheckpointError(
@@ -55,7 +56,7 @@ _ANEW = "begin a new run with its weights: --init and another --out"
 # What a resumed run may change: when it says, measures and saves something, how it computes the
 # same numbers, and what is done with the model afterwards.
 _FREE = (
-    *("name", "about", "tokenizer", "quantize", "pack", "score", "adapt", "ngram"),
+    *("name", "about", "tokenizer", "quantize", "pack", "score", "adapt", "ngram", "data"),
     *(f"train.{name}" for name in ("save_every", "keep", "log_every", "validate_every")),
     *(f"train.{name}" for name in ("validate_first", "kurtosis", "recompute", "compile")),
 )

@@ -9,6 +9,7 @@ from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules, broken, rounded, sentence
 from segpt.config.schedule import Seconds
 from segpt.data.ledger import CoverageLog
+from segpt.data.mix import MixLog
 from segpt.errors import TrainError
 from segpt.train.loop import Finish
 from segpt.train.trainer import Trainer
@@ -68,7 +69,7 @@ def after(
     recipe: Recipe,
     facts: RunFacts,
     run: Trainer,
-    ledger: CoverageLog,
+    ledger: CoverageLog | MixLog,
     *,
     finished: bool,
 ) -> list[Finding]:

@@ -14,15 +14,15 @@ from segpt.atomic import remove_directory, write_file
 from segpt.config.base import encode, fingerprint
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Finding, Rules
-from segpt.config.run_about import BestStep, RulesAbout, RunAbout, SplitAbout, TextAbout
-from segpt.data.batches import Blocks
+from segpt.config.run_about import BestStep, RulesAbout, RunAbout
 from segpt.data.ledger import CoverageLog
-from segpt.data.tokens import ids
+from segpt.data.mix import MixedBlocks, MixLog, TrainingText, blocks_of, record_of
+from segpt.data.validation import ValidationSets
 from segpt.errors import TrainError
 from segpt.restoring import taking_over
 from segpt.train.loop import StepMetrics
 from segpt.train.trainer import Trainer
-from segpt.values import Arrays, Checkpoint, Tokens, documents_digest
+from segpt.values import Arrays, Checkpoint, documents_digest
 
 from . import rules as referee
 from .checkpoint_io import save_checkpoint
@@ -30,12 +30,13 @@ from .commit import commit
 from .environment import environment, versions
 from .run_directory import METRICS, checkpoint_name, checkpoints, clean_run
 from .start import From, Resume, Start
+from .text_about import text_about
 
 _REPLAYED = 1 << 16  # blocks that are recorded at once, of a run that was saved without a record
 
 
 class _Ahead(NamedTuple):
-    """Blocks number ``first`` and on: their ``places`` (size, 2) and the ``batch`` of them."""
+    """Blocks number ``first`` and on: their ``places``, a row each, and the ``batch`` of them."""
 
     first: int
     size: int
@@ -46,12 +47,10 @@ class _Ahead(NamedTuple):
 class DataCursor:
     """Where a run is in its text, and a record of every block that it has read."""
 
-    def __init__(self, recipe: Recipe, tokens: Tokens) -> None:
+    def __init__(self, recipe: Recipe, tokens: TrainingText) -> None:
         self.recipe, self.tokens, train = recipe, tokens, recipe.train
-        self.blocks = Blocks(ids(tokens), recipe.model.context, train.seed, train.order)
-        self.ledger = CoverageLog(
-            self.blocks.targets, self.blocks.context, self.blocks.epoch_blocks
-        )
+        self.blocks = blocks_of(tokens, recipe.model.context, train.seed, train.order)
+        self.ledger = record_of(self.blocks)
         self._ahead: _Ahead | None = None
 
     def restore(self, state: Arrays, count: int) -> None:
@@ -61,13 +60,16 @@ class DataCursor:
             CheckpointError: if the record does not fit the text.
             TrainError: if the record is of another number of blocks.
         """
-        if "ledger|now" in state:
+        mixed = isinstance(self.ledger, MixLog)
+        if mixed or "ledger|now" in state:
             with taking_over("the record of what was read", state, self.ledger.state):
                 self.ledger.restore(state)
         else:  # saved before there was a record
             for first in range(0, count, _REPLAYED):
                 self.ledger.record(self.blocks.places(first, min(_REPLAYED, count - first)))
         self._check_count(count)
+        if isinstance(self.ledger, MixLog) and isinstance(self.blocks, MixedBlocks):
+            self.blocks.restore(self.ledger.counts)
 
     def check(self, trainer: Trainer) -> None:
         """Refuse to save a run whose record does not tell what it was trained on.
@@ -125,16 +127,19 @@ class DataCursor:
         """Whether no further step finds targets that are new, where none may be taken twice."""
         if not self.recipe.train.unique or trainer.left is not None:
             return False
-        return trainer.blocks + trainer.size > self.blocks.epoch_blocks
+        return not self.blocks.has_enough(trainer.blocks + trainer.size)
 
-    def line(self) -> str:
-        """What an epoch is, for people."""
+    def lines(self, trainer: Trainer) -> list[str]:
+        """What an epoch is, and of a mix what the run takes of each source, for people."""
         blocks = self.blocks
+        if isinstance(blocks, MixedBlocks):
+            left = trainer.left
+            return blocks.lines(None if left is None else trainer.blocks + left)
         left_out = blocks.targets - blocks.epoch_blocks * blocks.context
-        return (
+        return [
             f"an epoch is {blocks.epoch_blocks:,} blocks of {blocks.context}, "
             f"{blocks.order}; it leaves out {left_out:,} of {blocks.targets:,} targets"
-        )
+        ]
 
 
 class Referee:
@@ -166,7 +171,7 @@ class Referee:
         self.over |= cursor.is_exhausted(trainer)
         return self.over
 
-    def about(self, trainer: Trainer, ledger: CoverageLog) -> RulesAbout | None:
+    def about(self, trainer: Trainer, ledger: CoverageLog | MixLog) -> RulesAbout | None:
         """What a checkpoint says about the rules; None without any."""
         if self.rules is None:
             return None
@@ -183,7 +188,12 @@ class RunWriter:
     """The directory of a run: its metrics and its last checkpoints."""
 
     def __init__(
-        self, recipe: Recipe, tokens: Tokens, held_out: Tokens | None, out: Path, start: Start
+        self,
+        recipe: Recipe,
+        tokens: TrainingText,
+        held_out: ValidationSets | None,
+        out: Path,
+        start: Start,
     ) -> None:
         self.recipe, self.tokens, self.held_out, self.out = recipe, tokens, held_out, out
         self.metrics = out / METRICS
@@ -213,9 +223,12 @@ class RunWriter:
         clean_run(self.out)
         rewind(self.metrics, step)
 
-    def log(self, metrics: StepMetrics) -> None:
-        """Write a logged step."""
-        self.append(dataclasses.asdict(metrics))
+    def log(self, metrics: StepMetrics, by_set: Mapping[str, float] | None = None) -> None:
+        """Write a logged step, with the bits per byte of each set where there are several."""
+        line = dataclasses.asdict(metrics)
+        if by_set and metrics.validation_bpb is not None:
+            line["validation_bpb_by_set"] = dict(by_set)
+        self.append(line)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write a line of the metrics."""
@@ -258,11 +271,7 @@ class RunWriter:
             seconds=trainer.elapsed,
             tokens=cursor.ledger.tokens,
             read=cursor.ledger.coverage(),
-            text=TextAbout(
-                training=_split(self.tokens),
-                place=str(_place(self.tokens)),
-                validation=None if self.held_out is None else _split(self.held_out),
-            ),
+            text=text_about(self.tokens, self.held_out),
             finished=judge.over or trainer.fraction >= 1.0,
             environment=dataclasses.replace(
                 environment(trainer.mesh.device.type, trainer.mesh.size),
@@ -274,24 +283,6 @@ class RunWriter:
             best=best,
             rules=judge.about(trainer, cursor.ledger),
         )
-
-
-def _split(tokens: Tokens) -> SplitAbout:
-    """What a checkpoint remembers of a split."""
-    return SplitAbout(
-        name=tokens.text,
-        split=tokens.split,
-        tokens=tokens.count,
-        bytes=tokens.bytes,
-        digest=tokens.digest,
-        text_digest=tokens.text_digest,
-        tokenizer=tokens.tokenizer.fingerprint,
-    )
-
-
-def _place(tokens: Tokens) -> Path:
-    """The directory that holds both splits."""
-    return tokens.shards[0].path.absolute().parent.parent
 
 
 def rewind(metrics: Path, step: int) -> None:

@@ -1,6 +1,7 @@
 """What a training run begins with."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from segpt.values import Checkpoint
 
@@ -12,12 +13,14 @@ class Scratch:
 
 @dataclass(frozen=True)
 class From:
-    """The weights of a checkpoint, and nothing else of it.
+    """The weights of a checkpoint, and nothing else of it unless its ``optimizer`` is kept.
 
-    The run has its own steps, schedules and optimizer.
+    The run has its own steps and schedules, and an optimizer that remembers nothing, or what it had
+    come to.
     """
 
     checkpoint: Checkpoint
+    optimizer: Literal["fresh", "kept"] = "fresh"
 
 
 @dataclass(frozen=True)

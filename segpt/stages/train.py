@@ -7,22 +7,23 @@ from segpt.config.base import encode
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules
 from segpt.config.run_about import RunAbout
+from segpt.data.mix import TrainingText
 from segpt.data.tokenizer import load
+from segpt.data.validation import ValidationSets, as_sets, check_apart
 from segpt.errors import TrainError
-from segpt.eval.validate import validate
 from segpt.kernels import use_recipe
 from segpt.kernels.precision import exact_float32
-from segpt.train.loop import StepMetrics, Validate, training
+from segpt.train.loop import StepMetrics, training
 from segpt.train.mesh import Mesh
 from segpt.train.trainer import Trainer, compile_model
 from segpt.values import Tokens
 
 from . import resuming
-from .calibrate import in_order
 from .dry_run import estimate_facts, group_table
 from .run_directory import checkpoint_name
 from .session import DataCursor, Referee, RunWriter
 from .start import SCRATCH, From, Resume, Scratch, Start
+from .validation import Validation
 
 
 class Observer:
@@ -47,8 +48,8 @@ class Observer:
 
 def train(
     recipe: Recipe,
-    tokens: Tokens,
-    held_out: Tokens | None,
+    tokens: TrainingText,
+    held_out: Tokens | ValidationSets | None,
     out: Path,
     mesh: Mesh,
     *,
@@ -65,8 +66,8 @@ def train(
 
     Args:
         recipe: model and training.
-        tokens: the training split.
-        held_out: text to validate on during training, or None.
+        tokens: the training split, or a mix of several.
+        held_out: text to validate on during training, several by name, or None.
         out: the run directory.
         mesh: the processes that share the work.
         start: what the run begins with.
@@ -84,9 +85,10 @@ def train(
     """
     observer = Observer() if observer is None else observer
     with use_recipe(recipe.train.kernels), exact_float32(mesh.device.type):
-        mesh.agree(_shared_facts(recipe, tokens, held_out, start, rules))
+        sets = as_sets(held_out)
+        mesh.agree(_shared_facts(recipe, tokens, sets, start, rules))
         with mesh.all_well():
-            session = _Session(recipe, tokens, held_out, out, mesh, start, rules)
+            session = _Session(recipe, tokens, sets, out, mesh, start, rules)
         trainer, cursor = session.trainer, session.cursor
         trainer.threads.notice = observer.notice
         compile_model(trainer, cursor.probe(trainer), observer.notice)
@@ -94,7 +96,7 @@ def train(
             for line in session.lines():
                 observer.notice(line)
             session.writer.open(trainer.step)
-        check = None if held_out is None else _validation(recipe, held_out)
+        check = None if sets is None else Validation(recipe, sets, mesh)
         if check is not None and recipe.train.validate_first and not trainer.step:
             session.validate_first(check)
         if not session.referee.over:
@@ -109,14 +111,15 @@ class _Session:
     def __init__(
         self,
         recipe: Recipe,
-        tokens: Tokens,
-        held_out: Tokens | None,
+        tokens: TrainingText,
+        held_out: ValidationSets | None,
         out: Path,
         mesh: Mesh,
         start: Start,
         rules: Rules | None,
     ) -> None:
         _check_tokens(recipe, tokens)
+        check_apart(tokens, held_out)
         self.recipe, self.held_out, self.mesh, self.start = recipe, held_out, mesh, start
         self.writer = RunWriter(recipe, tokens, held_out, out, start)
         self.cursor = DataCursor(recipe, tokens)
@@ -127,12 +130,16 @@ class _Session:
             resuming.check_resumable(start.checkpoint, self.writer.origin, recipe)
             scratch = "init" not in self.writer.origin
             rules = rules or resuming.rules_of(start.checkpoint)
-        facts = estimate_facts(recipe, held_out, mesh, scratch=scratch)
+        facts = estimate_facts(
+            recipe, None if held_out is None else held_out.first, mesh, scratch=scratch
+        )
         self.referee = Referee(rules, recipe, facts)
         self.trainer = Trainer(recipe.model, recipe.train, mesh)
         match start:
-            case From(checkpoint):
+            case From(checkpoint, optimizer):
                 self.trainer.start_from(checkpoint.weights)
+                if optimizer == "kept":
+                    self.trainer.keep_optimizer(checkpoint.state or {})
             case Resume(checkpoint):
                 assert checkpoint.state is not None
                 self.trainer.restore(checkpoint.step, checkpoint.weights, checkpoint.state)
@@ -142,7 +149,7 @@ class _Session:
         self.cursor.check_enough(self.trainer)
         self.referee.begin(self.trainer)
 
-    def run(self, check: Validate | None, observer: Observer) -> None:
+    def run(self, check: Validation | None, observer: Observer) -> None:
         """Take the steps; log and save what they come to."""
         trainer = self.trainer
         trainer.threads.start()
@@ -159,7 +166,7 @@ class _Session:
                 if not isinstance(event, StepMetrics):
                     self.save(observer)
                 elif self.mesh.leads:
-                    self.writer.log(event)
+                    self.writer.log(event, None if check is None else check.by_set)
                     observer.step(event)
         finally:
             trainer.threads.release()
@@ -173,7 +180,7 @@ class _Session:
             observer.saved(path)
             self.writer.forget_old(self.trainer)
 
-    def validate_first(self, check: Validate) -> None:
+    def validate_first(self, check: Validation) -> None:
         """Measure what the run begins with, as the first line of the metrics."""
         trainer = self.trainer
         with trainer.average.applied():
@@ -182,7 +189,8 @@ class _Session:
         trainer.validations.add(0, 0, nats, bpb)
         if self.mesh.leads:
             line = {"step": 0, "tokens": 0, "validation_loss": nats, "validation_bpb": bpb}
-            self.writer.append(line)
+            by_set = {"validation_bpb_by_set": check.by_set} if check.by_set else {}
+            self.writer.append(line | by_set)
 
     def about(self) -> RunAbout:
         """What a checkpoint says about the run so far."""
@@ -191,13 +199,13 @@ class _Session:
     def lines(self) -> list[str]:
         """What a run says before it starts."""
         groups = group_table(self.trainer.optimizers.groups())
-        lines = [*groups, self.cursor.line(), *self.referee.lines()]
+        lines = [*groups, *self.cursor.lines(self.trainer), *self.referee.lines()]
         if isinstance(self.start, Resume):
             lines += resuming.inexact(self.start.checkpoint, self.mesh)
         return lines
 
 
-def _check_tokens(recipe: Recipe, tokens: Tokens) -> None:
+def _check_tokens(recipe: Recipe, tokens: TrainingText) -> None:
     """Refuse tokens of another vocabulary, or whose documents open with another token."""
     if tokens.tokenizer.vocab != recipe.model.vocab:
         raise TrainError(
@@ -213,28 +221,26 @@ def _check_tokens(recipe: Recipe, tokens: Tokens) -> None:
 
 
 def _shared_facts(
-    recipe: Recipe, tokens: Tokens, held_out: Tokens | None, start: Start, rules: Rules | None
+    recipe: Recipe,
+    tokens: TrainingText,
+    held_out: ValidationSets | None,
+    start: Start,
+    rules: Rules | None,
 ) -> dict[str, Any]:
     """What all processes of a run have to be given alike."""
     resumed = initial = None
     match start:
         case Resume(checkpoint):
             resumed = {"step": checkpoint.step, "digest": checkpoint.fingerprint}
-        case From(checkpoint):
-            initial = checkpoint.fingerprint
+        case From(checkpoint, optimizer):
+            initial = {"digest": checkpoint.fingerprint, "optimizer": optimizer}
         case Scratch():
             pass
     return {
         "recipe": encode(recipe),
         "data": {"tokens": tokens.count, "digest": tokens.fingerprint},
-        "validation": held_out and {"tokens": held_out.count, "digest": held_out.fingerprint},
+        "validation": held_out and {n: [t.count, t.digest] for n, t in held_out.all().items()},
         "resumed checkpoint": resumed,
         "initial checkpoint": initial,
         "rules": rules and rules.name,
     }
-
-
-def _validation(recipe: Recipe, held_out: Tokens) -> Validate:
-    context, count = recipe.model.context, recipe.train.validate_tokens
-    sizes = load(held_out.tokenizer).sizes
-    return lambda model: validate(model, in_order(held_out, context, count, rest=True), sizes)

@@ -250,6 +250,26 @@ class Trainer:
         if "validations" in state:
             self.validations.restore(state["validations"])
 
+    def keep_optimizer(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what the optimizer of another run had come to, named arrays of its state.
+
+        Raises:
+            CheckpointError: if there is none, or it is of other rules or weights.
+        """
+        others = ("raw|", "ledger|", "source ")
+        kept = {n: a for n, a in state.items() if "|" in n and not n.startswith(others)}
+        if not kept:
+            raise CheckpointError(
+                "the checkpoint to begin with holds no optimizer state; begin with a fresh one"
+            )
+        self.optimizers.restore({n: torch.from_numpy(np.array(a)) for n, a in kept.items()})
+        if odd := sorted(kept.keys() ^ self.optimizers.state().keys()):
+            raise CheckpointError(
+                f"the optimizer of the checkpoint to begin with is of other rules or weights: "
+                f"{len(odd)} arrays differ, the first is {odd[0]!r}; begin with a fresh optimizer, "
+                "or take the rules of that run"
+            )
+
     def start_from(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Begin with the weights in these named arrays; nothing else is taken over.
 

@@ -1,11 +1,11 @@
 """A run that was begun here: where it goes on, with which recipe, and what came of it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segpt.config.base import PlainSpec, spec
+from segpt.config.base import ADDED, PlainSpec, spec
 from segpt.config.layout import parameters
 from segpt.config.recipe import Recipe, names, read_recipe
 from segpt.config.run_about import Coverage, RulesAbout, RunAbout
@@ -98,7 +98,8 @@ class Trained(PlainSpec):
 
     ``loss`` is in nats per token, ``bpb`` of the last validation, on what ``bpb_of`` says. None is
     what the metrics of a run that ended before do not tell. ``read`` is what was trained on,
-    ``best`` the checkpoint of the best validation if the recipe keeps it.
+    ``best`` the checkpoint of the best validation if the recipe keeps it. ``bpb_by_set`` holds the
+    bits per byte of each held-out text that has a name.
     """
 
     checkpoint: str
@@ -113,6 +114,7 @@ class Trained(PlainSpec):
     read: Coverage | None
     best: BestCheckpoint | None
     rules: RulesAbout | None
+    bpb_by_set: Mapping[str, float] | None = dataclasses.field(default=None, metadata=ADDED)
 
 
 def finished(run: Begun) -> Trained:
@@ -135,7 +137,15 @@ def finished(run: Begun) -> Trained:
         read=about.read,
         best=best_of(run.run, about),
         rules=about.rules,
+        bpb_by_set=last_by_set(run.run),
     )
+
+
+def last_by_set(run: Path) -> dict[str, float] | None:
+    """The bits per byte of the last validation by held-out text, if these have names."""
+    measured = [line.get("validation_bpb_by_set") for line in run_directory.logged(run)]
+    last = next((table for table in reversed(measured) if isinstance(table, dict)), None)
+    return None if last is None else {str(name): float(bpb) for name, bpb in last.items()}
 
 
 def _measured_on(checkpoint: Checkpoint) -> str | None:

@@ -16,7 +16,7 @@ from segpt.locks import locked
 from segpt.stages import checkpoint_io, prepare, quantized_io, run_directory
 from segpt.values import Checkpoint, Origin, Quantized, Text, documents_digest
 
-from . import newest, prepared
+from . import mixtures, newest, prepared
 from .prepared import BUILTIN, DIGITS, NamedText, Prepared, TextReading
 
 
@@ -44,10 +44,11 @@ def known(source: Checkpoint | Quantized, model: Path) -> Known:
     tokens = source.origin.get("tokens")
     if not tokens:
         raise DataError(f"{model} does not say which text it was trained on; name a text")
-    text = _text_of(source) or _text_of_kin(source.origin, model) or TextAbout()
+    text = _about_text(source, model)
+    own = text.validation if not text.validations else None  # else it is of another text
     return Known(
         tokens=tokens,
-        validation=None if text.validation is None else text.validation.text_digest,
+        validation=None if own is None else own.text_digest,
         place=None if text.place is None else Path(text.place),
         name=text.training.name,
         documents=source.origin.get("documents"),
@@ -61,7 +62,11 @@ def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> 
         DataError: naming it, if it is nowhere to be found or ``data`` is another one.
     """
     wanted = known(source, model)
-    text = None
+    about, text = _about_text(source, model), None
+    if about.sources and data is None:
+        return mixtures.of_about(about, model, None)
+    if about.sources:
+        raise DataError(f"{model} was trained on a mix, which it knows; leave out --data")
     if data is None:
         text = _find(wanted, model)
     elif not prepared.is_builtin(data):
@@ -73,7 +78,7 @@ def of_model(source: Checkpoint | Quantized, model: Path, data: Path | None) -> 
                 "leave --data out"
             )
     if text is not None:
-        return text.reading()
+        return mixtures.of_about(about, model, text)
     if _is_of_builtin(wanted):
         return TextReading(
             prepared.builtin_names(),
@@ -93,6 +98,10 @@ def validation(source: Checkpoint | Quantized, model: Path) -> tuple[Text, Named
         DataError: naming that text, if it is nowhere to be found.
     """
     wanted = known(source, model)
+    about = _about_text(source, model)
+    if about.validations:
+        held_out, place = mixtures.validation_of(about, model)
+        return prepare.as_text(held_out), prepared.of_split(held_out, place)
     if (text := _find(wanted, model)) is not None:
         _, held_out = text.open()
         return prepare.as_text(held_out), prepared.of_split(held_out, text.place)
@@ -164,6 +173,11 @@ def _rebuilt(
             "gives other tokens, so name its directory with --data"
         )
     return splits
+
+
+def _about_text(source: Checkpoint | Quantized, model: Path) -> TextAbout:
+    """What a model says of its text, or what it was made from does."""
+    return _text_of(source) or _text_of_kin(source.origin, model) or TextAbout()
 
 
 def _text_of(source: Checkpoint | Quantized) -> TextAbout | None:

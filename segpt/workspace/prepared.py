@@ -14,7 +14,9 @@ from segpt.config.recipe import Bpe, Recipe
 from segpt.data.corpus import builtin
 from segpt.data.manifest import Manifest
 from segpt.data.manifest import read as read_manifest
+from segpt.data.mix import TrainingText
 from segpt.data.text import text_digest
+from segpt.data.validation import ValidationSets
 from segpt.errors import DataError
 from segpt.locks import locked
 from segpt.stages import prepare
@@ -26,7 +28,7 @@ BUILTIN = "builtin"  # names the built-in text wherever a text is named
 DIGITS = 12  # of a digest that people see
 PREPARING = 600.0  # seconds for another command that prepares the built-in text
 
-Splits = tuple[Tokens, Tokens]
+Splits = tuple[TrainingText, Tokens]
 Report = Callable[[str], None]  # is told how far preparing is
 
 
@@ -50,12 +52,14 @@ class NamedText(PlainSpec):
 class TextReading(NamedTuple):
     """A text that will be read: the names of its splits, and how to open it.
 
-    ``prepares`` says what has to be prepared for that, if anything has.
+    ``prepares`` says what has to be prepared for that, if anything has. ``sets`` makes what a run
+    validates on of the held-out text that comes with it: that, or others by name.
     """
 
     names: Sequence[NamedText]
     open: Callable[[Report], Splits]
     prepares: str | None = None
+    sets: Callable[[Tokens], ValidationSets] = ValidationSets
 
 
 class Prepared(NamedTuple):
@@ -83,7 +87,7 @@ class Prepared(NamedTuple):
         """The text as one that will be read."""
         return TextReading(self.names(), lambda _: self.open())
 
-    def open(self) -> Splits:
+    def open(self) -> tuple[Tokens, Tokens]:
         """The tokens, verified.
 
         Raises:
@@ -212,7 +216,7 @@ def _builtin_place(recipe: Recipe) -> Path:
     return place.with_name(f"{place.name}-text") if users else place
 
 
-def builtin_splits(recipe: Recipe, report: Report) -> Splits:
+def builtin_splits(recipe: Recipe, report: Report) -> tuple[Tokens, Tokens]:
     """The built-in text under the recipe's tokenizer, prepared unless it is there already."""
     place = _builtin_place(recipe)
     with locked(place, wait=PREPARING):

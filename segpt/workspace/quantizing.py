@@ -6,6 +6,7 @@ from collections.abc import Callable
 from segpt.atomic import remove_directory
 from segpt.config.base import encode
 from segpt.data.batches import in_chunks
+from segpt.data.mix import TrainingText
 from segpt.stages import quantized_io, unfinished
 from segpt.stages.calibrate import quantize_on, share
 from segpt.values import Quantized, QuantizeProgress, Tokens
@@ -15,7 +16,7 @@ from .quantize_task import QuantizeTask
 
 def quantize(
     task: QuantizeTask,
-    splits: tuple[Tokens, Tokens],
+    splits: tuple[TrainingText, Tokens],
     *,
     device: str,
     report: Callable[[float, str], None],

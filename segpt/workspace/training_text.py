@@ -5,23 +5,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from segpt.config.mixture import is_mixture_file, read_mixture
 from segpt.config.recipe import Bpe, Bytes, Recipe
 from segpt.data.tokenizer import load
 from segpt.errors import SpecError
 
 from . import prepared
+from .mixtures import OpenMixture, look_up
 from .prepared import BUILTIN, Prepared, TextReading
 
 
 class Chosen(NamedTuple):
     """The text to train on; without ``text`` it is the built-in one under the recipe's tokenizer.
 
-    It is ``named`` if the user named it, and the newest one if not.
+    It is ``named`` if the user named it, and the newest one if not. Of a mix, ``text`` is the first
+    source and ``mixture`` all of it.
     """
 
     reading: TextReading
     text: Prepared | None
     named: bool
+    mixture: OpenMixture | None = None
 
 
 class Fitted(NamedTuple):
@@ -36,12 +40,19 @@ def choose(recipe: Recipe, data: Path | None, *, adapt: bool) -> Chosen:
 
     Args:
         recipe: as the user asked for it.
-        data: a directory that was named, or the word ``builtin``.
+        data: a directory that was named, a file that names several, or the word ``builtin``.
         adapt: whether the model may take the vocabulary of the text.
 
     Raises:
         DataError: if there is no such text.
+        SpecError: if a file that names texts is wrong.
     """
+    mixture = recipe.data if data is None else None
+    if data is not None and is_mixture_file(data):
+        mixture = read_mixture(data)
+    if mixture is not None:
+        mixed = look_up(mixture)
+        return Chosen(mixed.reading(), mixed.texts[0], True, mixed)
     text = None
     if not prepared.is_builtin(data):
         text = prepared.last() if data is None else prepared.named(data)

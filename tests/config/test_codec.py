@@ -271,7 +271,8 @@ def test_every_field_counts_in_the_fingerprint(name: str) -> None:
     for path in leaves:
         seen.add(fingerprint(changed(plain, path, "another value")))
     assert len(seen) == len(leaves) + 1
-    fields = {f.name for f in dataclasses.fields(Recipe)}
+    # What came later is left out while it holds its default.
+    fields = {f.name for f in dataclasses.fields(Recipe) if not f.metadata.get("added")}
     assert {path.split(".")[0] for path in leaves} - {"kind"} == fields
 
 

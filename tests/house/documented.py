@@ -81,6 +81,7 @@ def shrink() -> None:
     corpus: Any = importlib.import_module("segpt.data.corpus")
     recipes: Any = importlib.import_module("segpt.config.recipe")
     values: Any = importlib.import_module("segpt.values")
+    first: Any = importlib.import_module("segpt.config.stages").FIRST
     read_builtin, read_recipe = corpus.builtin, recipes.read_recipe
     count = {"train": TRAINED, "validation": HELD_OUT}
 
@@ -88,8 +89,8 @@ def shrink() -> None:
         documents = [text[:LONGEST] for text in list(read_builtin(split))[: count[split]]]
         return values.Text(f"builtin/{split}", lambda: iter(documents))
 
-    def read(source: str | Path, settings: tuple[str, ...] = ()) -> Any:
-        whole = read_recipe(source, settings)
+    def read(source: str | Path, settings: tuple[str, ...] = (), choice: Any = first) -> Any:
+        whole = read_recipe(source, settings, choice)
         if "--dry-run" in sys.argv:
             return whole
         less = read_recipe(Path(os.environ[PLACE]) / "small.yaml")

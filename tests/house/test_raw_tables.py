@@ -22,6 +22,7 @@ RAW = {
         "segpt/config/recipe.py",
         "segpt/config/resolved.py",
         "segpt/config/run_about.py",
+        "segpt/config/stages.py",
         "segpt/values.py",
     },
     "headers and files before they are decoded": {

@@ -6,6 +6,8 @@ from typing import Any
 
 from segpt.config.recipe import Recipe
 from segpt.config.rules import Rules
+from segpt.data.mix import TrainingText
+from segpt.data.validation import ValidationSets
 from segpt.stages import train as stage
 from segpt.stages.start import From, Resume, Scratch, Start
 from segpt.train.loop import StepMetrics
@@ -30,8 +32,8 @@ class Calling(stage.Observer):
 
 def train(
     recipe: Recipe,
-    tokens: Tokens,
-    held_out: Tokens | None,
+    tokens: TrainingText,
+    held_out: Tokens | ValidationSets | None,
     out: Path,
     mesh: Mesh,
     *,
