@@ -6,6 +6,7 @@ JSON by its type, which no page may send elsewhere without permission; none is g
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 from collections.abc import Collection
@@ -20,7 +21,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 ARRIVAL = 30.0  # seconds in which a body has to be there
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = (
@@ -55,9 +56,9 @@ class Guard:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
         if len(hosts) != 1 or host_name(hosts[0]) not in self.hosts:
-            await _refuse(guarded, 421, "this server does not answer for that Host")
+            await _refuse(receive, guarded, 421, "this server does not answer for that Host")
         elif any(origin != f"http://{hosts[0]}" for origin in origins):
-            await _refuse(guarded, 403, "requests of other sites are refused")
+            await _refuse(receive, guarded, 403, "requests of other sites are refused")
         else:
             await self.app(scope, receive, guarded)
 
@@ -107,7 +108,13 @@ async def read_body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
+async def _refuse(receive: Receive, send: Send, status: int, message: str) -> None:
+    # A little is read first: a connection that closes on unread bytes can take the answer along.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            for _ in range(16):
+                if not (await receive()).get("more_body"):
+                    break
     body = json.dumps(RequestError(status, message).plain()).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
