@@ -103,7 +103,9 @@ def pack(quantized: Quantized, lanes: int | None = None) -> Artifact:
     }
     stored = {name: codec.squeeze(data) for name, data in plain.items()}
     codes_section = codec.verbatim(stream.encode(codes, grids, fit.contexts, lanes))
-    return Artifact(frame.join(stored | {"codes": codes_section}))
+    artifact = Artifact(frame.join(stored | {"codes": codes_section}))
+    header.check_size(head, len(artifact.data))
+    return artifact
 
 
 def unpack(artifact: Artifact) -> Quantized:

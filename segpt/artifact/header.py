@@ -19,7 +19,11 @@ from segpt.values import Float16Weight, Quantized, TrellisWeight, UniformWeight
 
 MOST_BYTES = 1 << 20
 MOST_COMMAS = 1 << 14  # what bounds the time that reading a header takes
-MOST_PARAMETERS = 1 << 27
+MOST_PARAMETERS = 1 << 31
+# Codes may take next to no bits, so that a few bytes could name any model. Beyond so many numbers
+# they have to be paid for: what a file makes a reader allocate is in proportion to its bytes.
+FREE_PARAMETERS = 1 << 27
+PARAMETERS_PER_BYTE = 64
 MOST_TENSORS = 4096
 LONGEST_SIDE = 1 << 20
 HALF = 16  # bits of a weight that has no codes
@@ -135,6 +139,20 @@ def describe(quantized: Quantized) -> Header:
             | dict(zip(("bits", "groups", "states", "parts"), lists, strict=True))
         )
     )
+
+
+def check_size(header: Header, size: int) -> None:
+    """See that a file of ``size`` bytes is large enough for the model that its header names.
+
+    Raises:
+        ArtifactError: if it is not.
+    """
+    total = sum(weight.size for weight in layout(header.model))
+    if total > max(FREE_PARAMETERS, PARAMETERS_PER_BYTE * size):
+        raise ArtifactError(
+            f"header: {total:,} parameters in a file of {size:,} bytes; beyond "
+            f"{FREE_PARAMETERS:,} it has a byte for every {PARAMETERS_PER_BYTE} of them"
+        )
 
 
 def write(header: Header) -> bytes:

@@ -114,6 +114,7 @@ def open_artifact(artifact: Artifact) -> Opened:
     version, stored = frame.split(artifact.data)
     _check_size("header", stored["header"], 0, header.MOST_BYTES)
     head = header.read(codec.unpack(stored["header"], "header"))
+    header.check_size(head, len(artifact.data))
     entries = head.entries
     if version == 1 and any(e.stepped for e in entries):
         raise ArtifactError("header: format 1 has no stepped weights")

@@ -10,7 +10,13 @@ from .parts import MixInput, OutputPart, QueryKeyPart, Rope, ValuePart
 from .role import Entry, matrix, vector, within
 from .window import check_window
 
-Activation = Literal["relu2", "leaky_relu2", "silu", "swiglu"]
+Activation = Literal["relu2", "leaky_relu2", "silu", "swiglu", "gelu", "gelu_tanh", "geglu_tanh"]
+_GATED = ("swiglu", "geglu_tanh")
+
+
+def is_gated(act: Activation) -> bool:
+    """Whether an activation is of two halves, one of which multiplies what is made of the other."""
+    return act in _GATED
 
 
 @spec
@@ -18,7 +24,8 @@ class Attention:
     """Causal grouped-query attention; ``scale`` multiplies its logits, null being 1/sqrt(head_dim).
 
     With a ``window`` a position sees so many positions at most, its own and those just before it
-    (Beltagy et al. 2020, arXiv 2004.05150).
+    (Beltagy et al. 2020, arXiv 2004.05150). A ``bias`` is added to queries, keys and values, or to
+    all that its four matrices make.
     """
 
     heads: int
@@ -29,6 +36,7 @@ class Attention:
     output: tuple[OutputPart, ...] = ()
     window: int | None = dataclasses.field(default=None, metadata=ADDED)
     scale: float | None = dataclasses.field(default=None, metadata=ADDED)
+    bias: Literal["none", "qkv", "all"] = dataclasses.field(default="none", metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_window(self.window)
@@ -41,7 +49,7 @@ class Attention:
                 raise SpecError(f"rope rotates {part.dims} of {self.head_dim} channels")
 
     def weights(self, width: int) -> tuple[Entry, ...]:
-        """Its matrices, then those of the parts in its slots."""
+        """Its matrices and their biases, then those of the parts in its slots."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         entries = [
             matrix("query", queries, width),
@@ -49,6 +57,10 @@ class Attention:
             matrix("value", keys, width),
             matrix("out", width, queries),
         ]
+        if self.bias != "none":
+            sizes = {"query": queries, "key": keys, "value": keys}
+            sizes |= {"out": width} if self.bias == "all" else {}
+            entries += [vector(f"{name}_bias", size) for name, size in sizes.items()]
         for slot in ("query_key", "value", "output"):
             for j, part in enumerate(getattr(self, slot)):
                 entries += within(f"{slot}_parts.{j}", part.weights(width, self))
@@ -96,21 +108,26 @@ class FastWeight:
 
 @spec
 class Dense:
-    """A two-matrix feed-forward body; the second matrix may be fast."""
+    """A two-matrix feed-forward body; the second matrix may be fast.
+
+    With a ``bias`` a learned number is added to each channel that either matrix makes.
+    """
 
     hidden: int
     act: Activation = "relu2"
     fast: FastWeight | None = dataclasses.field(default=None, metadata=ADDED)
+    bias: bool = dataclasses.field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.hidden < 1:
             raise SpecError(f"hidden must be positive, got {self.hidden}")
 
     def weights(self, width: int) -> tuple[Entry, ...]:
-        """Both matrices, and what makes the second one fast."""
-        rows = self.hidden * (2 if self.act == "swiglu" else 1)
+        """Both matrices, their biases, and what makes the second one fast."""
+        rows = self.hidden * (2 if is_gated(self.act) else 1)
+        bias = (vector("up_bias", rows), vector("down_bias", width)) if self.bias else ()
         fast = () if self.fast is None else within("fast", self.fast.weights(width))
-        return (matrix("up", rows, width), matrix("down", width, self.hidden), *fast)
+        return (matrix("up", rows, width), matrix("down", width, self.hidden), *bias, *fast)
 
 
 @spec
@@ -143,7 +160,8 @@ class Layer:
     ``parallel`` wiring gives both branches the same input (GPT-J, PaLM). ``norms`` says which
     branches normalise their input, and ``norm_scale`` multiplies what is normalised
     (arXiv 2502.05795). The ``gain`` scales the output of a branch or, as in a norm with weights,
-    its input.
+    its input. With a ``shift`` a learned number is added to each channel of the scaled input, as in
+    a layer norm with a bias.
     """
 
     mixer: Attention | None
@@ -153,8 +171,11 @@ class Layer:
     join: tuple[MixInput, ...] = ()
     gain: Literal["output", "input", "none"] = dataclasses.field(default="output", metadata=ADDED)
     norms: Literal["both", "feed"] = dataclasses.field(default="both", metadata=ADDED)
+    shift: bool = dataclasses.field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
+        if self.shift and self.gain != "input":
+            raise SpecError("a shift stands beside a gain of the input; set gain to input")
         if self.lanes is not None and (self.mixer is None or self.feed is None):
             raise SpecError(
                 "two lanes need a mixer and a feed to route between; give a layer that lacks one "
@@ -167,13 +188,15 @@ class Layer:
         return self.wiring if isinstance(self.wiring, Lanes) else None
 
     def weights(self, width: int) -> tuple[Entry, ...]:
-        """Those of its join parts, of its lanes and of its branches, with their gains."""
+        """Those of its join parts, its lanes and its branches, with their gains and shifts."""
         entries: list[Entry] = []
         for j, part in enumerate(self.join):
             entries += within(f"join.{j}", part.weights(width))
         if self.lanes is not None:
             entries += within("lanes", self.lanes.weights())
-        gain = () if self.gain == "none" else (vector("gain", width),)
+        gain = [] if self.gain == "none" else [vector("gain", width)]
+        if self.shift:
+            gain.append(vector("shift", width))
         for name, body in (("mixer", self.mixer), ("feed", self.feed)):
             if body is not None:
                 entries += within(name, (*gain, *within("body", body.weights(width))))

@@ -8,6 +8,7 @@ absent feature is an empty tuple, never a flag.
 import dataclasses
 import itertools
 from collections import Counter
+from typing import Literal
 
 from segpt.errors import SpecError
 
@@ -19,6 +20,7 @@ from .parts import (
     EmbedPart,
     HeadGate,
     LoopBlend,
+    Position,
     Skip,
     Smear,
     Token,
@@ -38,6 +40,11 @@ class ModelSpec:
     BPE of our own. With ``documents`` attention sees no further back than that token; what a fast
     weight has learned goes on. ``value_tables`` is how many tables of values
     the value embeddings of layers share.
+
+    The ``norm`` of the stream divides by the root mean square (``rms``), or takes off the mean
+    first (``layer``, arXiv 1607.06450); heads of queries, keys and values are always divided by
+    theirs. ``norm_eps`` is added to the mean square; null is the smallest step of float32 at 1,
+    2^-23 or about 1.19e-7.
     """
 
     vocab: int
@@ -51,11 +58,15 @@ class ModelSpec:
     documents: bool = dataclasses.field(default=False, metadata=ADDED)
     value_tables: int = dataclasses.field(default=0, metadata=ADDED)
     growth: Growth | None = dataclasses.field(default=None, metadata=ADDED)
+    norm: Literal["rms", "layer"] = dataclasses.field(default="rms", metadata=ADDED)
+    norm_eps: float | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "context"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.norm_eps is not None and not 0 < self.norm_eps < 1:
+            raise SpecError(f"norm_eps is a small number above zero or null, got {self.norm_eps}")
         for i, visit in enumerate(self.visits):
             if not 0 <= visit.layer < len(self.layers):
                 raise SpecError(f"visits[{i}] names layer {visit.layer} of {len(self.layers)}")
@@ -96,6 +107,11 @@ class ModelSpec:
                 raise SpecError(
                     f"embed[{j}] looks at the token before, but not into another document; set "
                     "start to the id that opens a document"
+                )
+            if isinstance(part, Position) and part.count < self.context:
+                raise SpecError(
+                    f"embed[{j}] has {part.count} positions for a context of {self.context}; give "
+                    "it as many or lower the context"
                 )
             if isinstance(part, Smear) and part.inputs > self.width:
                 raise SpecError(
@@ -193,6 +209,12 @@ class ModelSpec:
             window = narrower(visit.window, None if mixer is None else mixer.window)
             sizes.append(window if self.growth is None else self.growth.at(window, progress))
         return tuple(sizes)
+
+    @property
+    def positions(self) -> int | None:
+        """How many positions have a learned row; None if there are no such rows."""
+        counts = [part.count for part in self.embed if isinstance(part, Position)]
+        return min(counts, default=None)
 
     @property
     def loop(self) -> Loop | None:

@@ -28,8 +28,46 @@ class Weightless:
 
 # Parts of the ``query_key`` slot: (q, k, stream) -> (q, k).
 @spec
-class Norm(Weightless):
-    """RMS-normalise each head of queries and keys."""
+class Norm:
+    """RMS-normalise each head of queries and keys.
+
+    With a ``gain`` the normalised channels are multiplied by learned numbers, one per channel of a
+    head: one set for all query heads and one for all key heads, as in Qwen3.
+    """
+
+    gain: bool = dataclasses.field(default=False, metadata=ADDED)
+
+    def weights(self, width: int, mixer: "Attention") -> tuple[Entry, ...]:
+        """A gain per channel of a query head and of a key head, if there are any."""
+        if not self.gain:
+            return ()
+        return vector("query_gain", mixer.head_dim), vector("key_gain", mixer.head_dim)
+
+
+@spec
+class Llama3Scaling:
+    """Slow down the slow pairs of a rope, as Llama 3.1 does to read beyond its ``context``.
+
+    A pair that turns more than ``high`` times in ``context`` positions keeps its rate. One that
+    turns fewer than ``low`` times turns ``factor`` times slower. Between them the rate is a blend
+    of both, by how many turns it is short of ``high``.
+    """
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    context: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise SpecError(f"rope scaling slows down by a factor of 1 or more, got {self.factor}")
+        if not 0 < self.low < self.high:
+            raise SpecError(
+                "rope scaling blends between two numbers of turns, low below high; got "
+                f"{self.low} and {self.high}"
+            )
+        if self.context < 1:
+            raise SpecError(f"the context of rope scaling is positive, got {self.context}")
 
 
 @spec
@@ -42,7 +80,7 @@ class Rope(Weightless):
 
     ``pairs: neighbours`` makes pairs of channels 2i and 2i + 1 instead. Pair i turns by
     base^(-2i/dims) per position. With ``rates: half`` only the first half of the pairs turns, the
-    i-th of n by base^(-i/(n - 1)), and the others stay as they are.
+    i-th of n by base^(-i/(n - 1)), and the others stay as they are. ``scaling`` slows some down.
     """
 
     dims: int
@@ -50,6 +88,7 @@ class Rope(Weightless):
     turn: Literal["left", "right"] = "right"
     rates: Literal["all", "half"] = dataclasses.field(default="all", metadata=ADDED)
     pairs: Literal["halves", "neighbours"] = dataclasses.field(default="halves", metadata=ADDED)
+    scaling: Llama3Scaling | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.dims < 2 or self.dims % 2:
@@ -61,6 +100,8 @@ class Rope(Weightless):
             )
         if self.base <= 0:
             raise SpecError(f"rope needs a positive base, got {self.base}")
+        if self.scaling is not None and self.rates == "half":
+            raise SpecError("rope scaling slows pairs that all turn; set rates to all")
 
 
 @spec
@@ -237,53 +278,38 @@ def shape_per(what: Literal["channel", "scalar"], width: int) -> tuple[int, ...]
     return (width,) if what == "channel" else (1,)
 
 
-# Soft caps of the head, for logits z.
-@spec
-class Sigmoid(Weightless):
-    """``cap`` * sigmoid(z / ``divisor``), which lies between 0 and the cap."""
-
-    cap: float
-    divisor: float
-
-    def __post_init__(self) -> None:
-        if min(self.cap, self.divisor) <= 0:
-            raise SpecError(
-                f"cap and divisor of a sigmoid are positive, got {self.cap} and {self.divisor}"
-            )
-
-
-@spec
-class Algebraic(Weightless):
-    """``cap`` * z / sqrt(z^2 + cap^2)."""
-
-    cap: float
-
-    def __post_init__(self) -> None:
-        if self.cap <= 0:
-            raise SpecError(f"an algebraic cap is positive, got {self.cap}")
-
-
-@spec
-class Asymmetric:
-    """c * tanh(z / c) with two learned c, for positive and for negative z, from ``init`` on."""
-
-    init: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.init <= 0:
-            raise SpecError(f"asymmetric caps start above zero, got {self.init}")
-
-    def weights(self, width: int) -> tuple[Entry, ...]:
-        """The cap of positive logits, then that of negative ones."""
-        return (vector("caps", 2),)
-
-
 # Parts of the ``embed`` slot: (x, stream) -> x.
 @spec
 class Token(Weightless):
-    """Look up the token's row of the table, and RMS-normalise it unless ``norm`` is off."""
+    """Look up the token's row of the table, and normalise it unless ``norm`` is off.
+
+    What comes out is multiplied by ``scale``.
+    """
 
     norm: bool = dataclasses.field(default=True, metadata=ADDED)
+    scale: float = dataclasses.field(default=1.0, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise SpecError(f"the scale of tokens is positive, got {self.scale}")
+
+
+@spec
+class Position:
+    """Add a learned row for the position of the token in what is read; there are ``count`` rows.
+
+    Text that is longer than that is refused, as nothing was learned for its later positions.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise SpecError(f"positions have a row at least, got {self.count}")
+
+    def weights(self, width: int) -> tuple[Entry, ...]:
+        """A row per position."""
+        return (table("rows", self.count, width),)
 
 
 @spec
@@ -340,7 +366,7 @@ class Bigram:
 
 @spec
 class Normalise(Weightless):
-    """RMS-normalise the stream."""
+    """Normalise the stream."""
 
 
 # What each slot takes. Those of ``join`` are a layer's if its visits share them, else a visit's.
@@ -348,4 +374,4 @@ QueryKeyPart = Norm | Rope | Gain
 ValuePart = ValueResidual | ValueNorm | ValueEmbedding
 OutputPart = HeadGate | ExcludeSelf
 JoinPart = MixInput | Skip | LoopEmbedding | LoopGain | LoopBlend
-EmbedPart = Token | Smear | Bigram | Normalise
+EmbedPart = Token | Position | Smear | Bigram | Normalise

@@ -7,6 +7,7 @@ from segpt.errors import SpecError
 
 from .base import ADDED, spec
 from .kernels import Kernels
+from .model import ModelSpec
 from .ngram import Ngram
 from .precision import Precision
 
@@ -277,6 +278,26 @@ class ScoreSpec:
         if self.context is not None:
             return self.context
         return trained if self.mode == "strided" else max(1, trained * 7 // 8)
+
+    def check_positions(self, model: ModelSpec) -> None:
+        """See that a model with learned positions has one for each that is read.
+
+        Raises:
+            SpecError: if it has not.
+        """
+        count = model.positions
+        if count is None:
+            return
+        if self.mode == "rolling":
+            raise SpecError(
+                f"a rolling pass goes on beyond the {count} positions that the model has learned; "
+                "read overlapping windows: --mode strided"
+            )
+        if self.reach(model.context) > count:
+            raise SpecError(
+                f"windows of {self.reach(model.context)} tokens go beyond the {count} positions "
+                f"that the model has learned; write --context {count} or less"
+            )
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.batch < 1:

@@ -53,6 +53,16 @@ _TRAIN: tuple[tuple[str, str, str], ...] = (
         "kv_heads n_kv_head n_kv_heads num_kv_heads num_key_value_heads",
     ),
     ("--set model.layer.feed.act=relu2", "", "act activation hidden_act activation_function"),
+    (
+        "--set model.norm_eps=1e-5",
+        "",
+        "eps epsilon norm_epsilon norm_eps rms_norm_eps layer_norm_eps layer_norm_epsilon",
+    ),
+    (
+        "--set model.layer.mixer.bias=qkv",
+        "none, qkv or all; of the feed: model.layer.feed.bias",
+        "bias attention_bias qkv_bias use_bias attn_bias",
+    ),
     ("--set model.head.tied=true", "", "tied tie_embeddings tie_weights tie_word_embeddings"),
     (
         "--set tokenizer.vocab=2048 --set model.vocab=2048",

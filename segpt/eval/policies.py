@@ -18,7 +18,9 @@ def learner(model: Model, spec: ScoreSpec, context: int) -> Learner:
 
     Raises:
         ScoreError: if the model has nothing that the policy could change.
+        SpecError: if it has learned too few positions for what it is to read.
     """
+    spec.check_positions(model.spec)
     policy = spec.policy
     if policy.fast_weights and not fast_parts(model):
         raise ScoreError(

@@ -7,7 +7,7 @@ from segpt.config import layer as spec
 from segpt.kernels.attention import CACHED_ATTENTION, attention, cached_attention
 from segpt.kernels.query_key import QUERY_KEY, QueryKeyCall
 
-from .params import Matrix, is_hooked
+from .params import Matrix, Vector, biased, is_hooked
 from .parts import QueryKeyPart
 from .state import ForwardState
 
@@ -29,15 +29,26 @@ class Attention(nn.Module):
         self.key = Matrix(width, s.kv_heads * s.head_dim)
         self.value = Matrix(width, s.kv_heads * s.head_dim)
         self.out = Matrix(s.heads * s.head_dim, width, zero=True, output=True)
+        self.query_bias = self.key_bias = self.value_bias = self.out_bias = None
+        if s.bias != "none":
+            self.query_bias = Vector(s.heads * s.head_dim)
+            self.key_bias = Vector(s.kv_heads * s.head_dim)
+            self.value_bias = Vector(s.kv_heads * s.head_dim)
+        if s.bias == "all":
+            self.out_bias = Vector(width)
         self.query_key_parts = nn.ModuleList(query_key)
         self.value_parts = nn.ModuleList(value)
         self.output_parts = nn.ModuleList(output)
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         """(batch, time, width) to (batch or windows, time or last ones, width)."""
+        maps = (
+            (self.query, self.query_bias),
+            (self.key, self.key_bias),
+            (self.value, self.value_bias),
+        )
         q, k, v = (  # (batch, time, heads or kv_heads, channels)
-            matrix(x).unflatten(-1, (-1, self.head_dim))
-            for matrix in (self.query, self.key, self.value)
+            _heads(biased(matrix(x), bias), self.head_dim) for matrix, bias in maps
         )
         q, k = self._prepared(q, k, state)
         for part in self.value_parts:
@@ -59,7 +70,7 @@ class Attention(nn.Module):
             y = cached_attention(q, ring, window, documents, self.scale)
         for part in self.output_parts:
             y = part(y, v, x, state)
-        return self.out(y.flatten(-2))
+        return biased(self.out(y.flatten(-2)), self.out_bias)
 
     def _prepared(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
         """Queries and keys (batch, time, heads or kv_heads, channels) as their parts make them.
@@ -78,6 +89,11 @@ class Attention(nn.Module):
         for part in parts:
             q, k = part(q, k, state)
         return q, k
+
+
+def _heads(x: Tensor, head_dim: int) -> Tensor:
+    """(batch, time, channels) to (batch, time, heads, head_dim)."""
+    return x.view(*x.shape[:-1], -1, head_dim)
 
 
 def _rolls(k: Tensor) -> bool:

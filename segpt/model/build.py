@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from segpt.config import caps
 from segpt.config import layer as spec
 from segpt.config import parts as slot
 from segpt.config.head import Head as HeadSpec
@@ -22,16 +23,18 @@ from .feed import Dense
 from .head import Head
 from .layer import Branch, Lanes, Layer
 from .model import Model
+from .norm import Normaliser
 from .params import Matrix, Table, Vector, weights
 
 
 def build(s: ModelSpec) -> Model:
     """The model a spec describes, with weights still to be initialised or loaded."""
-    layers = [_layer(layer, s.width) for layer in s.layers]
+    norm = Normaliser.of(s)
+    layers = [_layer(layer, s.width, norm) for layer in s.layers]
     visits = [[_join(part, s.width) for part in visit.join] for visit in s.visits]
     tables = [Table(*rows.shape) for rows, _ in s.value_table_weights()]
-    before = [_embed(part, s.width) for part in s.embed]
-    return Model(s, layers, visits, _head(s.head, s.vocab, s.width), before, tables)
+    before = [_embed(part, s.width, norm) for part in s.embed]
+    return Model(s, layers, visits, _head(s.head, s.vocab, s.width, norm), before, tables)
 
 
 def load_weights(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -52,71 +55,75 @@ def load_weights(model: Model, arrays: Mapping[str, NDArray[Any]]) -> None:
             tensor.copy_(torch.from_numpy(array))
 
 
-def _head(s: HeadSpec, vocab: int, width: int) -> Head:
+def _head(s: HeadSpec, vocab: int, width: int, norm: Normaliser) -> Head:
     matrix = cap = None
     if not s.tied:
         rows = s.rows(vocab)
         used = None if rows == vocab else vocab
         matrix = Matrix(width, rows, role=Role.HEAD, zero=s.zero, rows=used)
-    if isinstance(s.softcap, slot.Sigmoid | slot.Algebraic | slot.Asymmetric):
+    if isinstance(s.softcap, caps.Sigmoid | caps.Algebraic | caps.Asymmetric):
         cap = _cap(s.softcap)
     softcap = s.softcap if isinstance(s.softcap, float | int) else None
     gain = Vector(width, init=1.0) if s.gain else None
-    return Head(softcap, matrix, cap=cap, gain=gain, scale=s.scale)
+    shift = Vector(width) if s.shift else None
+    return Head(softcap, matrix, cap=cap, gain=gain, shift=shift, scale=s.scale, norm=norm)
 
 
-def _cap(s: slot.Sigmoid | slot.Algebraic | slot.Asymmetric) -> nn.Module:
+def _cap(s: caps.Sigmoid | caps.Algebraic | caps.Asymmetric) -> nn.Module:
     match s:
-        case slot.Sigmoid():
+        case caps.Sigmoid():
             return parts.Sigmoid(s)
-        case slot.Algebraic():
+        case caps.Algebraic():
             return parts.Algebraic(s)
-        case slot.Asymmetric():
+        case caps.Asymmetric():
             return parts.Asymmetric(s)
         case _:
             assert_never(s)
 
 
-def _embed(s: slot.EmbedPart, width: int) -> nn.Module:
+def _embed(s: slot.EmbedPart, width: int, norm: Normaliser) -> nn.Module:
     match s:
         case slot.Token():
-            return embed.Token(s)
+            return embed.Token(s, norm)
+        case slot.Position():
+            return embed.Position(s, width)
         case slot.Smear():
             return embed.Smear(s, width)
         case slot.Bigram():
             return embed.Bigram(s, width)
         case slot.Normalise():
-            return embed.Normalise()
+            return embed.Normalise(norm)
         case _:
             assert_never(s)
 
 
-def _layer(s: spec.Layer, width: int) -> Layer:
+def _layer(s: spec.Layer, width: int, norm: Normaliser) -> Layer:
     mixer = feed = None
     if s.mixer is not None:
-        mixer = Branch(s, _attention(s.mixer, width), width, norm=s.norms == "both")
+        before = norm if s.norms == "both" else None
+        mixer = Branch(s, _attention(s.mixer, width, norm.eps), width, before)
     if s.feed is not None:
         fast = None if s.feed.fast is None else FastWeight(s.feed.fast, s.feed.hidden, width)
-        feed = Branch(s, Dense(s.feed, width, fast), width, norm=True)
+        feed = Branch(s, Dense(s.feed, width, fast), width, norm)
     join = [_join(part, width) for part in s.join]
     lanes = None if s.lanes is None else Lanes(s.lanes)
     return Layer(join, mixer, feed, parallel=s.wiring == "parallel", lanes=lanes)
 
 
-def _attention(s: spec.Attention, width: int) -> Attention:
+def _attention(s: spec.Attention, width: int, eps: float | None) -> Attention:
     return Attention(
         s,
         width,
-        [_query_key(part, s) for part in s.query_key],
-        [_value(part, s) for part in s.value],
+        [_query_key(part, s, eps) for part in s.query_key],
+        [_value(part, s, eps) for part in s.value],
         [_output(part, s, width) for part in s.output],
     )
 
 
-def _query_key(s: slot.QueryKeyPart, a: spec.Attention) -> nn.Module:
+def _query_key(s: slot.QueryKeyPart, a: spec.Attention, eps: float | None) -> nn.Module:
     match s:
         case slot.Norm():
-            return parts.Norm()
+            return parts.Norm(s, a.head_dim, eps)
         case slot.Rope():
             return parts.Rope(s)
         case slot.Gain():
@@ -125,10 +132,10 @@ def _query_key(s: slot.QueryKeyPart, a: spec.Attention) -> nn.Module:
             assert_never(s)
 
 
-def _value(s: slot.ValuePart, a: spec.Attention) -> nn.Module:
+def _value(s: slot.ValuePart, a: spec.Attention, eps: float | None) -> nn.Module:
     match s:
         case slot.ValueNorm():
-            return parts.ValueNorm()
+            return parts.ValueNorm(eps)
         case slot.ValueEmbedding():
             return parts.ValueEmbedding(s, a.kv_heads)
         case slot.ValueResidual():

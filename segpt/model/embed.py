@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from segpt.config import parts as spec
-from segpt.kernels import rms_norm
 
+from .norm import Normaliser
 from .params import Matrix, Table, Vector
 from .state import ForwardState
 
@@ -15,13 +15,29 @@ _CURRENT, _PREVIOUS = 36313, 27191  # primes that spread pairs of ids over bucke
 class Token(nn.Module):
     """Takes the rows of the table, which the model shares with a tied head."""
 
-    def __init__(self, s: spec.Token) -> None:
+    def __init__(self, s: spec.Token, norm: Normaliser) -> None:
         super().__init__()
-        self.norm = s.norm
+        self.norm, self.scale = norm if s.norm else None, s.scale
 
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         """The stream (batch, time, width) to the same shape."""
-        return rms_norm(x) if self.norm else x
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.scale == 1 else self.scale * x
+
+
+class Position(nn.Module):
+    """Adds the row of each position, counted from where the text or its cache begins."""
+
+    def __init__(self, s: spec.Position, width: int) -> None:
+        super().__init__()
+        self.rows = Table(s.count, width)
+
+    def forward(self, x: Tensor, state: ForwardState) -> Tensor:
+        """The stream (batch, time, width) to the same shape."""
+        # One lookup for each text and not one for all, so that each has a gradient of its own.
+        positions = state.inputs.positions.expand_as(state.inputs.tokens)
+        return x + self.rows(positions).to(x.dtype)
 
 
 class Backward(nn.Module):
@@ -70,6 +86,10 @@ class Bigram(Backward):
 
 
 class Normalise(nn.Module):
+    def __init__(self, norm: Normaliser) -> None:
+        super().__init__()
+        self.norm = norm
+
     def forward(self, x: Tensor, state: ForwardState) -> Tensor:
         """The stream (batch, time, width) to the same shape."""
-        return rms_norm(x)
+        return self.norm(x)

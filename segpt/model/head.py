@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from segpt.kernels import rms_norm
 from segpt.kernels.cross_entropy import Cap, LinearHead, TanhCap
 
-from .params import Matrix, Table, Vector, is_hooked, plain_weight
+from .norm import PLAIN_NORM, Normaliser
+from .params import Matrix, Table, Vector, biased, is_hooked, plain_weight
 from .parts import cap_numbers
 
 
@@ -20,17 +20,19 @@ class Head(nn.Module):
         *,
         cap: nn.Module | None = None,
         gain: Vector | None = None,
+        shift: Vector | None = None,
         scale: float = 1.0,
+        norm: Normaliser = PLAIN_NORM,
     ) -> None:
         """Without a ``matrix`` it is tied; a ``cap`` is one that is not the tanh of ``softcap``."""
         super().__init__()
-        self.gain, self.matrix, self.cap = gain, matrix, cap
-        self.softcap, self.scale = softcap, scale
+        self.gain, self.shift, self.matrix, self.cap = gain, shift, matrix, cap
+        self.softcap, self.scale, self.norm = softcap, scale, norm
 
     def normalise(self, x: Tensor) -> Tensor:
         """What the head reads of the last stream (..., width)."""
-        x = rms_norm(x)
-        return x if self.gain is None else self.gain(x) * x
+        x = self.norm(x)
+        return biased(x if self.gain is None else self.gain(x) * x, self.shift)
 
     def forward(self, x: Tensor, table: Table) -> Tensor:
         """The stream (..., width) to float32 logits (..., vocab)."""

@@ -4,20 +4,24 @@ import torch
 from torch import Tensor, nn
 
 from segpt.config import layer as spec
-from segpt.kernels import add_norm, rms_norm
 
-from .params import Vector
+from .norm import Normaliser
+from .params import Vector, biased
 from .state import ForwardState
 
 Pair = tuple[Tensor, Tensor]
 
 
 class Branch(nn.Module):
-    """One residual branch: normalise, run the body, with a gain per channel on either side."""
+    """One residual branch: normalise, run the body, with a gain per channel on either side.
 
-    def __init__(self, s: spec.Layer, body: nn.Module, width: int, *, norm: bool) -> None:
+    ``norm`` is None where the body reads the stream as it is.
+    """
+
+    def __init__(self, s: spec.Layer, body: nn.Module, width: int, norm: Normaliser | None) -> None:
         super().__init__()
         self.gain = None if s.gain == "none" else Vector(width, init=1.0)
+        self.shift = Vector(width) if s.shift else None
         self.before, self.norm, self.norm_scale = s.gain == "input", norm, s.norm_scale
         self.body = body
 
@@ -28,8 +32,8 @@ class Branch(nn.Module):
 
     def add(self, x: Tensor, y: Tensor, state: ForwardState) -> Pair:
         """``x`` + ``y`` (batch, time, width), and what the body reads of that sum."""
-        if self.norm:
-            return add_norm(x, y, self.norm_scale * state.visit.norm_scale)
+        if self.norm is not None:
+            return self.norm.add(x, y, self.norm_scale * state.visit.norm_scale)
         total = x + y
         return total, total
 
@@ -41,12 +45,12 @@ class Branch(nn.Module):
         h = x
         if normed is not None:
             h = normed
-        elif self.norm:
-            h = rms_norm(x) * (self.norm_scale * state.visit.norm_scale)
+        elif self.norm is not None:
+            h = self.norm(x) * (self.norm_scale * state.visit.norm_scale)
         if self.gain is None:
             y = self.body(h, state)
         elif self.before:
-            y = self.body(self.gain(h) * h, state)
+            y = self.body(biased(self.gain(h) * h, self.shift), state)
         else:
             y = self.gain(x) * self.body(h, state)
         return y if state.visit.gain is None else state.visit.gain * y

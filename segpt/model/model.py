@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segpt.config.model import ModelSpec
 from segpt.config.window import narrower
+from segpt.errors import DataError
 from segpt.kernels import precision
 from segpt.kernels.cross_entropy import Readout
 
@@ -175,6 +176,7 @@ class Model(nn.Module):
     def _begin(self, tokens: Tensor, start: int, overlap: Overlap | None) -> ForwardState:
         """The state before the embedding: rows of the table, and what they are rows of."""
         if overlap is None:
+            self._check_positions(start + tokens.size(1))
             positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
         else:
             positions = overlap.positions
@@ -185,6 +187,14 @@ class Model(nn.Module):
             documents = inputs.rows(inputs.opens).cumsum(1)
             inputs = dataclasses.replace(inputs, documents=documents)
         return ForwardState(inputs, Memory(x0=self.table(tokens)), VisitState())
+
+    def _check_positions(self, end: int) -> None:
+        count = self.spec.positions
+        if count is not None and end > count:
+            raise DataError(
+                f"the model has learned {count} positions, and this text reaches position {end}; "
+                "keep what it reads and writes at once to so many tokens"
+            )
 
     @staticmethod
     def _straight_through(x: Tensor, entry: Tensor, lane: Tensor | None, memory: Memory) -> Tensor:
@@ -201,8 +211,11 @@ class Model(nn.Module):
     def private_prefix(self) -> int | None:
         """How many tokens of a window depend on where it begins, before the first attention.
 
-        Each part that looks at the token before adds one; None is all of them.
+        Each part that looks at the token before adds one; None is all of them, as with learned
+        positions, which are counted from there.
         """
+        if self.spec.positions is not None:
+            return None
         layers = [self.spec.layers[self.spec.visits[index].layer] for index in self.active]
         until = next((i for i, layer in enumerate(layers) if layer.mixer), len(layers) - 1)
         if any(layer.feed is not None and layer.feed.fast for layer in layers[: until + 1]):

@@ -154,6 +154,11 @@ class Vector(nn.Module):
         return self.weight.to(like.dtype)
 
 
+def biased(x: Tensor, bias: Vector | None) -> Tensor:
+    """``x`` (..., width) plus a bias (width,) if there is one."""
+    return x if bias is None else x + bias(x)
+
+
 Param = Matrix | Table | Vector
 
 

@@ -3,10 +3,13 @@
 A slot is a list of parts applied in order; an absent feature is an empty list, never a flag.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segpt.config import caps as softcaps
 from segpt.config import parts as spec
 from segpt.kernels import rms_norm, rotary
 from segpt.kernels.cross_entropy import caps
@@ -26,12 +29,23 @@ class QueryKeyPart(nn.Module):
 
 
 class Norm(QueryKeyPart):
+    def __init__(self, s: spec.Norm, head_dim: int, eps: float | None) -> None:
+        super().__init__()
+        self.eps = eps
+        self.query_gain = Vector(head_dim, init=1.0) if s.gain else None
+        self.key_gain = Vector(head_dim, init=1.0) if s.gain else None
+
     def step(self, q: Tensor, state: ForwardState) -> NormStep:
-        return NormStep()
+        if self.query_gain is None or self.key_gain is None:
+            return NormStep(self.eps)
+        return NormStep(self.eps, self.query_gain(q), self.key_gain(q))
 
     def forward(self, q: Tensor, k: Tensor, state: ForwardState) -> tuple[Tensor, Tensor]:
         """Queries and keys (batch, time, heads, channels) to the same shapes."""
-        return rms_norm(q), rms_norm(k)
+        q, k = rms_norm(q, self.eps), rms_norm(k, self.eps)
+        if self.query_gain is None or self.key_gain is None:
+            return q, k
+        return q * self.query_gain(q), k * self.key_gain(k)
 
 
 class Rope(QueryKeyPart):
@@ -39,7 +53,7 @@ class Rope(QueryKeyPart):
         super().__init__()
         self.neighbours = s.pairs == "neighbours"
         self.sign = 1.0 if s.turn == "right" else -1.0
-        self.key = f"{s.dims} {s.base} {s.rates} {s.turn}"  # what the angles depend on
+        self.key = f"{s.dims} {s.base} {s.rates} {s.turn} {s.scaling}"  # what angles depend on
         # float64 on the CPU, so that every device and library rotates by the same angles
         count = torch.arange(0, s.dims, 2, dtype=torch.float64, device="cpu") / s.dims
         if s.rates == "half":
@@ -47,6 +61,8 @@ class Rope(QueryKeyPart):
             rates = F.pad(s.base**-turning, (0, s.dims // 4))
         else:
             rates = s.base**-count
+        if s.scaling is not None:
+            rates = _scaled(rates, s.scaling)
         self.rates: Tensor
         self.register_buffer("rates", rates.float(), persistent=False)
 
@@ -74,6 +90,13 @@ class Rope(QueryKeyPart):
         rates, positions = self.rates.to(device).double(), positions.to(device)
         angle = positions[:, None, None] * rates
         return angle.cos().to(like), (self.sign * angle.sin()).to(like)
+
+
+def _scaled(rates: Tensor, s: spec.Llama3Scaling) -> Tensor:
+    """What each pair turns per position, (pairs,), of what it turns without scaling."""
+    turns = s.context * rates / (2 * math.pi)  # of a pair within the context
+    kept = ((turns - s.low) / (s.high - s.low)).clamp(0, 1)
+    return kept * rates + (1 - kept) * rates / s.factor
 
 
 class Gain(QueryKeyPart):
@@ -120,9 +143,13 @@ class ValueResidual(nn.Module):
 
 
 class ValueNorm(nn.Module):
+    def __init__(self, eps: float | None = None) -> None:
+        super().__init__()
+        self.eps = eps
+
     def forward(self, v: Tensor, x: Tensor, state: ForwardState) -> Tensor:
         """Values (batch, time, kv_heads, channels), ``x`` (batch, time, width) beside them."""
-        return rms_norm(v)
+        return rms_norm(v, self.eps)
 
 
 class ValueEmbedding(nn.Module):
@@ -238,7 +265,7 @@ class LoopGain(nn.Module):
 
 # soft caps of the head: logits -> logits
 class Sigmoid(nn.Module):
-    def __init__(self, s: spec.Sigmoid) -> None:
+    def __init__(self, s: softcaps.Sigmoid) -> None:
         super().__init__()
         self.cap = caps.SigmoidCap(s.cap, s.divisor)
 
@@ -248,7 +275,7 @@ class Sigmoid(nn.Module):
 
 
 class Algebraic(nn.Module):
-    def __init__(self, s: spec.Algebraic) -> None:
+    def __init__(self, s: softcaps.Algebraic) -> None:
         super().__init__()
         self.cap = caps.AlgebraicCap(s.cap)
 
@@ -258,7 +285,7 @@ class Algebraic(nn.Module):
 
 
 class Asymmetric(nn.Module):
-    def __init__(self, s: spec.Asymmetric) -> None:
+    def __init__(self, s: softcaps.Asymmetric) -> None:
         super().__init__()
         self.caps = Vector(2, init=s.init)
 

@@ -151,7 +151,9 @@ def score_spec(
             + (f"; {hint}" if hint else "")
         )
     chosen = {"policy": table["adapt"], "ngram": table["ngram"]}
-    return decode(ScoreSpec, table["score"] | chosen, "$.score")
+    spec = decode(ScoreSpec, table["score"] | chosen, "$.score")
+    spec.check_positions(model)
+    return spec
 
 
 def strided_spec(model: ModelSpec, context: int | None = None) -> ScoreSpec:
@@ -161,7 +163,8 @@ def strided_spec(model: ModelSpec, context: int | None = None) -> ScoreSpec:
 
 def _usual(model: ModelSpec, context: int | None, policy: Policy) -> ScoreSpec:
     """One rolling pass where it was seen to be no worse than overlapping windows."""
-    mode = "strided" if parameters(model) >= LARGE else policy.best_mode
+    windows = model.positions is not None or parameters(model) >= LARGE
+    mode = "strided" if windows else policy.best_mode
     return dataclasses.replace(strided_spec(model, context), mode=mode)
 
 

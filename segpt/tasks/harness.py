@@ -196,9 +196,16 @@ class SegptLM(TemplateLM):  # type: ignore[misc]
 
     @torch.no_grad()
     def _continue(self, context: str, until: Sequence[str], limit: int) -> str:
-        """Each token attends to as many before it as the model's context holds."""
+        """Each token attends to as many before it as the model's context holds.
+
+        Where positions are learned, all that is read and written at once takes one each.
+        """
         cache: KVCache = {}
-        ids = [self.codec.start, *self._subject.encode(context)][-self.max_length :]
+        room, positions = self.max_length, self.model.spec.positions
+        if positions is not None:
+            limit = min(limit, positions - 1)
+            room = min(room, positions - limit)
+        ids = [self.codec.start, *self._subject.encode(context)][-room:]
         stops = [stop.encode() for stop in until if stop]
         raw, position = b"", 0
         for _ in range(limit):

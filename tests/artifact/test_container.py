@@ -399,7 +399,7 @@ def test_models_beyond_the_caps_are_refused() -> None:
     quantized = make_quantized()
     for spec, message in (
         (replace(quantized.spec, vocab=1 << 21), "sides are 1 to"),
-        (replace(quantized.spec, vocab=1 << 20, width=1 << 10), "parameters"),
+        (replace(quantized.spec, vocab=1 << 20, width=1 << 12), "parameters"),
         (replace(quantized.spec, visits=quantized.spec.visits * 9000), "commas"),
     ):
         with pytest.raises(ArtifactError, match=message):

@@ -21,10 +21,11 @@ import pytest
 from segpt.artifact import codec, frame, header
 from segpt.artifact.codec import SectionCodec, Stored
 from segpt.artifact.container import load, pack, sections, unpack, usage
+from segpt.artifact.reader import open_artifact
 from segpt.config.base import canonical
 from segpt.config.head import Head
 from segpt.config.layer import Attention, Dense, Layer
-from segpt.config.layout import layout
+from segpt.config.layout import layout, parameters
 from segpt.config.model import ModelSpec
 from segpt.config.parts import Gain, Rope, Token
 from segpt.config.route import Visit
@@ -563,6 +564,8 @@ def test_bombs_burst_within_their_declared_size() -> None:
     ]
     files += [reframe(header=codec.squeeze(bomb)) for bomb in bombs.values()]
     files += [reframe(tokenizer=Stored(SectionCodec.RANS, 1 << 24, code_stream((1 << 24) + 4096)))]
+    files += [naming(1 << 20, 1 << 7, bits=bits) for bits in (4, 16)]  # a bomb of its own
+    files += [naming(1 << 20, 1 << 10, bits=bits) for bits in (4, 16)]
     given = b"".join(struct.pack("<I", len(data)) + data for data in files)
     program = [sys.executable, "-c", BOMBS]
     run = subprocess.run(program, input=given, capture_output=True, check=False)
@@ -581,21 +584,37 @@ def test_code_streams_of_the_size_they_declare_are_what_they_are() -> None:
         )
 
 
-def test_a_header_cannot_demand_more_steps_than_a_reader_takes() -> None:
-    wide = make_artifact(4, 2, 8)  # all on grids
-    table = json.loads(plain("header", wide.data))
+def naming(vocab: int, width: int, *, bits: int, tokenizer: bytes = b"") -> bytes:
+    """A small file of a model that is one table, (vocab, width), whose codes take no bits."""
+    small = make_artifact(4, 2, 8)  # all on grids
+    table = json.loads(plain("header", small.data))
     table["model"] |= {
-        "vocab": 1,
-        "width": 1 << 19,
+        "vocab": vocab,
+        "width": width,
         "layers": [{"mixer": None, "feed": None}],
         "visits": [{"layer": 0}],
     }
-    table |= {"bits": [4], "groups": [1], "states": [], "parts": []}
-    sections = {
-        "header": canonical(table),
-        "tables": b"\0\0\0\1\1\0\0\xa0",
-        "codes": b"\1\0" + struct.pack("<I", 1 << 16),
-        "scales": b"\0\x3c",
-    }
-    empty = dict.fromkeys(NAMES, b"") | sections
-    refuses(rejoin(wide.data, **{k: codec.verbatim(v) for k, v in empty.items()}), "1 lanes for 1")
+    table |= {"bits": [bits], "groups": [int(bits < 16)], "states": [], "parts": []}
+    sections = dict.fromkeys(NAMES, codec.verbatim(b""))
+    sections |= {"header": codec.verbatim(canonical(table)), "tokenizer": codec.verbatim(tokenizer)}
+    sections["codes"] = codec.verbatim(b"\1\0" + struct.pack("<I", 1 << 16))
+    if bits < 16:
+        sections["tables"] = codec.verbatim(b"\0\0\0\1\1\0\0\xa0")
+        sections["scales"] = codec.squeeze(b"\0\x3c" * vocab)
+    else:
+        sections["halves"] = Stored(SectionCodec.RANS, 2 * vocab * width, b"")
+    return rejoin(small.data, **sections)
+
+
+def test_a_header_cannot_demand_more_steps_than_a_reader_takes() -> None:
+    refuses(naming(1, 1 << 19, bits=4), "1 lanes for 1")
+
+
+def test_a_large_model_is_paid_for_in_bytes() -> None:
+    refuses(naming(1 << 20, 1 << 10, bits=4), "1,073,741,824 parameters in a file of [0-9,]+ bytes")
+    refuses(naming(1 << 20, 1 << 10, bits=16), "parameters in a file")
+    rows, width = 1 << 18, 576  # 150,994,944 numbers, which take 2,359,296 bytes at least
+    random_bytes = random.Random(1).randbytes(2_400_000)
+    opened = open_artifact(Artifact(naming(rows, width, bits=4, tokenizer=random_bytes)))
+    assert parameters(opened.header.model) == rows * width > header.FREE_PARAMETERS
+    refuses(naming(rows, width, bits=4, tokenizer=random_bytes[:2_000_000]), "parameters in a file")

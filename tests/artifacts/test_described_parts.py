@@ -17,8 +17,7 @@ from segpt.config.parts import Weightless
 from segpt.errors import SpecError
 
 PAGE = Path(__file__).resolve().parents[2] / "artifacts" / "README.md"
-CAPS = {"sigmoid", "algebraic", "asymmetric"}  # told with the head
-NUMBERS = {"source": 0, "buckets": 8, "width": 4, "table": 0}
+NUMBERS = {"source": 0, "buckets": 8, "width": 4, "table": 0, "count": 8}
 MIXER = Attention(heads=4, kv_heads=2, head_dim=8)
 
 
@@ -31,12 +30,11 @@ def described() -> dict[str, str]:
 
 def weighty() -> dict[str, Any]:
     """The parts that may have weights."""
-    found = {
+    return {
         kind(cls): cls
         for _, cls in inspect.getmembers(parts, inspect.isclass)
         if hasattr(cls, "weights") and not issubclass(cls, Weightless)
     }
-    return {name: cls for name, cls in found.items() if name not in CAPS}
 
 
 def forms(cls: Any) -> list[Any]:

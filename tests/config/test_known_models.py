@@ -103,3 +103,58 @@ def test_a_recurrent_model_counts_rows_to_spare() -> None:
     assert spec.windows() == (1792, 896) * 15
     assert spec.windows(0.0) == (128, 128) * 15
     assert spec.windows(0.5) == (896, 384) * 15
+
+
+def test_a_small_llama_has_134_515_008_parameters() -> None:
+    """SmolLM2-135M, whose head is its table."""
+    mixer = {"heads": 9, "kv_heads": 3, "head_dim": 64}
+    rope = {"kind": "rope", "dims": 64, "turn": "left", "base": 1e5}
+    spec = expand(
+        {
+            "vocab": 49_152,
+            "width": 576,
+            "context": 8192,
+            "depth": 30,
+            "norm_eps": 1e-5,
+            "embed": [{"kind": "token", "norm": False}],
+            "head": {"softcap": None, "gain": True},
+            "layer": {
+                "gain": "input",
+                "mixer": mixer | {"query_key": [rope]},
+                "feed": {"hidden": 1536, "act": "swiglu"},
+            },
+        }
+    )
+    assert parameters(spec) == 134_515_008
+
+
+def gpt2() -> ModelSpec:
+    return expand(
+        {
+            "vocab": 50_257,
+            "width": 768,
+            "context": 1024,
+            "depth": 12,
+            "norm": "layer",
+            "norm_eps": 1e-5,
+            "embed": [{"kind": "token", "norm": False}, {"kind": "position", "count": 1024}],
+            "head": {"softcap": None, "gain": True, "shift": True},
+            "layer": {
+                "gain": "input",
+                "shift": True,
+                "mixer": {"heads": 12, "kv_heads": 12, "head_dim": 64, "bias": "all"},
+                "feed": {"hidden": 3072, "act": "gelu_tanh", "bias": True},
+            },
+        }
+    )
+
+
+def test_gpt_2_has_124_439_808_parameters() -> None:
+    spec = gpt2()
+    assert parameters(spec) == 124_439_808
+    roles = Counter[Role]()
+    for weight in layout(spec):
+        roles[weight.role] += weight.size
+    assert roles[Role.TABLE] == (50_257 + 1024) * 768
+    assert roles[Role.VECTOR] == 12 * (4 * 768 + 4 * 768 + 3072 + 768) + 2 * 768
+    assert [w.name for w in layout(spec) if w.role is Role.TABLE and w.by_token] == ["table"]

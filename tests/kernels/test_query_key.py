@@ -29,13 +29,14 @@ CASES: dict[str, tuple[tuple[int, ...], str, dict[str, Any]]] = {
     "a rotation alone": ((2, 9, 2, 1, 128), "rotation", {"dims": 64}),
     "a gain, then a rotation": ((1, 19, 3, 3, 8), "gain rotation", {"dims": 8}),
     "a norm and a gain": ((1, 19, 3, 3, 7), "norm gain", {}),
+    "another epsilon": ((1, 19, 3, 1, 8), "norm rotation gain", {"dims": 8, "eps": 0.3}),
     "one position": ((1, 1, 1, 1, 2), "norm rotation gain", {"dims": 2}),
 }
 
 
 def call_of(name: str, dtype: torch.dtype) -> QueryKeyCall:
     (batch, time, heads, kv_heads, channels), order, about = CASES[name]
-    steps: dict[str, Step] = {"norm": NormStep()}
+    steps: dict[str, Step] = {"norm": NormStep(about.get("eps"))}
     steps["gain"] = GainStep(1.5 + noise(about.get("gains", heads), 1, seed=2).to(dtype))
     if "dims" in about:
         steps["rotation"] = rotation(
@@ -92,7 +93,7 @@ def test_the_reference_is_the_operations_one_by_one(name: str, dtype: torch.dtyp
     q, k = call.q, call.k
     for step in call.steps:
         if isinstance(step, NormStep):
-            q, k = rms_norm(q), rms_norm(k)
+            q, k = rms_norm(q, step.eps), rms_norm(k, step.eps)
         elif isinstance(step, RotationStep):
             cos, sin, neighbours = step
             q, k = (rotary(t, cos, sin, neighbours=neighbours) for t in (q, k))
@@ -120,5 +121,7 @@ def test_what_the_kernel_does_not_express_is_refused(steps: str, why: str) -> No
     q = noise(1, 3, 2, 8)
     call = QueryKeyCall(q, q, tuple(known[word] for word in steps.split()))
     assert TritonQueryKey().refusal(call) == why
+    gains = NormStep(None, torch.ones(8), torch.ones(8))
+    assert "for each channel" in str(TritonQueryKey().refusal(QueryKeyCall(q, q, (gains,))))
     double = QueryKeyCall(q.double(), q.double(), (NormStep(),))
     assert "not torch.float64" in str(TritonQueryKey().refusal(double))

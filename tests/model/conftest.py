@@ -200,6 +200,55 @@ ROUTED: dict[str, Any] = {
         {"layers": "4", "set": {"wiring": {"kind": "lanes", "merge": "learned"}}},
     ],
 }
+# The shapes of other families: GPT-2's, and those of Qwen, Llama 3.1 and Gemma together.
+SHIFTED: dict[str, Any] = {
+    "vocab": 59,
+    "width": 32,
+    "context": 64,
+    "depth": 3,
+    "norm": "layer",
+    "norm_eps": 1e-5,
+    "embed": [{"kind": "token", "norm": False}, {"kind": "position", "count": 80}],
+    "head": {"softcap": None, "gain": True, "shift": True},
+    "layer": {
+        "gain": "input",
+        "shift": True,
+        "mixer": {"heads": 4, "kv_heads": 4, "head_dim": 8, "bias": "all"},
+        "feed": {"hidden": 48, "act": "gelu_tanh", "bias": True},
+    },
+    "override": [{"layers": "1", "set": {"wiring": "parallel", "feed": {"act": "gelu"}}}],
+}
+BIASED: dict[str, Any] = {
+    "vocab": 59,
+    "width": 32,
+    "context": 64,
+    "depth": 3,
+    "norm_eps": 1e-3,
+    "embed": [{"kind": "token", "norm": False, "scale": 5.5}],
+    "head": {"tied": False, "softcap": None, "gain": True},
+    "layer": {
+        "gain": "input",
+        "mixer": {
+            "heads": 4,
+            "kv_heads": 2,
+            "head_dim": 12,
+            "bias": "qkv",
+            "query_key": [
+                {"kind": "norm", "gain": True},
+                {
+                    "kind": "rope",
+                    "dims": 12,
+                    "turn": "left",
+                    "scaling": {"kind": "llama3_scaling", "context": 32},
+                },
+            ],
+        },
+        "feed": {"hidden": 48, "act": "geglu_tanh"},
+    },
+    "override": [
+        {"layers": "1", "set": {"mixer": {"window": 5}, "feed": {"bias": True, "act": "swiglu"}}}
+    ],
+}
 SMALL = {
     "demo": ["width=64", "context=32", "vocab=97"],
     "golf16": ["width=64", "context=32", "vocab=97", "layer.feed.hidden=96"]
@@ -364,6 +413,8 @@ SPECS: dict[str, Callable[[], ModelSpec]] = {
     "documents": lambda: expand(DOCUMENTS),
     "embedded": lambda: expand(EMBEDDED),
     "routed": lambda: expand(ROUTED),
+    "shifted": lambda: expand(SHIFTED),
+    "biased": lambda: expand(BIASED),
     **{name: partial(small, name) for name in SMALL},
     **{f"random{seed}": partial(randomised, seed) for seed in range(6)},
 }

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from segpt.config import head as head_spec
-from segpt.config import parts as spec
 from segpt.config.base import decode, encode
+from segpt.config.caps import Asymmetric
 from segpt.config.expand import expand
 from segpt.config.layout import Place, Role, layout, parameters
 from segpt.config.model import ModelSpec
@@ -206,4 +206,4 @@ def test_heads_are_stored_and_read_back(cap: str) -> None:
     assert plain.weights(53, 24) == ()
     assert encode(plain) == {"kind": "head", "tied": True, "softcap": 15.0}
     assert decode(head_spec.Head, {"softcap": 15}) == plain
-    assert isinstance(decode(head_spec.Head, {"softcap": "asymmetric"}).softcap, spec.Asymmetric)
+    assert isinstance(decode(head_spec.Head, {"softcap": "asymmetric"}).softcap, Asymmetric)

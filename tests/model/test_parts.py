@@ -85,7 +85,9 @@ def test_grouped_queries_equal_repeated_keys() -> None:
 
 
 def test_norm_makes_every_head_unit_on_average() -> None:
-    q, k = parts.Norm()(5 * noise(2, 3, 4, 8), noise(2, 3, 2, 8, seed=1), stream(3))
+    q, k = parts.Norm(spec.Norm(), 8, None)(
+        5 * noise(2, 3, 4, 8), noise(2, 3, 2, 8, seed=1), stream(3)
+    )
     for x in (q, k):
         torch.testing.assert_close(x.square().mean(-1), torch.ones(x.shape[:-1]), atol=1e-4, rtol=0)
 

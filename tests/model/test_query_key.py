@@ -48,7 +48,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def attention_of(*kinds: str) -> Attention:
     made: dict[str, Callable[[], nn.Module]] = {
-        "norm": parts.Norm,
+        "norm": lambda: parts.Norm(spec.Norm(), CHANNELS, None),
         "rope": lambda: parts.Rope(spec.Rope(dims=4, turn="left")),
         "neighbours": lambda: parts.Rope(spec.Rope(dims=8, pairs="neighbours", rates="half")),
         "gain": lambda: parts.Gain(spec.Gain(per="head"), HEADS),

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segpt.config.caps import Algebraic, Asymmetric, Sigmoid
 from segpt.config.model import ModelSpec
-from segpt.config.parts import Algebraic, Asymmetric, Sigmoid
 from segpt.config.train import Scaling
 from segpt.kernels import onednn
 from segpt.kernels.cross_entropy import TOKEN_LOSS, Loss, LossCall, capped

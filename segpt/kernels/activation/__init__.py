@@ -15,7 +15,7 @@ GATED_FEED = Op[FeedCall, Tensor](
 
 
 def activation(x: Tensor, act: Activation) -> Tensor:
-    """act(x): (..., hidden), or (..., 2 hidden) to (..., hidden) for ``swiglu``; reuses ``x``."""
+    """act(x): (..., hidden), or (..., 2 hidden) to (..., hidden) if gated; reuses ``x``."""
     return ACTIVATION(ActivationCall(x, act))
 
 

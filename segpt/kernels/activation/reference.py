@@ -10,7 +10,7 @@ from segpt.kernels.linear import linear
 
 
 class ActivationCall(NamedTuple):
-    """``x`` (..., hidden), or (..., 2 hidden) for ``swiglu``, whose first half is the gate.
+    """``x`` (..., hidden), or (..., 2 hidden) for a gated one, whose first half is the gate.
 
     Its memory may be used again: it is the largest tensor of a layer.
     """
@@ -20,7 +20,7 @@ class ActivationCall(NamedTuple):
 
 
 class FeedCall(NamedTuple):
-    """``x`` (..., width) and ``weight`` (hidden, width), or (2 hidden, width) for ``swiglu``."""
+    """``x`` (..., width) and ``weight`` (hidden, width), or (2 hidden, width) if gated."""
 
     x: Tensor
     weight: Tensor
@@ -28,7 +28,10 @@ class FeedCall(NamedTuple):
 
 
 def reference(call: ActivationCall) -> Tensor:
-    """act(x): (..., hidden); ``swiglu`` is silu(gate) up (arXiv 2002.05202)."""
+    """act(x): (..., hidden); ``swiglu`` is silu(gate) up (arXiv 2002.05202).
+
+    ``geglu_tanh`` is gelu(gate) up, where gelu (arXiv 1606.08415) is taken by its formula of tanh.
+    """
     x = call.x
     reuse = not x.requires_grad  # backward would ask for x
     match call.act:
@@ -43,6 +46,13 @@ def reference(call: ActivationCall) -> Tensor:
         case "swiglu":
             gate, up = x.chunk(2, -1)
             return F.silu(gate, reuse) * up
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "geglu_tanh":
+            gate, up = x.chunk(2, -1)
+            return F.gelu(gate, approximate="tanh") * up
 
 
 def feed_reference(call: FeedCall) -> Tensor:

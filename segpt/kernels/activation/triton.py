@@ -27,6 +27,7 @@ from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 from .reference import FeedCall
 
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
+_ACTIVATIONS: tuple[Activation, ...] = ("relu2", "leaky_relu2", "silu", "swiglu")
 _FEW = 32  # rows that a low tile takes, as where text is generated
 
 
@@ -170,6 +171,8 @@ class TritonGatedFeed(Backend[FeedCall, Tensor]):
 
     def refusal(self, call: FeedCall) -> str | None:
         x, weight = call.x, call.weight
+        if call.act not in _ACTIVATIONS:
+            return f"it takes {', '.join(_ACTIVATIONS)}, not {call.act}"
         if x.dtype not in _TYPES:
             return f"it takes float32, float16 and bfloat16, not {x.dtype}"
         if weight.dtype != x.dtype:

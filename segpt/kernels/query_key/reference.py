@@ -11,11 +11,21 @@ from segpt.kernels.rotary.reference import reference as rotated
 
 
 class NormStep(NamedTuple):
-    """Divide each head of queries and keys by its root mean square."""
+    """Divide each head of queries and keys by its root mean square, then multiply by gains.
+
+    ``eps`` is as of :class:`RmsNormCall`; the gains are (channels,), or None.
+    """
+
+    eps: float | None = None
+    query_gain: Tensor | None = None
+    key_gain: Tensor | None = None
 
     def apply(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, heads, channels) and (batch, time, kv_heads, channels) to the same."""
-        return normalised(RmsNormCall(q)), normalised(RmsNormCall(k))
+        q, k = (normalised(RmsNormCall(x, self.eps)) for x in (q, k))
+        if self.query_gain is not None:
+            q = q * self.query_gain
+        return q, k if self.key_gain is None else k * self.key_gain
 
 
 class RotationStep(NamedTuple):

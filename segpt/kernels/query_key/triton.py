@@ -25,7 +25,7 @@ from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 from .reference import GainStep, NormStep, QueryKeyCall, RotationStep
 from .triton_kernels import backward_kernel, forward_kernel
 
-EPSILON = torch.finfo(torch.float32).eps  # as torch's own norm has it
+EPSILON = torch.finfo(torch.float32).eps  # as torch's own norm has it, where a call names none
 _WIDEST = 1024  # channels of a head
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -38,6 +38,7 @@ class FusedSteps(NamedTuple):
         cos, sin: (time, 1, dims / 2) of the angles, or None if nothing turns.
         neighbours: whether neighbours are pairs.
         gain: (heads, 1) or (1, 1), or None.
+        eps: what is added to the mean square.
     """
 
     norm: int = 0
@@ -45,6 +46,7 @@ class FusedSteps(NamedTuple):
     sin: Tensor | None = None
     neighbours: bool = False
     gain: Tensor | None = None
+    eps: float = EPSILON
 
 
 class TritonQueryKey(Backend[QueryKeyCall, tuple[Tensor, Tensor]]):
@@ -60,6 +62,8 @@ class TritonQueryKey(Backend[QueryKeyCall, tuple[Tensor, Tensor]]):
             return "there is neither a norm nor a rotation"
         if GainStep in kinds and NormStep in kinds[kinds.index(GainStep) :]:
             return "a gain comes before the norm"
+        if any(isinstance(step, NormStep) and step[1:] != (None, None) for step in call.steps):
+            return "the norm has a gain for each channel"
         if call.q.size(3) > _WIDEST:
             return f"heads have up to {_WIDEST:,} channels, and these {call.q.size(3):,}"
         if call.q.dtype not in _TYPES or call.k.dtype != call.q.dtype:
@@ -79,7 +83,8 @@ def form_of(call: QueryKeyCall) -> FusedSteps:
     form = FusedSteps()
     for step in call.steps:
         if isinstance(step, NormStep):
-            form = form._replace(norm=1 if form.cos is None else 2)
+            eps = EPSILON if step.eps is None else step.eps
+            form = form._replace(norm=1 if form.cos is None else 2, eps=eps)
         elif isinstance(step, RotationStep):
             cos, sin = step.cos.contiguous(), step.sin.contiguous()
             form = form._replace(cos=cos, sin=sin, neighbours=step.neighbours)
@@ -117,7 +122,7 @@ def _launch(kernel: Any, tensors: dict[str, Tensor], form: FusedSteps) -> Launch
     absent = {"gain": form.gain, "cos": form.cos, "sin": form.sin}
     tensors = tensors | {name: q if x is None else x for name, x in absent.items()}
     numbers: dict[str, float] = {"positions": batch * time, "time": time, "heads": heads}
-    numbers |= {"kv_heads": k.size(2), "channels": channels, "epsilon": EPSILON}
+    numbers |= {"kv_heads": k.size(2), "channels": channels, "epsilon": form.eps}
     numbers |= {"dims": 0 if form.cos is None else 2 * form.cos.size(-1)}
     numbers |= {"gains": 0 if form.gain is None else form.gain.size(0)}
     fixed: dict[str, Constant] = {"NORM": form.norm, "ROTARY": rotary, "GAIN": scaled}

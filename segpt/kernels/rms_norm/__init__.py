@@ -14,14 +14,20 @@ ADD_NORM = Op[AddNormCall, AddNorm](
 )
 
 
-def rms_norm(x: Tensor) -> Tensor:
-    """``x`` (..., width) divided by its root mean square over the width, in float32, no gain."""
-    return RMS_NORM(RmsNormCall(x))
+def rms_norm(x: Tensor, eps: float | None = None) -> Tensor:
+    """``x`` (..., width) divided by its root mean square over the width, in float32, no gain.
+
+    ``eps`` is added to the mean square; None is the smallest step of float32 at 1.
+    """
+    return RMS_NORM(RmsNormCall(x, eps))
 
 
-def add_norm(x: Tensor, residual: Tensor, scale: float | Tensor = 1.0) -> AddNorm:
+def add_norm(
+    x: Tensor, residual: Tensor, scale: float | Tensor = 1.0, eps: float | None = None
+) -> AddNorm:
     """``x`` plus ``residual``, both (..., width), and the norm of the sum times ``scale``.
 
-    The scale is a number, or a tensor () or (...): a number for each row.
+    The scale is a number, or a tensor () or (...): a number for each row. ``eps`` is as of
+    :func:`rms_norm`.
     """
-    return ADD_NORM(AddNormCall(x, residual, scale))
+    return ADD_NORM(AddNormCall(x, residual, scale, eps))

@@ -10,26 +10,32 @@ from torch import Tensor
 
 
 class RmsNormCall(NamedTuple):
-    """``x`` (..., width), of any dtype."""
+    """``x`` (..., width), of any dtype, and what is added to its mean square.
+
+    That is torch's own number if ``eps`` is None: the smallest step of float32 at 1.
+    """
 
     x: Tensor
+    eps: float | None = None
 
 
 def reference(call: RmsNormCall) -> Tensor:
     """Divide (..., width) by the root mean square over the width, in float32, without a gain."""
     x = call.x
-    return F.rms_norm(x.float(), (x.size(-1),)).to(x.dtype)
+    return F.rms_norm(x.float(), (x.size(-1),), eps=call.eps).to(x.dtype)
 
 
 class AddNormCall(NamedTuple):
     """A stream and what is added to it, both (..., width), and what multiplies their norm.
 
-    ``scale`` is a number, or a tensor of one or of a number for each row: (), or (...).
+    ``scale`` is a number, or a tensor of one or of a number for each row: (), or (...). ``eps`` is
+    as of :class:`RmsNormCall`.
     """
 
     x: Tensor
     residual: Tensor
     scale: float | Tensor = 1.0
+    eps: float | None = None
 
 
 class AddNorm(NamedTuple):
@@ -44,4 +50,4 @@ def add_norm_reference(call: AddNormCall) -> AddNorm:
     total, scale = call.x + call.residual, call.scale
     if isinstance(scale, Tensor):
         scale = (scale if scale.dim() == 0 else scale[..., None]).to(total.dtype)
-    return AddNorm(total, reference(RmsNormCall(total)) * scale)
+    return AddNorm(total, reference(RmsNormCall(total, call.eps)) * scale)

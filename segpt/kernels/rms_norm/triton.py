@@ -21,7 +21,7 @@ from segpt.kernels.tiles import ANY, Tile, Tiles, tile_for
 
 from .reference import AddNorm, AddNormCall, RmsNormCall
 
-EPSILON = torch.finfo(torch.float32).eps  # as torch's own has it
+EPSILON = torch.finfo(torch.float32).eps  # as torch's own has it, where a call names none
 _WIDEST = 1 << 14  # channels that the registers of one program hold
 
 
@@ -147,7 +147,7 @@ class TritonRmsNorm(Backend[RmsNormCall, Tensor]):
         return _refusal(call.x)
 
     def run(self, call: RmsNormCall) -> Tensor:
-        result: Tensor = _Normalised.apply(call.x)
+        result: Tensor = _Normalised.apply(*call)
         return result
 
 
@@ -157,7 +157,7 @@ class TritonAddNorm(Backend[AddNormCall, AddNorm]):
     name, priority = "triton", 30
 
     def refusal(self, call: AddNormCall) -> str | None:
-        x, residual, scale = call
+        x, residual, scale, _ = call
         if x.shape != residual.shape:
             return "what is added has another shape"
         if isinstance(scale, Tensor) and scale.shape not in ((), x.shape[:-1]):
@@ -179,25 +179,30 @@ def _refusal(x: Tensor) -> str | None:
     return None
 
 
-def forward(x: Tensor, y: Tensor) -> Launch:
+def forward(x: Tensor, y: Tensor, eps: float | None = None) -> Launch:
     """What makes ``y`` of ``x``, both (rows, width) and contiguous."""
-    return _launch(forward_kernel, {"x": x, "y": y})
+    return _launch(forward_kernel, {"x": x, "y": y}, eps)
 
 
-def backward(x: Tensor, slope: Tensor, result: Tensor) -> Launch:
+def backward(x: Tensor, slope: Tensor, result: Tensor, eps: float | None = None) -> Launch:
     """What makes the gradient by ``x`` of that by y; all are (rows, width) and contiguous."""
-    return _launch(backward_kernel, {"x": x, "slope": slope, "result": result})
+    return _launch(backward_kernel, {"x": x, "slope": slope, "result": result}, eps)
 
 
 def add_forward(
-    x: Tensor, residual: Tensor, scale: float | Tensor, total: Tensor, normed: Tensor
+    x: Tensor,
+    residual: Tensor,
+    scale: float | Tensor,
+    total: Tensor,
+    normed: Tensor,
+    eps: float | None = None,
 ) -> Launch:
     """What makes ``total`` and ``normed``; tensors are (rows, width), but the scale () or (rows,).
 
     They are contiguous, and a scale that is a tensor is in float32.
     """
     tensors = {"x": x, "residual": residual, "total": total, "normed": normed}
-    return _launch(add_forward_kernel, tensors, scale)
+    return _launch(add_forward_kernel, tensors, eps, scale)
 
 
 def add_backward(
@@ -206,6 +211,7 @@ def add_backward(
     scale: float | Tensor,
     result: Tensor,
     by_scale: Tensor | None,
+    eps: float | None = None,
 ) -> Launch:
     """What makes ``result``, the gradient by ``total``, both (rows, width).
 
@@ -217,12 +223,13 @@ def add_backward(
     tensors = {"total": total, "slope": by_norm, "along_slope": along, "result": result}
     tensors["by_scale"] = total if by_scale is None else by_scale
     constants: dict[str, Constant] = {"ALONG": by_total is not None}
-    return _launch(add_backward_kernel, tensors, scale, constants)
+    return _launch(add_backward_kernel, tensors, eps, scale, constants)
 
 
 def _launch(
     kernel: Any,
     tensors: dict[str, Tensor],
+    eps: float | None,
     scale: float | Tensor | None = None,
     constants: dict[str, Constant] | None = None,
 ) -> Launch:
@@ -230,7 +237,8 @@ def _launch(
     rows, width = first.shape
     tiles = _tiles(triton.next_power_of_2(width), adds=scale is not None)
     tile = tile_for(tiles, first)
-    arguments: dict[str, Argument] = {**tensors, "rows": rows, "width": width, "epsilon": EPSILON}
+    arguments: dict[str, Argument] = {**tensors, "rows": rows, "width": width}
+    arguments["epsilon"] = EPSILON if eps is None else eps
     fixed: dict[str, Constant] = {**tile.sizes, **(constants or {})}
     if scale is not None:
         fixed["SCALED"] = isinstance(scale, Tensor)
@@ -256,21 +264,22 @@ class _Normalised(torch.autograd.Function):
     """Forward and backward of rows, whatever dimensions they are in."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, eps: float | None) -> Tensor:
         """Like ``x`` (..., width)."""
         rows = x.reshape(-1, x.size(-1)).contiguous()
         y = torch.empty_like(rows)
-        forward(rows, y).run()
+        forward(rows, y, eps).run()
         ctx.save_for_backward(rows)
+        ctx.eps = eps
         return y.view(x.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
         result = torch.empty_like(rows)
-        backward(rows, slope.reshape(rows.shape).contiguous(), result).run()
-        return result.view(slope.shape)
+        backward(rows, slope.reshape(rows.shape).contiguous(), result, ctx.eps).run()
+        return result.view(slope.shape), None
 
 
 class _Added(torch.autograd.Function):
@@ -278,7 +287,7 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor, scale: float | Tensor
+        ctx: Any, x: Tensor, residual: Tensor, scale: float | Tensor, eps: float | None
     ) -> tuple[Tensor, Tensor]:
         """The sum and its norm, in the shape of ``x``; see :class:`AddNormCall`."""
         width = x.size(-1)
@@ -286,11 +295,11 @@ class _Added(torch.autograd.Function):
         total = rows.new_empty(rows.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
         normed = torch.empty_like(total)
         ctx.set_materialize_grads(False)
-        ctx.types, ctx.scale = (x.dtype, residual.dtype), scale
+        ctx.types, ctx.scale, ctx.eps = (x.dtype, residual.dtype), scale, eps
         if isinstance(scale, Tensor):
             ctx.about, ctx.scale = (scale.shape, scale.dtype), None
             scale = _flat(scale)
-        add_forward(rows, added, scale, total, normed).run()
+        add_forward(rows, added, scale, total, normed, eps).run()
         ctx.save_for_backward(total, *([scale] if isinstance(scale, Tensor) else []))
         return total.view(x.shape), normed.view(x.shape)
 
@@ -299,19 +308,19 @@ class _Added(torch.autograd.Function):
     def backward(ctx: Any, by_total: Tensor | None, by_norm: Tensor | None) -> tuple[Any, ...]:
         if by_norm is None:
             sums = (None if by_total is None else by_total.to(dtype) for dtype in ctx.types)
-            return (*sums, None)
+            return (*sums, None, None)
         total, *scales = ctx.saved_tensors
         slope = by_norm.reshape(total.shape).contiguous()
         along = None if by_total is None else by_total.reshape(total.shape).contiguous()
         scale = scales[0] if scales else ctx.scale
         by_scale = torch.empty(len(total), device=total.device) if scales else None
         result = torch.empty_like(total)
-        add_backward(total, (slope, along), scale, result, by_scale).run()
+        add_backward(total, (slope, along), scale, result, by_scale, ctx.eps).run()
         by_x, by_residual = (result.view(by_norm.shape).to(dtype) for dtype in ctx.types)
         if by_scale is not None:
             shape, dtype = ctx.about
             by_scale = (by_scale.view(shape) if shape else by_scale.sum()).to(dtype)
-        return by_x, by_residual, by_scale
+        return by_x, by_residual, by_scale, None
 
 
 def _flat(scale: Tensor) -> Tensor:
