@@ -69,7 +69,11 @@ class ChatPrompt(NamedTuple):
 def special_tokens(codec: Codec) -> Mapping[str, int]:
     """The special tokens of a tokenizer by the text that templates write for them."""
     tokens = getattr(codec, "special_tokens", None)
-    return dict(tokens) if isinstance(tokens, Mapping) else {}
+    if isinstance(tokens, Mapping):
+        return dict(tokens)
+    model = getattr(codec, "model", None)  # of a byte-pair encoding that was imported
+    pieces = getattr(model, "pieces", ())
+    return {pieces[i].decode("utf-8", "replace"): i for i in getattr(model, "control", ())}
 
 
 def render(

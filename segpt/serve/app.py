@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segpt.data.chat import ChatPrompt, prompt
 from segpt.errors import DataError
-from segpt.stages.answer import Answer
+from segpt.stages.answer import Answer, positions
 from segpt.stages.chat_template import ModelTemplate
 from segpt.stages.open_model import OpenedModel
 
@@ -43,7 +43,7 @@ class Server:
         self.opened, self.template, self.name, self.engine = opened, template, name, engine
         self.limits = engine.limits
         self.created = int(time.time())
-        self.longest = self.limits.prompt or opened.spec.context
+        self.longest = int(min(self.limits.prompt or opened.spec.context, positions(opened.spec)))
 
     async def models(self, request: Request) -> Response:
         """The one model, by its name."""

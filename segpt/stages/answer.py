@@ -1,11 +1,14 @@
 """What a model says after a prompt: whole characters, up to where it ends, piece by piece."""
 
 import codecs
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from segpt.config.model import ModelSpec
+from segpt.config.parts import Position
 from segpt.config.sample import SampleSpec
 from segpt.data.chat import ChatPrompt
 from segpt.data.tokenizer import Codec
@@ -50,6 +53,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         self._text = StoppedText(self.prompt.stops)
+        self._positions = positions(self.opened.spec)
         codec = self.opened.codec
         self._continuation = Continuation(
             self.opened.model, self.prompt.ids, self.spec, vocab=codec.vocab, top=self.top
@@ -77,13 +81,19 @@ class Answer:
         piece = self._text.add(spelled)
         if self._text.stopped:
             self.finish = "stop"
-        elif self.tokens == self.spec.tokens:
+        elif self.tokens == self.spec.tokens or len(self._continuation.ids) > self._positions:
             piece += self._end("length")
         return piece
 
     def _end(self, finish: Finish) -> str:
         self.finish = finish
         return self._text.rest()
+
+
+def positions(spec: ModelSpec) -> float:
+    """How many tokens a model can read at most; no bound but for learned positions."""
+    counts = [part.count for part in spec.embed if isinstance(part, Position)]
+    return min(counts, default=math.inf)
 
 
 class StoppedText:
