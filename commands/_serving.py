@@ -81,6 +81,7 @@ def run(
 
 
 def _listen(place: Place) -> socket.socket:
+    listening: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -90,6 +91,8 @@ def _listen(place: Place) -> socket.socket:
         listening.bind(address)
         listening.listen(128)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise SegptError(
             f"cannot listen on {place.host} port {place.port}: {error.strerror or error}; choose "
             "another one with --port, or 0 for any"

@@ -20,6 +20,7 @@ from tests import processes
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
+MODEL = Path(__file__).resolve().parents[2] / "artifacts" / "demo256-3.segpt"
 GREEDY = ("--temperature", "0", "--max-tokens", "12")
 
 
@@ -117,28 +118,34 @@ class Terminal:
         os.write(self.main, text.encode())
 
     def close(self) -> int:
-        code = self.process.wait(30)
+        return self.process.wait(30)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
         os.close(self.main)
-        return code
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_program(model: Path) -> None:
-    terminal = Terminal("chat", model, "--max-tokens", "1000000", "--temperature", "2")
-    terminal.until("> ")
-    for _ in range(3):  # more often than a watch over signals would let pass
-        terminal.type("Document\n")
-        time.sleep(1.2)
-        os.kill(terminal.process.pid, signal.SIGINT)
-        terminal.until("stopped")
+def test_ctrl_c_stops_an_answer_and_not_the_program() -> None:
+    with Terminal("chat", MODEL, "--max-tokens", "1000000", "--temperature", "0") as terminal:
         terminal.until("> ")
-    terminal.type("")
-    os.kill(terminal.process.pid, signal.SIGINT)
-    terminal.until("/exit")
-    time.sleep(2.5)
-    terminal.type("/reset\n")
-    terminal.until("a new conversation")
-    terminal.type("/exit\n")
-    assert terminal.close() == 0
+        for _ in range(3):  # more often than a watch over signals would let pass
+            terminal.type("The json module\n")
+            time.sleep(1.2)
+            os.kill(terminal.process.pid, signal.SIGINT)
+            terminal.until("stopped")
+            terminal.until("> ")
+        terminal.type("")
+        os.kill(terminal.process.pid, signal.SIGINT)
+        terminal.until("/exit")
+        time.sleep(2.5)
+        terminal.type("/reset\n")
+        terminal.until("a new conversation")
+        terminal.type("/exit\n")
+        assert terminal.close() == 0
 
 
 def test_a_server_starts_answers_and_ends(model: Path, tmp_path: Path, segpt: Run) -> None:
