@@ -75,19 +75,19 @@ class Server:
         body = await read_body(request, self.limits.body)
         asked = read_request(kind, body, self.name, self.limits)
         try:
-            given = await run_in_threadpool(self._prompt, asked)
+            written = await run_in_threadpool(self._prompt, asked)
         except DataError as error:
             raise RequestError(400, str(error), code="invalid_prompt") from None
-        self._check_length(asked, len(given.ids))
+        self._check_length(asked, len(written.ids))
         answer = Answer(
             self.opened,
-            given._replace(stops=(*given.stops, *asked.stops)),
+            written._replace(stops=(*written.stops, *asked.stops)),
             asked.spec,
             asked.top,
             arrived + self.limits.seconds,
         )
         work = _Work(self.engine, answer)
-        shape = Shape(kind, self.name, len(given.ids))
+        shape = Shape(kind, self.name, len(written.ids))
         if asked.stream:
             return _Stream(_events(work, shape, asked), work)
         return await _whole(work, shape, asked, request)

@@ -76,7 +76,7 @@ def test_an_answer_comes_in_pieces_and_escape_stops_it(opened: Browser, server: 
     opened.run("document.getElementById('tokens').value = 100000")
     opened.run(TYPE, "The module")
     opened.press("Enter")
-    lengths = set()
+    lengths: set[int] = set()
     while len(lengths) < 3:
         lengths.add(len((opened.run(SAID) or ["", ""])[-1]))
     opened.call(
