@@ -10,7 +10,7 @@ import click
 from segpt.config.precision import Precision, of_measuring
 from segpt.config.sample import SampleSpec
 from segpt.config.score import ScoreSpec
-from segpt.data.chat import Message
+from segpt.data.chat import ChatMessage
 from segpt.errors import DataError
 from segpt.kernels.precision import computing
 from segpt.stages.answer import Answer
@@ -36,7 +36,7 @@ class Chat:
         self, opened: OpenedModel, template: ModelTemplate, spec: SampleSpec, system: str | None
     ) -> None:
         self.opened, self.template, self.spec = opened, template.template, spec
-        self.system = [Message("system", system)] if system else []
+        self.system = [ChatMessage("system", system)] if system else []
         self.messages = list(self.system)
         self.turn = 0
         reach = ScoreSpec(mode="rolling", context=spec.context).reach(opened.spec.context)
@@ -52,7 +52,7 @@ class Chat:
         Raises:
             DataError: if the message alone is too long; it is not part of the conversation then.
         """
-        said = [*self.messages, Message("user", text)]
+        said = [*self.messages, ChatMessage("user", text)]
         fitted = fit(self.template, said, self.opened.codec, self.longest)
         if fitted.dropped:
             turns = "turn is" if fitted.dropped == 1 else f"{fitted.dropped} turns are"
@@ -65,7 +65,7 @@ class Chat:
                 pieces.append(piece)
                 show(piece)
         self.turn += 1
-        self.messages = [*fitted.messages, Message("assistant", "".join(pieces))]
+        self.messages = [*fitted.messages, ChatMessage("assistant", "".join(pieces))]
         return "".join(pieces)
 
 

@@ -24,14 +24,14 @@ ENDS: Final = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_e
 _PRIVATE = range(0xE000, 0xF900)  # characters without a meaning
 
 
-class Message(NamedTuple):
+class ChatMessage(NamedTuple):
     """What one side of a conversation said."""
 
     role: Role
     content: str
 
 
-class Segment(NamedTuple):
+class ChatSegment(NamedTuple):
     """A part of a conversation as it is written; special tokens stand in markers only."""
 
     text: str
@@ -78,11 +78,11 @@ def special_tokens(codec: Codec) -> Mapping[str, int]:
 
 def render(
     template: ChatTemplate,
-    messages: Sequence[Message],
+    messages: Sequence[ChatMessage],
     special: Iterable[str] = (),
     *,
     answer: bool = True,
-) -> list[Segment]:
+) -> list[ChatSegment]:
     """A conversation as it is written for a model.
 
     Args:
@@ -99,7 +99,7 @@ def render(
     return list(_of_markers(template, messages, answer))
 
 
-def prompt(template: ChatTemplate, messages: Sequence[Message], codec: Codec) -> ChatPrompt:
+def prompt(template: ChatTemplate, messages: Sequence[ChatMessage], codec: Codec) -> ChatPrompt:
     """The tokens after which a model answers the last message.
 
     Raises:
@@ -120,7 +120,7 @@ def prompt(template: ChatTemplate, messages: Sequence[Message], codec: Codec) ->
     )
 
 
-def encode(segments: Iterable[Segment], codec: Codec) -> list[int]:
+def encode(segments: Iterable[ChatSegment], codec: Codec) -> list[int]:
     """The tokens of a conversation: special tokens in markers, and the text between them.
 
     Raises:
@@ -140,7 +140,7 @@ def encode(segments: Iterable[Segment], codec: Codec) -> list[int]:
     return ids + _encoded(codec, text)
 
 
-def cut(messages: Sequence[Message]) -> list[Message] | None:
+def cut(messages: Sequence[ChatMessage]) -> list[ChatMessage] | None:
     """A conversation without its oldest turn; None if there is only one.
 
     A turn is a message of the user with what was answered. What the system said stays.
@@ -152,8 +152,8 @@ def cut(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def _of_markers(
-    template: MarkerTemplate, messages: Sequence[Message], answer: bool
-) -> Iterable[Segment]:
+    template: MarkerTemplate, messages: Sequence[ChatMessage], answer: bool
+) -> Iterable[ChatSegment]:
     markers: dict[str, RoleMarkers | None] = {
         "system": template.system,
         "user": template.user,
@@ -167,18 +167,18 @@ def _of_markers(
             continue
         if role == "user":
             content, waiting = waiting + content, ""
-        yield Segment(around.before, True)
-        yield Segment(content, False)
-        yield Segment(around.after, True)
+        yield ChatSegment(around.before, True)
+        yield ChatSegment(content, False)
+        yield ChatSegment(around.after, True)
     if waiting:
-        yield from _of_markers(template, [Message("user", waiting.rstrip("\n"))], False)
+        yield from _of_markers(template, [ChatMessage("user", waiting.rstrip("\n"))], False)
     if answer:
-        yield Segment(template.assistant.before, True)
+        yield ChatSegment(template.assistant.before, True)
 
 
 def _of_jinja(
-    template: JinjaTemplate, messages: Sequence[Message], special: Sequence[str], answer: bool
-) -> list[Segment]:
+    template: JinjaTemplate, messages: Sequence[ChatMessage], special: Sequence[str], answer: bool
+) -> list[ChatSegment]:
     """Special tokens in contents are wrapped in private characters, and so told from markers."""
     contents = "".join(message.content for message in messages)
     spare = (chr(c) for c in _PRIVATE if chr(c) not in contents and chr(c) not in template.source)
@@ -198,10 +198,10 @@ def _of_jinja(
     }
     text = PROCESS.render(template.source, variables)
     marked = re.compile(f"{left}({pattern.pattern}){right}|[{left}{right}]")
-    segments: list[Segment] = []
+    segments: list[ChatSegment] = []
     for i, part in enumerate(marked.split(text)):
         # A lone mark, from which the template took its token, parts what was never one token.
-        segments.append(Segment(part or "", i % 2 == 0))
+        segments.append(ChatSegment(part or "", i % 2 == 0))
     return [segment for segment in segments if segment.text or not segment.marker]
 
 
@@ -211,7 +211,7 @@ def _stops(template: ChatTemplate, special: Mapping[str, int]) -> list[str]:
         return list(template.stop)
     stops = [end] if (end := template.tokens.get("eos_token")) else []
     word = "segptanswer"
-    said = [Message("user", "a"), Message("assistant", word)]
+    said = [ChatMessage("user", "a"), ChatMessage("assistant", word)]
     try:
         written = "".join(s.text for s in render(template, said, special, answer=False))
     except DataError:  # it wants more of a conversation than this

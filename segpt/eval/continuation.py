@@ -14,7 +14,7 @@ from segpt.model.model import Model
 from .sample import Row, draw, penalised
 
 
-class Chosen(NamedTuple):
+class NextToken(NamedTuple):
     """A token that came, with what the model thought of it and of the likeliest ones.
 
     Attributes:
@@ -61,7 +61,7 @@ class Continuation:
         self._chance = np.random.default_rng([spec.seed, 0])
 
     @torch.no_grad()
-    def step(self) -> Chosen | None:
+    def step(self) -> NextToken | None:
         """Read what is known; where that is all, the next token, and else None.
 
         Raises:
@@ -81,10 +81,10 @@ class Continuation:
         self.ids.append(token)
         return self._chosen(token, logits)
 
-    def _chosen(self, token: int, logits: Row) -> Chosen:
+    def _chosen(self, token: int, logits: Row) -> NextToken:
         if self.top is None:
-            return Chosen(token, 0.0, ())
+            return NextToken(token, 0.0, ())
         shifted = logits - logits.max()
         logs = shifted - np.log(np.exp(shifted).sum())
         order = np.argsort(-logs, kind="stable")[: self.top]
-        return Chosen(token, float(logs[token]), tuple((int(i), float(logs[i])) for i in order))
+        return NextToken(token, float(logs[token]), tuple((int(i), float(logs[i])) for i in order))

@@ -21,7 +21,7 @@ from segpt.stages.answer import Answer, positions
 from segpt.stages.chat_template import ModelTemplate
 from segpt.stages.open_model import OpenedModel
 
-from .engine import Engine, Job, Progress
+from .engine import AnswerJob, Engine, Progress
 from .guard import LOCAL, Guard, read_body
 from .limits import RequestError
 from .request import AnswerRequest, Kind, read_request
@@ -131,7 +131,7 @@ class _Work:
         def notify(progress: Progress) -> None:
             loop.call_soon_threadsafe(self.progress.put_nowait, progress)
 
-        self.job = Job(answer, notify)
+        self.job = AnswerJob(answer, notify)
         engine.submit(self.job)
 
     async def next(self) -> Progress:

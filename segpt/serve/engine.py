@@ -33,7 +33,7 @@ class Progress(NamedTuple):
     error: str | None = None
 
 
-class Job:
+class AnswerJob:
     """A request at work. ``notify`` gets its progress, from the thread of the engine."""
 
     def __init__(self, answer: Answer, notify: Callable[[Progress], None]) -> None:
@@ -74,8 +74,8 @@ class Engine:
     def __init__(self, limits: Limits, device: str, precision: Precision) -> None:
         self.limits, self.device, self.precision = limits, device, precision
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._active: deque[Job] = deque()
+        self._waiting: deque[AnswerJob] = deque()
+        self._active: deque[AnswerJob] = deque()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="segpt-engine", daemon=True)
 
@@ -98,7 +98,7 @@ class Engine:
         with self._changed:
             self._check_room()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnswerJob) -> None:
         """Let a job take its turn.
 
         Raises:
@@ -109,7 +109,7 @@ class Engine:
             self._waiting.append(job)
             self._changed.notify()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: AnswerJob) -> None:
         """Stop the work for a job whose client has gone; its place is free at once."""
         with self._changed:
             job.cancelled = True
@@ -135,7 +135,7 @@ class Engine:
                 retry=1,
             )
 
-    def _next(self) -> Job | None:
+    def _next(self) -> AnswerJob | None:
         """The job whose turn it is; waits for one, and is None at the end."""
         with self._changed:
             while not (self._closed or self._active or self._waiting):

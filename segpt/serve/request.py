@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segpt.config.sample import SampleSpec
-from segpt.data.chat import Message, Role
+from segpt.data.chat import ChatMessage, Role
 from segpt.errors import SpecError
 
 from .limits import Limits, RequestError
@@ -58,7 +58,7 @@ class AnswerRequest:
     """
 
     kind: Kind
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     text: str | tuple[int, ...]
     spec: SampleSpec
     stops: tuple[str, ...]
@@ -229,7 +229,7 @@ class Fields:
             return tuple(value)
         raise RequestError(400, "prompt has to be one text, or one list of tokens", param="prompt")
 
-    def messages(self) -> tuple[Message, ...]:
+    def messages(self) -> tuple[ChatMessage, ...]:
         """A conversation, not empty."""
         value = self.table.get("messages")
         if not isinstance(value, list) or not 0 < len(value) <= MOST_MESSAGES:
@@ -239,7 +239,7 @@ class Fields:
         return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value))
 
 
-def _message(item: object, place: str) -> Message:
+def _message(item: object, place: str) -> ChatMessage:
     if not isinstance(item, dict):
         raise RequestError(400, f"{place} has to be an object", param=place)
     roles: dict[object, Role] = {
@@ -255,7 +255,7 @@ def _message(item: object, place: str) -> Message:
         )
     if unknown := sorted(set(item) - {"role", "content", "name", "refusal"}):
         raise RequestError(400, f"{place}.{unknown[0]} is not supported", param=place)
-    return Message(roles[role], _content(item.get("content"), f"{place}.content"))
+    return ChatMessage(roles[role], _content(item.get("content"), f"{place}.content"))
 
 
 def _content(content: object, place: str) -> str:

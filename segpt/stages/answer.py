@@ -12,7 +12,7 @@ from segpt.config.parts import Position
 from segpt.config.sample import SampleSpec
 from segpt.data.chat import ChatPrompt
 from segpt.data.tokenizer import Codec
-from segpt.eval.continuation import Chosen, Continuation
+from segpt.eval.continuation import Continuation, NextToken
 
 from .open_model import OpenedModel
 
@@ -20,7 +20,7 @@ Finish = Literal["stop", "length"]
 
 
 class SpelledToken(NamedTuple):
-    """A token of an answer as bytes, and its probabilities as in ``Chosen``."""
+    """A token of an answer as bytes, and its probabilities as in ``NextToken``."""
 
     spelled: bytes
     logprob: float
@@ -141,6 +141,6 @@ def _spelled(codec: Codec, previous: int, token: int) -> bytes:
     return codec.decode([previous, token])[len(codec.decode([previous])) :]
 
 
-def _with_probabilities(codec: Codec, spelled: bytes, chosen: Chosen) -> SpelledToken:
+def _with_probabilities(codec: Codec, spelled: bytes, chosen: NextToken) -> SpelledToken:
     likeliest = tuple((codec.decode([i]), logprob) for i, logprob in chosen.likeliest)
     return SpelledToken(spelled, chosen.logprob, likeliest)

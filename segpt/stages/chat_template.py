@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from segpt.config.base import decode, nearest
 from segpt.config.chat import PLAIN, TEMPLATES, MarkerTemplate
-from segpt.data.chat import ChatPrompt, ChatTemplate, JinjaTemplate, Message, cut, prompt
+from segpt.data.chat import ChatMessage, ChatPrompt, ChatTemplate, JinjaTemplate, cut, prompt
 from segpt.data.template_process import LARGEST_TEMPLATE
 from segpt.data.tokenizer import Codec
 from segpt.errors import DataError
@@ -21,7 +21,7 @@ class FittedPrompt(NamedTuple):
     """A prompt that the model can look back over, the messages in it, and the turns left out."""
 
     prompt: ChatPrompt
-    messages: list[Message]
+    messages: list[ChatMessage]
     dropped: int
 
 
@@ -62,7 +62,7 @@ def find_template(model: Path, named: str | None = None) -> ModelTemplate:
 
 
 def fit(
-    template: ChatTemplate, messages: list[Message], codec: Codec, longest: int
+    template: ChatTemplate, messages: list[ChatMessage], codec: Codec, longest: int
 ) -> FittedPrompt:
     """The prompt of a conversation in at most ``longest`` tokens, without its oldest turns.
 

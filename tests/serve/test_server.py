@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from segpt.config.sample import SampleSpec
+from segpt.data.chat import JinjaTemplate
 from segpt.serve.limits import Limits
+from segpt.stages.chat_template import ModelTemplate
 from segpt.stages.sample import sample
 from tests.serve.servers import NAME, Running, running
 
@@ -336,3 +338,17 @@ def test_requests_take_turns() -> None:
             assert post(server, CHAT, ask()).status_code == 200
             assert server.engine.busy == (1, 0)
         assert server.idle(10)
+
+
+def test_the_template_of_an_imported_model_is_applied_and_may_refuse() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}Q: {{ m.content | trim }}\nA:{% endfor %}"
+    )
+    template = ModelTemplate(JinjaTemplate(source), "x.jinja")
+    with running(Limits(), template) as server:
+        done = post(server, CHAT, ask(" What? ")).json()
+        assert done["choices"][0]["message"]["content"] == expected(server, "Q: What?\nA:")
+        refused = post(server, CHAT, ask() | {"messages": [{"role": "system", "content": "x"}]})
+        assert refused.status_code == 400
+        assert "no system" in refused.json()["error"]["message"]

@@ -7,7 +7,7 @@ import pytest
 
 from segpt.config.chat import CHATML, INSTRUCTION, PLAIN
 from segpt.config.sample import SampleSpec
-from segpt.data.chat import ChatPrompt, JinjaTemplate, Message
+from segpt.data.chat import ChatMessage, ChatPrompt, JinjaTemplate
 from segpt.data.tokenizer import BYTES, load
 from segpt.errors import DataError, SegptError
 from segpt.stages.answer import Answer, StoppedText
@@ -63,10 +63,13 @@ def test_an_answer_is_what_sample_writes(temperature: float) -> None:
 
 def test_a_conversation_is_cut_by_whole_turns() -> None:
     codec = load(BYTES)
-    said = [Message("system", "S")]
+    said = [ChatMessage("system", "S")]
     for number in range(6):
-        said += [Message("user", f"question {number}"), Message("assistant", f"answer {number}")]
-    said.append(Message("user", "last"))
+        said += [
+            ChatMessage("user", f"question {number}"),
+            ChatMessage("assistant", f"answer {number}"),
+        ]
+    said.append(ChatMessage("user", "last"))
     whole = fit(INSTRUCTION, said, codec, 10_000)
     assert (whole.dropped, whole.messages) == (0, said)
     some = fit(INSTRUCTION, said, codec, len(whole.prompt.ids) - 1)
