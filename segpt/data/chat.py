@@ -110,7 +110,8 @@ def prompt(template: ChatTemplate, messages: Sequence[ChatMessage], codec: Codec
     if isinstance(template, JinjaTemplate):
         template = JinjaTemplate(template.source, tokens | dict(template.tokens))
     ids = encode(render(template, messages, special), codec)
-    if isinstance(template, MarkerTemplate):
+    # A template that writes special tokens writes the start itself, if the model wants it.
+    if isinstance(template, MarkerTemplate) or codec.start not in special.values():
         ids = [codec.start, *ids]
     stops = _stops(template, special)
     return ChatPrompt(
