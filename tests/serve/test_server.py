@@ -28,7 +28,8 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(Limits(parallel=3, waiting=300, tokens=2000, body=20_000)) as started:
+    limits = Limits(parallel=3, waiting=300, tokens=2000, body=20_000, seconds=900)
+    with running(limits) as started:
         yield started
 
 
