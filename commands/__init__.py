@@ -17,6 +17,7 @@ LINE = "segpt.line"  # the command as it was typed
 
 COMMANDS = {
     "average": "Average the weights of the last checkpoints of a run.",
+    "chat": "Talk with a model in the terminal.",
     "compare": "Whether one recipe scores better than another, or chance explains it.",
     "compress": "Compress a file with an artifact, losslessly.",
     "data": "Turn text into token shards, check them, and fetch the files of benchmarks.",
@@ -36,6 +37,7 @@ COMMANDS = {
     "sample": "Text from a model, as it comes.",
     "score": "Bits per byte of an artifact on text, with or without test-time training.",
     "tokenizer": "Train, take over, compare and export tokenizers.",
+    "serve": "Answer over HTTP as OpenAI's interface does, with a page to talk to the model.",
     "train": "Train a model from a recipe.",
 }
 

@@ -77,6 +77,12 @@ precision = click.option(
     type=click.Choice(["auto", "float32", "bfloat16"]),
     help="What the model multiplies in.  [default: auto, float32 on every device]",
 )
+template = click.option(
+    "--template",
+    metavar="NAME|FILE",
+    help="How a conversation is written: chatml, turns, instruction, plain, or a file.  "
+    "[default: that beside the model]",
+)
 settings = click.option(
     "--set",
     "settings",

@@ -9,12 +9,13 @@ for minutes. So a thread is told of each signal as well, and ends the process wh
 lost and nothing else does.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import ClassVar, Self
 
@@ -118,6 +119,23 @@ class Watch:
             os.write(2, line.encode())
         finally:
             os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def handled(number: signal.Signals, handler: Callable[[], None]) -> Iterator[None]:
+    """Within the block a signal means what the command says, and ends nothing by itself."""
+    watch = Watch.now
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watched = watch.before.pop(number, None) if watch is not None else None
+    before = signal.signal(number, lambda *_: handler())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+        if watch is not None and watched is not None:
+            watch.before[number] = watched
 
 
 class Signals:

@@ -125,6 +125,9 @@ class SentencePieceCodec:
         self.lossless = _is_lossless(model)
         self.vocab = len(model.pieces)
         self.start = _start(model)
+        # Those that a chat template can name; the start of our own tokenizers has no text.
+        control = [i for i, piece in enumerate(model.pieces) if piece.kind is Kind.CONTROL]
+        self.special_tokens = {model.pieces[i].text: i for i in control if not self.lossless}
         self._processor = _loaded(model)
         self._spelled = [_spelled(piece) for piece in model.pieces]
         self._unknown = {i for i, p in enumerate(model.pieces) if p.kind is Kind.UNKNOWN}

@@ -1,0 +1,1 @@
+"""The page of the server: its text, its looks and its script."""
