@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from segpt.artifact.container import unpack
-from segpt.convert.modeling.write import Exported, write_modeling
+from segpt.convert.modeling.write import WrittenModel, write_modeling
 from segpt.values import Artifact, Checkpoint
 
 from .open_model import without_unjoined_visits
 from .read_model import Value
 
 
-def export_modeling(value: Value, out: Path, *, name: str = "model") -> Exported:
+def export_modeling(value: Value, out: Path, *, name: str = "model") -> WrittenModel:
     """Write a model from what carries it; of a checkpoint the visits that have joined.
 
     Raises:

@@ -39,7 +39,7 @@ class Rules:
     dead: Callable[[ast.expr], bool] = lambda _: False
 
 
-class Text:
+class SourceText:
     """A source, and where its nodes are."""
 
     def __init__(self, source: str) -> None:
@@ -82,12 +82,12 @@ class Text:
 
 def rewrite(source: str, rules: Rules) -> str:
     """``source`` as ``rules`` change it."""
-    text = Text(source)
+    text = SourceText(source)
     return text.apply(list(_Rewriter(text, rules).edits(text.tree)))
 
 
 class _Rewriter:
-    def __init__(self, text: Text, rules: Rules) -> None:
+    def __init__(self, text: SourceText, rules: Rules) -> None:
         self.text, self.rules = text, rules
 
     def edits(self, node: ast.AST, owner: str = "") -> Iterator[Edit]:
@@ -297,7 +297,7 @@ def shaken(source: str, roots: Collection[str]) -> str:
 
 
 def _shaken_once(source: str, roots: Collection[str]) -> str:
-    text, edits = Text(source), list[Edit]()
+    text, edits = SourceText(source), list[Edit]()
     named = set(roots)
     for statement in text.tree.body:
         own = {statement.name} if isinstance(statement, _Definition) else set()
@@ -313,7 +313,7 @@ def _shaken_once(source: str, roots: Collection[str]) -> str:
     return text.apply(edits)
 
 
-def _unused(text: Text, statement: ast.stmt, named: Collection[str]) -> Iterator[Edit]:
+def _unused(text: SourceText, statement: ast.stmt, named: Collection[str]) -> Iterator[Edit]:
     if isinstance(statement, ast.Import | ast.ImportFrom):
         kept = [a for a in statement.names if (a.asname or a.name.partition(".")[0]) in named]
         if statement.__dict__.get("module") != "__future__" and len(kept) < len(statement.names):

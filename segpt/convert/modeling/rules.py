@@ -12,7 +12,7 @@ Texts = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Part:
+class ModuleRules:
     """What changes in one module, see :class:`.rewrite.Rules`.
 
     ``specs`` and ``modules`` are the names under which it imports modules of specs and others.
@@ -75,37 +75,37 @@ NO_VALUE_TABLES = MappingProxyType(
 _OPS = ("__all__", "TRITON", "ADDED")
 
 
-def _facade(**names: str) -> Part:
+def _facade(**names: str) -> ModuleRules:
     """The function of an operation, which calls its reference."""
-    return Part(names=names, cut=(*_OPS, *names, "CACHED_ATTENTION", "cached_attention"))
+    return ModuleRules(names=names, cut=(*_OPS, *names, "CACHED_ATTENTION", "cached_attention"))
 
 
-MODEL: Mapping[str, Part] = MappingProxyType(
+MODEL: Mapping[str, ModuleRules] = MappingProxyType(
     {
-        "kernels/linear/reference.py": Part(names={"reference": "linear_reference"}),
+        "kernels/linear/reference.py": ModuleRules(names={"reference": "linear_reference"}),
         "kernels/linear/__init__.py": _facade(LINEAR="linear_reference"),
-        "kernels/rms_norm/reference.py": Part(names={"reference": "rms_norm_reference"}),
+        "kernels/rms_norm/reference.py": ModuleRules(names={"reference": "rms_norm_reference"}),
         "kernels/rms_norm/__init__.py": _facade(
             RMS_NORM="rms_norm_reference", ADD_NORM="add_norm_reference"
         ),
-        "kernels/rotary/reference.py": Part(names={"reference": "rotary_reference"}),
+        "kernels/rotary/reference.py": ModuleRules(names={"reference": "rotary_reference"}),
         "kernels/rotary/__init__.py": _facade(ROTARY="rotary_reference"),
-        "kernels/query_key/reference.py": Part(
+        "kernels/query_key/reference.py": ModuleRules(
             cut=("reference", "QueryKeyCall", "Step", "NormStep", "GainStep", "apply")
         ),
-        "kernels/activation/reference.py": Part(names={"reference": "activation_reference"}),
+        "kernels/activation/reference.py": ModuleRules(names={"reference": "activation_reference"}),
         "kernels/activation/__init__.py": _facade(
             ACTIVATION="activation_reference", GATED_FEED="feed_reference"
         ),
-        "kernels/attention/reference.py": Part(names={"reference": "attention_reference"}),
+        "kernels/attention/reference.py": ModuleRules(names={"reference": "attention_reference"}),
         "kernels/attention/__init__.py": _facade(ATTENTION="attention_reference"),
-        "kernels/cross_entropy/caps.py": Part(),
-        "model/cache.py": Part(
+        "kernels/cross_entropy/caps.py": ModuleRules(),
+        "model/cache.py": ModuleRules(
             cut=("LayerCache.roll", "tensors"),
             gone=("ring",),
             texts={"self.ring = None if self.ring is None else self.ring.pick(rows)": ""},
         ),
-        "model/state.py": Part(
+        "model/state.py": ModuleRules(
             gone=("overlap", "last"),
             cut=(
                 "PassInputs.rows",
@@ -125,7 +125,7 @@ MODEL: Mapping[str, Part] = MappingProxyType(
                 "return torch.where(follows, before, first)": "",
             },
         ),
-        "model/params.py": Part(
+        "model/params.py": ModuleRules(
             gone=("role",),
             cut=(
                 "used",
@@ -148,8 +148,8 @@ MODEL: Mapping[str, Part] = MappingProxyType(
                 "self.role, self.init = (Role.VECTOR, init)": "self.init = init",
             },
         ),
-        "model/norm.py": Part(),
-        "model/parts.py": Part(
+        "model/norm.py": ModuleRules(),
+        "model/parts.py": ModuleRules(
             specs=("spec", "softcaps"),
             modules=("caps",),
             cut=("cap_numbers", "QueryKeyPart", "Norm.step", "Gain.step"),
@@ -165,9 +165,9 @@ MODEL: Mapping[str, Part] = MappingProxyType(
                 ),
             },
         ),
-        "model/embed.py": Part(specs=("spec",)),
-        "model/fast.py": Part(specs=("spec",)),
-        "model/attention.py": Part(
+        "model/embed.py": ModuleRules(specs=("spec",)),
+        "model/fast.py": ModuleRules(specs=("spec",)),
+        "model/attention.py": ModuleRules(
             specs=("spec",),
             texts={
                 "cache, ring = (state.visit.cache, None)": "cache = state.visit.cache",
@@ -175,14 +175,14 @@ MODEL: Mapping[str, Part] = MappingProxyType(
             },
             cut=("_rolls",),
         ),
-        "model/feed.py": Part(
+        "model/feed.py": ModuleRules(
             specs=("spec",),
             facts={"weight is None": True},
             texts={"weight = plain_weight(self.up) if self.up_bias is None else None": ""},
             cut=("Dense.reads_all",),
         ),
-        "model/head.py": Part(cut=("linear_form",)),
-        "model/layer.py": Part(
+        "model/head.py": ModuleRules(cut=("linear_form",)),
+        "model/layer.py": ModuleRules(
             specs=("spec",),
             cut=("Branch.reads_all",),
             texts={
@@ -192,7 +192,7 @@ MODEL: Mapping[str, Part] = MappingProxyType(
                 "fed = None if fed is None else state.read(fed)": "",
             },
         ),
-        "model/model.py": Part(
+        "model/model.py": ModuleRules(
             gone=("last", "overlap", "statistics"),
             cut=(
                 "Model.forward",
@@ -219,7 +219,7 @@ MODEL: Mapping[str, Part] = MappingProxyType(
                 "return Hidden(x, outputs)": "return x",
             },
         ),
-        "model/build.py": Part(
+        "model/build.py": ModuleRules(
             specs=("spec", "slot", "caps"),
             modules=("parts", "embed"),
             gone=("role",),
@@ -230,18 +230,18 @@ MODEL: Mapping[str, Part] = MappingProxyType(
 )
 
 # What changes where no such spec occurs in the model, by its class; and in which module.
-ABSENT: Mapping[str, Mapping[str, Part]] = MappingProxyType(
+ABSENT: Mapping[str, Mapping[str, ModuleRules]] = MappingProxyType(
     {
         "Llama3Scaling": {
-            "model/parts.py": Part(facts={"s.scaling is not None": False}, cut=("_scaled",))
+            "model/parts.py": ModuleRules(facts={"s.scaling is not None": False}, cut=("_scaled",))
         },
         "FastWeight": {
-            "model/feed.py": Part(
+            "model/feed.py": ModuleRules(
                 facts={"self.fast is None": True},
                 texts={"self.fast = fast": ""},
                 gone=("fast",),
             ),
-            "model/build.py": Part(
+            "model/build.py": ModuleRules(
                 texts={
                     "fast = None if s.feed.fast is None else FastWeight(s.feed.fast, "
                     "s.feed.hidden, width)": ""
@@ -250,17 +250,17 @@ ABSENT: Mapping[str, Mapping[str, Part]] = MappingProxyType(
             ),
         },
         "Lanes": {
-            "model/layer.py": Part(
+            "model/layer.py": ModuleRules(
                 facts={"self.lanes is None": True},
                 texts={"self.lanes = lanes": ""},
                 gone=("lanes",),
                 cut=("Layer._lanes",),
             ),
-            "model/build.py": Part(
+            "model/build.py": ModuleRules(
                 texts={"lanes = None if s.lanes is None else Lanes(s.lanes)": ""},
                 gone=("lanes",),
             ),
-            "model/model.py": Part(
+            "model/model.py": ModuleRules(
                 facts={
                     "state.memory.lane is None "
                     "and self.spec.layers[visit.layer].lanes is not None": False
@@ -268,7 +268,7 @@ ABSENT: Mapping[str, Mapping[str, Part]] = MappingProxyType(
                 gone=("lanes_end_here",),
                 cut=("_lanes_end",),
             ),
-            "model/state.py": Part(gone=("lane", "lanes_end_here")),
+            "model/state.py": ModuleRules(gone=("lane", "lanes_end_here")),
         },
     }
 )

@@ -108,7 +108,7 @@ def _modeling(spec: ModelSpec, dead: set[str]) -> str:
             {*about.cut},
         )
         for kind in sorted(dead & rules.ABSENT.keys()):
-            absent = rules.ABSENT[kind].get(module, rules.Part())
+            absent = rules.ABSENT[kind].get(module, rules.ModuleRules())
             texts, facts = texts | absent.texts, facts | absent.facts
             gone, cut = gone | set(absent.gone), cut | set(absent.cut)
         if not spec.value_tables:

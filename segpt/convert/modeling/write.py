@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
-class Exported(NamedTuple):
+class WrittenModel(NamedTuple):
     """What was written: where, how many numbers and bytes of weights, and how tokens are read."""
 
     out: Path
@@ -40,7 +40,7 @@ def write_modeling(
     *,
     name: str = "model",
     bpb: float | None = None,
-) -> Exported:
+) -> WrittenModel:
     """Write source, configuration, weights, tokenizer and a page about the model.
 
     Args:
@@ -78,11 +78,11 @@ def write_modeling(
             (place / "generation_config.json").write_bytes(readable(generation))
         save_file(arrays, place / WEIGHTS, metadata={"format": "pt"})
         _check_weights(place / WEIGHTS, arrays)
-        how = write_tokenizer(place, tokenizer)
+        reading = write_tokenizer(place, tokenizer)
         size = (place / WEIGHTS).stat().st_size
-        page = _page(name, spec, size, how, bpb)
+        page = _page(name, spec, size, reading, bpb)
         (place / "README.md").write_text(page, encoding="utf-8")
-    return Exported(out, parameters(spec), size, how)
+    return WrittenModel(out, parameters(spec), size, reading)
 
 
 def is_written_here(path: Path) -> bool:
@@ -124,7 +124,7 @@ def _check_weights(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> Non
             raise CheckpointError(f"{name} was not written as it is; nothing was kept")
 
 
-def _page(name: str, spec: ModelSpec, size: int, how: str, bpb: float | None) -> str:
+def _page(name: str, spec: ModelSpec, size: int, reading: str, bpb: float | None) -> str:
     scored = "not scored yet" if bpb is None else f"{bpb:.4f} bits per byte"
     return f"""---
 library_name: transformers
@@ -149,6 +149,6 @@ them first. They need torch and transformers (4.57 or later) only.
 
 - Every document begins with the token {spec.start}, which the tokenizer puts there; what was
   trained on it expects it. The same token ends a text.
-- {how}
+- {reading}
 - Rows of a batch must be of one length to generate; padding on the right is fine for training.
 """
