@@ -142,6 +142,8 @@ class _Rewriter:
                 word = " and " if isinstance(node.op, ast.And) else " or "
                 if len(kept) < len(node.values):
                     return word.join(map(self.shown, kept))
+            case _:
+                pass
         return None
 
     def truth(self, node: ast.expr) -> bool | None:
@@ -163,6 +165,8 @@ class _Rewriter:
                 return None if None in values else not decisive
             case ast.Call(func=ast.Name(id="isinstance"), args=[_, kind]):
                 return False if self._all_dead(kind) else None
+            case _:
+                pass
         return None
 
     def _all_dead(self, kind: ast.expr) -> bool:

@@ -99,6 +99,8 @@ def _modeling(spec: ModelSpec, dead: set[str]) -> str:
             match node:
                 case ast.Attribute(value=ast.Name(id=name), attr=attr):
                     return name in specs and attr in dead
+                case _:
+                    pass
             return False
 
         texts, gone, facts, cut = (
@@ -109,7 +111,7 @@ def _modeling(spec: ModelSpec, dead: set[str]) -> str:
         )
         for kind in sorted(dead & rules.ABSENT.keys()):
             absent = rules.ABSENT[kind].get(module, rules.ModuleRules())
-            texts, facts = texts | absent.texts, facts | absent.facts
+            texts, facts = {**texts, **absent.texts}, {**facts, **absent.facts}
             gone, cut = gone | set(absent.gone), cut | set(absent.cut)
         if not spec.value_tables:
             texts |= rules.NO_VALUE_TABLES

@@ -113,7 +113,7 @@ def _config(spec: ModelSpec) -> dict[str, object]:
 def _without_since(model: dict[str, list[dict[str, object]]]) -> dict[str, object]:
     """A spec as plain values without since when its visits run: all of them do."""
     visits = [{k: v for k, v in visit.items() if k != "since"} for visit in model["visits"]]
-    return model | {"visits": visits}
+    return {**model, "visits": visits}
 
 
 def _check_weights(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
