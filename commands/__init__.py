@@ -25,7 +25,7 @@ COMMANDS = {
     "demo": "The whole line on built-in text: train, quantize, pack, score.",
     "doctor": "What of this machine works, and what to do about the rest.",
     "eval": "Tasks of lm-evaluation-harness, offline.",
-    "export": "Write a model for transformers.",
+    "export": "Write a model for the programs of others.",
     "import": "Take over a model of others: Hugging Face directories and GGUF files.",
     "inspect": "Account for every byte of an artifact; check it against a budget.",
     "leaderboard": "Records that anyone can verify: add, check, verify, show.",

@@ -1,1 +1,1 @@
-"""Models of others, in and out: Hugging Face directories and GGUF files."""
+"""Models of other programs: read from their files, and written for them."""

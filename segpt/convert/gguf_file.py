@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt.data.bpe import files
-from segpt.data.tokenizer import from_bpe
+from segpt.data.bpe.as_tokenizer import from_bpe
 from segpt.errors import CheckpointError, SegptError, SpecError
 from segpt.values import Tokenizer
 

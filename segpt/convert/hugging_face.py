@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt.atomic import new_directory
+from segpt.config.model import ModelSpec
 from segpt.data.bpe import export, files
-from segpt.data.tokenizer import from_bpe, from_model_file, load
+from segpt.data.bpe.as_tokenizer import from_bpe
+from segpt.data.tokenizer import from_model_file, load
 from segpt.data.tokenizer_facts import as_bpe
 from segpt.errors import CheckpointError, DataError, SpecError
-from segpt.values import Arrays, Checkpoint, Tokenizer
+from segpt.values import Arrays, Tokenizer
 
 from .hf_config import Table, config_of, shape_of_config
 from .imported import TEMPLATE, Imported, sized
@@ -67,21 +69,34 @@ def read(directory: Path, *, start: str | None = None) -> Imported:
     return Imported(spec, weights, tokenizer, _template(directory))
 
 
-def write(out: Path, model: Checkpoint, template: bytes | None = None) -> None:
+def write(
+    out: Path,
+    spec: ModelSpec,
+    weights: Arrays,
+    tokenizer: Tokenizer,
+    template: bytes | None = None,
+) -> None:
     """Write a model as a new Hugging Face directory in float32, and read its tensors back.
+
+    Args:
+        out: the directory, which is not there yet or empty.
+        spec: of a Llama-shaped model.
+        weights: those of its layout, each (rows, columns) or (channels,).
+        tokenizer: what makes its tokens.
+        template: for chats, kept as it is.
 
     Raises:
         SegptError: if the model is not Llama-shaped, or ``out`` is there and not empty.
     """
     import safetensors.numpy
 
-    shape = shape_of(model.spec)
-    codec = load(model.tokenizer)
+    shape = shape_of(spec)
+    codec = load(tokenizer)
     config = config_of(shape, codec.start, None)
-    named = tensors_of(model)
+    named = tensors_of(spec, weights)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(f"{out}: is there and not empty; choose a new folder with --out")
-    contents = export.folder(as_bpe(model.tokenizer))
+    contents = export.folder(as_bpe(tokenizer))
     if template is not None:
         contents[TEMPLATE] = template
     contents["config.json"] = _json(config)
@@ -96,14 +111,19 @@ def write(out: Path, model: Checkpoint, template: bytes | None = None) -> None:
                 raise CheckpointError(f"{out}: {name!r} was not written as it is")
 
 
-def tensors_of(model: Checkpoint) -> dict[str, NDArray[np.float32]]:
+def tensors_of(spec: ModelSpec, weights: Arrays) -> dict[str, NDArray[np.float32]]:
     """The weights by their names in Hugging Face's files, each of its own shape (rows, columns)."""
     named = {}
-    for part in counterparts(model.spec):
-        pieces = np.split(model.weights[part.weight.name], len(part.hugging_face))
+    for part in counterparts(spec):
+        pieces = np.split(weights[part.weight.name], len(part.hugging_face))
         for name, piece in zip(part.hugging_face, pieces, strict=True):
             named[name] = np.array(piece, np.float32, order="C")
     return named
+
+
+def weight_bytes(directory: Path) -> int:
+    """The bytes of all files of weights in a directory."""
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
 def _check_tied(directory: Path, stored: dict[str, StoredTensor]) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from segpt.config.model import ModelSpec
+from segpt.data.bpe.as_tokenizer import bpe_model, from_bpe
 from segpt.data.bpe.model import BpeModel
-from segpt.data.tokenizer import bpe_model, from_bpe, load
+from segpt.data.tokenizer import load
 from segpt.errors import DataError
 from segpt.values import Arrays, Tokenizer
 

@@ -13,7 +13,6 @@ from segpt.errors import CheckpointError
 from segpt.values import Checkpoint, arrays_digest
 
 from .checkpoint_io import save_checkpoint
-from .value_directory import TEMPLATE
 
 NO_TRANSFORMERS: Final = "transformers is not installed"
 NO_ACCELERATE: Final = "transformers reads GGUF with accelerate, which is not installed"
@@ -90,18 +89,3 @@ def save_imported(out: Path, checkpoint: Checkpoint) -> None:
     source = checkpoint.about.source
     template = None if source is None or source.template is None else source.template.encode()
     save_checkpoint(out, checkpoint, template)
-
-
-def export_hugging_face(model: Path, out: Path) -> None:
-    """Write what a path holds, a checkpoint or run, as a new Hugging Face directory.
-
-    Raises:
-        SegptError: if it cannot be read or is not Llama-shaped, or ``out`` is not new.
-    """
-    from .checkpoint_io import read_checkpoint
-    from .run_directory import newest_checkpoint
-
-    place = newest_checkpoint(model)
-    template = place / TEMPLATE
-    kept = template.read_bytes() if template.is_file() else None
-    hugging_face.write(out, read_checkpoint(place), kept)

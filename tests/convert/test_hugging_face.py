@@ -86,7 +86,7 @@ def test_the_logits_are_those_of_transformers_and_the_directory_comes_back(
     measured = model.about.source.agreement
     assert measured is not None
     assert measured.largest < 2e-5
-    hugging_face.write(tmp_path / "back", model, b"a template")
+    hugging_face.write(tmp_path / "back", model.spec, model.weights, model.tokenizer, b"a template")
     before, after = (hugging_face.read(place) for place in (source, tmp_path / "back"))
     assert before.spec == after.spec
     for name, weight in before.weights.items():
@@ -115,7 +115,7 @@ def test_short_floats_and_several_files_are_read_exactly(dtype: str, tmp_path: P
     theirs = transformers.AutoModelForCausalLM.from_pretrained(source).state_dict()
     model = hugging_face.read(source)
     own = Checkpoint(model.spec, model.weights, model.tokenizer, 0, 1.0, None, {})
-    named = hugging_face.tensors_of(own)
+    named = hugging_face.tensors_of(own.spec, own.weights)
     assert named.keys() == theirs.keys()
     for name, weight in named.items():
         assert np.array_equal(weight, theirs[name].float().numpy())
@@ -171,14 +171,14 @@ def test_what_no_family_has_is_not_exported(tmp_path: Path) -> None:
     spec = dataclasses.replace(model.spec, head=head)
     own = Checkpoint(spec, model.weights, model.tokenizer, 0, 1.0, None, {})
     with pytest.raises(SpecError, match="head of this model"):
-        hugging_face.write(tmp_path / "out", own)
+        hugging_face.write(tmp_path / "out", own.spec, own.weights, own.tokenizer)
     assert not (tmp_path / "out").exists()
 
 
 def test_plain_transformers_read_what_is_exported_in_a_fresh_process(tmp_path: Path) -> None:
     source = model_directory(tmp_path / "theirs", "qwen3")
     model = import_model.import_model(source, check=False)
-    hugging_face.write(tmp_path / "back", model)
+    hugging_face.write(tmp_path / "back", model.spec, model.weights, model.tokenizer)
     code = (
         "import sys, transformers as t\n"
         "a, b = (t.AutoTokenizer.from_pretrained(p) for p in sys.argv[1:])\n"

@@ -77,11 +77,13 @@ def of_sentencepiece(model: SentencePieceModel) -> BpeModel:
     return made
 
 
-def folder(model: BpeModel) -> dict[str, bytes]:
+def folder(model: BpeModel, *, opens: bool = False) -> dict[str, bytes]:
     """The files of a Hugging Face folder by their names.
 
-    The exported tokenizer puts nothing in front of a text: what measures a model brings the start
-    token itself. It reads the text of control tokens as these tokens, as all of its kind do.
+    By itself the exported tokenizer puts nothing in front of a text: what measures a model brings
+    the start token itself. It reads the text of control tokens as these tokens, as all of its kind
+    do. One that ``opens`` a text puts the start there, and reads the text of control tokens as
+    text, as segpt does.
 
     Raises:
         DataError: if the tokenizers library refuses the model.
@@ -96,18 +98,24 @@ def folder(model: BpeModel) -> dict[str, bytes]:
         "add_bos_token": False,
         "model_max_length": 1_000_000_000,
     }
+    if opens:
+        config |= {"add_bos_token": True, "split_special_tokens": True}
     return {
-        "tokenizer.json": _tokenizer_json(model, control).encode(),
+        "tokenizer.json": _tokenizer_json(model, control, start if opens else None).encode(),
         "tokenizer_config.json": _json(config | special),
         "special_tokens_map.json": _json(special),
     }
 
 
-def _tokenizer_json(model: BpeModel, control: Iterable[str]) -> str:
-    from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
+def _tokenizer_json(model: BpeModel, control: Iterable[str], start: str | None) -> str:
+    from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 
     library = build(model, control=True)
     library.add_special_tokens([AddedToken(text, normalized=False) for text in control])
+    if start is not None:
+        library.post_processor = processors.TemplateProcessing(
+            single=[start, "$A"], pair=[start, "$A", "$B:1"], special_tokens=[(start, model.start)]
+        )
     if not model.fallback:
         library.decoder = decoders.ByteLevel()
         if model.normalizer:

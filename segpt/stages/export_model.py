@@ -1,0 +1,69 @@
+"""A model to a directory that the programs of others load."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from segpt.artifact.container import unpack
+from segpt.config.layout import parameters
+from segpt.config.model import ModelSpec
+from segpt.convert import hugging_face
+from segpt.convert.modeling.write import write_modeling
+from segpt.convert.shape import shape_of
+from segpt.errors import SpecError
+from segpt.values import Arrays, Artifact, Checkpoint, Tokenizer
+
+from .open_model import without_unjoined_visits
+from .read_model import Value, read_model
+from .value_directory import TEMPLATE
+
+
+class ExportedModel(NamedTuple):
+    """What was written: where, as which form, and how many numbers and bytes of weights."""
+
+    out: Path
+    form: str
+    parameters: int
+    bytes: int
+
+
+def export_hugging_face(path: Path, out: Path, form: str = "auto") -> ExportedModel:
+    """Write the model at a path as a new Hugging Face directory, in float32.
+
+    Args:
+        path: of a checkpoint, a run, a quantized model or an artifact.
+        out: the directory, which is not there yet or empty.
+        form: ``llama`` for a class that transformers has, ``modeling`` for source of the model's
+            own, ``auto`` for the first where it can say the model.
+
+    Raises:
+        SegptError: if the model is damaged or cannot be written in this form, or ``out`` holds
+            other things.
+    """
+    spec, weights, tokenizer = _whole(read_model(path))
+    if form == "auto":
+        form = "llama" if _is_llama_shaped(spec) else "modeling"
+    if form == "llama":
+        template = path / TEMPLATE
+        kept = template.read_bytes() if template.is_file() else None
+        hugging_face.write(out, spec, weights, tokenizer, kept)
+    else:
+        write_modeling(spec, weights, tokenizer, out, name=path.stem)
+    return ExportedModel(out, form, parameters(spec), hugging_face.weight_bytes(out))
+
+
+def _whole(value: Value) -> tuple[ModelSpec, Arrays, Tokenizer]:
+    """Spec, weights and tokenizer; of a checkpoint the visits that have joined."""
+    source = unpack(value) if isinstance(value, Artifact) else value
+    if isinstance(source, Checkpoint):
+        joined = without_unjoined_visits(source)
+        return joined.spec, joined.weights, joined.tokenizer
+    weights = {name: coded.decoded() for name, coded in source.weights.items()}
+    return source.spec, weights, source.tokenizer
+
+
+def _is_llama_shaped(spec: ModelSpec) -> bool:
+    try:
+        shape_of(spec)
+    except SpecError:
+        return False
+    return True
