@@ -103,8 +103,8 @@ def _headerless(path: Path, size: int, id_type: str) -> TokenFile:
 
 def _array(path: Path) -> TokenFile:
     try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        ids = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: not an array of numpy ({error}); {_AGAIN}") from error
     if ids.ndim != 1 or ids.dtype.kind not in "ui" or not math.prod(ids.shape):
         raise DataError(
