@@ -324,6 +324,41 @@ def check_command(train: Path, validation: Path, as_json: bool) -> None:
         raise SystemExit(1)
 
 
+@command.command("inspect")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--ids",
+    type=click.Choice(["uint16", "uint32", "int32", "int64"]),
+    help="What the ids of a file without a header are.",
+)
+@_options.as_json
+def inspect_command(files: tuple[Path, ...], ids: str | None, as_json: bool) -> None:
+    """Say what FILES of ids are: shards of other programs (.bin) or arrays of numpy (.npy)."""
+    from segpt.data.token_files import open_token_file
+
+    rows: list[dict[str, Any]] = []
+    for path in files:
+        tokens = open_token_file(path, ids)
+        least, most = tokens.span()
+        rows.append(
+            {
+                "file": shown(path),
+                "form": tokens.form,
+                "ids": str(tokens.ids.dtype),
+                "tokens": len(tokens.ids),
+                "first": int(tokens.ids[0]),
+                "smallest": least,
+                "largest": most,
+            }
+        )
+    lines = [
+        f"{row['file']}: {row['form']}, {row['tokens']:,} ids of {row['ids']}, from "
+        f"{row['smallest']} to {row['largest']}, the first is {row['first']}"
+        for row in rows
+    ]
+    _report.emit({"files": rows}, as_json, lines)
+
+
 @command.command("fetch")
 @click.argument("name", type=click.Choice(["core"]))
 @_options.out("The directory to write.  [default: runs/NAME]")

@@ -24,6 +24,14 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_files_of_ids_are_described(place: Path, run: Segpt) -> None:
+    (place / "train.bin").write_bytes(bytes([3, 0, 1, 0, 255, 1]))
+    (row,) = run(place, "data", "inspect", "train.bin", "--ids", "uint16", "--json").json["files"]
+    assert row["form"] == "headerless"
+    assert [row[name] for name in ("tokens", "first", "smallest", "largest")] == [3, 3, 1, 511]
+
+
+@pytest.mark.slow
 def test_one_plain_text_is_all_it_takes(place: Path, run: Segpt) -> None:
     done = run(place, "data", "prepare", "mine.txt", "--json")
     size = (place / "mine.txt").stat().st_size
