@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segpt.config.run_about import Agreement
 from segpt.errors import CheckpointError
@@ -59,18 +59,18 @@ def _theirs(source: Path, ids: Tensor) -> Tensor:
 
     place, more = (source.parent, {"gguf_file": source.name}) if source.is_file() else (source, {})
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
             str(place),
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             attn_implementation="eager",
             **more,
-        ).eval()
+        )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise CheckpointError(
             f"transformers cannot read {source}, so nothing is compared ({error}); --no-check "
             "imports it without"
         ) from None
-    logits: Tensor = model(ids).logits.float()
+    logits: Tensor = model.eval()(ids).logits.float()
     return logits

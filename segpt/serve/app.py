@@ -25,7 +25,7 @@ from .engine import AnswerJob, Engine, Progress
 from .guard import LOCAL, Guard, read_body
 from .limits import RequestError
 from .request import AnswerRequest, Kind, read_request
-from .shape import Shape
+from .response import ResponseObjects
 
 PAGE = {
     "/": ("chat.html", "text/html; charset=utf-8"),
@@ -87,10 +87,10 @@ class Server:
             arrived + self.limits.seconds,
         )
         work = _Work(self.engine, answer)
-        shape = Shape(kind, self.name, len(written.ids))
+        objects = ResponseObjects(kind, self.name, len(written.ids))
         if asked.stream:
-            return _Stream(_events(work, shape, asked), work)
-        return await _whole(work, shape, asked, request)
+            return _Stream(_events(work, objects, asked), work)
+        return await _whole(work, objects, asked, request)
 
     def _prompt(self, asked: AnswerRequest) -> ChatPrompt:
         codec = self.opened.codec
@@ -168,18 +168,20 @@ class _Stream(StreamingResponse):
             self.work.cancel()
 
 
-async def _events(work: _Work, shape: Shape, asked: AnswerRequest) -> AsyncIterator[str]:
+async def _events(
+    work: _Work, objects: ResponseObjects, asked: AnswerRequest
+) -> AsyncIterator[str]:
     try:
-        if (begin := shape.begin()) is not None:
+        if (begin := objects.begin()) is not None:
             yield _event(begin)
         finish, tokens = None, 0
         while finish is None:
             came = await work.next()
             finish, tokens = came.finish, came.tokens
             spelled = None if asked.top is None else came.spelled
-            yield _event(shape.piece(came.text, spelled, finish))
+            yield _event(objects.piece(came.text, spelled, finish))
         if asked.include_usage:
-            yield _event(shape.last(tokens))
+            yield _event(objects.last(tokens))
     except RequestError as error:
         yield _event(error.plain())
     yield "data: [DONE]\n\n"
@@ -189,7 +191,9 @@ def _event(value: dict[str, object]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-async def _whole(work: _Work, shape: Shape, asked: AnswerRequest, request: Request) -> Response:
+async def _whole(
+    work: _Work, objects: ResponseObjects, asked: AnswerRequest, request: Request
+) -> Response:
     """The answer when it is complete; a client who goes ends the work."""
     collecting = asyncio.ensure_future(_collect(work))
     leaving = asyncio.ensure_future(_gone(request))
@@ -201,7 +205,7 @@ async def _whole(work: _Work, shape: Shape, asked: AnswerRequest, request: Reque
         last = parts[-1]
         assert last.finish is not None
         spelled = None if asked.top is None else [s for part in parts for s in part.spelled]
-        return JSONResponse(shape.whole(text, spelled, last.finish, last.tokens))
+        return JSONResponse(objects.whole(text, spelled, last.finish, last.tokens))
     finally:
         work.cancel()
         for task in (collecting, leaving):

@@ -149,10 +149,12 @@ def test_quantized_tensors_become_what_they_stand_for(kind: str, tmp_path: Path)
 
 
 def test_fields_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
-    file(tmp_path / "a.gguf", **{"llama.expert_gating": "yes"})
+    gating: dict[str, Any] = {"llama.expert_gating": "yes"}
+    scaling: dict[str, Any] = {"llama.rope.scaling.type": "yarn"}
+    file(tmp_path / "a.gguf", **gating)
     with pytest.raises(SpecError, match=r"llama\.expert_gating"):
         gguf_file.read(tmp_path / "a.gguf")
-    file(tmp_path / "b.gguf", **{"llama.rope.scaling.type": "yarn"})
+    file(tmp_path / "b.gguf", **scaling)
     with pytest.raises(SpecError, match="yarn"):
         gguf_file.read(tmp_path / "b.gguf")
 

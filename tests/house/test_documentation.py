@@ -4,8 +4,8 @@ The ``sh`` blocks of a page run one after the other, in a copy of a directory in
 has been through the line: ``runs/`` as `segpt data prepare`, `train`, `quantize`, `pack` and `score
 --out` leave it, its pack as ``model.segpt``, what it was not trained on (``text.txt``, ``my.txt``,
 ``other.txt`` and ``corpus/``), token shards ``val_*.bin``, ``scores/before`` and ``scores/after``
-of three seeds each, and the repository's ``artifacts/`` and ``leaderboard/``. A fenced block after
-a line that is a file's name in backquotes and a colon, such as "`train.sbatch`:", is written to
+of three seeds each, a model of Hugging Face in ``my-model/``, and the repository's ``artifacts/``
+and ``leaderboard/``. A fenced block after a line that is a file's name in backquotes and a colon, such as "`train.sbatch`:", is written to
 that file first.
 """
 
@@ -25,6 +25,7 @@ import zstandard
 from segpt.__main__ import load_commands
 from tests import little_text
 from tests.bundles import write_bundle
+from tests.convert.models import model_directory
 from tests.house.documented import PLACE, RECIPE, ROOT, stand_in
 
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
@@ -88,6 +89,7 @@ def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     first = place / "corpus" / "part-0.jsonl"
     first.with_name("part-0.jsonl.zst").write_bytes(zstandard.compress(first.read_bytes()))
     first.unlink()
+    model_directory(place / "my-model", "llama")
     shutil.copytree(ROOT / "artifacts", place / "artifacts")
     shutil.copytree(ROOT / "leaderboard", place / "leaderboard")
     fixture = (ROOT / "tests" / "artifacts" / "fixture.txt").read_bytes()

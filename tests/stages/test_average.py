@@ -85,6 +85,7 @@ def test_documents_of_all_are_remembered(tmp_path: Path) -> None:
         for i, d in enumerate(lists)
     ]
     found = average(sources(places, 6))
+    assert found.documents is not None
     assert found.documents.tolist() == [1, 2, 5]
     assert found.origin["documents"] == documents_digest(found.documents)
     assert found.origin["seed"] == "1"

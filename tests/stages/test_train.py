@@ -257,7 +257,9 @@ def test_a_warm_start_says_what_it_began_with(start: Start, folder: Path, tmp_pa
         start(out="second", init=first, splits=new, stop=partial(next, asked))
     half = read_checkpoint(tmp_path / "second" / "step-00000005", state=True)
     second = start(out="second", resume=half, splits=new)
+    assert first.documents is not None
     for checkpoint in (half, second):
+        assert checkpoint.documents is not None
         assert checkpoint.origin["init"] == first.fingerprint
         # text that was seen before is still seen
         assert {*first.documents, *new[0].documents} == {*checkpoint.documents}

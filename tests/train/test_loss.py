@@ -29,10 +29,10 @@ class ShiftedHead(Head):
 
     def __init__(self, head: Head, vocab: int) -> None:
         super().__init__(head.softcap, head.matrix)
-        self.shift = nn.Parameter(torch.linspace(-1, 1, vocab))
+        self.offset = nn.Parameter(torch.linspace(-1, 1, vocab))
 
     def forward(self, x: Tensor, table: Table) -> Tensor:
-        return super().forward(x, table) + self.shift
+        return super().forward(x, table) + self.offset
 
 
 def is_fused(model: Model) -> bool:

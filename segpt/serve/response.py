@@ -11,7 +11,7 @@ from .request import Kind
 
 
 @dataclass
-class Shape:
+class ResponseObjects:
     """The answers to one request: its name, its time, and the objects around its text."""
 
     kind: Kind
