@@ -5,8 +5,8 @@ has been through the line: ``runs/`` as `segpt data prepare`, `train`, `quantize
 --out` leave it, its pack as ``model.segpt``, what it was not trained on (``text.txt``, ``my.txt``,
 ``other.txt`` and ``corpus/``), token shards ``val_*.bin``, ``scores/before`` and ``scores/after``
 of three seeds each, a model of Hugging Face in ``my-model/``, and the repository's ``artifacts/``
-and ``leaderboard/``. A fenced block after a line that is a file's name in backquotes and a colon, such as "`train.sbatch`:", is written to
-that file first.
+and ``leaderboard/``. A fenced block after a line that is a file's name in backquotes and a colon,
+such as "`train.sbatch`:", is written to that file first.
 """
 
 import json
