@@ -122,7 +122,7 @@ class SentencePieceCodec:
             DataError: if bytes could not be counted under this model, or the library refuses it.
         """
         _check(model)
-        self.lossless = _is_lossless(model)
+        self.lossless = self.exact = _is_lossless(model)
         self.vocab = len(model.pieces)
         self.start = _start(model)
         # Those that a chat template can name; the start of our own tokenizers has no text.

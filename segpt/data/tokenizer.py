@@ -42,7 +42,8 @@ class Codec(Protocol):
 
     ``start`` is the id that begins each document and ``sizes`` the bytes that each id spells, 0
     for start and control ids. If ``lossless``, any bytes survive encoding and decoding, and
-    ``sizes[encode(document)].sum() == len(document)``.
+    ``sizes[encode(document)].sum() == len(document)``. If ``exact``, that holds of all that
+    ``encode`` does not refuse, a space left out that the tokenizer puts before a text.
     """
 
     @property
@@ -53,6 +54,8 @@ class Codec(Protocol):
     def sizes(self) -> NDArray[np.int64]: ...
     @property
     def lossless(self) -> bool: ...
+    @property
+    def exact(self) -> bool: ...
 
     def encode(self, document: bytes) -> NDArray[np.uint32]:
         """The ids of a document, without the start.
@@ -167,7 +170,7 @@ class _ByteCodec:
 
     vocab = BYTES.vocab
     start = 256
-    lossless = True
+    lossless = exact = True
     sizes = np.array([1] * 256 + [0], dtype=np.int64)
 
     def encode(self, document: bytes) -> NDArray[np.uint32]:

@@ -18,7 +18,7 @@ class TextCodec(Protocol):
     @property
     def start(self) -> int: ...
     @property
-    def lossless(self) -> bool: ...
+    def exact(self) -> bool: ...
     def encode(self, document: bytes) -> NDArray[np.uint32]:
         """The tokens of a document, (tokens,), without a start token."""
 
@@ -91,9 +91,10 @@ def account(documents: Sequence[bytes], codec: TextCodec) -> EncodedText:
         except DataError as error:
             raise ScoreError(f"document {number}: {error}") from error
         stream = np.concatenate([start, ids]).astype(np.uint32)
-        if codec.lossless:
+        if codec.exact:
             size = int(codec.piece_bytes(stream[:-1], stream[1:]).sum())
-            if size != len(document) or codec.decode(ids) != document:
+            spelled = codec.decode(ids)  # may begin with a space that does not count
+            if size != len(document) or spelled[len(spelled) - size :] != document:
                 raise ScoreError(
                     f"document {number}: its {len(document):,} bytes and the {size:,} bytes of "
                     "its tokens differ, so bits per byte would be wrong; the tokenizer is "
@@ -107,4 +108,4 @@ def account(documents: Sequence[bytes], codec: TextCodec) -> EncodedText:
         raise ScoreError("the text has no bytes to score; give at least one document")
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
     raw = sum(map(len, documents))
-    return EncodedText(ids, sizes, starts, raw, "bytes" if codec.lossless else "pieces")
+    return EncodedText(ids, sizes, starts, raw, "bytes" if codec.exact else "pieces")

@@ -81,7 +81,7 @@ SOURCES = {
 class LibraryCodec:
     """A byte-level BPE with special tokens, which encodes their texts in documents as texts."""
 
-    start, lossless = 0, True
+    start, lossless, exact = 0, True, True
 
     def __init__(self) -> None:
         tokenizers = pytest.importorskip("tokenizers")

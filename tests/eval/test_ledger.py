@@ -99,8 +99,18 @@ def test_a_document_that_cannot_be_spelled_is_named() -> None:
 
 
 def test_a_tokenizer_that_loses_text_is_counted_by_its_pieces() -> None:
-    ledger = account([b" a ", b"bc"], Altered(encode=stripped, lossless=False))
+    ledger = account([b" a ", b"bc"], Altered(encode=stripped, exact=False))
     assert (ledger.denominator, ledger.bytes, ledger.raw) == ("pieces", 3, 5)
+
+
+def test_a_tokenizer_that_refuses_what_it_would_lose_counts_bytes() -> None:
+    """Not lossless, as it cannot spell all text; exact about what it spells."""
+
+    def prefixed(ids: ArrayLike) -> bytes:
+        return b" " + load(BYTES).decode(ids)
+
+    ledger = account([b"a b", b"c"], Altered(decode=prefixed, lossless=False))
+    assert (ledger.denominator, ledger.bytes, ledger.raw) == ("bytes", 4, 4)
 
 
 @pytest.mark.parametrize("texts", [[], [b""], [b"", b""]])

@@ -24,7 +24,7 @@ START = 31
 class Letters:
     """One token per letter of the alphabet, and a start."""
 
-    vocab, start, lossless = 32, START, True
+    vocab, start, exact = 32, START, True
 
     def encode(self, document: bytes) -> NDArray[np.uint32]:
         return (np.frombuffer(document, np.uint8) - ord("a")).astype(np.uint32)

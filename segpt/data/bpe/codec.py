@@ -41,7 +41,7 @@ class BpeCodec:
             DataError: if the library refuses it, or is not installed.
         """
         self.model = model
-        self.lossless = model.lossless
+        self.lossless, self.exact = model.lossless, True
         self.vocab = len(model.pieces)
         self.start = model.start
         self._library = build(model)
