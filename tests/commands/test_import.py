@@ -10,6 +10,7 @@ import pytest
 
 from tests.convert.models import model_directory
 
+pytest.importorskip("gguf")
 pytestmark = pytest.mark.slow
 
 Run = Callable[..., Any]
@@ -142,6 +143,41 @@ def test_where_a_checkpoint_is_wanted_the_way_to_one_is_said(here: Run) -> None:
     model_directory(Path("theirs"), "llama")
     refused(here("train", "--init", "theirs", "--out", "mine"), "segpt import hf theirs")
     assert not Path("mine").exists()
+
+
+def test_a_directory_becomes_a_gguf_file_and_comes_back(here: Run) -> None:
+    from segpt.stages.checkpoint_io import read_checkpoint
+
+    model_directory(Path("theirs"), "qwen3")
+    answer(here("import", "hf", "theirs", "--json", "--no-check"))
+    done = answer(here("export", "gguf", "runs/theirs", "--out", "a.gguf", "--json"))
+    assert (done["out"], done["type"], done["error"]) == ("a.gguf", "f32", 0)
+    assert done["bytes"] == Path("a.gguf").stat().st_size
+    answer(here("import", "gguf", "a.gguf", "--json", "--no-check"))
+    first, second = (read_checkpoint(Path("runs") / name) for name in ("theirs", "a"))
+    assert first.spec == second.spec
+    for name, weight in first.weights.items():
+        assert np.array_equal(weight, second.weights[name]), name
+    template = Path("runs/a/chat_template.jinja").read_text()
+    assert template == "{{ messages }}\n"
+    Path("text.txt").write_text("the cat sat on the mat and the dog sat too\n" * 4)
+    scores = [
+        answer(here("score", place, "text.txt", "--device", "cpu", "--json"))["bpb"]
+        for place in ("runs/theirs", "a.gguf")
+    ]
+    assert scores[0] == scores[1]
+    before = Path("a.gguf").read_bytes()
+    refused(here("export", "gguf", "theirs", "--out", "a.gguf", "--type", "f16"), "--force")
+    assert Path("a.gguf").read_bytes() == before
+    words = here("export", "gguf", "a.gguf", "--out", "a.gguf", "--type", "f16", "--force")
+    assert "to a relative error of" in words.output
+    refused(here("export", "gguf", "a.gguf", "--out", "b.gguf", "--type", "q8_0"), "48", "--type")
+
+
+def test_shapes_that_gguf_does_not_know_are_refused(here: Run) -> None:
+    model_directory(Path("theirs"), "mistral")
+    refused(here("export", "gguf", "theirs", "--out", "a.gguf"), "windows")
+    assert not Path("a.gguf").exists()
 
 
 def test_reading_a_directory_needs_no_torch(here: Run) -> None:
