@@ -1,10 +1,11 @@
 """``segpt export``."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from . import _options, _report
+from . import _options, _out, _report
 
 
 @click.group("export", cls=_options.CommandGroup)
@@ -44,5 +45,43 @@ def hf(model: Path, out: Path, form: str, as_json: bool) -> None:
     lines = [
         f"{done.out}: {done.parameters:,} parameters in {done.bytes:,} bytes of weights",
         f"load it with AutoModelForCausalLM.from_pretrained(DIRECTORY{trust})",
+    ]
+    _report.emit(result, as_json, lines)
+
+
+@command.command("gguf")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option(
+    "--type",
+    "number_type",
+    type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    default="f32",
+    show_default=True,
+    help="Of the numbers of matrices; gains and biases stay float32.",
+)
+@_out.force
+@_options.as_json
+def gguf(
+    model: Path,
+    out: Path,
+    number_type: Literal["f32", "f16", "bf16", "q8_0"],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write MODEL as a GGUF file, which llama.cpp and its kin load.
+
+    MODEL is a checkpoint, a run, a quantized model, an artifact or a model of others, of the shape
+    of Llama, Qwen2 or Qwen3, with a byte-level BPE. The file is read back before it appears.
+    """
+    from segpt.stages.export_model import export_gguf
+
+    _out.check_file(out, forced=force)
+    done = export_gguf(model, out, number_type)
+    result = done._asdict() | {"out": str(done.out)}
+    error = "exactly" if done.error == 0 else f"to a relative error of {done.error:.2g}"
+    lines = [
+        f"{done.out}: {done.parameters:,} parameters in {done.bytes:,} bytes",
+        f"read back, the weights are those of {model} {error}",
     ]
     _report.emit(result, as_json, lines)

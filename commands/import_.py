@@ -57,13 +57,13 @@ def _import(
     from segpt.atomic import check_replaceable
     from segpt.config.layout import parameters
     from segpt.data.tokenizer import load
-    from segpt.stages import import_model
+    from segpt.stages import check_import, import_model
     from segpt.stages.value_directory import holds
 
     name = source.resolve()
     place = out or Path("runs") / (name.stem if source.is_file() else name.name)
     check_replaceable(place, lambda path: holds(path, "checkpoint"))
-    model = import_model.import_model(source, start=start, check=not no_check)
+    model = check_import.import_model(source, start=start, check=not no_check)
     import_model.save_imported(place, model)
     remember("checkpoint", place)
     about = model.about.source

@@ -55,6 +55,32 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A place to write a file at; it becomes ``path`` when the block ends without an exception.
+
+    Raises:
+        SegptError: if the disk refuses, with the old contents untouched.
+    """
+    named, path = path, Path(os.path.realpath(path))
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        try:
+            yield temporary
+            _sync_file(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.filename is not None and not _is_about(error, path):
+            raise  # something that the block read
+        raise _refused(named, error, path) from error
+    _confirm(path, named)
+
+
+@contextlib.contextmanager
 def new_directory(
     path: Path, *, replaces: Callable[[Path], bool] = lambda _: False
 ) -> Iterator[Path]:

@@ -1,8 +1,8 @@
-"""GGUF files of Llama-shaped models, read and written through the ``gguf`` package."""
+"""GGUF files of Llama-shaped models, read through the ``gguf`` package."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def read(path: Path, *, start: str | None = None) -> Imported:
     Raises:
         SegptError: naming what is missing, damaged or not known.
     """
-    reader = _open(path)
+    reader = open_file(path)
     try:
         fields = {name: field.contents() for name, field in reader.fields.items()}
         shape, permuted = _shape(fields, reader)
@@ -84,7 +84,12 @@ def permuted_rows(
     return rows.reshape(*sides, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _open(path: Path) -> "GGUFReader":
+def open_file(path: Path) -> "GGUFReader":
+    """A GGUF file with its fields and tensors, which stay on the disk until they are asked for.
+
+    Raises:
+        CheckpointError: if it is none, or damaged, or the package is missing.
+    """
     try:
         from gguf import GGUFReader
     except ImportError:
@@ -131,6 +136,9 @@ def _shape(fields: Fields, reader: "GGUFReader") -> tuple[Shape, bool]:
         if count(key, size) != size:
             raise SpecError(f"{family}.{key} is not the head size, {size}")
     tokens = fields.get("tokenizer.ggml.tokens")
+    bias: Literal["none", "qkv", "all"] = "qkv" if family == "qwen2" else "none"
+    if family == "llama" and "blk.0.attn_output.bias" in names:
+        bias = "all"
     shape = Shape(
         vocab=count("vocab_size", len(tokens) if isinstance(tokens, list) else None),
         width=width,
@@ -143,7 +151,8 @@ def _shape(fields: Fields, reader: "GGUFReader") -> tuple[Shape, bool]:
         eps=number("attention.layer_norm_rms_epsilon"),
         base=number("rope.freq_base", 10_000.0),
         tied="output.weight" not in names,
-        bias="qkv" if family == "qwen2" else "none",
+        bias=bias,
+        feed_bias=family == "llama" and "blk.0.ffn_down.bias" in names,
         head_norm=family == "qwen3",
     )
     return shape, family == "llama"
@@ -169,15 +178,15 @@ def _weights(
                 raise CheckpointError(f"tensor {name!r} is {size}, expected {part.shape}")
             pieces.append(dequantize(tensor.data, tensor.tensor_type).reshape(size))
         whole = np.concatenate(pieces).astype(np.float32)
-        heads = None if llama is None else _heads(part, llama)
+        heads = None if llama is None else permuted_heads(part, llama)
         weights[part.weight.name] = (
             whole if heads is None else permuted_rows(whole, heads, back=True)
         )
     return weights
 
 
-def _heads(part: Counterpart, shape: Shape) -> int | None:
-    """How many heads a weight of queries or keys has; None of others."""
+def permuted_heads(part: Counterpart, shape: Shape) -> int | None:
+    """How many heads a weight has whose rows llama permutes; None of others."""
     return {"query": shape.heads, "key": shape.kv_heads}.get(part.weight.part.split("_")[0])
 
 

@@ -87,7 +87,7 @@ def _places(model: Path) -> list[Path]:
     if model.is_file():
         return [model.with_name(f"{model.name}.{name}") for name in (JINJA, MARKERS)]
     directory = model
-    if kind_of(model) not in ("quantized", "file"):
+    if kind_of(model) not in ("quantized", "file", "foreign"):
         directory = newest_checkpoint(model)
     places = dict.fromkeys([directory, model])
     return [place / name for place in places for name in (JINJA, MARKERS)]

@@ -1,4 +1,4 @@
-"""A model to a directory that the programs of others load."""
+"""A model to a directory or file that the programs of others load."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,7 +6,8 @@ from typing import NamedTuple
 from segpt.artifact.container import unpack
 from segpt.config.layout import parameters
 from segpt.config.model import ModelSpec
-from segpt.convert import hugging_face
+from segpt.convert import gguf_write, hugging_face
+from segpt.convert.gguf_write import NumberType
 from segpt.convert.modeling.write import write_modeling
 from segpt.convert.shape import shape_of
 from segpt.errors import SpecError
@@ -26,6 +27,19 @@ class ExportedModel(NamedTuple):
     bytes: int
 
 
+class ExportedFile(NamedTuple):
+    """What was written: where, of which type, how many numbers and bytes, and how far it is off.
+
+    ``error`` is the root of the squared differences over that of the squared weights.
+    """
+
+    out: Path
+    type: str
+    parameters: int
+    bytes: int
+    error: float
+
+
 def export_hugging_face(path: Path, out: Path, form: str = "auto") -> ExportedModel:
     """Write the model at a path as a new Hugging Face directory, in float32.
 
@@ -43,12 +57,36 @@ def export_hugging_face(path: Path, out: Path, form: str = "auto") -> ExportedMo
     if form == "auto":
         form = "llama" if _is_llama_shaped(spec) else "modeling"
     if form == "llama":
-        template = path / TEMPLATE
-        kept = template.read_bytes() if template.is_file() else None
-        hugging_face.write(out, spec, weights, tokenizer, kept)
+        hugging_face.write(out, spec, weights, tokenizer, _template(path))
     else:
         write_modeling(spec, weights, tokenizer, out, name=path.stem)
     return ExportedModel(out, form, parameters(spec), hugging_face.weight_bytes(out))
+
+
+def export_gguf(path: Path, out: Path, number_type: NumberType = "f32") -> ExportedFile:
+    """Write the model at a path as a GGUF file.
+
+    Args:
+        path: of a checkpoint, a run, a quantized model, an artifact or a model of others.
+        out: the file; one that is there is replaced.
+        number_type: of the matrices.
+
+    Raises:
+        SegptError: if the model is damaged, or llama.cpp knows none of its shape or tokenizer.
+    """
+    value = read_model(path)
+    spec, weights, tokenizer = _whole(value)
+    template = _template(path)
+    if template is None and isinstance(value, Checkpoint) and value.about.source is not None:
+        said = value.about.source.template
+        template = None if said is None else said.encode()
+    written = gguf_write.write(out, spec, weights, tokenizer, number_type, template)
+    return ExportedFile(out, number_type, parameters(spec), written.bytes, written.error)
+
+
+def _template(path: Path) -> bytes | None:
+    template = path / TEMPLATE
+    return template.read_bytes() if template.is_file() else None
 
 
 def _whole(value: Value) -> tuple[ModelSpec, Arrays, Tokenizer]:

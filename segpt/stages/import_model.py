@@ -1,7 +1,5 @@
-"""From a model of others to a checkpoint, its logits compared before anything is written."""
+"""From a model of others to a checkpoint, without torch; :mod:`.check_import` compares logits."""
 
-import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +12,7 @@ from segpt.values import Checkpoint, arrays_digest
 
 from .checkpoint_io import save_checkpoint
 
-NO_TRANSFORMERS: Final = "transformers is not installed"
-NO_ACCELERATE: Final = "transformers reads GGUF with accelerate, which is not installed"
-UNWANTED: Final = "not asked for (--no-check)"
+READ_ONLY: Final = "read where it lies and not imported"
 
 
 def read_source(path: Path, start: str | None = None) -> tuple[str, Imported]:
@@ -32,37 +28,14 @@ def read_source(path: Path, start: str | None = None) -> tuple[str, Imported]:
     return "gguf", gguf_file.read(path, start=start)
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether a path holds a model of others."""
-    return hugging_face.is_model_directory(path) or gguf_file.is_gguf(path)
-
-
-def import_model(path: Path, *, start: str | None = None, check: bool = True) -> Checkpoint:
-    """Read a model of others as a checkpoint, and compare its logits with transformers' ones.
-
-    Args:
-        path: a Hugging Face directory or a GGUF file.
-        start: the token that begins a document.
-        check: compare, where transformers is installed.
+def read_foreign(path: Path) -> Checkpoint:
+    """A model of others as a checkpoint, read where it lies; no logits are compared.
 
     Raises:
-        SegptError: if it cannot be read, or the logits differ.
+        SegptError: naming what is missing, damaged or not known.
     """
-    form, model = read_source(path, start)
-    if not check:
-        return checkpoint_of(path, form, model, unchecked=UNWANTED)
-    if importlib.util.find_spec("transformers") is None:
-        return checkpoint_of(path, form, model, unchecked=NO_TRANSFORMERS)
-    if form == "gguf" and importlib.util.find_spec("accelerate") is None:
-        return checkpoint_of(path, form, model, unchecked=NO_ACCELERATE)
-    from segpt.convert import agreement
-
-    measured = agreement.compare(model, path)
-    agreement.check(measured)
-    whole = checkpoint_of(path, form, model)
-    assert whole.about.source is not None
-    about = dataclasses.replace(whole.about.source, agreement=measured)
-    return dataclasses.replace(whole, about=dataclasses.replace(whole.about, source=about))
+    form, model = read_source(path)
+    return checkpoint_of(path, form, model, unchecked=READ_ONLY)
 
 
 def checkpoint_of(path: Path, form: str, model: Imported, unchecked: str = "") -> Checkpoint:

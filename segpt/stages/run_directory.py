@@ -1,11 +1,13 @@
 """The directory of a run: its checkpoints, its metrics, and which checkpoint a path means."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from segpt.atomic import remove_directory, standing, sweep
+from segpt.convert import gguf_file, hugging_face
 from segpt.errors import CheckpointError
 
 from .value_directory import STEP, WORDS, has_header, holds, is_whole, raw_header
@@ -50,6 +52,10 @@ def newest_checkpoint(path: Path) -> Path:
 
 def no_checkpoint(path: Path, kind: str) -> str:
     """What to say of a path of another kind where a checkpoint or run is wanted."""
+    if kind == "foreign":
+        form = "hf" if path.is_dir() else "gguf"
+        line = shlex.join(["segpt", "import", form, str(path)])
+        return f"{path} is a model of others and not a checkpoint; make one with: {line}"
     words = {"file": "a file", "partial": "an unfinished quantization", **WORDS}
     return (
         f"{path} is {words.get(kind, 'something else')} and not a checkpoint; "
@@ -58,18 +64,22 @@ def no_checkpoint(path: Path, kind: str) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """What a path holds: ``checkpoint``, ``quantized``, ``run`` or ``file``.
+    """What a path holds: ``checkpoint``, ``quantized``, ``run``, ``foreign`` or ``file``.
+
+    A model of others is ``foreign``.
 
     Raises:
         CheckpointError: if there is nothing, or a directory of another kind.
     """
     path = standing(Path(path))
     if path.is_file():
-        return "file"
+        return "foreign" if gguf_file.is_gguf(path) else "file"
     if (path / "header.json").is_file():
         return str(raw_header(path).get("kind"))
     if checkpoints(path):
         return "run"
+    if hugging_face.is_model_directory(path):
+        return "foreign"
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
     raise CheckpointError(f"{path} holds no checkpoint and no quantized model")

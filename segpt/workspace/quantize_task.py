@@ -7,7 +7,7 @@ from typing import NamedTuple
 from segpt.config.base import decode, differences, encode, fingerprint
 from segpt.config.quant import Method, QuantSpec
 from segpt.errors import CheckpointError
-from segpt.stages import checkpoint_io, resolve_spec, run_directory, unfinished
+from segpt.stages import read_model, resolve_spec, unfinished
 from segpt.values import Checkpoint
 
 from . import newest
@@ -64,8 +64,7 @@ def begin(request: QuantizeRequest) -> QuantizeTask:
     """
     run = newest.need("checkpoint", request.checkpoint)
     place = request.out or _beside(run)
-    path = run_directory.newest_checkpoint(run)
-    value = checkpoint_io.read_checkpoint(path)
+    path, value = read_model.checkpoint_at(run)
     recipe = resolve_spec.of_checkpoint(value, request.settings)
     spec = resolve_spec.quant_spec(
         recipe, method=request.method, budget=request.budget, bits=request.bits
@@ -83,9 +82,7 @@ def resume(request: QuantizeRequest) -> QuantizeTask:
     begun = unfinished.begun(partial, "partial")
     place = partial.with_name(partial.name.removesuffix(".partial"))
     path = Path(str(begun.get("path")))
-    if request.checkpoint is not None:
-        path = run_directory.newest_checkpoint(request.checkpoint)
-    value = checkpoint_io.read_checkpoint(path)
+    path, value = read_model.checkpoint_at(request.checkpoint or path)
     recipe = resolve_spec.of_checkpoint(value, request.settings)
     spec = decode(QuantSpec, begun.get("spec"), "$.spec")
     if request.chooses_method:

@@ -11,7 +11,7 @@ import pytest
 
 from segpt.convert import agreement, hf_config, hugging_face
 from segpt.errors import CheckpointError, SegptError, SpecError
-from segpt.stages import import_model
+from segpt.stages import check_import, import_model
 from segpt.stages.checkpoint_io import read_checkpoint
 from segpt.values import Checkpoint
 from tests.convert.models import FAMILIES, model_directory
@@ -33,7 +33,7 @@ def test_the_logits_are_those_of_transformers_and_the_directory_comes_back(
     family: str, tmp_path: Path
 ) -> None:
     source = model_directory(tmp_path / "theirs", family)
-    model = import_model.import_model(source)
+    model = check_import.import_model(source)
     assert model.about.source is not None
     measured = model.about.source.agreement
     assert measured is not None
@@ -50,13 +50,13 @@ def test_the_logits_are_those_of_transformers_and_the_directory_comes_back(
 def test_a_checkpoint_of_an_import_knows_no_documents_and_keeps_the_template(
     tmp_path: Path,
 ) -> None:
-    model = import_model.import_model(model_directory(tmp_path / "theirs", "tied"), check=False)
+    model = check_import.import_model(model_directory(tmp_path / "theirs", "tied"), check=False)
     import_model.save_imported(tmp_path / "out", model)
     again = read_checkpoint(tmp_path / "out")
     assert again.documents is None
     assert again.fingerprint == model.fingerprint
     assert again.about.source is not None
-    assert again.about.source.unchecked == import_model.UNWANTED
+    assert again.about.source.unchecked == check_import.UNWANTED
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}\n"
 
 
@@ -129,7 +129,7 @@ def test_what_no_family_has_is_not_exported(tmp_path: Path) -> None:
 
 def test_plain_transformers_read_what_is_exported_in_a_fresh_process(tmp_path: Path) -> None:
     source = model_directory(tmp_path / "theirs", "qwen3")
-    model = import_model.import_model(source, check=False)
+    model = check_import.import_model(source, check=False)
     hugging_face.write(tmp_path / "back", model.spec, model.weights, model.tokenizer)
     code = (
         "import sys, transformers as t\n"

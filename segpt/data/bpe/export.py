@@ -90,7 +90,7 @@ def folder(model: BpeModel, *, opens: bool = False) -> dict[str, bytes]:
     """
     start = model.token_text(model.start)
     control = [model.token_text(i) for i in sorted(model.control) if model.pieces[i]]
-    end = next((text for text in _END if text in control), start)
+    end = model.token_text(end_of(model))
     special = {"bos_token": start, "eos_token": end}
     config: dict[str, str | bool | int] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -105,6 +105,12 @@ def folder(model: BpeModel, *, opens: bool = False) -> dict[str, bytes]:
         "tokenizer_config.json": _json(config | special),
         "special_tokens_map.json": _json(special),
     }
+
+
+def end_of(model: BpeModel) -> int:
+    """The id that ends a text for other tools: a control token with a usual name, or the start."""
+    ids = {model.token_text(i): i for i in model.control if model.pieces[i]}
+    return next((ids[text] for text in _END if text in ids), model.start)
 
 
 def _tokenizer_json(model: BpeModel, control: Iterable[str], start: str | None) -> str:

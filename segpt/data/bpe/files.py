@@ -1,6 +1,7 @@
 """Tokenizers of others as files: a Hugging Face folder, ranks of tiktoken, GPT-2's two files."""
 
 import base64
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,13 @@ from .model import (
     derive_merges,
     in_letters,
 )
-from .patterns import LLAMA_CPP, PATTERNS, TIKTOKEN
+from .patterns import LLAMA_CPP, PATTERNS, TIKTOKEN, WHOLE_WORDS
 
 LARGEST_FILE: Final = 64 << 20
 END: Final = "<|endoftext|>"
 NAME: Final = "tokenizer.json"
 
-_CONTROL, _USER_DEFINED = 3, 4  # of GGUF's token types
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # of GGUF's token types
 
 
 def is_folder(path: Path) -> bool:
@@ -165,14 +166,23 @@ def from_gguf_fields(
         raise DataError(f"tokenizer.ggml.pre is {pre!r}, which is not known; use another model")
     if not len(tokens) == len(token_types) <= LARGEST_VOCAB or not 0 <= start < len(tokens):
         raise DataError("tokenizer.ggml.tokens, .token_type and the start do not agree")
-    return huggingface.from_parts(
+    unused = {i for i, kind in enumerate(token_types) if kind == UNUSED and i != start}
+    model = huggingface.from_parts(
         tokens,
         merges,
-        [i for i, kind in enumerate(token_types) if kind == _CONTROL],
-        [i for i, kind in enumerate(token_types) if kind == _USER_DEFINED],
+        {*unused, *(i for i, kind in enumerate(token_types) if kind == CONTROL)},
+        [i for i, kind in enumerate(token_types) if kind == USER_DEFINED],
         LLAMA_CPP[pre],
         start,
     )
+    whole = dataclasses.replace(
+        model,
+        pieces=tuple(b"" if i in unused else piece for i, piece in enumerate(model.pieces)),
+        control=model.control - unused,
+        whole_words=pre in WHOLE_WORDS,
+    )
+    check(whole)
+    return whole
 
 
 def ranks_of(model: BpeModel) -> bytes:

@@ -89,6 +89,8 @@ LLAMA_CPP: Final = {
     "tekken": "tekken",
     "gpt-4o": "o200k",
 }
+# Of these names, those whose words are taken whole where they are pieces.
+WHOLE_WORDS: Final = frozenset({"llama3", "llama-v3", "llama-bpe", "tekken"})
 
 
 def named(steps: tuple[str, ...]) -> str | None:
