@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from segpt import __version__
 from segpt.atomic import new_directory, write_file
 from segpt.errors import DataError
-from segpt.values import Shard, Text, Tokenizer, Tokens
+from segpt.values import Link, Shard, Text, Tokenizer, Tokens
 
 from . import manifest as manifests
 from .manifest import AGAIN, LIMIT, NAME, SPLIT, Manifest, Part, encoding
@@ -207,27 +207,25 @@ def _write(
     manifests.write(folder, manifest)
 
 
-def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
+def read_tokens(path: Path, *, verify: bool = True, rehash: bool = False) -> Tokens:
     """Open a directory of tokens.
 
     Args:
-        path: A directory that :func:`write_tokens` made.
+        path: A directory that :func:`write_tokens` made, or :func:`segpt.data.linked.link_tokens`.
         verify: Also hash every shard and look at every id, which reads them whole; without it,
             sizes and headers are checked.
+        rehash: Hash linked files too that have the size and time that they had.
 
     Raises:
         DataError: naming the first file that is missing, damaged or not what the manifest says.
     """
     path = Path(path)
     manifest, tokenizer = manifests.read(path)
-    shards = tuple(
-        Shard(shard_path(path, manifest.split, i), part.count, part.sha256)
-        for i, part in enumerate(manifest.shards)
-    )
+    shards = _shards(path, manifest)
     for shard in shards:
         check_shard(shard, tokenizer.vocab)
         if verify:
-            verify_shard(shard, tokenizer.vocab)
+            verify_shard(shard, tokenizer.vocab, rehash=rehash)
     return Tokens(
         tokenizer=tokenizer,
         split=manifest.split,
@@ -238,6 +236,25 @@ def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
         digest=manifest.digest,
         text=manifest.text,
         text_digest=manifest.text_digest,
+        folder=path,
+        exact=not manifest.sources or load(tokenizer).lossless,
+    )
+
+
+def _shards(path: Path, manifest: Manifest) -> tuple[Shard, ...]:
+    if manifest.sources:
+        return tuple(
+            Shard(
+                Path(source.path),
+                part.count,
+                part.sha256,
+                Link(source.ids, source.offset, source.size, source.mtime),
+            )
+            for part, source in zip(manifest.shards, manifest.sources, strict=True)
+        )
+    return tuple(
+        Shard(shard_path(path, manifest.split, i), part.count, part.sha256)
+        for i, part in enumerate(manifest.shards)
     )
 
 
