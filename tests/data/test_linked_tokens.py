@@ -1,25 +1,25 @@
 """Files of ids that are linked are read in place, and a change of one of them is an error."""
 
 import hashlib
+import io
 import os
 import struct
-from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 
-from segpt.data import linked
+from segpt.data import linked, modelproto
 from segpt.data.linked import link_tokens
-from segpt.data.modelproto import BPE, SentencePieceModel, VocabularyPiece
 from segpt.data.text import document_hash, text_digest
 from segpt.data.token_files import LLM_C
 from segpt.data.tokenizer import BYTES, load
 from segpt.data.tokens import ids, read_tokens
 from segpt.errors import DataError
 from segpt.stages.link import held_out_beside, link, matched, rotated
-from segpt.stages.prepare import as_text
+from segpt.stages.prepare import as_text, prepare
 from segpt.values import Text, Tokenizer, Tokens
 
 DOCUMENTS = [b"first document", "zweites \u2581".encode(), b"\xff\0", b"a" * 100]
@@ -155,8 +155,6 @@ def test_files_are_found_in_their_order(tmp_path: Path) -> None:
 
 
 def test_linked_files_are_never_replaced(tmp_path: Path) -> None:
-    from segpt.stages.prepare import prepare
-
     def text(name: str) -> Text:
         return Text(name, lambda: iter([name.encode(), *(name.encode() + d for d in DOCUMENTS)]))
 
@@ -169,15 +167,27 @@ def test_linked_files_are_never_replaced(tmp_path: Path) -> None:
     assert train[0].exists()
 
 
-def lossy() -> Tokenizer:
-    """A SentencePiece model that puts a space before each text."""
-    from segpt.data.modelproto import Kind, write as packed
-
-    kinds = [Kind.UNKNOWN, Kind.CONTROL, Kind.CONTROL]
-    pieces = [VocabularyPiece(t, 0.0, k) for t, k in zip(("<unk>", "<s>", "</s>"), kinds)]
-    pieces += [VocabularyPiece(t, -1.0) for t in ("▁", "a", "b", "▁a")]
-    model = SentencePieceModel(
-        pieces=tuple(pieces), algorithm=BPE, byte_fallback=False, dummy_prefix=True,
-        squeeze_spaces=True,
+def test_a_tokenizer_that_loses_text_tells_no_hashes_of_it(tmp_path: Path) -> None:
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the dog and the river", "the town and the dog"]),
+        model_writer=written,
+        model_type="bpe",
+        vocab_size=300,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
     )
-    return Tokenizer("sentencepiece", len(pieces), packed(model))
+    data = written.getvalue()
+    tokenizer = Tokenizer("sentencepiece", len(modelproto.read(data).pieces), data)
+    codec = load(tokenizer)
+    documents = [b"the dog", b"the river and the town"]
+    stream = [i for d in documents for i in (codec.start, *codec.encode(d).tolist())]
+    (tmp_path / "t").mkdir()
+    path = write(tmp_path / "a.bin", stream, "llm.c")
+    link_tokens([path], tokenizer, tmp_path / "t", split="train")
+    tokens = read_tokens(tmp_path / "t")
+    assert not tokens.exact
+    assert tokens.bytes == sum(map(len, documents))
+    hashes = [document_hash(codec.encode(d).astype("<u4").tobytes()) for d in documents]
+    assert tokens.documents.tolist() == sorted(hashes)
