@@ -56,11 +56,10 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
-class Link:
-    """How ids lie in a file of another program that is read in place.
+class IdLayout:
+    """How ids of a type of numpy lie in a linked file, from ``offset`` on.
 
-    ``ids`` is their type as numpy writes it and ``offset`` where the first one begins; ``size``
-    and ``mtime`` (nanoseconds) are what the file had when it was linked.
+    It had this ``size`` and ``mtime`` (nanoseconds) when it was linked.
     """
 
     ids: str
@@ -71,15 +70,12 @@ class Link:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of tokens: 256 int32 of header, then uint16 or uint32 ids, little-endian.
-
-    A file of another program is as its ``link`` says.
-    """
+    """A file of tokens: 256 int32, then uint16 or uint32 ids; or, with a ``link``, as that says."""
 
     path: Path
     tokens: int
     sha256: str
-    link: Link | None = None
+    link: IdLayout | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ class Tokens:
     as sorted uint64. ``digest`` names the tokens; ``text`` is the name of what was tokenized and
     ``text_digest`` names that, under whatever tokenizer. ``folder`` is the directory of this split.
 
-    Where a tokenizer that loses text made the files of another program, ``exact`` is false:
+    Where a tokenizer that loses text made the files of another program, ``comparable`` is false:
     ``documents`` then holds hashes of ids, which cannot be compared with those of texts.
     """
 
@@ -105,7 +101,7 @@ class Tokens:
     text: str = field(default="", compare=False)
     text_digest: str = field(default="", compare=False)
     folder: Path = field(default=Path(), compare=False)
-    exact: bool = field(default=True, compare=False)
+    comparable: bool = field(default=True, compare=False)
 
     @property
     def fingerprint(self) -> str:

@@ -90,9 +90,9 @@ class Mix:
         return np.sort(np.concatenate([source.tokens.documents for source in self.sources]))
 
     @property
-    def exact(self) -> bool:
+    def comparable(self) -> bool:
         """Whether ``documents`` are hashes of the documents of every source."""
-        return all(source.tokens.exact for source in self.sources)
+        return all(source.tokens.comparable for source in self.sources)
 
     @cached_property
     def digest(self) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpt.errors import DataError
-from segpt.values import Link, Shard
+from segpt.values import IdLayout, Shard
 
-from .manifest import AGAIN
+from .manifest import AGAIN, Manifest
 
 MAGIC: Final = 20240520
 HEADER: Final = 1024  # bytes
@@ -25,6 +25,19 @@ LINK_AGAIN: Final = "put it back, or run `segpt data link` again"
 def shard_path(folder: Path, split: str, index: int) -> Path:
     """The file of a shard by its number."""
     return folder / f"{split}_{index:06}.bin"
+
+
+def shards_of(folder: Path, manifest: Manifest) -> tuple[Shard, ...]:
+    """The shards of a manifest: in its folder, or where its sources are."""
+    if not manifest.sources:
+        return tuple(
+            Shard(shard_path(folder, manifest.split, i), part.count, part.sha256)
+            for i, part in enumerate(manifest.shards)
+        )
+    return tuple(
+        Shard(Path(s.path), part.count, part.sha256, IdLayout(s.ids, s.offset, s.size, s.mtime))
+        for part, s in zip(manifest.shards, manifest.sources, strict=True)
+    )
 
 
 def id_type(vocab: int) -> np.dtype[np.unsignedinteger]:
@@ -100,7 +113,7 @@ def mapped(shard: Shard, vocab: int) -> NDArray[np.integer]:
     return np.memmap(shard.path, id_type(vocab), "r", offset=HEADER, shape=(shard.tokens,))
 
 
-def _state(shard: Shard, link: Link) -> int:
+def _state(shard: Shard, link: IdLayout) -> int:
     """When a linked file was changed last, if it has the size that it had."""
     try:
         state = shard.path.stat()

@@ -44,8 +44,8 @@ def test_from_files_of_ids_to_a_score(place: Path, run: Segpt) -> None:
     assert linked["validation"]["documents"] == 5
     assert run(place, *link).json == linked
     steps = ("--set", "train.length.count=4", "--set", "train.save_every=2", "--json")
-    run(place, "train", "--recipe", "tiny.yaml", *steps).json
-    run(place, "quantize", "--bits", "6", "--json").json
+    assert run(place, "train", "--recipe", "tiny.yaml", *steps).code == 0
+    assert run(place, "quantize", "--bits", "6").code == 0
     score = run(place, "score", "runs/tiny", "--json").json
     assert score["bytes"] == linked["validation"]["bytes"]
 

@@ -16,7 +16,7 @@ from segpt.data.linked import link_tokens
 from segpt.data.text import document_hash, text_digest
 from segpt.data.token_files import LLM_C
 from segpt.data.tokenizer import BYTES, load
-from segpt.data.tokens import ids, read_tokens
+from segpt.data.tokens import ids, overlap, read_tokens, write_tokens
 from segpt.errors import DataError
 from segpt.stages.link import held_out_beside, link, matched, rotated
 from segpt.stages.prepare import as_text, prepare
@@ -68,7 +68,7 @@ def test_every_form_is_the_same_text(tmp_path: Path, form: str, name: str) -> No
     assert list(as_text(tokens)) == DOCUMENTS
     (shard,) = tokens.shards
     assert (shard.path, shard.sha256) == (path, hashlib.sha256(path.read_bytes()).hexdigest())
-    assert tokens.exact
+    assert tokens.comparable
     assert tokens.folder == tmp_path / "t"
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["documents.bin", "manifest.json"]
 
@@ -187,7 +187,13 @@ def test_a_tokenizer_that_loses_text_tells_no_hashes_of_it(tmp_path: Path) -> No
     path = write(tmp_path / "a.bin", stream, "llm.c")
     link_tokens([path], tokenizer, tmp_path / "t", split="train")
     tokens = read_tokens(tmp_path / "t")
-    assert not tokens.exact
+    assert not tokens.comparable
     assert tokens.bytes == sum(map(len, documents))
     hashes = [document_hash(codec.encode(d).astype("<u4").tobytes()) for d in documents]
     assert tokens.documents.tolist() == sorted(hashes)
+    assert overlap(tokens, tokens).tolist() == tokens.documents.tolist()
+    text = write_tokens(
+        Text("text", lambda: iter(documents)), tokenizer, tmp_path / "own", split="train"
+    )
+    with pytest.raises(DataError, match=r"a\.bin: .* cannot be compared with those of text"):
+        overlap(text, tokens)

@@ -87,7 +87,7 @@ def linked(folder: Path, prepared: Splits, form: str) -> Splits:
         for path, (begin, end) in zip(paths, itertools.pairwise(cuts), strict=True):
             write(path, stream[begin:end])
         files.append(paths)
-    return link(*files, BYTES, folder / f"{form} text", id_type=id_type, source={})
+    return link(files[0], files[1], BYTES, folder / f"{form} text", id_type=id_type, source={})
 
 
 @pytest.mark.parametrize("form", FORMS)
