@@ -1,8 +1,7 @@
 """``segpt data``."""
 
-import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from segpt.workspace import newest
 
 from . import _options, _report
 from ._remember import remember
+from ._token_files import described, inspect_command, link_command, place_name, show_splits
 
 if TYPE_CHECKING:
     from segpt.values import Text, Tokenizer, Tokens
@@ -27,6 +27,10 @@ HELD_OUT = 0.05  # of a text, unless the user says otherwise
 @click.group("data", cls=_options.CommandGroup)
 def command() -> None:
     """Turn text into token shards, check them, and fetch the files of benchmarks."""
+
+
+command.add_command(inspect_command)
+command.add_command(link_command)
 
 
 @command.command("prepare")
@@ -124,7 +128,7 @@ def prepare_command(
     else:
         done = _prepare(reading, known, vocab, out, source)
     remember("data", out)
-    _show(out, done, as_json)
+    show_splits(out, done, as_json)
 
 
 def _prepare(
@@ -172,31 +176,6 @@ def _prepare(
         ) from None
 
 
-def _show(out: Path, splits: "Iterable[Tokens]", as_json: bool) -> None:
-    import numpy as np
-
-    rows: dict[str, dict[str, Any]] = {}
-    lines = [shown(out)]
-    for tokens in splits:
-        documents = int(tokens.documents.size)
-        repeated = documents - int(np.unique(tokens.documents).size)
-        rows[tokens.split] = {
-            "tokens": tokens.count,
-            "bytes": tokens.bytes,
-            "documents": documents,
-            "repeated": repeated,
-            "vocab": tokens.tokenizer.vocab,
-            "digest": tokens.digest,
-        }
-        lines.append(
-            f"{tokens.split}: {documents:,} documents, {tokens.bytes:,} bytes, "
-            f"{tokens.count:,} tokens"
-            + (f"; {repeated:,} documents repeat an earlier one" if repeated else "")
-        )
-    result = rows["train"] | {"validation": rows["validation"], "out": shown(out)}
-    _report.emit(result, as_json, lines)
-
-
 class _Reading:
     """The text that is prepared: its files, how it is split, and what to call it.
 
@@ -230,7 +209,7 @@ class _Reading:
         if selection:  # what was prepared before there were any stays known
             conditions = [str(condition) for condition in selection.conditions]
             self.source |= {"keep": conditions, "characters": selection.characters}
-        self.place = _place_name(texts[0]) if texts else ""
+        self.place = place_name(texts[0]) if texts else ""
         self.line = self._line()
 
     def split(self) -> "tuple[Text, Text]":
@@ -275,27 +254,14 @@ class _Reading:
         if not self._files:
             return "text: builtin, Python's own documentation, 7 % of its documents held out"
         if self._held:
-            return f"text: {_described(self._files)}; validation: {_described(self._held)}"
-        return f"text: {_described(self._files)}, {100 * self._fraction:g} % held out"
-
-
-def _described(files: Sequence[Path]) -> str:
-    size = sum(path.stat().st_size for path in files)
-    name = shown(files[0]) if len(files) == 1 else f"{len(files):,} files from {shown(files[0])} on"
-    return f"{name} ({size:,} bytes)"
+            return f"text: {described(self._files)}; validation: {described(self._held)}"
+        return f"text: {described(self._files)}, {100 * self._fraction:g} % held out"
 
 
 def _states(files: Sequence[Path]) -> list[list[str | int]]:
     """What changes when a file does."""
     states = [(path, path.stat()) for path in files]
     return [[shown(p.resolve()), state.st_size, state.st_mtime_ns] for p, state in states]
-
-
-def _place_name(path: Path) -> str:
-    """What the directory of a text is called: its name up to the first dot, in plain letters."""
-    name = path.resolve().name.lstrip(".").split(".")[0]
-    name = re.sub(r"[^\w-]+", "-", name.encode("utf-8", "replace").decode()).strip("-") or "text"
-    return f"my-{name}" if name.startswith("builtin") else name
 
 
 def _builtin_name(tokenizer: "Tokenizer | None", vocab: int | None) -> str:
@@ -313,7 +279,7 @@ def check_command(train: Path, validation: Path, as_json: bool) -> None:
     """Verify two token directories and find documents that are in both; exit 1 if there are."""
     from segpt.data.tokens import overlap, read_tokens
 
-    shared = overlap(read_tokens(train), read_tokens(validation))
+    shared = overlap(*(read_tokens(place, rehash=True) for place in (train, validation)))
     _report.emit(
         {"overlap": int(shared.size)},
         as_json,
@@ -322,41 +288,6 @@ def check_command(train: Path, validation: Path, as_json: bool) -> None:
     )
     if shared.size:
         raise SystemExit(1)
-
-
-@command.command("inspect")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--ids",
-    type=click.Choice(["uint16", "uint32", "int32", "int64"]),
-    help="What the ids of a file without a header are.",
-)
-@_options.as_json
-def inspect_command(files: tuple[Path, ...], ids: str | None, as_json: bool) -> None:
-    """Say what FILES of ids are: shards of other programs (.bin) or arrays of numpy (.npy)."""
-    from segpt.data.token_files import open_token_file
-
-    rows: list[dict[str, Any]] = []
-    for path in files:
-        tokens = open_token_file(path, ids)
-        least, most = tokens.span()
-        rows.append(
-            {
-                "file": shown(path),
-                "form": tokens.form,
-                "ids": str(tokens.ids.dtype),
-                "tokens": len(tokens.ids),
-                "first": int(tokens.ids[0]),
-                "smallest": least,
-                "largest": most,
-            }
-        )
-    lines = [
-        f"{row['file']}: {row['form']}, {row['tokens']:,} ids of {row['ids']}, from "
-        f"{row['smallest']} to {row['largest']}, the first is {row['first']}"
-        for row in rows
-    ]
-    _report.emit({"files": rows}, as_json, lines)
 
 
 @command.command("fetch")

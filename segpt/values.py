@@ -56,12 +56,26 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
+class IdLayout:
+    """How ids of a type of numpy lie in a linked file, from ``offset`` on.
+
+    It had this ``size`` and ``mtime`` (nanoseconds) when it was linked.
+    """
+
+    ids: str
+    offset: int
+    size: int
+    mtime: int
+
+
+@dataclass(frozen=True)
 class Shard:
-    """One file of tokens: 256 int32 of header, then uint16 or uint32 ids, little-endian."""
+    """A file of tokens: 256 int32, then uint16 or uint32 ids; or, with a ``link``, as that says."""
 
     path: Path
     tokens: int
     sha256: str
+    link: IdLayout | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,10 @@ class Tokens:
     ``bytes`` counts the UTF-8 bytes of the documents; ``count`` the tokens, each document's
     start token included. ``documents`` holds the first 8 bytes of the SHA-256 of each document,
     as sorted uint64. ``digest`` names the tokens; ``text`` is the name of what was tokenized and
-    ``text_digest`` names that, under whatever tokenizer.
+    ``text_digest`` names that, under whatever tokenizer. ``folder`` is the directory of this split.
+
+    Where a tokenizer that loses text made the files of another program, ``comparable`` is false:
+    ``documents`` then holds hashes of ids, which cannot be compared with those of texts.
     """
 
     tokenizer: Tokenizer
@@ -83,6 +100,8 @@ class Tokens:
     digest: str
     text: str = field(default="", compare=False)
     text_digest: str = field(default="", compare=False)
+    folder: Path = field(default=Path(), compare=False)
+    comparable: bool = field(default=True, compare=False)
 
     @property
     def fingerprint(self) -> str:

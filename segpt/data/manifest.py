@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from segpt.config.base import canonical, decode, encode, spec
+from segpt.config.base import ADDED, canonical, decode, encode, spec
 from segpt.errors import DataError, SpecError
 from segpt.values import Tokenizer
 
@@ -17,6 +17,8 @@ LIMIT: Final = 2**31  # of tokens in a shard, since its header counts in int32
 AGAIN: Final = "run `segpt data prepare` again"
 _MOST_BYTES: Final = 2**63
 SPLIT: Final = re.compile(r"\w[\w.-]*")
+_LINKED_LIMIT: Final = 2**48  # of tokens in a file of another program
+_ID_TYPE: Final = re.compile(r"[<>|][iu][1248]")
 
 
 @spec
@@ -25,6 +27,22 @@ class Part:
 
     count: int
     sha256: str
+
+
+@spec
+class LinkedFile:
+    """A file of another program that is read where it lies.
+
+    ``form`` is whose it is, ``ids`` the type of its ids as numpy writes it, ``offset`` where they
+    begin, and ``mtime`` when the file was changed last, in nanoseconds.
+    """
+
+    path: str
+    form: str
+    ids: str
+    offset: int
+    size: int
+    mtime: int
 
 
 @spec
@@ -50,7 +68,8 @@ class Manifest:
     """What a directory of tokens holds.
 
     ``segpt`` is the version that wrote it and ``text`` the name of the text; ``digest`` is over
-    everything else, so that it names the content.
+    everything else, so that it names the content. If there are ``sources``, they are the shards,
+    one for one, and their places and times are no content.
     """
 
     segpt: str
@@ -62,6 +81,7 @@ class Manifest:
     text_digest: str
     documents: Part
     shards: tuple[Part, ...]
+    sources: tuple[LinkedFile, ...] = dataclasses.field(default=(), metadata=ADDED)
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -69,12 +89,25 @@ class Manifest:
             raise SpecError(f"{self.split!r} cannot name a split")
         if not 1 <= self.tokenizer.vocab <= 2**32:
             raise SpecError(f"{self.tokenizer.vocab} ids are not a vocabulary")
-        if not all(1 <= shard.count < LIMIT for shard in self.shards):
-            raise SpecError(f"a shard holds 1 to {LIMIT - 1} tokens")
+        limit = _LINKED_LIMIT if self.sources else LIMIT
+        if not all(1 <= shard.count < limit for shard in self.shards):
+            raise SpecError(f"a shard holds 1 to {limit - 1} tokens")
+        if self.sources:
+            _check_sources(self.sources, self.shards)
         if sum(shard.count for shard in self.shards) != self.count:
             raise SpecError("the shards do not add up")
         if not 0 <= self.bytes < _MOST_BYTES or not 0 <= self.documents.count <= self.count:
             raise SpecError("it counts bytes or documents that no text has")
+
+
+def _check_sources(sources: tuple[LinkedFile, ...], shards: tuple[Part, ...]) -> None:
+    if len(sources) != len(shards):
+        raise SpecError(f"{len(sources)} linked files are not {len(shards)} shards")
+    for source, shard in zip(sources, shards, strict=True):
+        if not _ID_TYPE.fullmatch(source.ids):
+            raise SpecError(f"{source.ids!r} is no type of ids")
+        if source.offset < 0 or source.size != source.offset + shard.count * int(source.ids[-1]):
+            raise SpecError(f"{source.path}: {source.size} bytes are not {shard.count} tokens")
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -102,5 +135,6 @@ def read(folder: Path) -> tuple[Manifest, Tokenizer]:
 
 
 def _digest(manifest: Manifest) -> str:
-    content = dataclasses.replace(manifest, segpt="", text="", digest="")
+    sources = tuple(dataclasses.replace(s, path="", mtime=0) for s in manifest.sources)
+    content = dataclasses.replace(manifest, segpt="", text="", digest="", sources=sources)
     return hashlib.sha256(canonical(content)).hexdigest()

@@ -89,6 +89,11 @@ class Mix:
         """The hashes of the documents of all sources, sorted, (documents,)."""
         return np.sort(np.concatenate([source.tokens.documents for source in self.sources]))
 
+    @property
+    def comparable(self) -> bool:
+        """Whether ``documents`` are hashes of the documents of every source."""
+        return all(source.tokens.comparable for source in self.sources)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the texts and how they are mixed, whatever they are called."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from segpt import __version__
 from segpt.atomic import new_directory, write_file
 from segpt.errors import DataError
-from segpt.values import Shard, Text, Tokenizer, Tokens
+from segpt.values import Text, Tokenizer, Tokens
 
 from . import manifest as manifests
 from .manifest import AGAIN, LIMIT, NAME, SPLIT, Manifest, Part, encoding
@@ -35,6 +35,7 @@ from .shard_file import (
     mapped,
     sha256_of,
     shard_path,
+    shards_of,
     verify_shard,
 )
 from .text import Report, document_digest
@@ -207,27 +208,25 @@ def _write(
     manifests.write(folder, manifest)
 
 
-def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
+def read_tokens(path: Path, *, verify: bool = True, rehash: bool = False) -> Tokens:
     """Open a directory of tokens.
 
     Args:
-        path: A directory that :func:`write_tokens` made.
+        path: A directory that :func:`write_tokens` made, or :func:`segpt.data.linked.link_tokens`.
         verify: Also hash every shard and look at every id, which reads them whole; without it,
             sizes and headers are checked.
+        rehash: Hash linked files too that have the size and time that they had.
 
     Raises:
         DataError: naming the first file that is missing, damaged or not what the manifest says.
     """
     path = Path(path)
     manifest, tokenizer = manifests.read(path)
-    shards = tuple(
-        Shard(shard_path(path, manifest.split, i), part.count, part.sha256)
-        for i, part in enumerate(manifest.shards)
-    )
+    shards = shards_of(path, manifest)
     for shard in shards:
         check_shard(shard, tokenizer.vocab)
         if verify:
-            verify_shard(shard, tokenizer.vocab)
+            verify_shard(shard, tokenizer.vocab, rehash=rehash)
     return Tokens(
         tokenizer=tokenizer,
         split=manifest.split,
@@ -238,11 +237,24 @@ def read_tokens(path: Path, *, verify: bool = True) -> Tokens:
         digest=manifest.digest,
         text=manifest.text,
         text_digest=manifest.text_digest,
+        folder=path,
+        comparable=not manifest.sources or load(tokenizer).lossless,
     )
 
 
 def overlap(a: Tokens, b: Tokens) -> NDArray[np.uint64]:
-    """The hashes of the documents that are in both, once each, sorted."""
+    """The hashes of the documents that are in both, once each, sorted, (documents,).
+
+    Raises:
+        DataError: if one of them does not tell the documents, and another tokenizer made the other.
+    """
+    same = (a.tokenizer, a.comparable) == (b.tokenizer, b.comparable)
+    if not (same or (a.comparable and b.comparable)):
+        blind, other = (b, a) if a.comparable else (a, b)
+        raise DataError(
+            f"{blind.text}: the tokenizer of these linked files loses text, so their documents "
+            f"cannot be compared with those of {other.text}; prepare the text itself"
+        )
     return np.intersect1d(a.documents, b.documents)
 
 

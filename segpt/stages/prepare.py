@@ -343,6 +343,7 @@ def as_text(tokens: Tokens) -> Text:
         DataError: if the tokenizer loses text, so that they cannot be.
     """
     codec = load(tokens.tokenizer)
+    linked = tokens.shards[0].link is not None  # files that may hold start after start
     if not codec.lossless:
         raise DataError("this tokenizer loses text; name the text files to score instead")
 
@@ -350,7 +351,11 @@ def as_text(tokens: Tokens) -> Text:
         stream = ids(tokens)
         whole = stream.slice(0, len(stream))
         starts = [*(whole == codec.start).nonzero()[0].tolist(), len(whole)]
+        if starts[0]:  # as files of others may begin
+            starts.insert(0, -1)
         for begin, end in itertools.pairwise(starts):
-            yield codec.decode(whole[begin + 1 : end])
+            document = codec.decode(whole[begin + 1 : end])
+            if document or not linked:
+                yield document
 
     return Text(tokens.text or f"{tokens.split} split {tokens.fingerprint}", read)

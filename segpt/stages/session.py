@@ -203,7 +203,7 @@ class RunWriter:
         ):
             earlier = [start.checkpoint.documents]
         lists = [tokens.documents, *(had for had in earlier if had is not None)]
-        known = len(lists) == 1 + len(earlier)
+        known = len(lists) == 1 + len(earlier) and tokens.comparable
         self.documents = np.unique(np.concatenate(lists)) if known else None
         self.origin = {
             "tokens": tokens.fingerprint,

@@ -36,7 +36,7 @@ def text_about(text: TrainingText, held_out: ValidationSets | None) -> TextAbout
 
 def place_of(tokens: Tokens) -> Path:
     """The directory that holds both splits."""
-    return tokens.shards[0].path.absolute().parent.parent
+    return tokens.folder.absolute().parent
 
 
 def _split(tokens: TrainingText) -> SplitAbout:

@@ -109,7 +109,7 @@ def line(texts: Iterable[NamedText]) -> str:
 
 def of_tokens(*splits: Tokens) -> list[NamedText]:
     """Open splits by their names."""
-    return [of_split(tokens, tokens.shards[0].path.parent.parent) for tokens in splits]
+    return [of_split(tokens, tokens.folder.parent) for tokens in splits]
 
 
 def of_split(split: Manifest | Tokens, place: Path) -> NamedText:
