@@ -32,9 +32,12 @@ def hf(model: Path, out: Path, form: str, as_json: bool) -> None:
     the numbers that it stands for. Source of the model's own lies beside its weights, and loading
     runs it: that asks for trust_remote_code=True.
     """
+    from segpt.stages.read_model import read_model
+
+    value = read_model(model)  # before torch is imported, which takes seconds
     from segpt.stages.export_model import export_hugging_face
 
-    done = export_hugging_face(model, out, form)
+    done = export_hugging_face(value, model, out, form)
     result = {
         "out": str(done.out),
         "form": done.form,
@@ -74,10 +77,13 @@ def gguf(
     MODEL is a checkpoint, a run, a quantized model, an artifact or a model of others, of the shape
     of Llama, Qwen2 or Qwen3, with a byte-level BPE. The file is read back before it appears.
     """
-    from segpt.stages.export_model import export_gguf
+    from segpt.stages.read_model import read_model
 
     _out.check_file(out, forced=force)
-    done = export_gguf(model, out, number_type)
+    value = read_model(model)  # before torch is imported, which takes seconds
+    from segpt.stages.export_model import export_gguf
+
+    done = export_gguf(value, model, out, number_type)
     result = done._asdict() | {"out": str(done.out)}
     error = "exactly" if done.error == 0 else f"to a relative error of {done.error:.2g}"
     lines = [

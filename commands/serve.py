@@ -55,12 +55,6 @@ def command(
     and `/` is a page to talk to the model. Only this machine reaches the server unless --host
     says otherwise; it asks nobody for a key.
     """
-    from . import _serving
-
-    _serving.check_packages()
-    from segpt.serve.limits import Limits
-
-    limits = Limits(parallel, waiting, max_tokens, max_prompt, seconds)
     path = newest.existing(newest.need("artifact", model))
     from segpt.stages.chat_template import find_template
     from segpt.stages.read_model import read_model
@@ -68,9 +62,14 @@ def command(
     shape = find_template(path, template)
     value = read_model(path)  # before torch is imported, which takes seconds
 
+    from segpt.serve.limits import Limits
     from segpt.stages.open_model import open_model
     from segpt.train.mesh import pick
 
+    from . import _serving
+
+    _serving.check_packages()
+    limits = Limits(parallel, waiting, max_tokens, max_prompt, seconds)
     opened = open_model(value, pick(device))
     where = _serving.Place(host, port, allow_host)
     _serving.run(opened, shape, name or path.stem, limits, where, precision or "auto")

@@ -58,9 +58,11 @@ EXTRAS = {
     "triton": Extra("triton", "triton", "compiles models for CUDA"),
     "pyarrow": Extra("pyarrow", "parquet", "reads parquet"),
     "transformers": Extra("transformers", "hf", "asks models of Hugging Face"),
+    "gguf": Extra("gguf", "gguf", "reads and writes GGUF files"),
     "lm-eval": Extra("lm_eval", "eval", "runs lm-evaluation-harness"),
     "matplotlib": Extra("matplotlib", "plot", "draws"),
     "numba": Extra("numba", "fast", "decodes artifacts and searches trellises faster"),
+    "starlette": Extra("starlette", "serve", "answers over HTTP"),
 }
 
 # What the other process checks, in order, and what to do where it does not survive that. Nothing
@@ -141,6 +143,7 @@ REQUIRED = {
     "rich": Requirement("rich", (13, 7)),
     "safetensors": Requirement("safetensors", (0, 4, 3)),
     "sentencepiece": Requirement("sentencepiece", (0, 2), unfit="0.2.1"),
+    "tokenizers": Requirement("tokenizers", (0, 21)),
     "torch": Requirement("torch", (2, 11)),
     "zstandard": Requirement("zstandard", (0, 22)),
 }

@@ -14,7 +14,7 @@ from segpt.errors import SpecError
 from segpt.values import Arrays, Artifact, Checkpoint, Tokenizer
 
 from .open_model import without_unjoined_visits
-from .read_model import Value, read_model
+from .read_model import Value
 from .value_directory import TEMPLATE
 
 
@@ -40,11 +40,12 @@ class ExportedFile(NamedTuple):
     error: float
 
 
-def export_hugging_face(path: Path, out: Path, form: str = "auto") -> ExportedModel:
-    """Write the model at a path as a new Hugging Face directory, in float32.
+def export_hugging_face(value: Value, path: Path, out: Path, form: str = "auto") -> ExportedModel:
+    """Write a model as a new Hugging Face directory, in float32.
 
     Args:
-        path: of a checkpoint, a run, a quantized model or an artifact.
+        value: what carries the model.
+        path: where it was read, which names it, and may hold a template for chats.
         out: the directory, which is not there yet or empty.
         form: ``llama`` for a class that transformers has, ``modeling`` for source of the model's
             own, ``auto`` for the first where it can say the model.
@@ -53,7 +54,7 @@ def export_hugging_face(path: Path, out: Path, form: str = "auto") -> ExportedMo
         SegptError: if the model is damaged or cannot be written in this form, or ``out`` holds
             other things.
     """
-    spec, weights, tokenizer = _whole(read_model(path))
+    spec, weights, tokenizer = _whole(value)
     if form == "auto":
         form = "llama" if _is_llama_shaped(spec) else "modeling"
     if form == "llama":
@@ -63,18 +64,20 @@ def export_hugging_face(path: Path, out: Path, form: str = "auto") -> ExportedMo
     return ExportedModel(out, form, parameters(spec), hugging_face.weight_bytes(out))
 
 
-def export_gguf(path: Path, out: Path, number_type: NumberType = "f32") -> ExportedFile:
-    """Write the model at a path as a GGUF file.
+def export_gguf(
+    value: Value, path: Path, out: Path, number_type: NumberType = "f32"
+) -> ExportedFile:
+    """Write a model as a GGUF file.
 
     Args:
-        path: of a checkpoint, a run, a quantized model, an artifact or a model of others.
+        value: what carries the model.
+        path: where it was read, which may hold a template for chats.
         out: the file; one that is there is replaced.
         number_type: of the matrices.
 
     Raises:
         SegptError: if the model is damaged, or llama.cpp knows none of its shape or tokenizer.
     """
-    value = read_model(path)
     spec, weights, tokenizer = _whole(value)
     template = _template(path)
     if template is None and isinstance(value, Checkpoint) and value.about.source is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -21,22 +22,31 @@ FILES = {
     ("compress", "--out"): ("text.txt", "--artifact", "model.segpt"),
     ("decompress", "--out"): ("text.segz", "--artifact", "model.segpt"),
     ("eval", "--out"): ("model.segpt", "--tasks", "x"),
+    ("export gguf", "--out"): ("model.segpt",),
     ("pack", "--out"): ("quantized",),
     ("quantize", "--plot"): ("run",),
     ("report", "--out"): ("run",),
     ("report", "--png"): ("run",),
     ("score", "--out"): ("model.segpt", "text.txt"),
+    ("tokenizer convert", "--out"): ("bytes",),
     ("tokenizer train", "--out"): ("text.txt", "--vocab", "300"),
 }
 DIRECTORIES = {
     ("average", "--out"): ("run",),
+    ("data link", "--out"): (
+        *("--train", "ids.npy", "--validation", "more.npy", "--tokenizer", "bytes"),
+    ),
     ("data fetch", "--out"): ("core", "--url", "nowhere.zip"),
     ("data prepare", "--out"): ("text.jsonl", "--tokenizer", "bytes"),
+    ("export hf", "--out"): ("model.segpt",),
+    ("import gguf", "--out"): ("model.gguf",),
+    ("import hf", "--out"): ("theirs",),
     ("leaderboard export", "--out"): (
         *("model.segpt", "--contest", "parameter-golf", "--score", "score.json"),
         *("--author", "Ada", "--name", "x"),
     ),
     ("quantize", "--out"): ("run",),
+    ("tokenizer export", "--out"): ("bytes",),
 }
 ADDED_TO = {("demo", "--out"), ("train", "--out")}  # runs, which are claimed and gone on with
 
@@ -64,6 +74,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     (tmp_path / "text.segz").write_bytes(b"compressed")
     (tmp_path / "score.json").write_text("{}")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text("{}")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    np.save(tmp_path / "ids.npy", np.array([256, 65, 66], np.uint16))
+    np.save(tmp_path / "more.npy", np.array([256, 67, 68], np.uint16))
     return tmp_path
 
 
