@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from segpt.atomic import new_directory, remove_directory, standing, write_file
+from segpt.atomic import new_directory, new_file, remove_directory, standing, write_file
 from segpt.errors import SegptError
 
 FAULTS = Path(__file__).with_name("faults.py")
@@ -116,6 +116,25 @@ def test_a_killed_writer_leaves_whole_contents(quick_disk: Path) -> None:
         ).read_bytes()
         write_file(quick_disk / "file", b"next")
         assert sorted(f.name for f in quick_disk.iterdir()) == ["directory", "file"]
+
+
+def test_a_file_that_a_block_writes_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with new_file(path) as place:
+        place.write_bytes(b"first")
+        assert not path.exists()
+    assert path.read_bytes() == b"first"
+
+    def stop(place: Path) -> None:
+        place.write_bytes(b"half")
+        raise LookupError
+
+    with pytest.raises(LookupError), new_file(path) as place:
+        stop(place)
+    assert path.read_bytes() == b"first"
+    with pytest.raises(SegptError, match="file"), new_file(path / "below") as place:
+        place.write_bytes(b"never")
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
 @pytest.fixture
