@@ -138,11 +138,13 @@ def test_ids_of_another_tokenizer(tmp_path: Path) -> None:
 
 def test_files_are_found_in_their_order(tmp_path: Path) -> None:
     names = ["x_train_000002.bin", "x_train_000001.bin", "x_val_000000.bin"]
-    for name in (*names, "x_val_bytes_000000.bin", "y.bin", "offsets_a.npy"):
+    for name in (*names, "x_val_bytes_000000.bin", "documents.bin", "y.bin", "offsets_a.npy"):
         write(tmp_path / name, STREAM, "llm.c" if name.endswith("bin") else "numpy")
     train = matched([str(tmp_path / "x_train_*.bin")])
     assert [path.name for path in train] == ["x_train_000001.bin", "x_train_000002.bin"]
     assert [path.name for path in held_out_beside(train)] == ["x_val_000000.bin"]
+    everything = matched([str(tmp_path / "*.*")])
+    assert [path.name for path in everything] == [*sorted(names), "y.bin"]
     assert rotated(train, 2) == rotated(train, 4) == train[::-1]
     with pytest.raises(DataError, match="--validation"):
         held_out_beside([tmp_path / "y.bin"])
