@@ -14,7 +14,7 @@ from segpt.values import Tokenizer, Tokens
 from .json_files import write_json
 from .prepare import SOURCE, SPLITS, Source, check_vacant, is_prepared, open_splits
 
-_BESIDE = re.compile(r"offsets_.*|.*_bytes_.*")  # files that lie beside those of ids
+_BESIDE = re.compile(r"offsets_.*|.*_bytes_.*|documents\.bin")  # files that lie beside those of ids
 _TRAINING = re.compile(r"(.+_)train(_.*)?")
 
 

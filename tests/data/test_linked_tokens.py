@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import struct
 from itertools import chain, pairwise
@@ -124,6 +125,19 @@ def test_places_and_times_are_no_content(tmp_path: Path) -> None:
     assert (again.digest, again.documents.tolist()) == (before.digest, before.documents.tolist())
 
 
+@pytest.mark.parametrize(
+    "change", [{"ids": "O"}, {"ids": "<u4"}, {"offset": -1}, {"size": 2}, {"offset": 0}]
+)
+def test_a_manifest_that_lies_is_refused(tmp_path: Path, change: dict[str, str | int]) -> None:
+    linked_at(tmp_path / "t", write(tmp_path / "a.bin", STREAM, "llm.c"))
+    path = tmp_path / "t" / "manifest.json"
+    table = json.loads(path.read_text())
+    table["sources"][0] |= change
+    path.write_text(json.dumps(table))
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read"):
+        read_tokens(tmp_path / "t")
+
+
 def test_ids_of_another_tokenizer(tmp_path: Path) -> None:
     path = write(tmp_path / "a.bin", [START, 1, 257], "llm.c")
     with pytest.raises(DataError, match="257 is outside the vocabulary of 257"):
@@ -138,11 +152,13 @@ def test_ids_of_another_tokenizer(tmp_path: Path) -> None:
 
 def test_files_are_found_in_their_order(tmp_path: Path) -> None:
     names = ["x_train_000002.bin", "x_train_000001.bin", "x_val_000000.bin"]
-    for name in (*names, "x_val_bytes_000000.bin", "y.bin", "offsets_a.npy"):
+    for name in (*names, "x_val_bytes_000000.bin", "documents.bin", "y.bin", "offsets_a.npy"):
         write(tmp_path / name, STREAM, "llm.c" if name.endswith("bin") else "numpy")
     train = matched([str(tmp_path / "x_train_*.bin")])
     assert [path.name for path in train] == ["x_train_000001.bin", "x_train_000002.bin"]
     assert [path.name for path in held_out_beside(train)] == ["x_val_000000.bin"]
+    everything = matched([str(tmp_path / "*.*")])
+    assert [path.name for path in everything] == [*sorted(names), "y.bin"]
     assert rotated(train, 2) == rotated(train, 4) == train[::-1]
     with pytest.raises(DataError, match="--validation"):
         held_out_beside([tmp_path / "y.bin"])
@@ -165,6 +181,27 @@ def test_linked_files_are_never_replaced(tmp_path: Path) -> None:
     linked_splits = link(train, held, BYTES, tmp_path / "linked", source={})
     assert [t.text_digest for t in linked_splits] == [t.text_digest for t in splits]
     assert train[0].exists()
+
+
+@pytest.mark.slow
+def test_ids_of_a_tokenizer_of_others(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    from segpt.stages.foreign_tokenizers import open_foreign
+    from tests.data import foreign_bpe
+
+    foreign_bpe.library("gpt2").save(str(tmp_path / "tokenizer.json"))
+    tokenizer = open_foreign(tmp_path / "tokenizer.json", foreign_bpe.END)
+    documents = [text.encode() for text in foreign_bpe.texts()[:5]]
+    codec = load(tokenizer)
+    stream = [i for d in documents for i in (codec.start, *codec.encode(d).tolist())]
+    (tmp_path / "t").mkdir()
+    path = write(tmp_path / "a.bin", stream, "llm.c")
+    link_tokens([path], tokenizer, tmp_path / "t", split="train")
+    tokens = read_tokens(tmp_path / "t")
+    assert tokens.comparable
+    assert tokens.bytes == sum(map(len, documents))
+    assert tokens.text_digest == text_digest(documents)
+    assert list(as_text(tokens)) == documents
 
 
 def test_a_tokenizer_that_loses_text_tells_no_hashes_of_it(tmp_path: Path) -> None:
