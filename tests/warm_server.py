@@ -42,7 +42,7 @@ def load() -> None:
 
     commands = load_commands()
     for name in commands.COMMANDS:
-        importlib.import_module(f"segpt.commands.{name}")
+        importlib.import_module(f"segpt.commands.{commands.MODULES.get(name, name)}")
     for module in pkgutil.walk_packages(inside, "segpt."):
         if module.name not in STARTS_THREADS and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
