@@ -121,6 +121,7 @@ def link_command(
     }
     if out is None:
         out = prepare.place_for(newest.RUNS / "data" / place_name(files[0]), source)
+    link.check_place(out, [*files, *held])
     _report.notice(f"text: {described(files)}; validation: {described(held)}")
     total = sum(path.stat().st_size for path in [*files, *held])
     done = 0

@@ -14,7 +14,7 @@ DEFAULT_BUDGET = 16_000_000
 
 @click.command("pack")
 @click.argument("quantized", required=False, type=click.Path(path_type=Path))
-@_options.budget("[default: the recipe's, or 16,000,000]")
+@_options.budget("[default: the recipe's, or 16,000,000; none of an imported model]")
 @_options.out("The file to write.  [default: beside the quantized model]")
 @_out.force
 @_options.as_json
@@ -35,23 +35,26 @@ def command(
     _out.check_file(place, _out.begins_with(MAGIC), forced=force)
     value = quantized_io.read_quantized(source)
     asked = None if value.report is None else value.report.budget
-    limit = budget or (DEFAULT_BUDGET if asked is None else asked)
+    free = asked is None and "import" in value.origin  # nobody has set a budget for it
+    limit = budget or asked or (None if free else DEFAULT_BUDGET)
     artifact, sections = pack(value, place, limit)
     remember("artifact", place)
     result = {
         "out": str(place),
         "bytes": artifact.size,
         "budget": limit,
-        "headroom": limit - artifact.size,
+        "headroom": None if limit is None else limit - artifact.size,
         "digest": artifact.digest,
         "sections": {section.name: section.bytes for section in sections},
     }
+    room = "no budget"
+    if limit is not None:
+        room = f"{limit - artifact.size:,} below the budget of {limit:,}"
     _report.emit(
         result,
         as_json,
         [
-            f"{place}: {artifact.size:,} bytes, {limit - artifact.size:,} below the budget of "
-            f"{limit:,}",
+            f"{place}: {artifact.size:,} bytes, {room}",
             f"sha256 {artifact.digest}",
         ],
     )

@@ -12,7 +12,7 @@ import click
 from segpt.config.base import decode, encode
 from segpt.config.precision import of_measuring
 from segpt.config.quant import Method, QuantSpec, Rule
-from segpt.errors import CheckpointError, InterruptError
+from segpt.errors import CheckpointError, DataError, InterruptError
 from segpt.locks import locked
 from segpt.workspace import newest
 
@@ -22,7 +22,8 @@ from ._remember import remember
 if TYPE_CHECKING:
     from segpt.config.quant_report import QuantReport
     from segpt.values import Quantized
-    from segpt.workspace.prepared import NamedText
+    from segpt.workspace.prepared import NamedText, TextReading
+    from segpt.workspace.quantize_task import QuantizeTask
 
 
 @click.command("quantize")
@@ -43,6 +44,23 @@ if TYPE_CHECKING:
     "--data",
     type=click.Path(path_type=Path),
     help="The text it was trained on.  [default: wherever that is]",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="TEXT",
+    help="An imported model: text that calibrates, files or directories. Repeatable.",
+)
+@click.option(
+    "--held-out",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="TEXT",
+    help="An imported model: other text, that the damage is measured on. Repeatable.",
+)
+@click.option(
+    "--field", default="text", show_default=True, help="Field of the jsonl and parquet of these."
 )
 @_options.out("The directory to write.  [default: beside the checkpoint]")
 @_options.settings
@@ -70,6 +88,9 @@ def command(
     budget: int | None,
     bits: int | None,
     data: Path | None,
+    calibration: tuple[Path, ...],
+    held_out: tuple[Path, ...],
+    field: str,
     out: Path | None,
     settings: tuple[str, ...],
     context: int | None,
@@ -84,13 +105,15 @@ def command(
 
     By default the steps are the finest that fit the budget. Calibration reads training text
     only; the damage is measured on the validation split. Both are those that the checkpoint was
-    trained and validated on. Every layer that is done is saved, and --resume goes on with what was
+    trained and validated on; a model that was imported knows none, so --calibration and
+    --held-out name them. Every layer that is done is saved, and --resume goes on with what was
     interrupted, in the way it was begun.
     """
     from segpt.atomic import check_replaceable
     from segpt.report import plot as pictures
     from segpt.stages import quantized_io, unfinished, value_directory
-    from segpt.workspace import model_text, quantize_task
+    from segpt.workspace import quantize_task
+    from segpt.workspace.calibration_texts import CalibrationPaths
     from segpt.workspace.prepared import check_there
 
     from . import _texts
@@ -102,7 +125,10 @@ def command(
         settings = (*settings, f"quantize.precision={precision}")
     if context is not None:
         settings = (*settings, f"quantize.context={context}")
-    request = quantize_task.QuantizeRequest(checkpoint, out, method, budget, bits, settings)
+    texts = CalibrationPaths(
+        calibration=tuple(map(str, calibration)), held_out=tuple(map(str, held_out)), field=field
+    )
+    request = quantize_task.QuantizeRequest(checkpoint, out, method, budget, bits, settings, texts)
     if resume and (done := quantize_task.finished(request)) is not None:
         _report.notice(f"{done} is finished: nothing is left to do")
         _tell(done, quantized_io.read_quantized(done), None, as_json)
@@ -113,18 +139,20 @@ def command(
     task = quantize_task.resume(request) if resume else quantize_task.begin(request)
     place, value, spec = task.place, task.checkpoint, task.spec
     check_replaceable(place, lambda directory: value_directory.holds(directory, "quantized"))
-    reading = model_text.of_model(value, task.path, data)
+    reading = _reading(task, data)
     _texts.say(reading.names)
     _report.notice(f"model: {task.path}")
 
     from segpt.kernels.precision import computing
     from segpt.report import rate_curve
     from segpt.train.mesh import pick
-    from segpt.workspace.quantizing import quantize
+    from segpt.workspace.quantizing import origin_of, quantize
 
     with locked(place):
         splits = _texts.read(reading)
-        before = unfinished.read_partial(task.partial, task.origin) if resume else None
+        before = None
+        if resume:
+            before = unfinished.read_partial(task.partial, origin_of(task, splits))
         with _told(task.partial, _again(place, data, device)), _report.Bar("quantize") as bar:
             quantized = quantize(task, splits, device=pick(device), report=bar, before=before)
         remember("quantized", place)
@@ -137,6 +165,23 @@ def command(
             quantized_io.save_quantized(place, dataclasses.replace(quantized, report=report))
             pictures.quantized(plot, curve, report, spec.method)
     _tell(place, quantized, plot, as_json, texts=reading.names)
+
+
+def _reading(task: "QuantizeTask", data: Path | None) -> "TextReading":
+    """The text of a model, or those that were named for one that was trained elsewhere."""
+    from segpt.workspace import calibration_texts, model_text
+
+    if task.texts is None:
+        return model_text.of_model(task.checkpoint, task.path, data)
+    if data is not None:
+        raise DataError(
+            f"--data names the text that a model was trained on, which is not known of {task.path};"
+            " leave it out: --calibration and --held-out name texts"
+        )
+    with _report.Bar("read the texts") as bar:
+        return calibration_texts.read(
+            task.texts, task.checkpoint, task.spec, bar.say, _report.notice
+        )
 
 
 def _again(place: Path, data: Path | None, device: str) -> str:

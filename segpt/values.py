@@ -108,6 +108,13 @@ class Tokens:
         return self.digest[:16]
 
 
+@dataclass(frozen=True)
+class HeldTokens(Tokens):
+    """A tokenized text in memory, without shards: ``held`` are its ids (count,)."""
+
+    held: NDArray[np.uint32] = field(kw_only=True, repr=False, compare=False)
+
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -150,6 +157,11 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint([encode(self.spec), arrays_digest(self.weights)])
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether it is not known what it was trained on, as of models that are imported."""
+        return self.documents is None and "tokens" not in self.origin
 
 
 @dataclass(frozen=True, eq=False)

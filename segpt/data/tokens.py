@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from segpt import __version__
 from segpt.atomic import new_directory, write_file
 from segpt.errors import DataError
-from segpt.values import Text, Tokenizer, Tokens
+from segpt.values import HeldTokens, Text, Tokenizer, Tokens
 
 from . import manifest as manifests
 from .manifest import AGAIN, LIMIT, NAME, SPLIT, Manifest, Part, encoding
@@ -299,8 +299,10 @@ class Stream:
 
 
 def ids(tokens: Tokens) -> Stream:
-    """The ids of ``tokens``, memory-mapped."""
+    """The ids of ``tokens``, memory-mapped unless they are in memory."""
     vocab = tokens.tokenizer.vocab
+    if isinstance(tokens, HeldTokens):
+        return Stream([tokens.held], vocab)
     return Stream([mapped(shard, vocab) for shard in tokens.shards], vocab)
 
 

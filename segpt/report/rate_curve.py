@@ -16,7 +16,7 @@ from segpt.quant.design import Design, designs, scale_for
 from segpt.quant.quality import compare
 from segpt.quant.sensitivity import sensitivities
 from segpt.quant.stepped import entropy, to_stepped
-from segpt.stages.calibrate import drawn, in_order, seen
+from segpt.stages.calibrate import drawn, in_order, seen_by
 from segpt.stages.calibration_text import CalibrationText
 from segpt.stages.open_model import from_checkpoint, from_quantized, without_unjoined_visits
 from segpt.values import (
@@ -84,7 +84,9 @@ def curve(
 
     text = CalibrationText(drawn(tokens, context), now.spec.vocab)
     sensitivity = sensitivities(model, text.first(spec.calibration_tokens, lambda _: None))
-    plans = designs(model, sensitivity, spec, torch.from_numpy(seen(tokens)))
+    occurs = seen_by(checkpoint, tokens)
+    known = None if occurs is None else torch.from_numpy(occurs)
+    plans = designs(model, sensitivity, spec, known)
     dots: list[Dot] = []
     missed = 0.0  # bits by which the last rate was missed
     for number, rate in enumerate(rates):

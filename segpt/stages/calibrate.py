@@ -34,21 +34,28 @@ def quantize_on(
 ) -> Quantized:
     """Quantize a checkpoint with blocks drawn from the text it was trained on.
 
+    One that was trained elsewhere takes any text under its tokenizer.
+
     Raises:
         DataError: if ``tokens`` is not that text; validation text may not calibrate.
     """
-    if tokens.fingerprint != checkpoint.origin.get("tokens"):
-        raise DataError(
-            "the calibration text is not the one the checkpoint was trained on; name that with "
-            "--data"
-        )
+    if not checkpoint.trained_elsewhere:
+        if tokens.fingerprint != checkpoint.origin.get("tokens"):
+            raise DataError(
+                "the calibration text is not the one the checkpoint was trained on; name that "
+                "with --data"
+            )
+    elif {tokens.tokenizer.fingerprint, held_out.tokenizer.fingerprint} != {
+        checkpoint.tokenizer.fingerprint
+    }:
+        raise DataError("the texts have another tokenizer than the checkpoint; use that")
     context = spec.row(checkpoint.spec.context)
     return quantize(
         checkpoint,
         spec,
         drawn(tokens, context),
         HeldOut(in_order(held_out, context, spec.report_tokens), load(tokens.tokenizer).sizes),
-        seen=seen(tokens) if spec.designed else None,
+        seen=seen_by(checkpoint, tokens) if spec.designed else None,
         device=device,
         report=report,
         resumption=Resumption(resume or QuantizeProgress(), save),
@@ -73,6 +80,14 @@ def drawn(tokens: TrainingText, context: int) -> Iterator[NDArray[np.int64]]:
     blocks = blocks_of(tokens, context, SEED, "shuffled")
     for step in count():
         yield blocks.batch(step, ROWS)
+
+
+def seen_by(checkpoint: Checkpoint, tokens: TrainingText) -> NDArray[np.bool_] | None:
+    """(vocab,) which tokens a checkpoint was trained on, if that was on ``tokens``; else None.
+
+    A text that only calibrates lacks most of a large vocabulary, whose rows are to be kept.
+    """
+    return None if checkpoint.trained_elsewhere else seen(tokens)
 
 
 def seen(tokens: TrainingText) -> NDArray[np.bool_]:

@@ -70,6 +70,19 @@ def rotated(files: Sequence[Path], number: int) -> list[Path]:
     return [*files[first:], *files[:first]]
 
 
+def check_place(out: Path, files: Sequence[Path]) -> None:
+    """Refuse a directory that holds other things, or one of the files, before anything is read.
+
+    Raises:
+        DataError: naming what it holds.
+    """
+    place = out.resolve()
+    for path in files:
+        if place in path.resolve().parents:
+            raise DataError(f"{out}: holds {path.name} itself; choose another --out")
+    check_vacant(out)
+
+
 def link(
     train: Sequence[Path],
     validation: Sequence[Path],
@@ -94,13 +107,9 @@ def link(
     Raises:
         DataError: if a file is in both, damaged, or below ``out``, or ``out`` holds other things.
     """
-    place = out.resolve()
-    for path in [*train, *validation]:
-        if place in path.resolve().parents:
-            raise DataError(f"{out}: holds {path.name} itself; choose another --out")
+    check_place(out, [*train, *validation])
     if both := {p.resolve() for p in train} & {p.resolve() for p in validation}:
         raise DataError(f"{min(both)}: is both training and validation file; name it once")
-    check_vacant(out)
     with locked(out), new_directory(out, replaces=is_prepared) as directory:
         for split, paths in zip(SPLITS, (train, validation), strict=True):
             (directory / split).mkdir()

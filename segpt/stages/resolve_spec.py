@@ -29,6 +29,10 @@ from segpt.values import Checkpoint
 # Test-time training by size: what the contest's 36M models use, and what suits models of a few
 # million parameters, measured on training-domain text.
 LARGE = 10_000_000
+# Of models without recipe: bits per weight, and tokens of a row of text, since those of their
+# context can be too many for memory.
+IMPORTED_RATE: Final = 4.0
+IMPORTED_CONTEXT: Final = 512
 POLICIES: Mapping[str, Policy] = {
     "none": Frozen(),
     "sgd": Sgd(),
@@ -68,7 +72,42 @@ def quant_spec(
     Raises:
         SpecError: if the method has no budget, or both bits and a budget are given to one.
     """
-    spec = recipe.quantize
+    return _quant_spec(recipe.quantize, method, bits, budget, recipe.pack.budget)
+
+
+def imported_quant_spec(
+    model: ModelSpec,
+    settings: Sequence[str] = (),
+    *,
+    method: Method | None = None,
+    budget: int | None = None,
+    bits: int | None = None,
+) -> QuantSpec:
+    """How to quantize a model without recipe: by its size, then settings and what is asked for.
+
+    Designed steps with neither rate nor budget take :data:`IMPORTED_RATE` bits per weight.
+
+    Raises:
+        SpecError: if a setting is none of ``quantize.``, or things do not go together.
+    """
+    usual = QuantSpec(context=IMPORTED_CONTEXT)
+    if parameters(model) >= LARGE:
+        usual = dataclasses.replace(usual, search=0, tune_steps=0)
+    table = apply_settings({"quantize": encode(usual)}, settings)
+    if unknown := sorted(table.keys() - {"quantize"}):
+        raise SpecError(
+            f"--set {unknown[0]}: a model without recipe has the settings quantize.* only"
+        )
+    return _quant_spec(decode(QuantSpec, table["quantize"], "$.quantize"), method, bits, budget)
+
+
+def _quant_spec(
+    spec: QuantSpec,
+    method: Method | None,
+    bits: int | None,
+    budget: int | None,
+    usual_budget: int | None = None,
+) -> QuantSpec:
     if method is None and bits is not None and budget is None:
         method = "gptq" if spec.designed else spec.method
     chosen = dataclasses.replace(spec, method=method or spec.method, budget=None, rate=None)
@@ -79,7 +118,9 @@ def quant_spec(
         return dataclasses.replace(chosen, rate=float(bits), budget=budget)
     if budget is None and spec.rate is not None:
         return dataclasses.replace(chosen, rate=spec.rate)
-    return dataclasses.replace(chosen, budget=budget or spec.budget or recipe.pack.budget)
+    budget = budget or spec.budget or usual_budget
+    rate = IMPORTED_RATE if budget is None else None
+    return dataclasses.replace(chosen, budget=budget, rate=rate)
 
 
 def _with_bits(spec: QuantSpec, bits: int) -> QuantSpec:

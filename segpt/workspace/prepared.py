@@ -112,15 +112,15 @@ def of_tokens(*splits: Tokens) -> list[NamedText]:
     return [of_split(tokens, tokens.folder.parent) for tokens in splits]
 
 
-def of_split(split: Manifest | Tokens, place: Path) -> NamedText:
-    """The name of a split of a text that is prepared at ``place``."""
+def of_split(split: Manifest | Tokens, place: Path | None) -> NamedText:
+    """The name of a split of a text that is prepared at ``place``, or in memory only."""
     return NamedText(
         name=split.text,
         split=split.split,
         bytes=split.bytes,
         digest=split.text_digest,
         tokens_digest=split.digest,
-        place=str(place),
+        place=None if place is None else str(place),
     )
 
 

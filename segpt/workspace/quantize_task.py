@@ -10,7 +10,8 @@ from segpt.errors import CheckpointError
 from segpt.stages import read_model, resolve_spec, unfinished
 from segpt.values import Checkpoint
 
-from . import newest
+from . import calibration_texts, newest
+from .calibration_texts import CalibrationPaths
 
 
 class QuantizeRequest(NamedTuple):
@@ -22,6 +23,7 @@ class QuantizeRequest(NamedTuple):
     budget: int | None
     bits: int | None
     settings: tuple[str, ...]
+    texts: CalibrationPaths = CalibrationPaths()
 
     @property
     def chooses_method(self) -> bool:
@@ -30,14 +32,18 @@ class QuantizeRequest(NamedTuple):
 
 
 class QuantizeTask(NamedTuple):
-    """What is quantized, how, and to where; ``budget`` is what packing will have to keep to."""
+    """What is quantized, how, and to where; ``budget`` is what packing will have to keep to.
+
+    A model that was trained elsewhere has no ``recipe`` and maybe no budget, but ``texts``.
+    """
 
     path: Path
     checkpoint: Checkpoint
-    recipe: str
+    recipe: str | None
     spec: QuantSpec
-    budget: int
+    budget: int | None
     place: Path
+    texts: CalibrationPaths | None = None
 
     @property
     def partial(self) -> Path:
@@ -52,8 +58,10 @@ class QuantizeTask(NamedTuple):
     @property
     def begun(self) -> dict[str, str]:
         """What an interrupted call leaves behind, so that it goes on without repeating options."""
-        path, spec = str(self.path), encode(self.spec)
-        return {"begun": json.dumps({"path": path, "spec": spec, "budget": self.budget})}
+        table = {"path": str(self.path), "spec": encode(self.spec), "budget": self.budget}
+        if self.texts is not None:
+            table["texts"] = encode(self.texts)
+        return {"begun": json.dumps(table)}
 
 
 def begin(request: QuantizeRequest) -> QuantizeTask:
@@ -65,11 +73,28 @@ def begin(request: QuantizeRequest) -> QuantizeTask:
     run = newest.need("checkpoint", request.checkpoint)
     place = request.out or _beside(run)
     path, value = read_model.checkpoint_at(run)
-    recipe = resolve_spec.of_checkpoint(value, request.settings)
-    spec = resolve_spec.quant_spec(
-        recipe, method=request.method, budget=request.budget, bits=request.bits
-    )
-    return QuantizeTask(path, value, recipe.name, spec, spec.budget or recipe.pack.budget, place)
+    texts = calibration_texts.checked(request.texts, value, run)
+    plan = _plan(value, request)
+    return QuantizeTask(path, value, plan.recipe, plan.spec, plan.budget, place, texts)
+
+
+class _Plan(NamedTuple):
+    recipe: str | None
+    spec: QuantSpec
+    budget: int | None
+
+
+def _plan(checkpoint: Checkpoint, request: QuantizeRequest) -> _Plan:
+    """How a checkpoint is quantized: by its recipe, or by its size if it was trained elsewhere."""
+    settings, method = request.settings, request.method
+    if checkpoint.trained_elsewhere:
+        spec = resolve_spec.imported_quant_spec(
+            checkpoint.spec, settings, method=method, budget=request.budget, bits=request.bits
+        )
+        return _Plan(None, spec, spec.budget)
+    recipe = resolve_spec.of_checkpoint(checkpoint, settings)
+    spec = resolve_spec.quant_spec(recipe, method=method, budget=request.budget, bits=request.bits)
+    return _Plan(recipe.name, spec, spec.budget or recipe.pack.budget)
 
 
 def resume(request: QuantizeRequest) -> QuantizeTask:
@@ -83,19 +108,20 @@ def resume(request: QuantizeRequest) -> QuantizeTask:
     place = partial.with_name(partial.name.removesuffix(".partial"))
     path = Path(str(begun.get("path")))
     path, value = read_model.checkpoint_at(request.checkpoint or path)
-    recipe = resolve_spec.of_checkpoint(value, request.settings)
+    plan = _plan(value, request)
     spec = decode(QuantSpec, begun.get("spec"), "$.spec")
-    if request.chooses_method:
-        now = resolve_spec.quant_spec(
-            recipe, method=request.method, budget=request.budget, bits=request.bits
+    if request.chooses_method and (odd := differences(spec, plan.spec)):
+        names = "; ".join(f"{name} {was}, now {new}" for name, was, new in odd[:4])
+        raise CheckpointError(
+            f"{partial} was begun with other settings: {names}; leave these out to go on, or "
+            "leave out --resume"
         )
-        if odd := differences(spec, now):
-            names = "; ".join(f"{name} {was}, now {new}" for name, was, new in odd[:4])
-            raise CheckpointError(
-                f"{partial} was begun with other settings: {names}; leave these out to go on, or "
-                "leave out --resume"
-            )
-    return QuantizeTask(path, value, recipe.name, spec, int(begun.get("budget", 0)), place)
+    texts, budget = request.texts, begun.get("budget")
+    if texts == CalibrationPaths() and begun.get("texts") is not None:
+        texts = decode(CalibrationPaths, begun["texts"], "$.texts")
+    checked = calibration_texts.checked(texts, value, path)
+    limit = None if budget is None else int(budget)
+    return QuantizeTask(path, value, plan.recipe, spec, limit, place, checked)
 
 
 def _interrupted(request: QuantizeRequest) -> Path:

@@ -14,6 +14,12 @@ from segpt.values import Quantized, QuantizeProgress, Tokens
 from .quantize_task import QuantizeTask
 
 
+def origin_of(task: QuantizeTask, splits: tuple[TrainingText, Tokens]) -> dict[str, str]:
+    """What is quantized, how and, if that is not the text of the model, on which text."""
+    tokens, _ = splits
+    return task.origin if task.texts is None else {**task.origin, "calibration": tokens.fingerprint}
+
+
 def quantize(
     task: QuantizeTask,
     splits: tuple[TrainingText, Tokens],
@@ -32,7 +38,8 @@ def quantize(
         before: what an interrupted call left.
     """
     tokens, held_out = splits
-    checkpoint, spec, origin = task.checkpoint, task.spec, task.origin | task.begun
+    checkpoint, spec = task.checkpoint, task.spec
+    origin = origin_of(task, splits) | task.begun
     quantized = quantize_on(
         checkpoint,
         spec,
@@ -57,7 +64,8 @@ def quantize(
             spec.row(checkpoint.spec.context),
         ),
     )
-    quantized = dataclasses.replace(quantized, report=about)
+    made_of = {**quantized.origin, **origin_of(task, splits)}
+    quantized = dataclasses.replace(quantized, report=about, origin=made_of)
     quantized_io.save_quantized(task.place, quantized)
     remove_directory(task.partial)
     return quantized
