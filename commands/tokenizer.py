@@ -30,6 +30,15 @@ def command() -> None:
     type=click.IntRange(min=1),
     help="How many pieces.  [default: 4096, or fewer for less than 1 MB of text]",
 )
+@click.option("--superbpe", is_flag=True, help="Go on across words, as SuperBPE does.")
+@click.option(
+    "--transition",
+    type=click.IntRange(min=1),
+    help="With --superbpe, how many pieces stay within words.  [default: nine tenths]",
+)
+@click.option(
+    "--pattern", help="With --superbpe, how text is cut into words until then.  [default: gpt2]"
+)
 @click.option("--field", default="text", show_default=True, help=FIELD)
 @_options.out("The JSON file to write.  [default: runs/tokenizer-VOCAB.json]")
 @_out.force
@@ -37,21 +46,30 @@ def command() -> None:
 def train_command(
     texts: tuple[Path, ...],
     vocab: int | None,
+    superbpe: bool,
+    transition: int | None,
+    pattern: str | None,
     field: str,
     out: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Train byte-pair encoding on TEXT (the built-in text without it); every byte round-trips."""
+    from segpt.data.bpe.superbpe import PATTERN, train_superbpe
     from segpt.data.corpus import builtin
     from segpt.data.text import read_text
     from segpt.data.tokenizer import load, train_bpe
     from segpt.stages.tokenizers import write_tokenizer
 
+    if not superbpe and (transition is not None or pattern is not None):
+        raise click.UsageError("--transition and --pattern need --superbpe")
     if out is not None:
         _out.check_file(out, lambda path: _at(path) is not None, forced=force)
     text = read_text(texts, field=field, notice=_report.notice) if texts else builtin("train")
-    tokenizer = train_bpe(text, vocab)
+    if superbpe:
+        tokenizer = train_superbpe(text, vocab, transition=transition, pattern=pattern or PATTERN)
+    else:
+        tokenizer = train_bpe(text, vocab)
     codec = load(tokenizer)
     sample = [document for document, _ in zip(text, range(1000), strict=False)]
     tokens = sum(len(codec.encode(document)) for document in sample)
