@@ -36,7 +36,7 @@ def document(seed: int) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama as a checkpoint, and two texts that share nothing."""
     place = tmp_path_factory.mktemp("imported")
-    checkpoint = import_model.import_model(model_directory(place / "llama", "llama"), check=False)
+    checkpoint = import_model.read_foreign(model_directory(place / "llama", "llama"))
     import_model.save_imported(place / "runs" / "model", checkpoint)
     lines = [json.dumps({"text": document(seed)}) + "\n" for seed in range(40)]
     (place / "calibration.jsonl").write_text("".join(lines))
