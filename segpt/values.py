@@ -108,13 +108,6 @@ class Tokens:
         return self.digest[:16]
 
 
-@dataclass(frozen=True)
-class HeldTokens(Tokens):
-    """A tokenized text in memory, without shards: ``held`` are its ids (count,)."""
-
-    held: NDArray[np.uint32] = field(kw_only=True, repr=False, compare=False)
-
-
 Arrays = Mapping[str, NDArray[Any]]
 
 

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from segpt.config.base import canonical
 from segpt.errors import DataError
-from segpt.values import HeldTokens, Text, Tokenizer
+from segpt.values import Text, Tokenizer
 
 from .text import document_digest
 from .tokenizer import load
+from .tokens import HeldTokens
 
 REACH: Final = 16  # bytes that a document is read to for each token that is still missing
 

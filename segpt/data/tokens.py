@@ -12,7 +12,7 @@ import re
 import shutil
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from segpt import __version__
 from segpt.atomic import new_directory, write_file
 from segpt.errors import DataError
-from segpt.values import HeldTokens, Text, Tokenizer, Tokens
+from segpt.values import Text, Tokenizer, Tokens
 
 from . import manifest as manifests
 from .manifest import AGAIN, LIMIT, NAME, SPLIT, Manifest, Part, encoding
@@ -296,6 +296,13 @@ class Stream:
         if copied.size and not 0 <= copied.min() <= copied.max() < self.vocab:
             raise DataError(f"an id outside the vocabulary of {self.vocab}; {AGAIN}")
         return copied
+
+
+@dataclass(frozen=True)
+class HeldTokens(Tokens):
+    """A tokenized text in memory, without shards: ``held`` are its ids (count,)."""
+
+    held: NDArray[np.uint32] = field(kw_only=True, repr=False, compare=False)
 
 
 def ids(tokens: Tokens) -> Stream:
