@@ -57,10 +57,7 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class IdLayout:
-    """How ids of a type of numpy lie in a linked file, from ``offset`` on.
-
-    It had this ``size`` and ``mtime`` (nanoseconds) when it was linked.
-    """
+    """How ids of a numpy type lie in a linked file; ``mtime`` (nanoseconds) is of the linking."""
 
     ids: str
     offset: int

@@ -13,10 +13,9 @@ import torch
 from segpt.config.recipe import read_recipe
 from segpt.convert.modeling import rules
 from segpt.convert.modeling.source import ROOT, sources
+from segpt.convert.modeling.tokens import folder
 from segpt.convert.modeling.write import write_modeling
-from segpt.data.bpe import export
 from segpt.data.tokenizer import BYTES, load, train_bpe
-from segpt.data.tokenizer_facts import as_bpe
 from segpt.errors import SegptError
 from segpt.model.build import build
 from segpt.model.params import weights
@@ -115,7 +114,7 @@ def test_tokenizers_give_the_same_ids(kind: str, tmp_path: Path) -> None:
     library = pytest.importorskip("tokenizers")
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     tokenizer = BYTES if kind == "bytes" else train_bpe([text.encode()], 600)
-    for name, data in export.folder(as_bpe(tokenizer), opens=True).items():
+    for name, data in folder(tokenizer).items():
         (tmp_path / name).write_bytes(data)
     codec, theirs = load(tokenizer), library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     theirs.encode_special_tokens = True

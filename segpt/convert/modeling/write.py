@@ -12,12 +12,11 @@ from segpt.atomic import new_directory
 from segpt.config.base import encode, readable
 from segpt.config.layout import layout, parameters
 from segpt.config.model import ModelSpec, joined_visits
-from segpt.data.bpe import export
-from segpt.data.tokenizer_facts import as_bpe
 from segpt.errors import CheckpointError
 from segpt.values import Tokenizer
 
 from .source import sources
+from .tokens import folder
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -56,7 +55,7 @@ def write_modeling(
             raise CheckpointError(f"weight {key!r} is {weights[key].shape}, expected {shape}")
     spec = joined_visits(spec, 1.0)[0]  # the same visits, which no longer wait or grow
     written = sources(spec)
-    contents = export.folder(as_bpe(tokenizer), opens=True)
+    contents = folder(tokenizer)
     arrays = {
         f"model.{key}.weight": np.array(value, np.float32, order="C")
         for key, value in weights.items()
