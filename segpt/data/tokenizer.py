@@ -111,7 +111,7 @@ def train_bpe(text: Iterable[bytes], vocab: int | None = None) -> Tokenizer:
     Raises:
         DataError: if the text does not support a vocabulary of this size.
     """
-    sample = Sample(text)
+    sample = TextSample(text)
     if vocab is None:
         model = train(sample.parts, vocab_for(sample.size), exact=False)
     elif vocab < SMALLEST:
@@ -141,7 +141,7 @@ def from_model_file(path: Path) -> Tokenizer:
     return tokenizer
 
 
-class Sample:
+class TextSample:
     """At most ``SAMPLE`` bytes of a text, whatever its order and without reading it twice.
 
     ``size`` is that of the whole text.

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from segpt.data.tokenizer import Sample, vocab_for
+from segpt.data.tokenizer import TextSample, vocab_for
 from segpt.errors import DataError
 from segpt.values import Tokenizer
 
@@ -55,7 +55,7 @@ def train_superbpe(
     Raises:
         DataError: if the text does not support this, or an argument is out of range.
     """
-    sample = Sample(text)
+    sample = TextSample(text)
     size = vocab_for(sample.size) if vocab is None else vocab
     if size < SMALLEST:
         raise DataError(f"a vocabulary needs at least {SMALLEST} ids, got {size}")
