@@ -183,3 +183,13 @@ def test_what_cannot_be_learnt_is_refused(
 
 def test_without_a_vocabulary_the_text_decides() -> None:
     assert SMALLEST < train_superbpe(texts()).vocab < 512
+
+
+def test_runs_of_few_letters_are_encoded_by_the_definition() -> None:
+    draw = random.Random(0)
+    documents = ["".join(draw.choices("ab", k=80)).encode() for _ in range(40)]
+    tokenizer = train_superbpe(documents, 330, transition=SMALLEST)
+    codec, model = load(tokenizer), bpe_model(tokenizer)
+    assert len(set(model.pieces)) == 330
+    for document in documents[:10]:
+        assert codec.encode(document).tolist() == encoded(model, document)
