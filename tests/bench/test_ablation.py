@@ -52,7 +52,9 @@ CHANGES = [
 @pytest.fixture
 def plan(tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan of tiny runs, on text that is there."""
-    monkeypatch.setattr(ablation, "opened", lambda name, _: Subject(name, made.train, made.train))
+    monkeypatch.setattr(
+        ablation, "opened", lambda name, _: Subject(name, made.train, made.validation)
+    )
     table = {"recipe": "tiny.yaml", "seeds": [1, 2], "lengths": [1], "changes": CHANGES}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")

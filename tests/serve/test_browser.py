@@ -64,7 +64,7 @@ def test_a_message_is_answered(opened: Browser, server: Running, scheme: str) ->
     until(opened, STATUS, "")
     question, answer = opened.run(SAID)
     assert question == "<b>To open</b> a file,"
-    assert len(answer) > 20
+    assert answer.strip()
     assert opened.run("return document.querySelectorAll('main b').length") == 0
     assert opened.run(WIDER) == 0
     shot(opened, scheme)
