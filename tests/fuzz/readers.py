@@ -1146,6 +1146,8 @@ READERS: tuple[Reader, ...] = (
 
 # What reads only what this very program wrote a moment ago, or what comes with the package.
 _PACKAGE = "a file of the package itself"
+_TEMPLATES = "speaks with a process of its own; harmful ones are in tests/data/test_chat.py"
+_IDS = "damaged files are in tests/data, test_token_files.py and test_linked_tokens.py"
 _WORKER = "what a process that this one started has just written"
 _STRICT = "looks at nothing but whether the bytes have a digest that is known"
 _KERNEL = "a file of the kernel, any damage of which is answered with None"
@@ -1170,12 +1172,12 @@ OWN: Mapping[str, str] = {
     "convert.tensor_file:tensors": "damaged files are in the tests of its room",
     "convert.tensor_file:_of_file": "damaged files are in the tests of its room",
     "data.bpe.superbpe:_learn_words": "reads back what the tokenizers library has just made",
-    "data.linked:_read": "damaged files are in tests/data/test_token_files.py and test_linked_tokens.py",
-    "data.template_process:TemplateProcess._ask": "speaks with a process of its own; templates that do harm are in tests/data/test_chat.py",
-    "data.template_worker:_answer": "speaks with a process of its own; templates that do harm are in tests/data/test_chat.py",
-    "data.token_files:open_token_file": "damaged files are in tests/data/test_token_files.py and test_linked_tokens.py",
-    "data.token_files:_shard": "damaged files are in tests/data/test_token_files.py and test_linked_tokens.py",
-    "data.token_files:_headerless": "damaged files are in tests/data/test_token_files.py and test_linked_tokens.py",
+    "data.linked:_read": _IDS,
+    "data.template_process:TemplateProcess._ask": _TEMPLATES,
+    "data.template_worker:_answer": _TEMPLATES,
+    "data.token_files:open_token_file": _IDS,
+    "data.token_files:_shard": _IDS,
+    "data.token_files:_headerless": _IDS,
     "serve.app:_page": _PACKAGE,
     "serve.request:_table": "requests that are damaged are in tests/serve/test_server.py",
     "stages.chat_template:_read": "damaged files are in the tests of its room",
