@@ -1185,7 +1185,7 @@ OWN: Mapping[str, str] = {
     "stages.export_model:_template": "damaged files are in the tests of its room",
     "workspace.calibration_texts:_text": "opens a prepared text or a text file, which data reads",
     "workspace.mixtures:open_validation": "opens a prepared text or a text file, which data reads",
-    "workspace.mixtures:OpenMixture._open": "opens a prepared text or a text file, which data reads",
+    "workspace.mixtures:OpenMixture._open": "opens a prepared text, which data reads",
     "workspace.mixtures:_remix": "damaged files are in the tests of its room",
     "__main__:open_streams": "opens what stands for a stream that is closed, and reads nothing",
     "locks:is_locked": "opens a lock to try it, and reads nothing",
