@@ -103,7 +103,7 @@ class Terminal:
         os.close(other)
         self.seen = ""
 
-    def until(self, *words: str, seconds: float = 60) -> None:
+    def until(self, *words: str, seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while not any(word in self.seen for word in words):
             assert time.monotonic() < end, self.seen
