@@ -76,15 +76,18 @@ def _with_seed(spec: SampleSpec, seed: int) -> SampleSpec:
 
 
 class _Stop:
-    """What Ctrl-C means: while an answer comes its end, and at the prompt a word of advice."""
+    """What Ctrl-C means: while an answer comes its end, and at the prompt a word of advice.
+
+    Between the two it means nothing: a key that was pressed for an answer may come after its end.
+    """
 
     def __init__(self) -> None:
-        self.answering = self.asked = False
+        self.answering = self.prompting = self.asked = False
 
     def __call__(self) -> None:
-        if not self.answering or self.asked:
+        if self.prompting or (self.answering and self.asked):
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = self.answering
 
 
 def run(chat: Chat, path: Path, template: ModelTemplate, precision: Precision) -> None:
@@ -104,7 +107,7 @@ def run(chat: Chat, path: Path, template: ModelTemplate, precision: Precision) -
         one_thread(device),
         computing(of_measuring(precision), device),
     ):
-        while (text := _line(terminal)) is not None:
+        while (text := _line(terminal, stop)) is not None:
             match text.strip():
                 case "":
                     continue
@@ -143,10 +146,11 @@ def _answer(chat: Chat, text: str, stop: _Stop) -> None:
         _report.notice("stopped")
 
 
-def _line(terminal: bool) -> str | None:
+def _line(terminal: bool, stop: _Stop) -> str | None:
     """The next message, or None at the end."""
     while True:
         try:
+            stop.prompting = True
             if terminal:
                 import contextlib
 
@@ -164,3 +168,5 @@ def _line(terminal: bool) -> str | None:
             if not terminal:
                 raise
             _report.notice(f"\n{HELP}")
+        finally:
+            stop.prompting = False

@@ -1,5 +1,7 @@
 """``segpt chat`` and ``segpt serve`` at work: lines, a terminal, Ctrl-C, and an orderly end."""
 
+import contextlib
+import importlib
 import json
 import os
 import pty
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from segpt.__main__ import load_commands
 from tests import processes
 
 pytestmark = pytest.mark.slow
@@ -103,7 +106,7 @@ class Terminal:
         os.close(other)
         self.seen = ""
 
-    def until(self, *words: str, seconds: float = 180) -> None:
+    def until(self, *words: str, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not any(word in self.seen for word in words):
             assert time.monotonic() < end, self.seen
@@ -116,6 +119,16 @@ class Terminal:
     def type(self, text: str) -> None:
         self.seen = ""
         os.write(self.main, text.encode())
+
+    def interrupt(self, word: str) -> None:
+        """Press Ctrl-C until a word is seen: readline may overlook one before it waits for keys."""
+        self.seen = ""
+        end = time.monotonic() + 180
+        while word not in self.seen:
+            assert time.monotonic() < end, self.seen
+            os.kill(self.process.pid, signal.SIGINT)
+            with contextlib.suppress(AssertionError):
+                self.until(word, seconds=1)
 
     def close(self) -> int:
         return self.process.wait(30)
@@ -136,11 +149,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_program() -> None:
             terminal.type("The json module\n")
             time.sleep(1.2)
             os.kill(terminal.process.pid, signal.SIGINT)
-            terminal.until("stopped")
-            terminal.until("> ")
-        terminal.type("")
-        os.kill(terminal.process.pid, signal.SIGINT)
-        terminal.until("/exit")
+            terminal.until("stopped\r\n> ")
+        terminal.interrupt("/exit")
         time.sleep(2.5)
         terminal.type("/reset\n")
         terminal.until("a new conversation")
@@ -182,3 +192,15 @@ def test_a_server_starts_answers_and_ends(model: Path, tmp_path: Path, segpt: Ru
         process.wait()
         if process.stdout:
             process.stdout.close()
+
+
+def test_a_ctrl_c_that_comes_after_the_answer_means_nothing() -> None:
+    load_commands()
+    stop: Any = importlib.import_module("segpt.commands._chat")._Stop()
+    stop()
+    assert not stop.asked
+    stop.answering = True
+    stop()
+    assert stop.asked
+    with pytest.raises(KeyboardInterrupt):
+        stop()
