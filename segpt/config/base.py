@@ -72,6 +72,11 @@ def spec(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
 
 
+def variant(cls: type[T]) -> type[T]:
+    """A class of values that a program may never meet; a script leaves code for it out then."""
+    return cls
+
+
 def kind(value: object) -> str:
     """The tag that names a spec in YAML and JSON: its ``WORD``, or its class name, snake_cased."""
     cls = value if isinstance(value, type) else type(value)

@@ -23,9 +23,11 @@ PACKAGE = "segpt"
 LARGEST = 16 << 20  # bytes of source that a script unpacks to
 
 # Decorators that leave nothing behind elsewhere, so that what they decorate may go.
-_PURE = frozenset(
-    ("dataclass", "dataclasses.dataclass", "spec", "cache", "functools.cache", "contextmanager")
-) | {"contextlib.contextmanager", "typing.dataclass_transform", "torch.no_grad", "lru_cache"}
+_PURE = (
+    frozenset(("dataclass", "dataclasses.dataclass", "spec", "variant", "cache", "functools.cache"))
+    | {"contextmanager"}
+    | {"contextlib.contextmanager", "typing.dataclass_transform", "torch.no_grad", "lru_cache"}
+)
 
 Name = tuple[str, str]  # a module, and what it binds; the module itself binds ""
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -56,11 +58,13 @@ def sources(
 ) -> dict[str, str]:
     """The minimal source of each module that some entry points need, by name and in order.
 
+    Specs and variants, the classes that are decorated as such, stay only where some value is one.
+
     Args:
         root: the directory of the package.
         entries: what the program calls, as ``module:name``.
-        kinds: the kinds of specs that occur in what the program reads, as ``module:class``; the
-            code for others goes, but for those that what stays makes itself. None means all.
+        kinds: the specs that occur in what the program reads, as ``module:class``; the code for
+            others goes, but for those that what stays makes itself. None means all.
         main: the source of the program, whose calls may name parameters.
 
     Raises:
@@ -170,13 +174,13 @@ class _Package:
         return None
 
     def _kind(self, name: Name) -> Name | None:
-        """The spec that a name stands for, where it was defined; None of anything else."""
+        """The spec or variant that a name stands for, where it was defined; None of all else."""
         module, word = name
         while self.path(module) is not None:
             for statement in self.tree(module).body:
                 if isinstance(statement, ast.ClassDef) and statement.name == word:
-                    specs = any(map(_is_spec, statement.decorator_list))
-                    return (module, word) if specs else None
+                    optional = any(map(_is_optional, statement.decorator_list))
+                    return (module, word) if optional else None
             further = self.imports(module).get(word)
             if further is None or further == (module, word):
                 return None
@@ -303,7 +307,7 @@ class _Reached:
         return kind is not None and self.live is not None and kind not in self.live
 
     def _kind(self, node: ast.expr, module: _Module) -> Name | None:
-        """The class of specs that an expression names, where it was defined."""
+        """The spec or variant that an expression names, where it was defined."""
         path = _dotted(node)
         if len(path) == 1:
             return self.package.kind(module.imports.get(path[0], (module.name, path[0])))
@@ -335,8 +339,8 @@ def _read_text(path: Path | None) -> str:
     return "" if path is None else path.read_text(encoding="utf-8")
 
 
-def _is_spec(decorator: ast.expr) -> bool:
-    return isinstance(decorator, ast.Name) and decorator.id == "spec"
+def _is_optional(decorator: ast.expr) -> bool:
+    return isinstance(decorator, ast.Name) and decorator.id in ("spec", "variant")
 
 
 def _used(tree: ast.AST) -> set[str]:

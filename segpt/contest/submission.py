@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from segpt.artifact.container import unpack
 from segpt.config.base import PlainSpec, decode, spec
 from segpt.config.quant import QuantSpec
 from segpt.config.recipe import Recipe
@@ -20,9 +21,10 @@ from segpt.config.score import ScoreSpec
 from segpt.data.corpus import builtin
 from segpt.data.shards import Shards, read_shards
 from segpt.data.text import read_text
-from segpt.errors import CheckError, SegptError
+from segpt.errors import CheckError, SegptError, SpecError
 from segpt.stages.calibrate import quantize_on
 from segpt.stages.checkpoint_io import read_checkpoint
+from segpt.stages.link import held_out_beside, link
 from segpt.stages.open_model import OpenedModel, open_model
 from segpt.stages.pack import pack, read_artifact
 from segpt.stages.prepare import as_text, builtin_splits, open_splits
@@ -31,12 +33,13 @@ from segpt.stages.score import score
 from segpt.stages.train import Observer, train
 from segpt.train.loop import StepMetrics
 from segpt.train.mesh import joined
-from segpt.values import Artifact, Checkpoint, Quantized, Score, Text
+from segpt.values import Artifact, Checkpoint, Quantized, Score, Text, Tokens
 
 Say = Callable[[str], None]
 
 BUILT_IN = "builtin/validation"
 SHARDS = "fineweb_val_*.bin"  # of the contest, below its data directory
+TRAINING_SHARDS = "fineweb_train_*.bin"
 DATA = Path("data", "datasets")
 
 
@@ -66,7 +69,9 @@ def run(script: Path, plan: ScriptPlan, arguments: Sequence[str], say: Say) -> i
     ``arguments`` are texts to evaluate on, or ``train [OUT [DATA]]``. Without any, the text is
     what ``DATA_PATH`` names, or the validation shards of the contest if they are there, or the
     built-in text if the figure that is claimed is on it; what was trained anew is evaluated on its
-    held-out text if there is none of these. ``SEED`` changes that of the training.
+    held-out text if there is none of these. ``DATA``, or else ``DATA_PATH``, is a prepared text or
+    a directory with shards of the contest, and the text to train on is the built-in one without
+    these. ``SEED`` changes that of the training.
     """
     try:
         if arguments[:1] == ["train"]:
@@ -144,12 +149,7 @@ def _train(script: Path, plan: ScriptPlan, arguments: Sequence[str], say: Say) -
     begun = time.perf_counter()
     with joined(os.environ.get("DEVICE", "auto")) as mesh:
         with mesh.leader_first():
-            tokens, held_out = (
-                open_splits(Path(arguments[1]))
-                if len(arguments) > 1
-                else builtin_splits(recipe.tokenizer, out / "data", lambda *_: None)
-            )
-
+            tokens, held_out = _splits(script, plan, arguments[1:], out / "data", leads=mesh.leads)
         if mesh.leads:
             say(f"seed: {recipe.train.seed}")
         path = train(recipe, tokens, held_out, out, mesh, observer=_Spoken(say, begun))
@@ -164,6 +164,27 @@ def _train(script: Path, plan: ScriptPlan, arguments: Sequence[str], say: Say) -
     opened = open_model(artifact)
     text = _text(opened.source, _given(), plan)
     _evaluate(script, plan, opened, text or as_text(held_out), say)
+
+
+def _splits(
+    script: Path, plan: ScriptPlan, named: Sequence[str], out: Path, *, leads: bool
+) -> tuple[Tokens, Tokens]:
+    """The text to train on and the held-out one; shards are read where they lie."""
+    place = Path(named[0]) if named else Path(os.environ.get("DATA_PATH", DATA))
+    if shards := sorted(place.rglob(TRAINING_SHARDS)) if place.is_dir() else []:
+        if not leads:
+            return open_splits(out)
+        tokenizer = unpack(read_artifact(script.parent / plan.artifact)).tokenizer
+        source = {"shards": [str(path) for path in shards]}
+        return link(shards, held_out_beside(shards), tokenizer, out, source=source)
+    if named:
+        return open_splits(place)
+    if plan.recipe.data is not None:
+        raise SpecError(
+            "the recipe trains on a mix of texts, which this script does not know; name one text: "
+            "python train_gpt.py train OUT DATA"
+        )
+    return builtin_splits(plan.recipe.tokenizer, out, lambda *_: None)
 
 
 class _Spoken(Observer):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpt.config.base import canonical, fingerprint
+from segpt.config.base import canonical, fingerprint, variant
 from segpt.config.run_about import Coverage, SourceCoverage
 from segpt.errors import DataError
 from segpt.values import Tokenizer, Tokens
@@ -42,6 +42,7 @@ class MixedSource:
         return self.tokens.count if self.limit is None else min(self.limit, self.tokens.count)
 
 
+@variant
 @dataclass(frozen=True)
 class Mix:
     """Texts of one tokenizer that are trained on together; shares sum to 1.
@@ -126,6 +127,7 @@ class Mix:
         return {name: size for name, size in sizes.items() if size}
 
 
+@variant
 class MixedBlocks:
     """Blocks of a mix by number, as :class:`segpt.data.batches.Blocks` gives those of a text.
 
@@ -257,6 +259,7 @@ def _pairs(places: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
     return [(int(place[0]), place[1:]) for place in places]
 
 
+@variant
 class MixLog:
     """The record of a run on a mix: that of :class:`CoverageLog` for each source."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from segpt.config.base import fingerprint
 from segpt.config.layout import Role, layout
@@ -20,10 +21,16 @@ from segpt.contest.bundle import unpack
 from segpt.contest.export import Exported, export
 from segpt.contest.folder_texts import LICENCE, About
 from segpt.contest.read_folder import check_folder
+from segpt.data.tokenizer import BYTES
 from segpt.errors import CheckError, SegptError
+from segpt.stages.checkpoint_io import read_checkpoint
 from segpt.stages.json_files import write_score
+from segpt.stages.link import link
 from segpt.stages.pack import pack, read_artifact
+from segpt.stages.run_directory import checkpoints
 from segpt.stages.score import score
+from segpt.stages.train import train
+from segpt.train.mesh import Mesh
 from segpt.values import Float16Weight, Quantized, Text, Tokenizer
 from tests import little_text
 
@@ -156,7 +163,7 @@ def test_what_is_counted_is_what_lies_there(exported: Exported) -> None:
     about = json.loads((exported.out / "submission.json").read_text())
     code = (exported.out / "train_gpt.py").stat().st_size
     largest = max(result["bytes_total"] for result in about["seed_results"].values())
-    assert about["bytes_code"] == exported.code == code < 127_000
+    assert about["bytes_code"] == exported.code == code < 126_500
     assert about["bytes_total"] == exported.bytes == largest
     size = (exported.out / "model.segpt").stat().st_size
     assert about["seed_results"]["1"]["bytes_total"] == code + size
@@ -183,6 +190,7 @@ def test_the_script_carries_no_more_than_it_uses(exported: Exported) -> None:
     foreign = ("segpt.leaderboard", "segpt.report", "commands")
     assert not any(name.startswith(foreign) for name in modules)
     assert "segpt.eval.lowrank" not in modules  # no policy of this submission has adapters
+    assert "segpt.data.interleaving" not in modules  # nor does its recipe mix texts
     assert (exported.out / "LICENSE").read_text() == LICENCE == (ROOT / "LICENSE").read_text()
 
 
@@ -200,6 +208,36 @@ def test_the_script_trains_the_recipe_anew(exported: Exported, tmp_path: Path) -
     assert 0 < printed(output) < 9
     made = (tmp_path / "run" / "model.segpt").stat().st_size
     assert f"Serialized model: {made} bytes" in output
+
+
+def shards(place: Path) -> Path:
+    """Shards of the contest for training and validation, of single bytes."""
+    place.mkdir()
+    for split, repeats in (("train", 9), ("val", 2)):
+        ids = np.array([256, *TEXT, *split.encode()] * repeats, "<u2")
+        head = np.zeros(256, "<i4")
+        head[:3] = 20240520, 1, len(ids)
+        (place / f"fineweb_{split}_000000.bin").write_bytes(head.tobytes() + ids.tobytes())
+    return place
+
+
+def test_the_script_trains_on_shards_of_the_contest_as_segpt_does(
+    exported: Exported, place: Place, tmp_path: Path
+) -> None:
+    data = shards(tmp_path / "datasets")
+    run = tmp_path / "run"
+    output = alone(exported.out, "train", str(run), DATA_PATH=str(data), SEED="7")
+    assert 0 < printed(output) < 9
+    recipe = read_recipe(place.path / "small.yaml", ["train.seed=7"])
+    files = [[data / f"fineweb_{split}_000000.bin"] for split in ("train", "val")]
+    tokens, held_out = link(files[0], files[1], BYTES, tmp_path / "linked", source={})
+    trained = read_checkpoint(
+        train(recipe, tokens, held_out, tmp_path / "segpt", Mesh(0, 1, torch.device("cpu")))
+    )
+    alone_trained = read_checkpoint(checkpoints(run)[-1])
+    assert alone_trained.weights.keys() == trained.weights.keys()
+    for name, weight in trained.weights.items():
+        np.testing.assert_array_equal(alone_trained.weights[name], weight)
 
 
 @pytest.fixture
